@@ -1,0 +1,519 @@
+"""Builds: what a stage writes, hashed, committed in one step and bound to what it was made from.
+
+    <run>/<kind>/<build_id>/manifest.json   and the files that it lists
+    <run>/<kind>/current.json               names the current build, replaced by one atomic write
+
+A build is written to a hidden sibling (`.<build_id>.<token>`), hashed, given its manifest last and
+renamed. On object stores, which cannot rename, the manifest is written last and readers require it.
+`build_id` is known before the work (kind, settings, inputs), `content_id` after it (the files too).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from raysys.config import digest
+from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CURRENT = "current.json"
+_CHUNK_BYTES = 1 << 20
+_PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a build is and what it was made from (written as `manifest.json`).
+
+    Attributes:
+        kind: interactions, profiles, autoencoder, embeddings, compressor, codes or index.
+        build_id: digest of kind, schema version, settings, source fingerprint and inputs.
+        content_id: digest of the build_id and the files table.
+        inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
+        config: the settings that decided it.
+        files: {relative path: {"sha256": hex, "bytes": int}}.
+        facts: what readers need to know (sizes, cut-offs, dtype, similarity, metrics).
+        notes: creation time, package versions, git revision; not part of any digest.
+    """
+
+    kind: str
+    build_id: str
+    content_id: str
+    inputs: dict[str, dict[str, str]]
+    config: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+    notes: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclasses.dataclass
+class StageResult:
+    """What a stage hands to the job that prints the JSON line.
+
+    Attributes:
+        build_ids: {kind: build_id} of the builds it wrote or reused.
+        metrics: {name: {"mean", "ci_low", "ci_high"}}; null intervals where there are none.
+        extra: further keys of the JSON line.
+    """
+
+    build_ids: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Build:
+    """A finished build; its files are local or fetched on first use."""
+
+    def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._workspace = workspace
+
+    @property
+    def kind(self) -> str:
+        """The kind of the build."""
+        return self.manifest.kind
+
+    @property
+    def build_id(self) -> str:
+        """The build's identity before the work."""
+        return self.manifest.build_id
+
+    @property
+    def content_id(self) -> str:
+        """The build's identity after the work."""
+        return self.manifest.content_id
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the stage recorded for readers."""
+        return self.manifest.facts
+
+    def files(self, suffix: str = "", *, prefix: str = "") -> list[str]:
+        """Return the relative paths that start with `prefix` and end with `suffix`, sorted."""
+        names = self.manifest.files
+        return sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix))
+
+    def path(self, name: str) -> Path:
+        """Return a local path of file `name`, its size checked; fetched first from object stores.
+
+        Raises:
+            CorruptBuildError: the file is missing or its size is not the manifest's.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BuildError(f"{self.kind} build {self.build_id} holds no file {name!r}")
+        path = self._workspace.local_copy(self, name)
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != entry["bytes"]:
+            found = "is missing" if actual is None else f"has {actual} bytes"
+            raise CorruptBuildError(f"{path} {found}, manifest says {entry['bytes']} bytes")
+        return path
+
+    def verify(self) -> None:
+        """Check the hash of every file.
+
+        Raises:
+            CorruptBuildError: naming the first file that differs from the manifest.
+        """
+        for name, entry in self.manifest.files.items():
+            path = self.path(name)
+            with path.open("rb") as stream:
+                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+            if actual != entry["sha256"]:
+                raise CorruptBuildError(f"{path} does not have the hash that its manifest lists")
+
+    def ref(self) -> dict[str, str]:
+        """Return the entry under which later builds name this one as their input."""
+        return {"build_id": self.build_id, "content_id": self.content_id}
+
+
+class Draft:
+    """A build being written. Files go to `path(name)`; workers elsewhere write below `url`."""
+
+    def __init__(self, workspace: Workspace, header: dict[str, Any]) -> None:
+        self._workspace = workspace
+        self._header = header
+        self.kind: str = header["kind"]
+        self.build_id: str = header["build_id"]
+        self.staging, self.url = workspace.make_staging(self.kind, self.build_id)
+
+    def path(self, name: str) -> Path:
+        """Return the local path to write file `name` to; its folder exists."""
+        target = self.staging / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def commit(self, facts: Mapping[str, Any]) -> Build:
+        """Hash the files, write the manifest, publish the build and make it the current one."""
+        files = self._workspace.collect(self)
+        content_id = digest([self.build_id, {n: e["sha256"] for n, e in files.items()}])
+        manifest = Manifest(
+            **self._header,
+            content_id=content_id,
+            files=files,
+            facts=json.loads(json.dumps(dict(facts), allow_nan=False)),
+            notes=_notes(),
+        )
+        return self._workspace.publish(self, manifest)
+
+
+class Workspace:
+    """One run: its builds on a local path or on any URI that `pyarrow.fs` opens.
+
+    Args:
+        run: local path or URI.
+        cache_dir: where files from object stores are kept; default `~/.cache/raysys`.
+    """
+
+    def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
+        self.run = run
+        self.filesystem, self.root = open_filesystem(run)
+        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        self._cache = Path(cache_dir or Path.home() / ".cache" / "raysys")
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def current(self, kind: str) -> Build:
+        """Open the current build of `kind`.
+
+        Raises:
+            BuildError: there is none yet; the message names the job that writes it.
+        """
+        record = self._read_json(f"{kind}/{CURRENT}")
+        if record is None:
+            raise BuildError(f"{self.run} holds no {kind} build yet: {_WRITERS[kind]} writes it")
+        return self.open(kind, record["build_id"])
+
+    def has(self, kind: str) -> bool:
+        """Tell whether a current build of `kind` exists."""
+        return self._read_json(f"{kind}/{CURRENT}") is not None
+
+    def open(self, kind: str, build_id: str) -> Build:
+        """Open one build by its id.
+
+        Raises:
+            BuildError: there is no such build; SchemaVersionError: of another version;
+            CorruptBuildError: its manifest is not readable.
+        """
+        manifest = self._read_manifest(kind, build_id)
+        if manifest is None:
+            raise BuildError(f"{self.run} holds no {kind} build {build_id}")
+        return Build(self, manifest)
+
+    def chain(self, build: Build) -> dict[str, Build]:
+        """Open `build` and everything that it was made from, by content.
+
+        Returns:
+            {kind: Build} including `build` itself.
+
+        Raises:
+            BuildError: an input is gone, was rebuilt with other content, or two builds in the
+            chain were made from different builds of one kind.
+        """
+        chain = {build.kind: build}
+        todo = [build]
+        while todo:
+            user = todo.pop()
+            for kind, ref in user.manifest.inputs.items():
+                found = chain.get(kind)
+                if found is None:
+                    found = self.open(kind, ref["build_id"])
+                    chain[kind] = found
+                    todo.append(found)
+                if found.content_id != ref["content_id"]:
+                    raise BuildError(
+                        f"mixed builds: {user.kind} {user.build_id} was made from {kind} content "
+                        f"{ref['content_id']}, but {found.build_id} has {found.content_id}; "
+                        f"run the jobs again from {_WRITERS[kind]} on"
+                    )
+        return chain
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def begin(
+        self,
+        kind: str,
+        *,
+        config: Mapping[str, Any],
+        inputs: Sequence[Build] = (),
+        source: object = None,
+        force: bool = False,
+    ) -> Build | Draft:
+        """Return the finished build with this identity, made current, or a draft to write it.
+
+        Args:
+            kind: the kind of build.
+            config: the settings that decide its content.
+            inputs: the builds it is made from.
+            source: fingerprint of outside data, anything JSON can hold.
+            force: write it anew even if it exists.
+        """
+        refs = {build.kind: build.ref() for build in inputs}
+        contents = {name: ref["content_id"] for name, ref in refs.items()}
+        settings = json.loads(json.dumps(dict(config)))
+        build_id = digest([kind, SCHEMA_VERSION, settings, source, contents])
+        if not force:
+            finished = self._finished(kind, build_id)
+            if finished is not None:
+                log.info("build reused kind=%s build_id=%s", kind, build_id)
+                self._set_current(finished.manifest)
+                return finished
+        header = {"kind": kind, "build_id": build_id, "inputs": refs, "config": settings}
+        return Draft(self, header)
+
+    @contextmanager
+    def writing(self, draft: Draft) -> Iterator[Draft]:
+        """Remove the draft's files when the work inside the block fails."""
+        try:
+            yield draft
+        except BaseException as error:
+            self._discard(draft)
+            if isinstance(error, OSError):
+                raise BuildError(f"cannot write {draft.kind} build: {error}") from error
+            raise
+
+    def make_staging(self, kind: str, build_id: str) -> tuple[Path, str]:
+        """Return an empty local folder to write into, and the URL for workers elsewhere."""
+        try:
+            if self.is_local:
+                staging = Path(self.root) / kind / f".{build_id}.{secrets.token_hex(4)}"
+                staging.mkdir(parents=True)
+                return staging, str(staging)
+            remote = f"{self.root}/{kind}/{build_id}"
+            if self.filesystem.get_file_info(remote).type == pafs.FileType.Directory:
+                if self._exists(f"{remote}/{MANIFEST}"):
+                    self.filesystem.delete_file(f"{remote}/{MANIFEST}")
+                self.filesystem.delete_dir_contents(remote)
+            return Path(tempfile.mkdtemp(prefix="raysys-")), f"{self.run}/{kind}/{build_id}"
+        except OSError as error:
+            raise BuildError(f"cannot write to {self.run}: {error}") from error
+
+    def collect(self, draft: Draft) -> dict[str, dict[str, Any]]:
+        """Return the files table of a draft, uploading what lies in staging if need be."""
+        if not self.is_local:
+            for path in sorted(p for p in draft.staging.rglob("*") if p.is_file()):
+                self._upload(path, f"{self._folder(draft)}/{path.relative_to(draft.staging)}")
+        folder = str(draft.staging) if self.is_local else self._folder(draft)
+        selector = pafs.FileSelector(folder, recursive=True)
+        files = {}
+        for info in self.filesystem.get_file_info(selector):
+            if info.type == pafs.FileType.File:
+                name = os.path.relpath(info.path, folder)
+                files[name] = {"sha256": self._hash(info.path), "bytes": info.size}
+        return dict(sorted(files.items()))
+
+    def publish(self, draft: Draft, manifest: Manifest) -> Build:
+        """Write the manifest, move the draft to its final name and make it current."""
+        text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
+        if self.is_local:
+            (draft.staging / MANIFEST).write_text(text)
+            _sync_folder(draft.staging)
+            self._move_into_place(draft)
+        else:
+            with self.filesystem.open_output_stream(f"{self._folder(draft)}/{MANIFEST}") as out:
+                out.write(text.encode())
+            shutil.rmtree(draft.staging, ignore_errors=True)
+        self._set_current(manifest)
+        log.info("build committed kind=%s build_id=%s", manifest.kind, manifest.build_id)
+        return Build(self, manifest)
+
+    def local_copy(self, build: Build, name: str) -> Path:
+        """Return where file `name` lies locally; from object stores it is fetched by content."""
+        if self.is_local:
+            return Path(self.root) / build.kind / build.build_id / name
+        target = self._cache / build.kind / build.content_id / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            source = f"{self.root}/{build.kind}/{build.build_id}/{name}"
+            try:
+                pafs.copy_files(
+                    source,
+                    str(partial),
+                    source_filesystem=self.filesystem,
+                    destination_filesystem=pafs.LocalFileSystem(),
+                )
+            except FileNotFoundError as error:
+                raise CorruptBuildError(f"{source} is missing") from error
+            partial.replace(target)
+        return target
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _folder(self, draft: Draft) -> str:
+        return f"{self.root}/{draft.kind}/{draft.build_id}"
+
+    def _exists(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(path).type == pafs.FileType.File)
+
+    def _finished(self, kind: str, build_id: str) -> Build | None:
+        try:
+            build = self.open(kind, build_id)
+            if self.is_local:
+                for name in build.files():
+                    build.path(name)
+        except BuildError:
+            return None
+        return build
+
+    def _read_manifest(self, kind: str, build_id: str) -> Manifest | None:
+        record = self._read_json(f"{kind}/{build_id}/{MANIFEST}")
+        if record is None:
+            return None
+        where = f"{self.run}/{kind}/{build_id}/{MANIFEST}"
+        version = record.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{where} has schema version {version!r}, this raysys reads {SCHEMA_VERSION}"
+            )
+        try:
+            return Manifest(**record)
+        except TypeError as error:
+            raise CorruptBuildError(f"{where} is not a manifest: {error}") from error
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = f"{self.root}/{name}"
+        try:
+            with self.filesystem.open_input_stream(path) as stream:
+                record = json.loads(stream.read())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise BuildError(f"cannot read {self.run}/{name}: {error}") from error
+        except ValueError as error:
+            raise CorruptBuildError(f"{self.run}/{name} is not valid JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise CorruptBuildError(f"{self.run}/{name} is not a JSON object")
+        return record
+
+    def _hash(self, path: str) -> str:
+        sha = hashlib.sha256()
+        with self.filesystem.open_input_stream(path) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                sha.update(chunk)
+        return sha.hexdigest()
+
+    def _upload(self, source: Path, target: str) -> None:
+        pafs.copy_files(
+            str(source),
+            target,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=self.filesystem,
+        )
+
+    def _move_into_place(self, draft: Draft) -> None:
+        final = Path(self._folder(draft))
+        if final.exists():
+            old = final.with_name(f".old-{final.name}.{secrets.token_hex(4)}")
+            final.rename(old)
+            draft.staging.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            draft.staging.rename(final)
+        _sync_folder(final.parent)
+
+    def _set_current(self, manifest: Manifest) -> None:
+        record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
+        text = json.dumps(record) + "\n"
+        path = f"{self.root}/{manifest.kind}/{CURRENT}"
+        if self.is_local:
+            partial = Path(f"{path}.{secrets.token_hex(4)}")
+            partial.write_text(text)
+            partial.replace(path)
+        else:
+            with self.filesystem.open_output_stream(path) as out:
+                out.write(text.encode())
+
+    def _discard(self, draft: Draft) -> None:
+        shutil.rmtree(draft.staging, ignore_errors=True)
+        if not self.is_local:
+            with _ignore_os_errors():
+                self.filesystem.delete_dir(self._folder(draft))
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Return (file system, path on it) of a local path or URI.
+
+    Raises:
+        BuildError: the URI's scheme is not one that `pyarrow.fs` opens.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise BuildError(f"cannot open {uri}: {error}") from error
+    return filesystem, path.rstrip("/")
+
+
+_WRITERS = {
+    "interactions": "prepare",
+    "profiles": "prepare",
+    "autoencoder": "train",
+    "embeddings": "train",
+    "compressor": "train",
+    "codes": "train",
+    "index": "index",
+}
+
+
+@contextmanager
+def _ignore_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("clean-up failed error=%s", error)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _notes() -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"created": created, "versions": versions, "git_revision": _git_revision()}
+
+
+def _git_revision() -> str | None:
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        output = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()
