@@ -15,7 +15,6 @@ import datetime
 import hashlib
 import json
 import logging
-import os
 import platform
 import secrets
 import shutil
@@ -27,18 +26,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import fs as pafs
-
 from raysys.config import digest
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.storage import Storage
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
-_CHUNK_BYTES = 1 << 20
 _PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
 
 
@@ -124,7 +120,10 @@ class Build:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BuildError(f"{self.kind} build {self.build_id} holds no file {name!r}")
-        path = self._workspace.local_copy(self, name)
+        path = self._workspace.storage.fetch(
+            f"{self.kind}/{self.build_id}/{name}",
+            cache_key=f"{self.kind}/{self.content_id}/{name}",
+        )
         actual = path.stat().st_size if path.is_file() else None
         if actual != entry["bytes"]:
             found = "is missing" if actual is None else f"has {actual} bytes"
@@ -150,14 +149,34 @@ class Build:
 
 
 class Draft:
-    """A build being written. Files go to `path(name)`; workers elsewhere write below `url`."""
+    """A build being written.
+
+    Attributes:
+        staging: the local folder that `path` hands out; on object stores uploaded by `commit`.
+        url: where workers on other nodes write: the same folder, or the build's final URI, which
+            readers ignore until it has a manifest.
+    """
 
     def __init__(self, workspace: Workspace, header: dict[str, Any]) -> None:
         self._workspace = workspace
+        self._storage = workspace.storage
         self._header = header
         self.kind: str = header["kind"]
         self.build_id: str = header["build_id"]
-        self.staging, self.url = workspace.make_staging(self.kind, self.build_id)
+        self._final = f"{self.kind}/{self.build_id}"
+        try:
+            if self._storage.is_local:
+                self._folder = f"{self.kind}/.{self.build_id}.{secrets.token_hex(4)}"
+                self.staging = Path(self._storage.root) / self._folder
+                self.staging.mkdir(parents=True)
+                self.url = str(self.staging)
+            else:
+                self._folder = self._final
+                self._storage.delete(self._folder)
+                self.staging = Path(tempfile.mkdtemp(prefix="raysys-"))
+                self.url = f"{workspace.run.rstrip('/')}/{self._folder}"
+        except OSError as error:
+            raise BuildError(f"cannot write to {workspace.run}: {error}") from error
 
     def path(self, name: str) -> Path:
         """Return the local path to write file `name` to; its folder exists."""
@@ -167,33 +186,44 @@ class Draft:
 
     def commit(self, facts: Mapping[str, Any]) -> Build:
         """Hash the files, write the manifest, publish the build and make it the current one."""
-        files = self._workspace.collect(self)
-        content_id = digest([self.build_id, {n: e["sha256"] for n, e in files.items()}])
+        if not self._storage.is_local:
+            self._storage.upload(self.staging, self._folder)
+        files = self._storage.table_of_files(self._folder)
         manifest = Manifest(
             **self._header,
-            content_id=content_id,
+            content_id=digest([self.build_id, {n: e["sha256"] for n, e in files.items()}]),
             files=files,
             facts=json.loads(json.dumps(dict(facts), allow_nan=False)),
             notes=_notes(),
         )
-        return self._workspace.publish(self, manifest)
+        text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
+        self._storage.write_atomic(f"{self._folder}/{MANIFEST}", text)
+        if self._storage.is_local:
+            self._storage.move_into_place(self._folder, self._final)
+        else:
+            shutil.rmtree(self.staging, ignore_errors=True)
+        self._workspace._set_current(manifest)
+        log.info("build committed kind=%s build_id=%s", self.kind, self.build_id)
+        return Build(self._workspace, manifest)
+
+    def discard(self) -> None:
+        """Delete what was written so far."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        if not self._storage.is_local:
+            self._storage.delete(self._folder)
 
 
 class Workspace:
-    """One run: its builds on a local path or on any URI that `pyarrow.fs` opens.
+    """One run: its builds, read and written.
 
     Args:
-        run: local path or URI.
+        run: local path or any URI that `pyarrow.fs` opens.
         cache_dir: where files from object stores are kept; default `~/.cache/raysys`.
     """
 
     def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
         self.run = run
-        self.filesystem, self.root = open_filesystem(run)
-        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        self._cache = Path(cache_dir or Path.home() / ".cache" / "raysys")
-
-    # -- reading ---------------------------------------------------------------------------
+        self.storage = Storage(run, cache_dir=cache_dir)
 
     def current(self, kind: str) -> Build:
         """Open the current build of `kind`.
@@ -201,14 +231,14 @@ class Workspace:
         Raises:
             BuildError: there is none yet; the message names the job that writes it.
         """
-        record = self._read_json(f"{kind}/{CURRENT}")
+        record = self.storage.read_json(f"{kind}/{CURRENT}")
         if record is None:
             raise BuildError(f"{self.run} holds no {kind} build yet: {_WRITERS[kind]} writes it")
-        return self.open(kind, record["build_id"])
+        return self.open(kind, str(record.get("build_id")))
 
     def has(self, kind: str) -> bool:
         """Tell whether a current build of `kind` exists."""
-        return self._read_json(f"{kind}/{CURRENT}") is not None
+        return self.storage.read_json(f"{kind}/{CURRENT}") is not None
 
     def open(self, kind: str, build_id: str) -> Build:
         """Open one build by its id.
@@ -217,10 +247,20 @@ class Workspace:
             BuildError: there is no such build; SchemaVersionError: of another version;
             CorruptBuildError: its manifest is not readable.
         """
-        manifest = self._read_manifest(kind, build_id)
-        if manifest is None:
+        where = f"{kind}/{build_id}/{MANIFEST}"
+        record = self.storage.read_json(where)
+        if record is None:
             raise BuildError(f"{self.run} holds no {kind} build {build_id}")
-        return Build(self, manifest)
+        version = record.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{self.run}/{where} has schema version {version!r}, "
+                f"this raysys reads {SCHEMA_VERSION}"
+            )
+        try:
+            return Build(self, Manifest(**record))
+        except TypeError as error:
+            raise CorruptBuildError(f"{self.run}/{where} is not a manifest: {error}") from error
 
     def chain(self, build: Build) -> dict[str, Build]:
         """Open `build` and everything that it was made from, by content.
@@ -249,8 +289,6 @@ class Workspace:
                         f"run the jobs again from {_WRITERS[kind]} on"
                     )
         return chain
-
-    # -- writing ---------------------------------------------------------------------------
 
     def begin(
         self,
@@ -289,183 +327,24 @@ class Workspace:
         try:
             yield draft
         except BaseException as error:
-            self._discard(draft)
+            draft.discard()
             if isinstance(error, OSError):
                 raise BuildError(f"cannot write {draft.kind} build: {error}") from error
             raise
 
-    def make_staging(self, kind: str, build_id: str) -> tuple[Path, str]:
-        """Return an empty local folder to write into, and the URL for workers elsewhere."""
-        try:
-            if self.is_local:
-                staging = Path(self.root) / kind / f".{build_id}.{secrets.token_hex(4)}"
-                staging.mkdir(parents=True)
-                return staging, str(staging)
-            remote = f"{self.root}/{kind}/{build_id}"
-            if self.filesystem.get_file_info(remote).type == pafs.FileType.Directory:
-                if self._exists(f"{remote}/{MANIFEST}"):
-                    self.filesystem.delete_file(f"{remote}/{MANIFEST}")
-                self.filesystem.delete_dir_contents(remote)
-            return Path(tempfile.mkdtemp(prefix="raysys-")), f"{self.run}/{kind}/{build_id}"
-        except OSError as error:
-            raise BuildError(f"cannot write to {self.run}: {error}") from error
-
-    def collect(self, draft: Draft) -> dict[str, dict[str, Any]]:
-        """Return the files table of a draft, uploading what lies in staging if need be."""
-        if not self.is_local:
-            for path in sorted(p for p in draft.staging.rglob("*") if p.is_file()):
-                self._upload(path, f"{self._folder(draft)}/{path.relative_to(draft.staging)}")
-        folder = str(draft.staging) if self.is_local else self._folder(draft)
-        selector = pafs.FileSelector(folder, recursive=True)
-        files = {}
-        for info in self.filesystem.get_file_info(selector):
-            if info.type == pafs.FileType.File:
-                name = os.path.relpath(info.path, folder)
-                files[name] = {"sha256": self._hash(info.path), "bytes": info.size}
-        return dict(sorted(files.items()))
-
-    def publish(self, draft: Draft, manifest: Manifest) -> Build:
-        """Write the manifest, move the draft to its final name and make it current."""
-        text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
-        if self.is_local:
-            (draft.staging / MANIFEST).write_text(text)
-            _sync_folder(draft.staging)
-            self._move_into_place(draft)
-        else:
-            with self.filesystem.open_output_stream(f"{self._folder(draft)}/{MANIFEST}") as out:
-                out.write(text.encode())
-            shutil.rmtree(draft.staging, ignore_errors=True)
-        self._set_current(manifest)
-        log.info("build committed kind=%s build_id=%s", manifest.kind, manifest.build_id)
-        return Build(self, manifest)
-
-    def local_copy(self, build: Build, name: str) -> Path:
-        """Return where file `name` lies locally; from object stores it is fetched by content."""
-        if self.is_local:
-            return Path(self.root) / build.kind / build.build_id / name
-        target = self._cache / build.kind / build.content_id / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-            source = f"{self.root}/{build.kind}/{build.build_id}/{name}"
-            try:
-                pafs.copy_files(
-                    source,
-                    str(partial),
-                    source_filesystem=self.filesystem,
-                    destination_filesystem=pafs.LocalFileSystem(),
-                )
-            except FileNotFoundError as error:
-                raise CorruptBuildError(f"{source} is missing") from error
-            partial.replace(target)
-        return target
-
-    # -- internals -------------------------------------------------------------------------
-
-    def _folder(self, draft: Draft) -> str:
-        return f"{self.root}/{draft.kind}/{draft.build_id}"
-
-    def _exists(self, path: str) -> bool:
-        return bool(self.filesystem.get_file_info(path).type == pafs.FileType.File)
-
     def _finished(self, kind: str, build_id: str) -> Build | None:
         try:
             build = self.open(kind, build_id)
-            if self.is_local:
+            if self.storage.is_local:
                 for name in build.files():
                     build.path(name)
         except BuildError:
             return None
         return build
 
-    def _read_manifest(self, kind: str, build_id: str) -> Manifest | None:
-        record = self._read_json(f"{kind}/{build_id}/{MANIFEST}")
-        if record is None:
-            return None
-        where = f"{self.run}/{kind}/{build_id}/{MANIFEST}"
-        version = record.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"{where} has schema version {version!r}, this raysys reads {SCHEMA_VERSION}"
-            )
-        try:
-            return Manifest(**record)
-        except TypeError as error:
-            raise CorruptBuildError(f"{where} is not a manifest: {error}") from error
-
-    def _read_json(self, name: str) -> dict[str, Any] | None:
-        path = f"{self.root}/{name}"
-        try:
-            with self.filesystem.open_input_stream(path) as stream:
-                record = json.loads(stream.read())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise BuildError(f"cannot read {self.run}/{name}: {error}") from error
-        except ValueError as error:
-            raise CorruptBuildError(f"{self.run}/{name} is not valid JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise CorruptBuildError(f"{self.run}/{name} is not a JSON object")
-        return record
-
-    def _hash(self, path: str) -> str:
-        sha = hashlib.sha256()
-        with self.filesystem.open_input_stream(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                sha.update(chunk)
-        return sha.hexdigest()
-
-    def _upload(self, source: Path, target: str) -> None:
-        pafs.copy_files(
-            str(source),
-            target,
-            source_filesystem=pafs.LocalFileSystem(),
-            destination_filesystem=self.filesystem,
-        )
-
-    def _move_into_place(self, draft: Draft) -> None:
-        final = Path(self._folder(draft))
-        if final.exists():
-            old = final.with_name(f".old-{final.name}.{secrets.token_hex(4)}")
-            final.rename(old)
-            draft.staging.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            draft.staging.rename(final)
-        _sync_folder(final.parent)
-
     def _set_current(self, manifest: Manifest) -> None:
         record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        text = json.dumps(record) + "\n"
-        path = f"{self.root}/{manifest.kind}/{CURRENT}"
-        if self.is_local:
-            partial = Path(f"{path}.{secrets.token_hex(4)}")
-            partial.write_text(text)
-            partial.replace(path)
-        else:
-            with self.filesystem.open_output_stream(path) as out:
-                out.write(text.encode())
-
-    def _discard(self, draft: Draft) -> None:
-        shutil.rmtree(draft.staging, ignore_errors=True)
-        if not self.is_local:
-            with _ignore_os_errors():
-                self.filesystem.delete_dir(self._folder(draft))
-
-
-def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return (file system, path on it) of a local path or URI.
-
-    Raises:
-        BuildError: the URI's scheme is not one that `pyarrow.fs` opens.
-    """
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise BuildError(f"cannot open {uri}: {error}") from error
-    return filesystem, path.rstrip("/")
+        self.storage.write_atomic(f"{manifest.kind}/{CURRENT}", json.dumps(record) + "\n")
 
 
 _WRITERS = {
@@ -477,22 +356,6 @@ _WRITERS = {
     "codes": "train",
     "index": "index",
 }
-
-
-@contextmanager
-def _ignore_os_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        log.warning("clean-up failed error=%s", error)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _notes() -> dict[str, Any]:

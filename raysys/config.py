@@ -98,7 +98,8 @@ def load(schema: type[T], overrides: Sequence[str] = (), *, yaml_path: str | Non
         try:
             merged = cast(DictConfig, OmegaConf.merge(merged, source))
         except OmegaConfBaseException as error:
-            raise ConfigError(_one_line(error)) from error
+            key = error.full_key or ", ".join(map(str, source))
+            raise ConfigError(f"{key}: {_one_line(error)}") from error
     try:
         return cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
