@@ -1,0 +1,15 @@
+#!/usr/bin/env python
+"""Run prepare, train, index and evaluate.
+
+Run: python jobs/pipeline.py run=runs/first source=logs.parquet
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from raysys.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["pipeline", *sys.argv[1:]]))

@@ -1,0 +1,223 @@
+"""The command line: `raysys <command> [--config file.yaml] key=value ...`.
+
+Progress goes to stderr; stdout carries one line of JSON at the end (readable text for `query`).
+Exit status: 0 success, 2 a RaysysError (one line, no traceback), 1 anything else, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from raysys.builds import StageResult
+from raysys.config import JobConfig, as_dict, load
+from raysys.errors import ConfigError, find_cause
+
+log = logging.getLogger("raysys.cli")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Where a command lives: `module.function(module.config)`."""
+
+    module: str
+    config: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "simulate": Command(
+        "raysys.stages.simulate", "SimulateConfig", "simulate", "write a log with a known truth"
+    ),
+    "prepare": Command(
+        "raysys.stages.prepare", "PrepareConfig", "prepare", "raw logs -> interactions, profiles"
+    ),
+    "train": Command(
+        "raysys.stages.train", "TrainConfig", "train", "profiles -> models, embeddings, codes"
+    ),
+    "index": Command("raysys.stages.index", "IndexConfig", "index", "codes -> search index"),
+    "evaluate": Command(
+        "raysys.stages.evaluate", "EvaluateConfig", "evaluate", "metrics of the current builds"
+    ),
+    "score": Command(
+        "raysys.stages.score", "ScoreConfig", "score", "top lists of all users to Parquet"
+    ),
+    "tune": Command("raysys.tuning.sweep", "TuneConfig", "tune", "sweep over training settings"),
+    "bench": Command("raysys.bench.suites", "BenchConfig", "bench", "measure against peers"),
+    "doctor": Command(
+        "raysys.stages.doctor", "DoctorConfig", "doctor", "check versions, cluster, storage, data"
+    ),
+    "pipeline": Command(
+        "raysys.stages.pipeline", "PipelineConfig", "pipeline", "prepare, train, index, evaluate"
+    ),
+    "compare": Command(
+        "raysys.stages.compare", "CompareConfig", "compare", "paired difference of two runs"
+    ),
+    "query": Command("raysys.stages.query", "QueryConfig", "query", "ask the index from the shell"),
+    "serve": Command("raysys.stages.serve", "ServeConfig", "serve", "answer over HTTP"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        _write(_usage())
+        return 0 if words else 2
+    name, *rest = words
+    _set_up_logging()
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}")
+        yaml_path, overrides, wants_help = _split(rest)
+        if wants_help:
+            _write(_command_help(name, overrides))
+            return 0
+        with _Stdout() as stdout:
+            result = _run(name, overrides, yaml_path)
+            stdout.write(result)
+    except KeyboardInterrupt:
+        return 130
+    except BaseException as error:
+        return _report(error)
+    return 0
+
+
+def _run(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:
+    """Run a command and return what belongs on stdout."""
+    function, schema = resolve(name, overrides)
+    cfg = load(schema, overrides, yaml_path=yaml_path)
+    started = time.perf_counter()
+    result = function(cfg)
+    if isinstance(result, str):
+        return result.rstrip("\n") + "\n"
+    record = {
+        "job": name,
+        "run": cfg.run,
+        "build_ids": result.build_ids,
+        "seconds": round(time.perf_counter() - started, 3),
+        "metrics": result.metrics,
+        **result.extra,
+    }
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def resolve(
+    name: str, overrides: Sequence[str] = ()
+) -> tuple[Callable[[Any], StageResult | str], type[JobConfig]]:
+    """Import a command's function and its configuration schema.
+
+    A `bench` suite brings its own schema, so the suite is read from `overrides` first.
+    """
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    if name == "bench":
+        suite = next((o[len("suite=") :] for o in overrides if o.startswith("suite=")), "")
+        return module.bench, module.schema_of(suite)
+    return getattr(module, command.function), getattr(module, command.config)
+
+
+def _split(words: Sequence[str]) -> tuple[str | None, list[str], bool]:
+    """Separate `--config file` and `--help` from the `key=value` words."""
+    yaml_path = None
+    overrides = []
+    wants_help = False
+    todo = list(words)
+    while todo:
+        word = todo.pop(0)
+        if word in ("-h", "--help"):
+            wants_help = True
+        elif word == "--config":
+            if not todo:
+                raise ConfigError("--config needs a file")
+            yaml_path = todo.pop(0)
+        elif word.startswith("--config="):
+            yaml_path = word.partition("=")[2]
+        elif word.startswith("-"):
+            raise ConfigError(f"unknown option {word!r}: expected --config FILE or key=value")
+        else:
+            overrides.append(word)
+    return yaml_path, overrides, wants_help
+
+
+def _report(error: BaseException) -> int:
+    """Log an error: one line for what a user can act upon, a traceback for the rest."""
+    known = find_cause(error)
+    if known is not None:
+        log.error("%s", " ".join(str(known).split()))
+        return 2
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    traceback.print_exception(error, file=sys.stderr)
+    return 1
+
+
+class _Stdout:
+    """While open, file descriptor 1 points at stderr; `write` reaches the real stdout."""
+
+    def __enter__(self) -> _Stdout:
+        sys.stdout.flush()
+        self._real = os.dup(1)
+        os.dup2(2, 1)
+        return self
+
+    def write(self, text: str) -> None:
+        """Write text to the real stdout."""
+        data = text.encode()
+        while data:
+            data = data[os.write(self._real, data) :]
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        os.dup2(self._real, 1)
+        os.close(self._real)
+
+
+def _write(text: str, stream: TextIO | None = None) -> None:
+    (stream or sys.stdout).write(text)
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger("raysys")
+    root.handlers = [handler]
+    root.propagate = False
+    root.setLevel(os.environ.get("RAYSYS_LOG_LEVEL", "INFO").upper())
+
+
+def _usage() -> str:
+    lines = ["usage: raysys <command> [--config file.yaml] key=value ...", ""]
+    lines += [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "raysys <command> --help lists the command's keys and defaults."]
+    return "\n".join(lines) + "\n"
+
+
+def _command_help(name: str, overrides: Sequence[str]) -> str:
+    _, schema = resolve(name, overrides)
+    lines = [f"raysys {name}: {COMMANDS[name].summary}", "", (schema.__doc__ or "").strip(), ""]
+    lines += [f"  {key}={value}" for key, value in _flatten(as_dict(schema()))]
+    return "\n".join(lines) + "\n"
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat += _flatten(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + key, "null" if value is None else value))
+    return flat
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
