@@ -1,0 +1,217 @@
+"""Compiled kernels over stored codes: numba, without the GIL, float32, one row's sum in one order.
+
+    N items, Q queries, S atoms, C cells, K = top_k, n = n_active
+
+One entry point scores runs of consecutive rows and keeps the best K; a flat scan is one run. Sums
+run over a row's entries in stored order, so an item has the same score in every kind of index and
+ties are real: the higher score comes first, then the lower item_num.
+
+`kind` says how a row is stored: PACKED4 atom << 4 | level of a codebook in one uint16, INT8 and
+FLOAT16 atoms beside values, DENSE8 one int8 per dimension. float16 arrays are passed as their
+bits (uint16), which numba can load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+PACKED4, INT8, FLOAT16, DENSE8 = 0, 1, 2, 3
+
+_FOUR = np.uintp(4)
+_LEVEL_MASK = np.uintp(15)
+
+
+class Stored(NamedTuple):
+    """What a kernel reads of the stored rows, in row order (cell order in an ivf index)."""
+
+    kind: int
+    entries: NDArray[Any]  # [N, n] uint16
+    values: NDArray[Any]  # [N, n], [N, D] or [N, 0]
+    codebook: NDArray[Any]  # [n, 16] or [0, 16] float32
+    scale: NDArray[Any]  # [N] uint16, bits of float16
+    bias: NDArray[Any]  # [N, n_bias] float32
+    items: NDArray[Any]  # [N] int32, item_num of each row
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile without the GIL, cached on disk where numba finds a place to write to."""
+    return _jit(function, fastmath=False)
+
+
+def compiled_fast(function: F) -> F:
+    """Like `compiled`, and free to reorder sums: for fitting, never for scores."""
+    return _jit(function, fastmath=True)
+
+
+def _jit(function: F, *, fastmath: bool) -> F:
+    try:
+        return cast(F, numba.njit(nogil=True, cache=True, fastmath=fastmath)(function))
+    except RuntimeError:  # numba: "no locator available", an install without any writable folder
+        return cast(F, numba.njit(nogil=True, fastmath=fastmath)(function))
+
+
+@compiled
+def half(bits: int) -> Any:
+    """Return the float32 value of float16 bits (finite numbers only)."""
+    h = np.uint32(bits)
+    sign = (h & np.uint32(0x8000)) << np.uint32(16)
+    rest = (h & np.uint32(0x7FFF)) << np.uint32(13)
+    return np.uint32(sign | rest).view(np.float32) * np.float32(2.0**112)
+
+
+@compiled
+def row_score(stored: Stored, table: NDArray[Any], weights: NDArray[Any], row: int) -> Any:
+    """Return scale * sum_j value_j * table[atom_j] of one row, plus its weighted biases."""
+    total = np.float32(0)
+    if stored.kind == PACKED4:
+        for j in range(stored.entries.shape[1]):
+            entry = np.uintp(stored.entries[row, j])
+            total += stored.codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+    elif stored.kind == INT8:
+        for j in range(stored.entries.shape[1]):
+            total += np.float32(stored.values[row, j]) * table[np.uintp(stored.entries[row, j])]
+    elif stored.kind == FLOAT16:
+        for j in range(stored.entries.shape[1]):
+            total += half(stored.values[row, j]) * table[np.uintp(stored.entries[row, j])]
+    else:
+        for d in range(stored.values.shape[1]):
+            total += np.float32(stored.values[row, d]) * table[d]
+    score = total * half(stored.scale[row])
+    for b in range(weights.shape[0]):
+        score += stored.bias[row, b] * weights[b]
+    return score
+
+
+@compiled
+def score_rows(
+    stored: Stored,
+    table: NDArray[Any],
+    weights: NDArray[Any],
+    rows: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the scores of `rows` [M] to `out` [M]."""
+    for m in range(rows.shape[0]):
+        out[m] = row_score(stored, table, weights, rows[m])
+
+
+@compiled
+def score_all(
+    stored: Stored, table: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write the score of every row to `out` [N], in the order of item_num."""
+    for row in range(stored.scale.shape[0]):
+        out[stored.items[row]] = row_score(stored, table, weights, row)
+
+
+@compiled
+def search_runs(
+    stored: Stored,
+    table: NDArray[Any],
+    weights: NDArray[Any],
+    starts: NDArray[Any],
+    stops: NDArray[Any],
+    denied: NDArray[Any],
+    excluded: NDArray[Any],
+    best_nums: NDArray[Any],
+    best_scores: NDArray[Any],
+) -> int:
+    """Keep the best K rows of some runs of rows, best first, and return how many there are.
+
+    Args:
+        stored: the rows.
+        table: what entries look up, [S] or [D].
+        weights: [n_bias] weights of the biases.
+        starts: [C] first row of each run.
+        stops: [C] row after the last of each run.
+        denied: [N] by item_num, True: never returned; [0] when nothing is denied.
+        excluded: sorted item_nums that are never returned.
+        best_nums: [K] int32, written up to the number returned.
+        best_scores: [K] float32, likewise.
+    """
+    top_k = best_nums.shape[0]
+    found = 0
+    for run in range(starts.shape[0]):
+        for row in range(starts[run], stops[run]):
+            score = row_score(stored, table, weights, row)
+            if found == top_k and score < best_scores[0]:
+                continue
+            num = stored.items[row]
+            if found == top_k and score == best_scores[0] and num > best_nums[0]:
+                continue
+            if denied.shape[0] > 0 and denied[num]:
+                continue
+            if excluded.shape[0] > 0 and _contains(excluded, num):
+                continue
+            if found < top_k:
+                _sift_up(best_nums, best_scores, found, num, score)
+                found += 1
+            else:
+                _sift_down(best_nums, best_scores, found, num, score)
+    _sort_heap(best_nums, best_scores, found)
+    return found
+
+
+@compiled
+def _contains(ordered: NDArray[Any], num: int) -> bool:
+    low, high = 0, ordered.shape[0]
+    while low < high:
+        middle = (low + high) >> 1
+        if ordered[middle] < num:
+            low = middle + 1
+        else:
+            high = middle
+    return bool(low < ordered.shape[0] and ordered[low] == num)
+
+
+@compiled
+def _worse(score_a: float, num_a: int, score_b: float, num_b: int) -> bool:
+    return score_a < score_b or (score_a == score_b and num_a > num_b)
+
+
+@compiled
+def _sift_up(nums: NDArray[Any], scores: NDArray[Any], size: int, num: int, score: float) -> None:
+    """Add to a heap of `size` entries whose root is the worst of them."""
+    child = size
+    while child > 0:
+        parent = (child - 1) >> 1
+        if not _worse(score, num, scores[parent], nums[parent]):
+            break
+        scores[child], nums[child] = scores[parent], nums[parent]
+        child = parent
+    scores[child], nums[child] = score, num
+
+
+@compiled
+def _sift_down(nums: NDArray[Any], scores: NDArray[Any], size: int, num: int, score: float) -> None:
+    """Replace the root of a heap of `size` entries."""
+    parent = 0
+    while True:
+        child = 2 * parent + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and _worse(scores[right], nums[right], scores[child], nums[child]):
+            child = right
+        if not _worse(scores[child], nums[child], score, num):
+            break
+        scores[parent], nums[parent] = scores[child], nums[child]
+        parent = child
+    scores[parent], nums[parent] = score, num
+
+
+@compiled
+def _sort_heap(nums: NDArray[Any], scores: NDArray[Any], size: int) -> None:
+    """Order the heap best first, in place."""
+    for last in range(size - 1, 0, -1):
+        num, score = nums[last], scores[last]
+        nums[last], scores[last] = nums[0], scores[0]
+        _sift_down(nums, scores, last, num, score)
