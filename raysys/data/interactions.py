@@ -1,0 +1,374 @@
+"""Raw rows -> clean interactions: typed, bad rows set aside with a reason, duplicates removed.
+
+Pure functions on Arrow tables; the prepare stage runs them in tasks:
+
+    rows of a piece --clean--> good rows + quarantine --partition--> one batch per user bucket
+    batches of some buckets --merge--> rows sorted by (user, time, item), duplicates removed
+
+The result depends on the rows alone, not on their order: ties are broken by the rows' content.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raysys.data.hashing import hash_ids
+from raysys.data.schema import INTERACTION_SCHEMA
+from raysys.data.sources import Chunk
+from raysys.data.timestamps import to_seconds
+from raysys.errors import ConfigError, DataError
+
+N_BUCKETS = 256
+FOLDS = ("train", "val", "test", "val_in", "val_out", "test_in", "test_out")
+_TEXT = ("user_id", "item_id", "rating", "timestamp", "event")
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),  # from 0, the header not counted; null where merging found it
+        *((name, pa.string()) for name in _TEXT),
+    ]
+)
+_FLOAT = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+
+
+@dataclasses.dataclass
+class ColumnsConfig:
+    """Names of the columns in the log; None takes the default name where there is such a column.
+
+    Attributes:
+        user: user id, default `user_id`.
+        item: item id, default `item_id`.
+        rating: rating value, default `rating`, optional.
+        timestamp: time, default `timestamp`, optional.
+        event: kind of interaction, default `event`, optional.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    rating: str | None = None
+    timestamp: str | None = None
+    event: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """What `clean` made of a chunk.
+
+    Attributes:
+        rows: good rows, `INTERACTION_SCHEMA` and `fold` where the log has folds.
+        bad: quarantined rows, `QUARANTINE_SCHEMA`.
+        units: rows per timestamp unit.
+    """
+
+    rows: pa.Table
+    bad: pa.Table
+    units: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """What `merge` made of the rows of some buckets.
+
+    Attributes:
+        rows: sorted by (bucket, user_id, timestamp, item_id, event, rating).
+        bad: rows without a time in a log that has times, `QUARANTINE_SCHEMA`.
+        n_duplicates: rows removed as repeats.
+        n_users: distinct users.
+    """
+
+    rows: pa.Table
+    bad: pa.Table
+    n_duplicates: int
+    n_users: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LogTraits:
+    """What a log holds; known once all rows were cleaned."""
+
+    has_ratings: bool
+    has_events: bool
+    has_time: bool
+    has_folds: bool
+
+
+def resolve_columns(
+    columns: ColumnsConfig, names: Sequence[str], *, source: str, folds: bool
+) -> dict[str, str]:
+    """Return {our name: the log's name} of the columns to read.
+
+    Raises:
+        ConfigError: a column is not there; the message lists those that are and the nearest.
+    """
+    found = {}
+    for key, default in zip(("user", "item", "rating", "timestamp", "event"), _TEXT, strict=True):
+        asked = getattr(columns, key)
+        name = asked or default
+        if name in names:
+            found[default] = name
+        elif asked or key in ("user", "item"):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"columns.{key}={name!r} is not in {source}, which has {', '.join(names)}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+    if folds:
+        if "fold" not in names:
+            raise DataError(f"folds={source} has no column 'fold': it has {', '.join(names)}")
+        found["fold"] = "fold"
+    return found
+
+
+def clean(
+    chunk: Chunk,
+    *,
+    file: str,
+    columns: Mapping[str, str],
+    rating_range: tuple[float | None, float | None] = (None, None),
+) -> Cleaned:
+    """Type the columns of a chunk and set the rows aside that break a rule.
+
+    Args:
+        chunk: raw rows.
+        file: the file's name, for the quarantine.
+        columns: {our name: the file's name}.
+        rating_range: lowest and highest rating accepted.
+
+    Raises:
+        DataError: a column has a type that cannot be understood.
+    """
+    raw = {
+        name: _one_array(chunk.table[column])
+        for name, column in columns.items()
+        if column in chunk.table.column_names
+    }
+    size = chunk.table.num_rows
+    user, item = to_ids(raw["user_id"], "user"), to_ids(raw["item_id"], "item")
+    rules = [("missing user", _null(user)), ("missing item", _null(item))]
+    rating: pa.Array = pa.nulls(size, pa.float32())
+    time: pa.Array = pa.nulls(size, pa.int64())
+    event: pa.Array = pa.nulls(size, pa.string())
+    units: dict[str, int] = {}
+    if "rating" in raw:
+        rating, wrong, outside = to_ratings(raw["rating"], rating_range)
+        rules += [("rating is not a number", wrong), ("rating out of range", outside)]
+    if "timestamp" in raw:
+        time, absurd, units = to_seconds(raw["timestamp"])
+        rules.append(("absurd timestamp", absurd))
+    if "event" in raw:
+        event = to_ids(raw["event"], "event")
+    arrays = [user, item, rating, time, event]
+    schema = INTERACTION_SCHEMA
+    if "fold" in raw:
+        fold = to_ids(raw["fold"], "fold")
+        known = pc.is_in(fold, value_set=pa.array(FOLDS))
+        rules.append(("unknown fold", ~np.asarray(known)))
+        arrays.append(fold)
+        schema = schema.append(pa.field("fold", pa.string()))
+    broken = np.zeros(size, dtype=np.uint8)
+    for number, (_, mask) in enumerate(rules, start=1):
+        broken[mask & (broken == 0)] = number
+    rows = pa.Table.from_arrays(arrays, schema=schema)
+    if not broken.any() and not chunk.malformed:
+        return Cleaned(rows, QUARANTINE_SCHEMA.empty_table(), units)
+    bad = _quarantine(chunk, raw, broken, [reason for reason, _ in rules], file)
+    return Cleaned(rows.filter(pa.array(broken == 0)), bad, units)
+
+
+def to_ids(column: pa.Array, role: str) -> pa.Array:
+    """Return ids as strings, null where missing or empty; integral floats lose their `.0`.
+
+    Raises:
+        DataError: the column cannot be read as ids.
+    """
+    kind = column.type
+    try:
+        if pa.types.is_dictionary(kind):
+            return to_ids(column.dictionary_decode(), role)
+        if pa.types.is_floating(kind):
+            floats = column.to_numpy(zero_copy_only=False)
+            if not np.all((floats == np.floor(floats)) | np.isnan(floats)):
+                raise DataError(f"{role} ids of type {kind} have fractions: {floats[:3].tolist()}")
+            kept = np.nan_to_num(floats, nan=0.0).astype(np.int64)
+            return pa.array(kept, mask=np.isnan(floats)).cast(pa.string())
+        text = pc.cast(column, pa.string())
+    except pa.ArrowException as error:
+        raise DataError(f"{role} ids of type {kind} cannot be read: {error}") from error
+    if pa.types.is_integer(kind):
+        return text
+    empty = pc.equal(text, "")
+    return pc.if_else(empty, None, text) if pc.any(empty).as_py() else text
+
+
+def to_ratings(
+    column: pa.Array, accepted: tuple[float | None, float | None]
+) -> tuple[pa.Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return float32 ratings (null: unrated), rows that are no number, rows out of range."""
+    missing = _null(column)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = pc.cast(column, pa.string())
+        number = pc.fill_null(pc.match_substring_regex(text, _FLOAT), False)
+        column = pc.if_else(number, pc.utf8_trim_whitespace(text), None)
+    try:
+        values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise DataError(f"ratings of type {kind} cannot be read: {error}") from error
+    wrong = ~missing & ~np.isfinite(values)
+    low, high = accepted
+    outside = ~missing & ~wrong & (low is not None) & (values < (low or 0.0))
+    outside |= ~missing & ~wrong & (high is not None) & (values > (high or 0.0))
+    return pa.array(values, pa.float32(), mask=missing | wrong), wrong, outside
+
+
+def partition(rows: pa.Table) -> list[pa.RecordBatch]:
+    """Return the rows of each of the `N_BUCKETS` user buckets, one batch each."""
+    encoded = _one_array(rows["user_id"]).dictionary_encode()
+    buckets = user_buckets(encoded.dictionary)[encoded.indices.to_numpy()]
+    order = np.argsort(buckets, kind="stable")
+    ends = np.cumsum(np.bincount(buckets, minlength=N_BUCKETS))
+    batch = rows.take(pa.array(order)).combine_chunks().to_batches()
+    whole = batch[0] if batch else pa.RecordBatch.from_pylist([], schema=rows.schema)
+    starts = np.concatenate(([0], ends[:-1]))
+    return [whole.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def user_buckets(users: pa.Array) -> NDArray[np.uint8]:
+    """Return the bucket of each distinct user id, independent of seeds and other users."""
+    return (hash_ids(users, key="raysys user bucket") >> np.uint64(56)).astype(np.uint8)
+
+
+def merge(tables: Sequence[pa.Table], *, traits: LogTraits, keep: str) -> Merged:
+    """Sort the rows of some buckets and keep one row per (user, item, kind).
+
+    In rated logs the kinds are rated and unrated, in event logs the events; a fold, where there
+    is one, is part of the kind.
+
+    Args:
+        tables: all rows of these buckets, in any order.
+        traits: what the log holds.
+        keep: `first` or `last` in time.
+    """
+    table = pa.concat_tables(tables)
+    bad = QUARANTINE_SCHEMA.empty_table()
+    if traits.has_time and table["timestamp"].null_count:
+        bad = _without_time(table.filter(pc.is_null(table["timestamp"])))
+        table = table.filter(pc.is_valid(table["timestamp"]))
+    users, user = sorted_codes(table["user_id"], first_by=user_buckets)
+    items, item = sorted_codes(table["item_id"])
+    events, event = sorted_codes(table["event"])
+    folds, fold = sorted_codes(table["fold"]) if traits.has_folds else ([], np.zeros_like(user))
+    rating = table["rating"].to_numpy()
+    time = pc.fill_null(table["timestamp"], 0).to_numpy()
+    order = _order(user, time, [fold, np.nan_to_num(rating, nan=-np.inf), event, item])
+    kind = ~np.isnan(rating) if traits.has_ratings else event + 1
+    kind = kind * (len(folds) + 1) + fold + 1
+    key = (user * np.int64(len(items)) + item) * (int(kind.max(initial=0)) + 1) + kind
+    repeated = pd.Series(key[order]).duplicated(keep="first" if keep == "first" else "last")
+    order = order[~repeated.to_numpy()]
+    return Merged(
+        rows=table.take(pa.array(order)).combine_chunks(),
+        bad=bad,
+        n_duplicates=int(repeated.sum()),
+        n_users=len(users),
+    )
+
+
+def sorted_codes(
+    column: pa.ChunkedArray, *, first_by: Any = None
+) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the distinct values in order and the number of each row's value, -1 for null.
+
+    Args:
+        column: [M] strings.
+        first_by: function of the distinct values whose result [n] goes before their own order.
+    """
+    encoded = _one_array(column).dictionary_encode()
+    distinct = encoded.dictionary
+    keys = {"value": distinct}
+    by = [("value", "ascending")]
+    if first_by is not None:
+        keys["first"] = pa.array(first_by(distinct))
+        by.insert(0, ("first", "ascending"))
+    order = pc.sort_indices(pa.table(keys), sort_keys=by).to_numpy()
+    rank = np.empty(len(distinct) + 1, dtype=np.int64)
+    rank[order] = np.arange(len(distinct))
+    rank[-1] = -1
+    codes = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
+    return distinct.take(pa.array(order)), rank[codes]
+
+
+def _order(
+    user: NDArray[np.int64], time: NDArray[np.int64], ties: list[NDArray[Any]]
+) -> NDArray[np.int64]:
+    """Return the order by (user, time, reversed ties); only tied rows meet the slow sort."""
+    if not len(user):
+        return np.zeros(0, dtype=np.int64)
+    start = int(time.min())
+    span = int(time.max()) - start + 1
+    primary = user * span + (time - start)
+    order = np.argsort(primary, kind="stable")
+    ranked = primary[order]
+    same = ranked[1:] == ranked[:-1]
+    tied = np.zeros(len(order), dtype=bool)
+    tied[1:] = same
+    tied[:-1] |= same
+    rows = order[tied]
+    order[tied] = rows[np.lexsort([*(tie[rows] for tie in ties), primary[rows]])]
+    return order
+
+
+def _quarantine(
+    chunk: Chunk,
+    raw: Mapping[str, pa.Array],
+    broken: NDArray[np.uint8],
+    reasons: list[str],
+    file: str,
+) -> pa.Table:
+    """Return the broken rows as text, with reason and place."""
+    rows = np.flatnonzero(broken)
+    # Rows are counted without the malformed lines before them: exact unless a chunk has both.
+    place = rows + chunk.first_row
+    texts = {name: _as_text(raw[name].take(pa.array(rows))) for name in _TEXT if name in raw}
+    table = {
+        "reason": [reasons[broken[row] - 1] for row in rows],
+        "file": [file] * len(rows),
+        "row": place,
+    }
+    empty = pa.nulls(len(rows), pa.string())
+    columns = [*table.values(), *(texts.get(name, empty) for name in _TEXT)]
+    parts = [pa.table(columns, schema=QUARANTINE_SCHEMA)]
+    for row, line in chunk.malformed:
+        record = {"reason": "wrong number of fields", "file": file, "row": row, "user_id": line}
+        parts.append(pa.Table.from_pylist([record], schema=QUARANTINE_SCHEMA))
+    return pa.concat_tables(parts)
+
+
+def _without_time(rows: pa.Table) -> pa.Table:
+    texts = [_as_text(_one_array(rows[name])) for name in _TEXT]
+    reason = pa.array(["missing timestamp"] * len(rows), pa.string())
+    place = [pa.nulls(len(rows), pa.string()), pa.nulls(len(rows), pa.int64())]
+    return pa.table([reason, *place, *texts], schema=QUARANTINE_SCHEMA)
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if hasattr(combined, "chunks") else combined
+
+
+def _null(column: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(column.is_null(nan_is_null=False))
