@@ -59,3 +59,25 @@ def s3_bucket() -> Iterator[str]:
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a CSV log of 120 users in three taste groups over 60 items, ratings and times."""
+    import csv
+    import random
+
+    draw = random.Random(5)
+    path = tmp_path_factory.mktemp("log") / "log.csv"
+    with path.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["user_id", "item_id", "rating", "timestamp"])
+        for user in range(120):
+            group = user % 3
+            liked = draw.sample(range(group * 20, group * 20 + 20), 12)
+            others = draw.sample([i for i in range(60) if i // 20 != group], 4)
+            for item in liked + others:
+                rating = draw.choice([4, 5]) if item in liked else draw.choice([1, 2, 3])
+                second = 1_600_000_000 + draw.randrange(10_000_000)
+                writer.writerow([f"user {user}", f"item-{item}", rating, second])
+    return path

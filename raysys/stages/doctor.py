@@ -106,7 +106,7 @@ def _cluster(cfg: DoctorConfig) -> tuple[bool, str]:
     with connected(cfg.ray):
         resources = ray.cluster_resources()
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        answer = ray.get(ray.remote(os.getpid).remote(), timeout=60)
+        answer: int = ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=60)
     memory_gib = resources.get("memory", 0) / (1 << 30)
     text = f"{len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs, {memory_gib:.1f} GiB"
     gpus = resources.get("GPU", 0)
