@@ -266,7 +266,7 @@ def merge(tables: Sequence[pa.Table], *, traits: LogTraits, keep: str) -> Merged
         table = table.filter(pc.is_valid(table["timestamp"]))
     users, user = sorted_codes(table["user_id"], first_by=user_buckets)
     items, item = sorted_codes(table["item_id"])
-    events, event = sorted_codes(table["event"])
+    _, event = sorted_codes(table["event"])
     folds, fold = sorted_codes(table["fold"]) if traits.has_folds else ([], np.zeros_like(user))
     rating = table["rating"].to_numpy()
     time = pc.fill_null(table["timestamp"], 0).to_numpy()

@@ -1,0 +1,132 @@
+"""Which interaction levels a log has, decided from its fit window."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.errors import ConfigError
+
+MAX_DISTINCT = 11
+N_BINS = 10
+UNRATED = "unrated"
+CONSUMED = "consumed"
+NO_EVENT = "unspecified"  # rows without an event in a log that has events
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelCounts:
+    """Rows of the fit window per kind.
+
+    Attributes:
+        ratings: {rating value: rows}.
+        n_unrated: rows without a rating.
+        events: {event, None where missing: rows}.
+    """
+
+    ratings: Mapping[float, int]
+    n_unrated: int
+    events: Mapping[str | None, int]
+
+
+def build_levels(
+    counts: LevelCounts,
+    *,
+    liked_levels: Sequence[str] | None = None,
+    negative_events: Sequence[str] = (),
+) -> RatingLevels:
+    """Return the levels: rating values or bins, then events or unrated, or plain presence.
+
+    Args:
+        counts: of the fit window alone.
+        liked_levels: names of the levels that count as liked; None takes ratings of at least
+            min + 0.75 (max - min), and every event but the negative ones.
+        negative_events: events that do not count as liked.
+
+    Raises:
+        ConfigError: a name in `liked_levels` or `negative_events` is not a level.
+    """
+    edges: tuple[float, ...] | None = None
+    if counts.ratings:
+        names, values, edges = _rated(counts.ratings)
+        if counts.n_unrated:
+            names, values = [*names, UNRATED], [*values, None]
+        liked = list(default_liked(values))
+    elif any(event is not None for event in counts.events):
+        names = sorted(NO_EVENT if event is None else event for event in counts.events)
+        values = [None] * len(names)
+        _check_names("negative_events", negative_events, names)
+        liked = [name not in negative_events for name in names]
+    else:
+        names, values, liked = [CONSUMED], [None], [True]
+    if liked_levels is not None:
+        wanted = [_spelling(name, names, values) for name in liked_levels]
+        _check_names("liked_levels", wanted, names)
+        liked = [name in wanted for name in names]
+    if len(names) > 256:
+        raise ConfigError(f"{len(names)} events are too many: at most 256 levels are possible")
+    return RatingLevels(tuple(names), tuple(values), tuple(liked), edges)
+
+
+def assign_levels(
+    levels: RatingLevels, *, rating: NDArray[np.float32], event: NDArray[Any], events: Sequence[str]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return every row's level [M] and which rows have none because the fit window had none.
+
+    Args:
+        levels: the levels.
+        rating: [M], NaN where unrated.
+        event: [M] numbers of `events`, -1 where missing.
+        events: the distinct events.
+    """
+    if levels.n_rated:
+        unrated = levels.level_of_name(UNRATED)
+        rated = ~np.isnan(rating)
+        level = np.full(len(rating), unrated or 0, dtype=np.uint8)
+        level[rated] = levels.level_of_rating(rating[rated])
+        unknown = ~rated if unrated is None else np.zeros(len(rating), dtype=bool)
+        return level, unknown
+    if levels.names == (CONSUMED,):
+        return np.zeros(len(rating), dtype=np.uint8), np.zeros(len(rating), dtype=bool)
+    found = [levels.level_of_name(name) for name in [*events, NO_EVENT]]
+    table = np.array([-1 if level is None else level for level in found])[event]
+    return np.maximum(table, 0).astype(np.uint8), table < 0
+
+
+def _rated(
+    ratings: Mapping[float, int],
+) -> tuple[list[str], list[float | None], tuple[float, ...] | None]:
+    """Return names, values and edges of the rated levels."""
+    distinct = np.array(sorted(ratings))
+    if len(distinct) <= MAX_DISTINCT:
+        return [f"{v:g}" for v in distinct], [float(v) for v in distinct], None
+    weights = np.array([ratings[value] for value in sorted(ratings)], dtype=np.float64)
+    share = np.cumsum(weights) / weights.sum()
+    cuts = np.searchsorted(share, np.arange(1, N_BINS) / N_BINS, side="left") + 1
+    cuts = np.unique(cuts[cuts < len(distinct)])
+    bins = list(zip(np.split(distinct, cuts), np.split(weights, cuts), strict=True))
+    values: list[float | None] = [float(np.average(v, weights=w)) for v, w in bins]
+    names = [f"{v[0]:g}..{v[-1]:g}" for v, _ in bins]
+    return names, values, tuple(float(v[0]) for v, _ in bins[1:])
+
+
+def _spelling(name: str, names: Sequence[str], values: Sequence[float | None]) -> str:
+    """Return the level that `name` means: `4.0` and `4` are the same rating."""
+    if name in names:
+        return name
+    try:
+        number = float(name)
+    except ValueError:
+        return name
+    return next((n for n, v in zip(names, values, strict=True) if v == number), name)
+
+
+def _check_names(key: str, asked: Sequence[str], names: Sequence[str]) -> None:
+    for name in asked:
+        if name not in names:
+            raise ConfigError(f"{key}: {name!r} is not a level of this log: {', '.join(names)}")
