@@ -31,7 +31,7 @@ from raysys.builds import Build, Draft
 from raysys.config import require
 from raysys.errors import BuildError, DataError
 from raysys.retrieval import quantise
-from raysys.retrieval.kernels import Stored
+from raysys.retrieval.kernels import Stored, products
 
 PACKINGS = ("packed4", "int8", "float16", "dense8")  # positions are the kernels' kinds
 MAX_PACKED_ATOMS = 4096
@@ -99,8 +99,12 @@ class Codes:
 
     def table(self, queries: Floats, dictionary: Floats) -> Floats:
         """Return what the kernels look up: [Q, S] unit * Dict q, or unit * q for dense8."""
-        product = queries if self.packing == "dense8" else queries @ dictionary.T
-        return np.ascontiguousarray(product * self.unit[0], dtype=np.float32)
+        unit = self.unit[0]
+        if self.packing == "dense8":
+            return np.ascontiguousarray(queries * unit, dtype=np.float32)
+        out = np.empty((len(queries), len(dictionary)), dtype=np.float32)
+        products(dictionary, np.ascontiguousarray(queries * unit, dtype=np.float32), out)
+        return out
 
     def stored(self, bias: Floats, items: NDArray[np.int32]) -> Stored:
         """Return what kernels read: these rows with their biases [N, n_bias] and item_nums."""

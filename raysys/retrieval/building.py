@@ -1,0 +1,299 @@
+"""Make an index from codes and choose its setting by measured recall (Ray-free).
+
+Recall is measured against the index's own exact ranking: the share of a sampled query's results
+whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
+
+    similar   dense vectors of items, the item itself excluded, no bias
+    consume   [z, 0] with weights [1, 0]    where each item has two biases, i.e. two stacked
+    like      [0, z] with weights [0, 1]    blocks of D / 2 dimensions (one per ranking)
+
+z stands in for a user: the mean of the first block of a few items, drawn by their first bias as a
+log-popularity, scaled so that products with items spread as widely as that bias does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.config import require
+from raysys.errors import BuildError
+from raysys.retrieval.cells import (
+    Router,
+    RoutingSpace,
+    Tasks,
+    assign,
+    chunks,
+    fit_cells,
+    run_here,
+)
+from raysys.retrieval.codes import Codes, Floats
+from raysys.retrieval.index import KINDS, Index, Layout
+
+log = logging.getLogger(__name__)
+
+MIN_ROUTED_ITEMS = 1000
+ITEMS_PER_CELL = 48
+LIST_LENGTHS = (10, 100, 300)
+_MAX_POINTS = 400_000
+_QUERY_PURPOSE = 0x9E
+
+
+@dataclasses.dataclass
+class IndexParams:
+    """What decides an index.
+
+    Attributes:
+        kind: flat, ivf or graph; catalogues below 1000 items become flat.
+        n_cells: cells of ivf; None: one per 48 items.
+        target_recall: share of the exact ranking that the setting must find, in (0, 1].
+        n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
+        allow_miss: keep an index that misses its target.
+        sample: queries measured, per kind of query.
+    """
+
+    kind: str = "ivf"
+    n_cells: int | None = None
+    target_recall: float = 0.95
+    n_probe: int | None = None
+    allow_miss: bool = False
+    sample: int = 200
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be used."""
+        require(self.kind in KINDS, "kind", self.kind, ", ".join(KINDS))
+        require(self.n_cells is None or self.n_cells >= 1, "n_cells", self.n_cells, ">= 1")
+        require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
+        require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
+        require(self.sample >= 1, "sample", self.sample, ">= 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Queries of one sort whose recall is measured: [Q, D], [Q, n_bias], exclusions."""
+
+    name: str
+    queries: Floats
+    weights: Floats
+    exclude: list[NDArray[np.int32]]
+
+
+def build_index(
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    *,
+    similarity: str,
+    params: IndexParams,
+    seed: int = 0,
+    tasks: Tasks = run_here,
+) -> Index:
+    """Return an index without settings: `choose_settings` measures them.
+
+    Args:
+        codes: codes of N items by item_num.
+        dictionary: [S, D] float32.
+        bias: [N, n_bias] float32 by item_num.
+        similarity: `cosine` or `inner_product`.
+        params: kind and sizes.
+        seed: of the k-means and the graphs.
+        tasks: runs independent pieces, here or on Ray.
+    """
+    common = {"similarity": similarity, "dictionary": dictionary}
+    kind = params.kind
+    if codes.n_items < MIN_ROUTED_ITEMS and kind != "flat":
+        log.info("index flat n_items=%d below=%d", codes.n_items, MIN_ROUTED_ITEMS)
+        kind = "flat"
+    if kind == "flat":
+        return Index(kind=kind, codes=codes, bias=bias, **common)  # type: ignore[arg-type]
+    space = RoutingSpace.fit(lambda rows: codes.decode(dictionary, rows), bias, similarity)
+    started = time.perf_counter()
+    if kind == "graph":
+        points = decode_points(np.arange(codes.n_items), codes, dictionary, bias, space)
+        router = Router.fit(points, seed=seed)
+        log.info("graph n_items=%d seconds=%.1f", codes.n_items, time.perf_counter() - started)
+        return Index(
+            kind=kind,
+            codes=codes,
+            bias=bias,
+            space=space,
+            router=router,
+            **common,  # type: ignore[arg-type]
+        )
+    n_cells = params.n_cells or max(1, codes.n_items // ITEMS_PER_CELL)
+    require(n_cells <= codes.n_items, "n_cells", n_cells, f"1..{codes.n_items} (items)")
+    stride = -(-codes.n_items // _MAX_POINTS)
+    points = decode_points(np.arange(0, codes.n_items, stride), codes, dictionary, bias, space)
+    centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
+    del points
+    router = Router.fit(centroids, seed=seed)
+    log.info("cells n_cells=%d seconds=%.1f", len(centroids), time.perf_counter() - started)
+    shared = (codes, dictionary, bias, space, router)
+    parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
+    layout = Layout.of_cells(np.concatenate(parts), len(centroids))
+    log.info("assigned n_items=%d seconds=%.1f", codes.n_items, time.perf_counter() - started)
+    return Index(
+        kind=kind,
+        codes=codes.take(layout.items),
+        bias=np.asarray(bias)[layout.items],
+        layout=layout,
+        space=space,
+        router=router,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def decode_points(
+    rows: NDArray[np.int64], codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace
+) -> Floats:
+    """Return some items [M, D'] in the routing space."""
+    return space.items(codes.decode(dictionary, rows), np.asarray(bias)[rows])
+
+
+def assign_rows(
+    rows: NDArray[np.int64],
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    space: RoutingSpace,
+    router: Router,
+) -> NDArray[np.int32]:
+    """Return the cells [M] of some items (one task)."""
+    return assign(decode_points(rows, codes, dictionary, bias, space), router)
+
+
+def sample_probes(
+    vectors: NDArray[Any], bias: NDArray[Any], *, similarity: str, sample: int, seed: int
+) -> list[Probe]:
+    """Draw the queries that recall is measured with (see the module's docstring).
+
+    Args:
+        vectors: [N, D] dense vectors.
+        bias: [N, n_bias].
+        similarity: `cosine` leaves out rows of zeros.
+        sample: queries per sort, at most N.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng([seed, _QUERY_PURPOSE])
+    count = min(sample, len(vectors))
+    picked = np.sort(rng.choice(len(vectors), count, replace=False)).astype(np.int32)
+    items = np.asarray(vectors[picked], dtype=np.float32)
+    if similarity == "cosine":
+        picked, items = picked[items.any(axis=1)], items[items.any(axis=1)]
+    n_bias = bias.shape[1]
+    weights = np.zeros((len(picked), n_bias), dtype=np.float32)
+    probes = [Probe("similar", items, weights, [picked[i : i + 1] for i in range(len(picked))])]
+    if n_bias != 2:
+        return probes
+    half = vectors.shape[1] // 2
+    z = _stand_in_users(vectors, np.asarray(bias[:, 0], dtype=np.float64), half, count, rng)
+    nobody = [np.zeros(0, dtype=np.int32)] * count
+    for position, name in enumerate(("consume", "like")):
+        queries = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+        queries[:, position * half : (position + 1) * half] = z
+        one_hot = np.zeros((count, 2), dtype=np.float32)
+        one_hot[:, position] = 1
+        probes.append(Probe(name, queries, one_hot, nobody))
+    return probes
+
+
+def _stand_in_users(
+    vectors: NDArray[Any],
+    log_popularity: NDArray[np.float64],
+    half: int,
+    count: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """Return [count, D / 2] mixtures of items drawn by popularity."""
+    chance = np.exp(log_popularity - log_popularity.max())
+    few = rng.choice(len(vectors), (count, 5), p=chance / chance.sum())
+    z = np.asarray(vectors[:, :half], dtype=np.float32)[few].mean(axis=1)
+    spread = (z @ np.asarray(vectors[: 1 << 16, :half], dtype=np.float32).T).std(1, keepdims=True)
+    return np.asarray(z * (log_popularity.std() / np.maximum(spread, 1e-12)), dtype=np.float32)
+
+
+def choose_settings(
+    index: Index, probes: list[Probe], *, params: IndexParams
+) -> tuple[dict[int, int], list[dict[str, Any]]]:
+    """Return {list length: smallest setting that reaches the target}, and the measured table.
+
+    Each row of the table: setting, ms per query (lists of 10, one thread), and recall per sort of
+    query and list length.
+
+    Raises:
+        BuildError: the target is missed and `allow_miss` is not set.
+    """
+    if index.kind == "flat":
+        return {}, []
+    lengths = [k for k in LIST_LENGTHS if 4 * k <= index.n_items]
+    limit = index.n_cells if index.kind == "ivf" else index.n_items
+    truth = [_search(index, probe, lengths[-1], limit) for probe in probes]
+    settings: dict[int, int] = {}
+    table: list[dict[str, Any]] = []
+    for setting in _ladder(index, lengths, params.n_probe):
+        row: dict[str, Any] = {"setting": setting, "ms": _milliseconds(index, probes, setting)}
+        for probe, exact in zip(probes, truth, strict=True):
+            found = _search(index, probe, lengths[-1], setting)
+            row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in lengths}
+        table.append(row)
+        log.info("recall %s", row)
+        for k in lengths:
+            if min(row[p.name][str(k)] for p in probes) >= params.target_recall:
+                settings.setdefault(k, setting)
+        if len(settings) == len(lengths):
+            break
+    missed = [k for k in lengths if k not in settings]
+    if missed:
+        text = (
+            f"{index.kind} index misses target_recall={params.target_recall} for lists of {missed}"
+        )
+        if not params.allow_miss:
+            raise BuildError(f"{text}, last measured {table[-1]}; allow_miss=true keeps it")
+        log.warning("%s", text)
+        settings.update(dict.fromkeys(missed, table[-1]["setting"]))
+    return settings, table
+
+
+def _ladder(index: Index, lengths: list[int], fixed: int | None) -> list[int]:
+    """Return ascending settings to try: powers of sqrt(2), or the fixed one."""
+    if fixed is not None:
+        return [fixed]
+    low = 1 if index.kind == "ivf" else lengths[0]
+    high = index.n_cells if index.kind == "ivf" else min(index.n_items, 8192)
+    steps = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
+    return [*dict.fromkeys(int(s) for s in steps if s < high), high]
+
+
+def _search(index: Index, probe: Probe, top_k: int, setting: int) -> Floats:
+    return index.search(
+        probe.queries,
+        weights=probe.weights,
+        exclude=probe.exclude,
+        top_k=top_k,
+        setting=setting,
+        guarantee=False,
+    )[1]
+
+
+def _recall(found: Floats, exact: Floats, k: int) -> float:
+    """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
+    wanted = np.isfinite(exact[:, :k]).sum(axis=1)
+    last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
+    hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
+    return float(np.mean(hits / np.maximum(wanted, 1)))
+
+
+def _milliseconds(index: Index, probes: list[Probe], setting: int) -> float:
+    """Return ms per query, lists of 10, queries one by one as a server gets them."""
+    started, count = time.perf_counter(), 0
+    for probe in probes:
+        for q in range(min(len(probe.queries), 50)):
+            one = slice(q, q + 1)
+            index.search(probe.queries[one], weights=probe.weights[one], top_k=10, setting=setting)
+            count += 1
+    return round((time.perf_counter() - started) / count * 1e3, 4)

@@ -1,0 +1,234 @@
+"""Cells of an ivf index: where items lie, and the router that finds a query's nearest cells.
+
+    N items, C cells, D' dims of the routing space
+
+Routing space: unit vectors whose cosine orders items as their scores do. For `cosine` these are the
+reconstructions. For `inner_product` a row is y = [xhat, bias] minus its mean (a shift that every
+item shares changes no ranking and makes M smaller), extended to [y, sqrt(M^2 - |y|^2)] / M with
+M = max |y|; a query is [q, weights, 0]. Source of the extension: Bachrach et al., "Speeding up the
+Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014.
+
+Cells come from a two-level spherical k-means: about sqrt(C) coarse cells, each split alone (one
+task per coarse cell), then all items are assigned over all cells by hnswlib (one task per run of
+rows). Every task's input is fixed by sizes and the seed, never by how many workers there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Tasks = Callable[..., list[Any]]
+"""`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
+
+_STEPS = 8
+_ASSIGN_EF = 48
+_ROUTE_EF = 64
+_LINKS = 16
+_EF_CONSTRUCTION = 160
+_CHUNK_ROWS = 8192
+
+
+def run_here(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    shared: tuple[Any, ...] = (),
+) -> list[Any]:
+    """Run tasks one after another in this process."""
+    return [function(*each, *shared) for each in arguments]
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingSpace:
+    """How items and queries enter the routing space.
+
+    Attributes:
+        similarity: `cosine` or `inner_product`.
+        mean: [D + n_bias] float32 shift of inner_product rows; zeros for cosine.
+        norm: M, the largest shifted norm; 1 for cosine.
+    """
+
+    similarity: str
+    mean: Floats
+    norm: float
+
+    @classmethod
+    def fit(
+        cls,
+        decode: Callable[[NDArray[np.int64]], Floats],
+        bias: Floats,
+        similarity: str,
+    ) -> RoutingSpace:
+        """Measure shift and norm on all items.
+
+        Args:
+            decode: returns the reconstructions [M, D] of some rows.
+            bias: [N, n_bias].
+            similarity: `cosine` or `inner_product`.
+        """
+        n_items = len(bias)
+        width = decode(np.zeros(1, dtype=np.int64)).shape[1] + bias.shape[1]
+        if similarity == "cosine":
+            return cls(similarity, np.zeros(width, dtype=np.float32), 1.0)
+        total = np.zeros(width)
+        for rows in chunks(n_items):
+            total += np.concatenate([decode(rows), bias[rows]], axis=1).sum(0, dtype=np.float64)
+        mean = (total / max(n_items, 1)).astype(np.float32)
+        largest = 0.0
+        for rows in chunks(n_items):
+            shifted = np.concatenate([decode(rows), bias[rows]], axis=1) - mean
+            largest = max(largest, float((shifted * shifted).sum(1).max()))
+        return cls(similarity, mean, math.sqrt(largest) * (1 + 1e-6) or 1.0)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D' of the routing space."""
+        return len(self.mean) + (self.similarity == "inner_product")
+
+    def items(self, vectors: Floats, bias: Floats) -> Floats:
+        """Return reconstructions [M, D] with biases [M, n_bias] as unit rows [M, D']."""
+        if self.similarity == "cosine":
+            return unit_rows(vectors)
+        y = (np.concatenate([vectors, bias], axis=1) - self.mean) / np.float32(self.norm)
+        rest = np.sqrt(np.maximum(0, 1 - (y * y).sum(1, keepdims=True)))
+        return np.asarray(np.concatenate([y, rest], axis=1), dtype=np.float32)
+
+    def queries(self, queries: Floats, weights: Floats) -> Floats:
+        """Return queries [Q, D] with weights [Q, n_bias] as unit rows [Q, D']."""
+        if self.similarity == "cosine":
+            return unit_rows(queries)
+        zeros = np.zeros((len(queries), 1), dtype=np.float32)
+        return unit_rows(np.concatenate([queries, weights, zeros], axis=1))
+
+
+def chunks(n_rows: int) -> list[NDArray[np.int64]]:
+    """Return all row numbers in runs of a fixed length."""
+    every = np.arange(n_rows, dtype=np.int64)
+    return [every[start : start + _CHUNK_ROWS] for start in range(0, n_rows, _CHUNK_ROWS)]
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """Return rows divided by their norms; zero rows stay zero."""
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
+
+
+class Router:
+    """hnswlib over unit rows: nearest cells of a query, or nearest items in a graph index."""
+
+    def __init__(self, graph: Any, n_rows: int) -> None:
+        self._graph = graph
+        self.n_rows = n_rows
+
+    @classmethod
+    def fit(cls, rows: Floats, *, seed: int, links: int = _LINKS) -> Router:
+        """Build the graph on one thread, so that the same rows give the same bytes."""
+        graph = hnswlib.Index(space="ip", dim=rows.shape[1])
+        graph.init_index(len(rows), M=links, ef_construction=_EF_CONSTRUCTION, random_seed=seed)
+        graph.add_items(rows, np.arange(len(rows)), num_threads=1)
+        graph.set_ef(_ROUTE_EF)
+        return cls(graph, len(rows))
+
+    def save(self, path: Path) -> None:
+        """Write the graph; `open` needs its dimensions and size again, hnswlib keeps neither."""
+        self._graph.save_index(str(path))
+
+    @classmethod
+    def open(cls, path: Path, *, dim: int, n_rows: int) -> Router:
+        """Read what `save` wrote."""
+        graph = hnswlib.Index(space="ip", dim=dim)
+        graph.load_index(str(path), max_elements=n_rows)
+        graph.set_ef(_ROUTE_EF)
+        return cls(graph, n_rows)
+
+    def nearest(self, queries: Floats, count: int) -> NDArray[np.int64]:
+        """Return the `count` nearest rows [Q, count] of unit queries, nearest first.
+
+        hnswlib raises where a graph cannot reach `count` rows; the missing ones are then found by
+        comparing all rows.
+        """
+        count = min(count, self.n_rows)
+        if count < self.n_rows:
+            try:
+                return np.asarray(
+                    self._graph.knn_query(queries, k=count, num_threads=1)[0].astype(np.int64)
+                )
+            except RuntimeError:  # fewer than `count` rows are reachable
+                pass
+        rows = np.asarray(self._graph.get_items(np.arange(self.n_rows)), dtype=np.float32)
+        return np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :count]
+
+
+def fit_cells(points: Floats, n_cells: int, *, seed: int, tasks: Tasks = run_here) -> Floats:
+    """Return unit centroids [C, D'] of a two-level spherical k-means over points [M, D']."""
+    n_cells = min(n_cells, len(points))
+    n_coarse = max(1, math.isqrt(n_cells))
+    coarse = kmeans(points, n_coarse, seed)
+    member = nearest_centroid(points, coarse)
+    sizes = np.bincount(member, minlength=len(coarse))
+    shares = _split(n_cells, sizes)
+    order = np.argsort(member, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    arguments = [
+        (points[order[bounds[c] : bounds[c + 1]]], int(shares[c]), seed + 1 + c)
+        for c in range(len(coarse))
+        if shares[c] > 0
+    ]
+    return np.concatenate(tasks(kmeans, arguments))
+
+
+def kmeans(points: Floats, n_cells: int, seed: int) -> Floats:
+    """Return unit centroids [C, D'] of spherical k-means; empty cells take the worst-fitting rows.
+
+    Args:
+        points: [M, D'] unit rows, M >= n_cells.
+        n_cells: C, 1 or more.
+        seed: of the starting rows.
+    """
+    rng = np.random.default_rng([seed, 0xCE11])
+    centroids = points[np.sort(rng.choice(len(points), n_cells, replace=False))]
+    for _ in range(_STEPS if n_cells > 1 else 1):
+        member = nearest_centroid(points, centroids)
+        order = np.argsort(member, kind="stable")
+        sizes = np.bincount(member, minlength=n_cells)
+        filled = np.flatnonzero(sizes)
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        centroids = np.zeros_like(centroids)
+        centroids[filled] = np.add.reduceat(points[order], starts[filled], axis=0)
+        centroids = unit_rows(centroids)
+        empty = np.flatnonzero(sizes == 0)
+        if len(empty):
+            fit = np.einsum("md,md->m", points, centroids[member])
+            centroids[empty] = points[np.argsort(fit, kind="stable")[: len(empty)]]
+    return centroids
+
+
+def nearest_centroid(points: Floats, centroids: Floats) -> NDArray[np.int64]:
+    """Return the cell [M] with the largest dot product for every point."""
+    out = np.empty(len(points), dtype=np.int64)
+    for rows in chunks(len(points)):
+        out[rows] = np.argmax(points[rows] @ centroids.T, axis=1)
+    return out
+
+
+def assign(points: Floats, router: Router) -> NDArray[np.int32]:
+    """Return the cell [M] of every unit row, by hnswlib."""
+    return router.nearest(points, 1)[:, 0].astype(np.int32)
+
+
+def _split(total: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Share `total` cells out in proportion to `sizes`, 1 or more each, never more than members."""
+    wanted = total * sizes / max(int(sizes.sum()), 1)
+    shares = np.minimum(np.maximum(np.floor(wanted).astype(np.int64), sizes > 0), sizes)
+    while shares.sum() < total and (shares < sizes).any():
+        gap = np.where(shares < sizes, wanted - shares, -np.inf)
+        shares[int(np.argmax(gap))] += 1
+    return shares

@@ -1,0 +1,349 @@
+"""Search over codes: `flat`, `ivf` and `graph`, one interface.
+
+    N items, Q queries, D dims, K = top_k, C cells
+
+    kind    what a query does                                             bytes per item
+    flat    scores every code                                             code
+    ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 8 + 4 D / (N/C)
+    graph   hnswlib names the ef nearest items, their codes scored        code + 4 D + ~150
+
+Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
+A `setting` (n_probe or ef) was chosen by the build for several list lengths: what a query needs is
+its list plus what it excludes. Under a filter the setting grows as the allowed share shrinks, and
+where a scan of the allowed items is no dearer, that is done instead: K results are guaranteed as
+long as there are K allowed items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.builds import Build
+from raysys.errors import BuildError, SearchError
+from raysys.retrieval.cells import Router, RoutingSpace, unit_rows
+from raysys.retrieval.codes import Codes, Floats
+from raysys.retrieval.kernels import score_all, score_rows, search_runs
+
+KINDS = ("flat", "ivf", "graph")
+_GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
+_NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+
+Nums = NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where items lie in row order.
+
+    Attributes:
+        items: [N] int32, item_num of each row (rows of a cell are consecutive).
+        rows: [N] int32, row of each item_num.
+        starts: [C + 1] int64, first row of each cell; one cell for flat and graph.
+    """
+
+    items: Nums
+    rows: Nums
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def identity(cls, n_items: int) -> Layout:
+        """Return the layout of one cell in the order of item_num."""
+        nums = np.arange(n_items, dtype=np.int32)
+        return cls(nums, nums, np.array([0, n_items], dtype=np.int64))
+
+    @classmethod
+    def of_cells(cls, member: Nums, n_cells: int) -> Layout:
+        """Return the layout of items in cells, by (cell, item_num).
+
+        Args:
+            member: [N] cell of each item_num.
+            n_cells: C.
+        """
+        items = np.argsort(member, kind="stable").astype(np.int32)
+        rows = np.empty_like(items)
+        rows[items] = np.arange(len(items), dtype=np.int32)
+        sizes = np.bincount(member, minlength=n_cells)
+        return cls(items, rows, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+
+class Index:
+    """An index of N items.
+
+    Args:
+        kind: one of KINDS.
+        similarity: `cosine` or `inner_product`.
+        codes: codes in row order.
+        bias: [N, n_bias] float32 in row order.
+        dictionary: [S, D] float32; ignored for dense8 codes.
+        layout: where items lie.
+        space: how queries enter the router's space; None for flat.
+        router: cells (ivf) or items (graph); None for flat.
+        settings: {list length: n_probe or ef}.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        similarity: str,
+        codes: Codes,
+        bias: Floats,
+        dictionary: Floats,
+        layout: Layout | None = None,
+        space: RoutingSpace | None = None,
+        router: Router | None = None,
+        settings: Mapping[int, int] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.similarity = similarity
+        self.codes = codes
+        self.dictionary = read_only(dictionary)
+        self.layout = layout or Layout.identity(codes.n_items)
+        self.settings = dict(sorted((settings or {}).items()))
+        self._space = space
+        self.router = router
+        self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+
+    @classmethod
+    def open(cls, index: Build, chain: Mapping[str, Build]) -> Index:
+        """Open an index build; arrays stay on disk until they are touched.
+
+        Args:
+            index: the build.
+            chain: {kind: Build} with the codes, compressor and embeddings it was made from.
+
+        Raises:
+            BuildError: a build it needs is missing from the chain.
+        """
+        missing = {"codes", "compressor", "embeddings"} - set(chain)
+        if missing:
+            raise BuildError(f"index {index.build_id} needs builds of {sorted(missing)}")
+        facts = index.facts
+        in_cells = facts["kind"] == "ivf"
+        codes = Codes.open(index if in_cells else chain["codes"])
+        bias = np.load((index if in_cells else chain["embeddings"]).path("bias.npy"), mmap_mode="r")
+        parts: dict[str, Any] = {}
+        if in_cells:
+            arrays = [
+                np.load(index.path(f"{name}.npy"), mmap_mode="r")
+                for name in ("items", "rows", "starts")
+            ]
+            parts["layout"] = Layout(*arrays)
+        if facts["kind"] != "flat":
+            space = RoutingSpace(
+                facts["similarity"], np.load(index.path("mean.npy")), facts["norm"]
+            )
+            n_rows = facts["n_cells"] if in_cells else facts["n_items"]
+            parts["space"] = space
+            parts["router"] = Router.open(index.path("router.hnsw"), dim=space.dim, n_rows=n_rows)
+        return cls(
+            kind=facts["kind"],
+            similarity=facts["similarity"],
+            codes=codes,
+            bias=bias,
+            dictionary=load_dictionary(codes, chain["compressor"], facts["dim"]),
+            settings={int(k): v for k, v in facts["settings"].items()},
+            **parts,
+        )
+
+    # -- sizes -----------------------------------------------------------------------------
+
+    @property
+    def n_items(self) -> int:
+        """Number of items N."""
+        return self.codes.n_items
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D of queries."""
+        return int(self.dictionary.shape[1])
+
+    @property
+    def n_bias(self) -> int:
+        """Biases per item, each weighted by the query."""
+        return int(self._stored.bias.shape[1])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells C."""
+        return len(self.layout.starts) - 1
+
+    # -- searching -------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: Floats,
+        *,
+        weights: Floats | None = None,
+        top_k: int,
+        exclude: Sequence[NDArray[Any]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
+        setting: int | None = None,
+        guarantee: bool = True,
+    ) -> tuple[Nums, Floats]:
+        """Return the best items of every query, best first.
+
+        Args:
+            queries: [Q, D] finite; for cosine not zero.
+            weights: [Q, n_bias] weights of the biases; default zeros.
+            top_k: K, 1 or more; may exceed the catalogue.
+            exclude: per query, item_nums that are never returned.
+            allow: [N] by item_num, False: never returned for any query.
+            setting: n_probe or ef instead of the build's choice.
+            guarantee: scan everything for a query whose cells hold fewer than K; False leaves
+                its list short (to measure a setting alone).
+
+        Returns:
+            item_nums [Q, K] int32 padded with -1, scores [Q, K] float32 padded with -inf.
+
+        Raises:
+            SearchError: a query, weight, mask or list length that cannot be used.
+        """
+        queries, weights = self._checked(queries, weights)
+        if top_k < 1:
+            raise SearchError(f"top_k={top_k} must be 1 or more")
+        denied = self._denied(allow)
+        excluded = self._checked_exclusions(exclude, len(queries))
+        nums = np.full((len(queries), top_k), -1, dtype=np.int32)
+        scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+        n_allowed = self.n_items - int(np.count_nonzero(denied))
+        if n_allowed == 0 or len(queries) == 0:
+            return nums, scores
+        tables = self.codes.table(queries, self.dictionary)
+        plans = [self._plan(top_k + len(e), n_allowed, setting) for e in excluded]
+        routed = self._route(queries, weights, max(plans))
+        room = min(top_k, self.n_items)
+        everything = self._full_scan(denied)
+        for q, plan in enumerate(plans):
+            best = nums[q, :room], scores[q, :room]
+            starts, stops = self._runs(routed[q, :plan]) if plan else everything
+            query = self._stored, tables[q], weights[q]
+            found = search_runs(*query, starts, stops, denied, excluded[q], *best)
+            if guarantee and plan and found < room:
+                search_runs(*query, *everything, denied, excluded[q], *best)
+        return nums, scores
+
+    def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
+        """Return the code scores of all items [Q, N], by item_num."""
+        queries, weights = self._checked(queries, weights)
+        tables = self.codes.table(queries, self.dictionary)
+        out = np.empty((len(queries), self.n_items), dtype=np.float32)
+        for q in range(len(queries)):
+            score_all(self._stored, tables[q], weights[q], out[q])
+        return out
+
+    def score_items(
+        self, query: Floats, item_nums: NDArray[Any], weights: Floats | None = None
+    ) -> Floats:
+        """Return the code scores [C] of some items for one query [D]."""
+        queries, checked = self._checked(query[None], None if weights is None else weights[None])
+        table = self.codes.table(queries, self.dictionary)[0]
+        out = np.empty(len(item_nums), dtype=np.float32)
+        score_rows(self._stored, table, checked[0], self.layout.rows[np.asarray(item_nums)], out)
+        return out
+
+    def decode(self, item_nums: NDArray[Any]) -> Floats:
+        """Return the stored reconstructions [C, D] of some items."""
+        return self.codes.decode(self.dictionary, self.layout.rows[np.asarray(item_nums)])
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _plan(self, depth: int, n_allowed: int, setting: int | None) -> int:
+        """Return n_probe or ef for a list of `depth`, or 0 for a scan of the allowed items."""
+        limit = self.n_items if self.kind == "graph" else self.n_cells
+        if self.router is None:
+            return 0
+        wanted = setting if setting is not None else self._setting_for(depth)
+        if setting is None and n_allowed < self.n_items:
+            wanted = -(-wanted * self.n_items // n_allowed)
+            cost = wanted * (_GRAPH_COST if self.kind == "graph" else self.n_items / limit)
+            wanted = 0 if cost >= n_allowed else wanted
+        return 0 if wanted >= limit else max(wanted, 0)
+
+    def _setting_for(self, depth: int) -> int:
+        """Return the measured setting of the next longer list, or grow the last in proportion."""
+        for length, setting in self.settings.items():
+            if length >= depth:
+                return max(setting, depth if self.kind == "graph" else 1)
+        length, setting = list(self.settings.items())[-1] if self.settings else (1, 1)
+        return max(-(-setting * depth // length), depth if self.kind == "graph" else 1)
+
+    def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
+        if count == 0 or self.router is None or self._space is None:
+            return np.zeros((len(queries), 0), dtype=np.int64)
+        return self.router.nearest(self._space.queries(queries, weights), count)
+
+    def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self.kind == "graph":
+            return routed, routed + 1
+        return self.layout.starts[routed], self.layout.starts[routed + 1]
+
+    def _full_scan(self, denied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the runs of all rows, or of the allowed rows where they are a minority."""
+        if 2 * np.count_nonzero(denied) > self.n_items:
+            rows = np.sort(self.layout.rows[np.flatnonzero(~denied)]).astype(np.int64)
+            return rows, rows + 1
+        return np.zeros(1, dtype=np.int64), np.array([self.n_items], dtype=np.int64)
+
+    def _checked(self, queries: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise SearchError(
+                f"queries have shape {queries.shape}, expected [Q, {self.dim}]"
+            )
+        if weights is None:
+            weights = np.zeros((len(queries), self.n_bias), dtype=np.float32)
+        weights = np.ascontiguousarray(weights, dtype=np.float32)
+        if weights.shape != (len(queries), self.n_bias):
+            raise SearchError(
+                f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
+            )
+        for name, array in (("query", queries), ("weights of query", weights)):
+            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+            if len(bad):
+                raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
+        if self.similarity == "cosine":
+            zero = np.flatnonzero(~queries.any(axis=1))
+            if len(zero):
+                raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+            queries = unit_rows(queries)
+        return queries, weights
+
+    def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        if allow is None:
+            return _NOBODY
+        allow = np.asarray(allow)
+        if allow.shape != (self.n_items,) or allow.dtype != np.bool_:
+            raise SearchError(
+                f"allow has shape {allow.shape} and dtype {allow.dtype}, "
+                f"expected ({self.n_items},) bool"
+            )
+        return ~allow
+
+    def _checked_exclusions(
+        self, exclude: Sequence[NDArray[Any]] | None, n_queries: int
+    ) -> list[NDArray[np.int32]]:
+        if exclude is None:
+            return [np.zeros(0, dtype=np.int32)] * n_queries
+        if len(exclude) != n_queries:
+            raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
+        return [np.unique(np.asarray(nums, dtype=np.int32)) for nums in exclude]
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view: kernels then compile once for memory and for files."""
+    view = np.asarray(array).view()
+    view.setflags(write=False)
+    return view
+
+
+def load_dictionary(codes: Codes, compressor: Build, dim: int) -> Floats:
+    """Return the dictionary [S, D], memory-mapped; [0, D] for dense8 codes, which use none."""
+    if codes.packing == "dense8":
+        return np.zeros((0, dim), dtype=np.float32)
+    return np.asarray(np.load(compressor.path("dictionary.npy"), mmap_mode="r"))
