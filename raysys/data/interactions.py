@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysys.data.hashing import hash_ids
+from raysys.data.readers import Chunk
 from raysys.data.schema import INTERACTION_SCHEMA
-from raysys.data.sources import Chunk
 from raysys.data.timestamps import to_seconds
 from raysys.errors import ConfigError, DataError
 

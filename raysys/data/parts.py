@@ -1,0 +1,226 @@
+"""The four pieces of work of `prepare`, file to file: each runs in one process on bounded memory.
+
+    read_piece    piece of the source -> one file of batches by user bucket (+ quarantine)
+    merge_buckets those batches of some buckets -> one part of the interactions
+    count_part    part -> statistics
+    write_shard   part -> user shard
+
+Folders are local paths or URIs; every function writes the same files when it runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.data.catalogue import PartStatistics, number_part, read_rows, statistics
+from raysys.data.interactions import (
+    N_BUCKETS,
+    QUARANTINE_SCHEMA,
+    LogTraits,
+    clean,
+    merge,
+    partition,
+)
+from raysys.data.readers import Piece, read_chunks
+from raysys.data.schema import INTERACTION_SCHEMA, RatingLevels
+from raysys.data.splits import SplitPlan, audit
+from raysys.storage import open_filesystem
+
+_WRITE: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class PieceResult:
+    """What `read_piece` found.
+
+    Attributes:
+        path: the file of batches.
+        n_chunks: chunks in it, `N_BUCKETS` batches each.
+        n_rows: rows read.
+        reasons: quarantined rows per reason.
+        units: rows per timestamp unit.
+        n_rated, n_events, n_timed: good rows that have one.
+        example: one quarantined row in words, or "".
+    """
+
+    path: str
+    n_chunks: int
+    n_rows: int
+    reasons: dict[str, int]
+    units: dict[str, int]
+    n_rated: int
+    n_events: int
+    n_timed: int
+    example: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeTask:
+    """Buckets `first` .. `last` (excluded) become part `number`."""
+
+    number: int
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeResult:
+    """What `merge_buckets` wrote.
+
+    Attributes:
+        name: the part's file name.
+        n_rows, n_users, n_duplicates, n_untimed: rows written, their users, rows removed.
+        time_range: first and last second, None without time.
+    """
+
+    name: str
+    n_rows: int
+    n_users: int
+    n_duplicates: int
+    n_untimed: int
+    time_range: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """The part at `uri` becomes `name`; its first user is `first_user`."""
+
+    uri: str
+    name: str
+    first_user: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What `write_shard` wrote: cells, and rows that became none."""
+
+    n_cells: int
+    n_rare: int
+    n_unknown_level: int
+    windows: list[int]
+
+
+def read_piece(
+    task: tuple[int, Piece],
+    *,
+    columns: Mapping[str, str],
+    rating_range: tuple[float | None, float | None],
+    folder: str,
+    shuffle: str,
+) -> PieceResult:
+    """Clean the rows of a piece and write them by user bucket."""
+    number, piece = task
+    filesystem, root = open_filesystem(shuffle)
+    filesystem.create_dir(root, recursive=True)
+    path = f"{root}/piece-{number:05d}.arrow"
+    schema = INTERACTION_SCHEMA
+    if "fold" in columns:
+        schema = schema.append(pa.field("fold", pa.string()))
+    reasons: Counter[str] = Counter()
+    units: Counter[str] = Counter()
+    bad: list[pa.Table] = []
+    n_chunks = n_rows = n_rated = n_events = n_timed = 0
+    with filesystem.open_output_stream(path) as stream, pa.ipc.new_file(stream, schema) as out:
+        for chunk in read_chunks(piece, list(dict.fromkeys(columns.values()))):
+            done = clean(chunk, file=piece.file.name, columns=columns, rating_range=rating_range)
+            for batch in partition(done.rows):
+                out.write_batch(batch)
+            n_chunks += 1
+            n_rows += chunk.table.num_rows + len(chunk.malformed)
+            n_rated += len(done.rows) - done.rows["rating"].null_count
+            n_events += len(done.rows) - done.rows["event"].null_count
+            n_timed += len(done.rows) - done.rows["timestamp"].null_count
+            units.update(done.units)
+            reasons.update(done.bad["reason"].to_pylist())
+            bad.append(done.bad)
+    example = _quarantine(bad, folder, f"quarantine-piece-{number:05d}.parquet")
+    return PieceResult(
+        path, n_chunks, n_rows, dict(reasons), dict(units), n_rated, n_events, n_timed, example
+    )
+
+
+def merge_buckets(
+    task: MergeTask,
+    *,
+    pieces: list[PieceResult],
+    shuffle: str,
+    folder: str,
+    traits: LogTraits,
+    keep: str,
+) -> MergeResult:
+    """Merge the batches of some buckets into one part."""
+    filesystem, _ = open_filesystem(shuffle)
+    tables = []
+    for piece in pieces:
+        with filesystem.open_input_file(piece.path) as stream, pa.ipc.open_file(stream) as file:
+            batches = [
+                file.get_batch(chunk * N_BUCKETS + bucket)
+                for chunk in range(piece.n_chunks)
+                for bucket in range(task.first, task.last)
+            ]
+            tables.append(pa.Table.from_batches(batches, schema=file.schema))
+    merged = merge(tables, traits=traits, keep=keep)
+    name = f"part-{task.number:05d}.parquet"
+    _write(merged.rows, folder, name)
+    _quarantine([merged.bad], folder, f"quarantine-part-{task.number:05d}.parquet")
+    times = pc.min_max(merged.rows["timestamp"]).as_py()
+    return MergeResult(
+        name=name,
+        n_rows=len(merged.rows),
+        n_users=merged.n_users,
+        n_duplicates=merged.n_duplicates,
+        n_untimed=len(merged.bad),
+        time_range=None if times["min"] is None else (times["min"], times["max"]),
+    )
+
+
+def count_part(uri: str, *, plan: SplitPlan, has_time: bool) -> PartStatistics:
+    """Count one part of the interactions."""
+    return statistics(read_rows(uri), plan, has_time=has_time)
+
+
+def write_shard(
+    task: ShardTask,
+    *,
+    plan: SplitPlan,
+    item_ids: pa.Array,
+    levels: RatingLevels,
+    n_fit_items: int,
+    folder: str,
+) -> ShardResult:
+    """Number one part, check it for leaks and write it as a user shard.
+
+    Raises:
+        DataError: a window knows what it must not know.
+    """
+    numbered = number_part(
+        read_rows(task.uri), plan, item_ids=item_ids, levels=levels, first_user=task.first_user
+    )
+    cells = numbered.cells
+    audit(cells, protocol=plan.protocol, cutoffs=plan.cutoffs, n_fit_items=n_fit_items)
+    _write(cells.to_table(), folder, task.name)
+    windows = [int((cells.window == window).sum()) for window in range(5)]
+    return ShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)
+
+
+def _quarantine(tables: list[pa.Table], folder: str, name: str) -> str:
+    """Write quarantined rows where there are any and return one of them in words."""
+    table = pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *tables])
+    if not len(table):
+        return ""
+    _write(table, folder, name)
+    row = table.slice(0, 1).to_pylist()[0]
+    values = {k: v for k, v in row.items() if k not in ("reason", "file", "row") and v is not None}
+    return f"{row['file']} row {row['row']}: {row['reason']} {values}"
+
+
+def _write(table: pa.Table, folder: str, name: str) -> None:
+    filesystem, root = open_filesystem(folder)
+    pq.write_table(table, f"{root}/{name}", filesystem=filesystem, **_WRITE)

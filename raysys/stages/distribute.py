@@ -1,0 +1,91 @@
+"""Independent tasks on the cluster, through Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from raysys.errors import find_cause
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_LOG_EVERY_S = 5.0
+
+
+def distribute(
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    *,
+    stage: str,
+    rows: Callable[[R], int] | None = None,
+) -> list[R]:
+    """Apply `function` to every task, one CPU each, and return the results in task order.
+
+    Ray Data schedules one block per task and tries again when a worker is lost, so a function must
+    write the same files when it runs twice. Results should be small: large data goes to files.
+
+    Args:
+        function: importable or picklable; sent once, through the object store.
+        tasks: what it is called with.
+        stage: how log lines call the work.
+        rows: number of rows behind a result, for the rate in log lines.
+
+    Raises:
+        RaysysError: the one that a task raised.
+    """
+    results: dict[int, R] = {}
+    started = logged = time.perf_counter()
+    done_rows = 0
+    try:
+        for number, result in _stream(function, tasks):
+            results[number] = result
+            done_rows += rows(result) if rows else 0
+            now = time.perf_counter()
+            if now - logged > _LOG_EVERY_S or len(results) == len(tasks):
+                logged = now
+                log.info(
+                    "%s tasks=%d/%d rows=%d rows_per_s=%.0f seconds=%.1f",
+                    stage,
+                    len(results),
+                    len(tasks),
+                    done_rows,
+                    done_rows / max(now - started, 1e-9),
+                    now - started,
+                )
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is None or cause is error:
+            raise
+        raise cause from None
+    return [results[number] for number in range(len(tasks))]
+
+
+def _stream(function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by Ray Data's own defaults
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach us as exceptions
+    context.enable_progress_bars = False
+    work = ray.put((function, list(tasks)))
+
+    def run(batch: pa.Table) -> pa.Table:
+        call, todo = ray.get(work)
+        number = batch["id"][0].as_py()
+        outcome = pickle.dumps(call(todo[number]))
+        return pa.table({"id": [number], "result": pa.array([outcome], pa.large_binary())})
+
+    numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
+    done: Any = numbers.map_batches(run, batch_size=1, batch_format="pyarrow")
+    for row in done.iter_rows():
+        yield row["id"], pickle.loads(row["result"])
