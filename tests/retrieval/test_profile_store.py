@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.errors import SearchError, UnknownItemError
+from raysys.retrieval.profile_store import (
+    ItemTable,
+    UserStore,
+    default_level,
+    entry_level,
+    posted_cells,
+    seen_items,
+)
+from raysys.retrieval.query import ProfileEntry, UnknownUserError
+
+STARS = RatingLevels(
+    names=("1", "2", "3", "4", "5"),
+    values=(1.0, 2.0, 3.0, 4.0, 5.0),
+    liked=default_liked([1, 2, 3, 4, 5]),
+)
+STARS_AND_UNRATED = RatingLevels(
+    names=("1", "5", "unrated"), values=(1.0, 5.0, None), liked=(False, True, False)
+)
+EVENTS = RatingLevels(names=("return", "purchase"), values=(None, None), liked=(False, True))
+BINS = RatingLevels(names=("low", "high"), values=(10.0, 90.0), liked=(False, True), edges=(50.0,))
+ITEMS = ItemTable(["a", "b", "42"], ["A", None, "C"])
+
+
+@pytest.mark.parametrize(
+    ("levels", "entry", "expected"),
+    [
+        (STARS, ProfileEntry("a", rating=5), 4),
+        (STARS, ProfileEntry("a", rating=2.4), 1),
+        (STARS, ProfileEntry("a"), 3),  # the lowest liked rating
+        (STARS_AND_UNRATED, ProfileEntry("a"), 2),
+        (EVENTS, ProfileEntry("a"), 1),  # the first liked event
+        (EVENTS, ProfileEntry("a", event="return"), 0),
+        (BINS, ProfileEntry("a", rating=1e6), 1),  # outer bins are open
+    ],
+)
+def test_level_of_an_entry(levels, entry, expected):
+    assert entry_level(entry, levels) == expected
+
+
+@pytest.mark.parametrize(
+    ("levels", "entry", "words"),
+    [
+        (STARS, ProfileEntry("a", rating=6), ["'a'", "rating=6", "1 to 5"]),
+        (EVENTS, ProfileEntry("a", rating=3), ["rating=3", "events"]),
+        (EVENTS, ProfileEntry("a", event="view"), ["'view'", "'return', 'purchase'"]),
+    ],
+)
+def test_entries_that_no_level_fits(levels, entry, words):
+    with pytest.raises(SearchError) as caught:
+        entry_level(entry, levels)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_without_any_liked_level_the_first_counts():
+    assert default_level(RatingLevels(names=("x",), values=(None,), liked=(False,))) == 0
+
+
+def test_posted_profiles_are_sorted_and_merged():
+    entries = [
+        ProfileEntry("b", rating=1, timestamp=30),
+        ProfileEntry("new"),
+        ProfileEntry("a", rating=5),  # now
+        ProfileEntry("b", rating=1, timestamp=10),
+        ProfileEntry("a", rating=4, timestamp=20),
+        ProfileEntry("new", rating=2),
+    ]
+    cells, unknown = posted_cells(entries, items=ITEMS, levels=STARS, now=100)
+    assert unknown == ["new"]
+    np.testing.assert_array_equal(cells.timestamp, [20, 30, 100])
+    np.testing.assert_array_equal(cells.item_num, [0, 1, 0])
+    np.testing.assert_array_equal(cells.level, [3, 0, 4])
+    np.testing.assert_array_equal(cells.offsets, [0, 3])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "42", "?"]), st.integers(1, 5))))
+def test_every_entry_is_a_cell_or_unknown(pairs):
+    entries = [ProfileEntry(item, rating=rating) for item, rating in pairs]
+    cells, unknown = posted_cells(entries, items=ITEMS, levels=STARS, now=0)
+    back = {(ITEMS.item_ids[n], v + 1) for n, v in zip(cells.item_num, cells.level, strict=True)}
+    assert back == {(item, rating) for item, rating in pairs if item != "?"}
+    assert cells.n_cells == len(back)
+    assert unknown == (["?"] if any(item == "?" for item, _ in pairs) else [])
+
+
+def test_items_by_id():
+    assert ITEMS.num("42") == 2
+    with pytest.raises(UnknownItemError, match=r"'x'.*3 items"):
+        ITEMS.num("x")
+
+
+def test_stored_users_see_only_the_served_catalogue():
+    cells = Cells.from_lists([[(0, 1), (9, 2)], [], [(2, 4)]])
+    store = UserStore(["ann", "bo", "cy"], cells, n_items=3)
+    np.testing.assert_array_equal(store.history("ann").item_num, [0])
+    assert store.history("bo").n_cells == 0
+    with pytest.raises(UnknownUserError, match=r"'dee'.*3 known users"):
+        store.history("dee")
+
+
+def test_seen_items_per_user():
+    seen = seen_items(Cells.from_lists([[(3, 0), (1, 0)], [], [(2, 0)]]))
+    assert [nums.tolist() for nums in seen] == [[3, 1], [], [2]]
+    assert seen_items(Cells.from_lists([])) == []
