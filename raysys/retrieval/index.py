@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.builds import Build
+from raysys.builds import Build, Draft
 from raysys.errors import BuildError, SearchError
 from raysys.retrieval.cells import Router, RoutingSpace, unit_rows
 from raysys.retrieval.codes import Codes, Floats
@@ -146,10 +146,44 @@ class Index:
             similarity=facts["similarity"],
             codes=codes,
             bias=bias,
-            dictionary=load_dictionary(codes, chain["compressor"], facts["dim"]),
+            dictionary=load_dictionary(codes, chain, facts["dim"]),
             settings={int(k): v for k, v in facts["settings"].items()},
             **parts,
         )
+
+    def save(self, draft: Draft) -> dict[str, Any]:
+        """Write what `open` needs beside the other builds, and return the facts it needs.
+
+        An ivf index holds its own copy of codes and biases, in cell order, so that a cell is one
+        run on disk; flat and graph read those of the codes and embeddings builds.
+        """
+        facts: dict[str, Any] = {
+            "kind": self.kind,
+            "similarity": self.similarity,
+            "packing": self.codes.packing,
+            "n_items": self.n_items,
+            "dim": self.dim,
+            "n_bias": self.n_bias,
+            "n_cells": self.n_cells,
+            "settings": {str(k): v for k, v in self.settings.items()},
+        }
+        extra = self.n_bias * 4.0
+        if self.kind == "ivf":
+            self.codes.save(draft)
+            arrays = {"bias": self._stored.bias, **dataclasses.asdict(self.layout)}
+            for name, array in arrays.items():
+                np.save(draft.path(f"{name}.npy"), array)
+            extra += 8
+        if self.router is not None and self._space is not None:
+            np.save(draft.path("mean.npy"), self._space.mean)
+            facts["norm"] = self._space.norm
+            path = draft.path("router.hnsw")
+            self.router.save(path)
+            extra += path.stat().st_size / self.n_items
+        shared = self.codes.bytes_per_item_with(self.dictionary) - self.codes.bytes_per_item
+        facts["bytes_per_item"] = round(self.codes.bytes_per_item + extra, 2)
+        facts["bytes_per_item_with_dictionary"] = round(facts["bytes_per_item"] + shared, 2)
+        return facts
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -293,9 +327,7 @@ class Index:
     def _checked(self, queries: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise SearchError(
-                f"queries have shape {queries.shape}, expected [Q, {self.dim}]"
-            )
+            raise SearchError(f"queries have shape {queries.shape}, expected [Q, {self.dim}]")
         if weights is None:
             weights = np.zeros((len(queries), self.n_bias), dtype=np.float32)
         weights = np.ascontiguousarray(weights, dtype=np.float32)
@@ -342,8 +374,8 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def load_dictionary(codes: Codes, compressor: Build, dim: int) -> Floats:
+def load_dictionary(codes: Codes, chain: Mapping[str, Build], dim: int) -> Floats:
     """Return the dictionary [S, D], memory-mapped; [0, D] for dense8 codes, which use none."""
     if codes.packing == "dense8":
         return np.zeros((0, dim), dtype=np.float32)
-    return np.asarray(np.load(compressor.path("dictionary.npy"), mmap_mode="r"))
+    return np.asarray(np.load(chain["compressor"].path("dictionary.npy"), mmap_mode="r"))
