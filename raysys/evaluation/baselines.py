@@ -1,0 +1,216 @@
+"""Simple rankers that every report shows beside the model.
+
+Letters: U users, B users in a block, N items of the catalogue.
+
+popularity: training interactions. recent: those among the last fraction of the training log.
+decayed: every interaction weighs 2^(-age / half-life). itemknn: cosine between items with
+shrinkage, each item keeps its k nearest. ease: Steck, "Embarrassingly Shallow Autoencoders for
+Sparse Data", WWW 2019, equation 8. All see presence only: a (user, item) pair counts once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import lapack
+
+from raysys.data.cells import Cells
+from raysys.errors import DataError
+from raysys.evaluation.metrics import top_items
+
+MAX_EASE_ITEMS = 15_000
+_KNN_BLOCK = 1024
+_SECONDS_PER_DAY = 86_400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemScores:
+    """Ranks by one score per item, the same for every user.
+
+    Attributes:
+        scores: [N].
+    """
+
+    scores: NDArray[Any]
+
+    def __call__(self, history: Cells, top_k: int) -> NDArray[np.int32]:
+        """Return the best items outside each history, int32 [B, top_k]."""
+        n_items = len(self.scores)
+        longest = int(history.counts.max(initial=0))
+        head = top_items(self.scores[None], min(n_items, top_k + longest))[0]
+        place = np.full(n_items, len(head), dtype=np.int64)
+        place[head[head >= 0]] = np.flatnonzero(head >= 0)
+        kept = np.tile(head >= 0, (history.n_users, 1))
+        inside = history.item_num < n_items
+        at = place[history.item_num[inside]]
+        listed = at < len(head)
+        kept[history.rows[inside][listed], at[listed]] = False
+        lists: NDArray[np.int32] = np.full((history.n_users, top_k), -1, dtype=np.int32)
+        rows, columns = np.nonzero(kept)
+        position = (np.cumsum(kept, axis=1) - 1)[rows, columns]
+        fits = position < top_k
+        lists[rows[fits], position[fits]] = head[columns[fits]]
+        return lists
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the scores as `<name>.npy`."""
+        np.save(folder / f"{name}.npy", self.scores)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> ItemScores:
+        """Read what `save` wrote."""
+        return cls(np.load(folder / f"{name}.npy"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemKNN:
+    """Ranks item i by the sum of similarity[i, j] over the items j of the history.
+
+    Attributes:
+        similarity: float32 CSR [N, N]; row i holds the nearest neighbours of item i.
+    """
+
+    similarity: sparse.csr_matrix
+
+    def __call__(self, history: Cells, top_k: int) -> NDArray[np.int32]:
+        """Return the best items outside each history, int32 [B, top_k]."""
+        seen = presence(history, self.similarity.shape[0])
+        lists: NDArray[np.int32] = top_items(
+            (seen @ self.similarity.T).toarray(), top_k, exclude=history
+        )
+        return lists
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the similarities as three arrays."""
+        for part in ("data", "indices", "indptr"):
+            np.save(folder / f"{name}.{part}.npy", getattr(self.similarity, part))
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> ItemKNN:
+        """Read what `save` wrote."""
+        parts = [np.load(folder / f"{name}.{part}.npy") for part in ("data", "indices", "indptr")]
+        n_items = len(parts[2]) - 1
+        return cls(sparse.csr_matrix(tuple(parts), shape=(n_items, n_items)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ease:
+    """Ranks by a full linear item-to-item map with an empty diagonal.
+
+    Attributes:
+        weights: float32 [N, N]; the score of i is the sum of weights[j, i] over the history.
+    """
+
+    weights: NDArray[np.float32]
+
+    def __call__(self, history: Cells, top_k: int) -> NDArray[np.int32]:
+        """Return the best items outside each history, int32 [B, top_k]."""
+        scores = presence(history, len(self.weights)) @ self.weights
+        lists: NDArray[np.int32] = top_items(scores, top_k, exclude=history)
+        return lists
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the weights as `<name>.npy`."""
+        np.save(folder / f"{name}.npy", self.weights)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Ease:
+        """Map what `save` wrote."""
+        return cls(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+
+def presence(cells: Cells, n_items: int) -> sparse.csr_matrix:
+    """Return the float32 CSR matrix [U, N] of ones where a user has an item of the catalogue."""
+    inside = cells.take(cells.item_num < n_items)
+    matrix = sparse.csr_matrix(
+        (np.ones(inside.n_cells, dtype=np.float32), inside.item_num, inside.offsets),
+        shape=(cells.n_users, n_items),
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def item_counts(cells: Cells, n_items: int) -> NDArray[np.int64]:
+    """Return how many users have each item of the catalogue, int64 [N]."""
+    return np.bincount(presence(cells, n_items).indices, minlength=n_items).astype(np.int64)
+
+
+def popularity(cells: Cells, n_items: int) -> ItemScores:
+    """Rank by the number of training users."""
+    return ItemScores(item_counts(cells, n_items))
+
+
+def recent(cells: Cells, n_items: int, *, fraction: float) -> ItemScores:
+    """Rank by interactions in the last `fraction` of the training log, ties by all of it."""
+    times = np.sort(cells.timestamp)
+    start = times[min(int((1 - fraction) * len(times)), len(times) - 1)] if len(times) else 0
+    late = item_counts(cells.take(cells.timestamp >= start), n_items)
+    order = np.lexsort((np.arange(n_items), -item_counts(cells, n_items), -late))
+    scores = np.empty(n_items, dtype=np.float32)
+    scores[order] = -np.arange(n_items)
+    return ItemScores(scores)
+
+
+def decayed(cells: Cells, n_items: int, *, half_life_days: float) -> ItemScores:
+    """Rank by interactions that lose half their weight every `half_life_days`."""
+    inside = cells.take(cells.item_num < n_items)
+    age = inside.timestamp.max(initial=0) - inside.timestamp
+    weights = np.exp2(-age / (half_life_days * _SECONDS_PER_DAY))
+    return ItemScores(np.bincount(inside.item_num, weights=weights, minlength=n_items))
+
+
+def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -> list[ItemKNN]:
+    """Fit one ItemKNN per (neighbours k, shrinkage), sharing the item-item counts."""
+    matrix = presence(cells, n_items)
+    norms = np.sqrt(np.bincount(matrix.indices, minlength=n_items))
+    transposed = matrix.T.tocsr()
+    parts: list[list[sparse.csr_matrix]] = [[] for _ in settings]
+    for start in range(0, n_items, _KNN_BLOCK):
+        rows = np.arange(start, min(start + _KNN_BLOCK, n_items))
+        together = (transposed[rows] @ matrix).toarray().astype(np.float64)
+        together[np.arange(len(rows)), rows] = 0.0
+        lengths = np.outer(norms[rows], norms)
+        for part, (neighbours, shrink) in zip(parts, settings, strict=True):
+            part.append(_nearest(together / (lengths + shrink + 1e-12), neighbours))
+    return [ItemKNN(sparse.vstack(part, format="csr")) for part in parts]
+
+
+def ease(cells: Cells, n_items: int, *, penalty: float) -> Ease:
+    """Fit EASE with L2 penalty lambda.
+
+    Raises:
+        DataError: the catalogue is too large for an [N, N] inverse.
+    """
+    if n_items > MAX_EASE_ITEMS:
+        raise DataError(f"EASE takes up to {MAX_EASE_ITEMS} items, the catalogue has {n_items}")
+    matrix = presence(cells, n_items)
+    gram = (matrix.T @ matrix).toarray(order="F").astype(np.float32, copy=False)
+    gram[np.diag_indices(n_items)] += penalty
+    factor, failed = lapack.spotrf(gram, lower=True, overwrite_a=True)
+    if failed:
+        raise DataError(f"EASE with penalty {penalty:g} is not positive definite")
+    inverse, _ = lapack.spotri(factor, lower=True, overwrite_c=True)
+    for start in range(0, n_items, _KNN_BLOCK):  # mirror the lower triangle in place
+        stop = min(start + _KNN_BLOCK, n_items)
+        inverse[:start, start:stop] = inverse[start:stop, :start].T
+        block = np.tril(inverse[start:stop, start:stop])
+        inverse[start:stop, start:stop] = block + np.tril(block, -1).T
+    inverse /= -np.diag(inverse).copy()
+    np.fill_diagonal(inverse, 0.0)
+    return Ease(np.ascontiguousarray(inverse))
+
+
+def _nearest(similarity: NDArray[np.float64], neighbours: int) -> sparse.csr_matrix:
+    """Keep the `neighbours` largest positive values of each row."""
+    kept = top_items(np.where(similarity > 0, similarity, -np.inf), neighbours)
+    rows, places = np.nonzero(kept >= 0)
+    columns = kept[rows, places]
+    values = similarity[rows, columns].astype(np.float32)
+    return sparse.csr_matrix((values, (rows, columns)), shape=similarity.shape)
