@@ -46,6 +46,8 @@ def resolve_cutoffs(
 def cutoffs_of_folds(uris: Sequence[str]) -> tuple[int, int]:
     """Return the first times of folds val and test of a time split that was given.
 
+    Folds may share the second of a cut: their author may have known more exact times.
+
     Raises:
         DataError: the folds overlap in time, or one is empty.
     """
@@ -65,10 +67,10 @@ def cutoffs_of_folds(uris: Sequence[str]) -> tuple[int, int]:
         if last[earlier] < 0 or last[later] < 0:
             empty = earlier if last[earlier] < 0 else later
             raise DataError(f"protocol=temporal needs rows in fold {empty!r}, there are none")
-        if last[earlier] >= first[later]:
+        if last[earlier] > first[later]:
             raise DataError(
                 f"protocol=temporal, but a row of fold {earlier!r} has timestamp {last[earlier]}, "
-                f"not before the first of fold {later!r} at {first[later]}"
+                f"after the first of fold {later!r} at {first[later]}"
             )
     return first["val"], first["test"]
 

@@ -204,7 +204,13 @@ def write_shard(
         read_rows(task.uri), plan, item_ids=item_ids, levels=levels, first_user=task.first_user
     )
     cells = numbered.cells
-    audit(cells, protocol=plan.protocol, cutoffs=plan.cutoffs, n_fit_items=n_fit_items)
+    audit(
+        cells,
+        protocol=plan.protocol,
+        cutoffs=plan.cutoffs,
+        n_fit_items=n_fit_items,
+        shared_second=plan.given,
+    )
     _write(cells.to_table(), folder, task.name)
     windows = [int((cells.window == window).sum()) for window in range(5)]
     return ShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)

@@ -115,7 +115,12 @@ def assign_windows(rows: Rows, plan: SplitPlan) -> tuple[NDArray[np.uint8], NDAr
 
 
 def audit(
-    cells: Cells, *, protocol: str, cutoffs: tuple[int, int] | None, n_fit_items: int
+    cells: Cells,
+    *,
+    protocol: str,
+    cutoffs: tuple[int, int] | None,
+    n_fit_items: int,
+    shared_second: bool = False,
 ) -> None:
     """Check that no window of these users knows what it must not know.
 
@@ -124,6 +129,7 @@ def audit(
         protocol: temporal, users or ratings.
         cutoffs: (val, test) seconds of the temporal protocol.
         n_fit_items: size of the catalogue of period val.
+        shared_second: windows may share the second of a cut (given folds).
 
     Raises:
         DataError: naming the first offending cell.
@@ -136,8 +142,10 @@ def audit(
         raise DataError("leakage: a user has two rows in one user shard")
     if protocol == "temporal":
         assert cutoffs is not None
-        expected = np.searchsorted(cutoffs, cells.timestamp, side="right")
-        _refuse(cells, expected != cells.window, f"a cell is on the wrong side of a cut {cutoffs}")
+        latest = np.searchsorted(cutoffs, cells.timestamp, side="right")
+        earliest = np.searchsorted(cutoffs, cells.timestamp, side="left")
+        wrong = (cells.window > latest) | (cells.window < (earliest if shared_second else latest))
+        _refuse(cells, wrong, f"a cell is on the wrong side of a cut {cutoffs}")
         backwards = np.zeros(cells.n_cells, dtype=bool)
         backwards[1:] = (np.diff(cells.timestamp) < 0) & (np.diff(user) == 0)
         _refuse(cells, backwards, "a profile is not in time order")

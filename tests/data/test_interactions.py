@@ -1,0 +1,211 @@
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysys.data.interactions import (
+    N_BUCKETS,
+    ColumnsConfig,
+    LogTraits,
+    clean,
+    merge,
+    partition,
+    resolve_columns,
+    to_ids,
+)
+from raysys.data.readers import Chunk
+from raysys.data.schema import INTERACTION_SCHEMA
+from raysys.data.timestamps import to_seconds
+from raysys.errors import ConfigError, DataError
+
+NAMES = ("user_id", "item_id", "rating", "timestamp", "event")
+RATED = LogTraits(has_ratings=True, has_events=False, has_time=True, has_folds=False)
+EVENTS = LogTraits(has_ratings=False, has_events=True, has_time=True, has_folds=False)
+
+
+def cleaned(**columns):
+    table = pa.table(columns)
+    return clean(Chunk(table, 0, []), file="log", columns={n: n for n in columns})
+
+
+def log_of(rows):
+    return pa.Table.from_pylist(
+        [dict(zip(NAMES, row, strict=True)) for row in rows], schema=INTERACTION_SCHEMA
+    )
+
+
+def test_rows_that_break_a_rule_keep_their_place_and_reason():
+    done = cleaned(
+        user_id=["a", None, "b", "c", "d", ""],
+        item_id=["x", "x", None, "y", "y", "y"],
+        rating=[1.0, 1.0, 1.0, float("nan"), 2.0, 3.0],
+        timestamp=[1, 2, 3, 4, -5, 6],
+    )
+    assert done.rows["user_id"].to_pylist() == ["a"]
+    assert done.bad["reason"].to_pylist() == [
+        "missing user",
+        "missing item",
+        "rating is not a number",
+        "absurd timestamp",
+        "missing user",
+    ]
+    assert done.bad["row"].to_pylist() == [1, 2, 3, 4, 5]
+    assert set(done.bad["file"].to_pylist()) == {"log"}
+
+
+def test_ratings_as_text_and_out_of_range():
+    table = pa.table({"user_id": list("abcd"), "item_id": list("xxxx")})
+    table = table.append_column("rating", pa.array([" 4.5", "ten", None, "9"]))
+    done = clean(
+        Chunk(table, 0, []),
+        file="log",
+        columns={n: n for n in ("user_id", "item_id", "rating")},
+        rating_range=(1.0, 5.0),
+    )
+    assert done.rows["rating"].to_pylist() == [4.5, None]
+    assert done.bad["reason"].to_pylist() == ["rating is not a number", "rating out of range"]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([1, None, 3]), ["1", None, "3"]),
+        (pa.array([1.0, float("nan"), 3.0]), ["1", None, "3"]),
+        (pa.array(["é ü", "", "01"]), ["é ü", None, "01"]),
+        (pa.array(["x", None, "x"]).dictionary_encode(), ["x", None, "x"]),
+        (pa.array(["x", None, "y"], pa.large_string()), ["x", None, "y"]),
+    ],
+)
+def test_ids_become_strings(column, expected):
+    assert to_ids(column, "user").to_pylist() == expected
+
+
+def test_ids_with_fractions_are_refused():
+    with pytest.raises(DataError, match="fractions"):
+        to_ids(pa.array([1.5]), "item")
+
+
+SECONDS = 1_700_000_000
+MOMENT = datetime.datetime.fromtimestamp(SECONDS, datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    ("column", "units"),
+    [
+        (pa.array([SECONDS]), {"s": 1}),
+        (pa.array([SECONDS * 10**3 + 7]), {"ms": 1}),
+        (pa.array([SECONDS * 10**6 + 7]), {"us": 1}),
+        (pa.array([SECONDS * 10**9 + 7]), {"ns": 1}),
+        (pa.array([SECONDS + 0.25]), {"s": 1}),
+        (pa.array([str(SECONDS * 1000)]), {"ms": 1}),
+        (pa.array([MOMENT.isoformat()]), {"iso": 1}),
+        (pa.array([MOMENT.strftime("%Y-%m-%d %H:%M:%S")]), {"iso": 1}),
+        (pa.array([MOMENT.strftime("%Y-%m-%dT%H:%M:%SZ")]), {"iso": 1}),
+        (pa.array([MOMENT], pa.timestamp("ms", "UTC")), {"iso": 1}),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ns")), {"iso": 1}),
+    ],
+)
+def test_timestamps_of_every_form(column, units):
+    seconds, bad, found = to_seconds(column)
+    assert seconds.to_pylist() == [SECONDS]
+    assert not bad.any()
+    assert found == units
+
+
+def test_bad_timestamps_among_good_ones():
+    seconds, bad, _ = to_seconds(pa.array([MOMENT.isoformat(), "yesterday", None, "-1", "12"]))
+    assert seconds.to_pylist() == [SECONDS, None, None, None, 12]
+    assert bad.tolist() == [False, True, False, True, False]
+
+
+def test_a_wrong_column_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"columns.user='usr' .* which has user, item; .*'user'"):
+        resolve_columns(
+            ColumnsConfig(user="usr", item="item"), ["user", "item"], source="f", folds=False
+        )
+
+
+def test_optional_columns_may_be_absent():
+    found = resolve_columns(ColumnsConfig(), ["user_id", "item_id"], source="f", folds=False)
+    assert found == {"user_id": "user_id", "item_id": "item_id"}
+
+
+def test_a_rated_log_keeps_one_rating_and_one_unrated_row_of_a_pair():
+    rows = log_of(
+        [
+            ("u", "i", 3.0, 5, None),
+            ("u", "i", 4.0, 4, None),
+            ("u", "i", None, 3, None),
+            ("u", "i", None, 6, None),
+        ]
+    )
+    first = merge([rows], traits=RATED, keep="first")
+    assert first.rows["timestamp"].to_pylist() == [3, 4]
+    assert first.n_duplicates == 2
+    last = merge([rows], traits=RATED, keep="last")
+    assert last.rows["timestamp"].to_pylist() == [5, 6]
+
+
+def test_an_event_log_keeps_one_row_per_event():
+    rows = log_of([("u", "i", None, t, e) for t, e in ((1, "view"), (2, "buy"), (3, "view"))])
+    merged = merge([rows], traits=EVENTS, keep="first")
+    assert merged.rows["event"].to_pylist() == ["view", "buy"]
+
+
+def test_rows_without_a_time_are_set_aside_where_others_have_one():
+    rows = log_of([("u", "i", 3.0, None, None), ("u", "j", 3.0, 7, None)])
+    merged = merge([rows], traits=RATED, keep="first")
+    assert merged.rows["item_id"].to_pylist() == ["j"]
+    assert merged.bad["reason"].to_pylist() == ["missing timestamp"]
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "ü x", "long user id"]),
+        st.sampled_from(["1", "2", "é"]),
+        st.sampled_from([1.0, 2.0, None]),
+        st.integers(0, 3),
+        st.sampled_from(["view", "buy", None]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS, traits=st.sampled_from([RATED, EVENTS]), shuffle=st.randoms())
+def test_merging_ignores_row_order_and_loses_nothing(rows, traits, shuffle):
+    merged = merge([log_of(rows)], traits=traits, keep="first")
+    shuffled = list(rows)
+    shuffle.shuffle(shuffled)
+    cut = len(rows) // 2
+    again = merge([log_of(shuffled[:cut]), log_of(shuffled[cut:])], traits=traits, keep="first")
+    assert merged.rows.equals(again.rows)
+    assert len(merged.rows) + merged.n_duplicates == len(rows)
+    kinds = {(r[0], r[1], (r[2] is not None) if traits is RATED else r[4]): None for r in rows}
+    assert len(merged.rows) == len(kinds)
+    time = merged.rows["timestamp"].to_numpy()
+    user = merged.rows["user_id"].to_numpy(zero_copy_only=False)
+    assert all((user[1:] != user[:-1]) | (np.diff(time) >= 0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=ROWS)
+def test_buckets_hold_every_row_once_and_users_whole(rows):
+    table = log_of(rows)
+    batches = partition(table)
+    assert len(batches) == N_BUCKETS
+    together = pa.Table.from_batches(batches)
+    order = [(name, "ascending") for name in NAMES]
+    assert together.sort_by(order).equals(table.sort_by(order))
+    homes = {}
+    for number, batch in enumerate(batches):
+        for user in batch["user_id"].to_pylist():
+            assert homes.setdefault(user, number) == number
+
+
+def test_an_empty_chunk_still_gives_every_bucket():
+    assert len(partition(INTERACTION_SCHEMA.empty_table())) == N_BUCKETS
