@@ -11,7 +11,7 @@ Sparse Data", WWW 2019, equation 8. All see presence only: a (user, item) pair c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from raysys.errors import DataError
 from raysys.evaluation.metrics import top_items
 
 MAX_EASE_ITEMS = 15_000
-_KNN_BLOCK = 1024
+_BLOCK_ITEMS = 1024
 _SECONDS_PER_DAY = 86_400.0
 
 
@@ -172,8 +172,8 @@ def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -
     norms = np.sqrt(np.bincount(matrix.indices, minlength=n_items))
     transposed = matrix.T.tocsr()
     parts: list[list[sparse.csr_matrix]] = [[] for _ in settings]
-    for start in range(0, n_items, _KNN_BLOCK):
-        rows = np.arange(start, min(start + _KNN_BLOCK, n_items))
+    for start in range(0, n_items, _BLOCK_ITEMS):
+        rows = np.arange(start, min(start + _BLOCK_ITEMS, n_items))
         together = (transposed[rows] @ matrix).toarray().astype(np.float64)
         together[np.arange(len(rows)), rows] = 0.0
         lengths = np.outer(norms[rows], norms)
@@ -182,8 +182,8 @@ def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -
     return [ItemKNN(sparse.vstack(part, format="csr")) for part in parts]
 
 
-def ease(cells: Cells, n_items: int, *, penalty: float) -> Ease:
-    """Fit EASE with L2 penalty lambda.
+def ease(cells: Cells, n_items: int, penalties: Sequence[float]) -> Iterator[Ease]:
+    """Fit one EASE per L2 penalty lambda, sharing the item-item counts.
 
     Raises:
         DataError: the catalogue is too large for an [N, N] inverse.
@@ -191,20 +191,31 @@ def ease(cells: Cells, n_items: int, *, penalty: float) -> Ease:
     if n_items > MAX_EASE_ITEMS:
         raise DataError(f"EASE takes up to {MAX_EASE_ITEMS} items, the catalogue has {n_items}")
     matrix = presence(cells, n_items)
-    gram = (matrix.T @ matrix).toarray(order="F").astype(np.float32, copy=False)
-    gram[np.diag_indices(n_items)] += penalty
-    factor, failed = lapack.spotrf(gram, lower=True, overwrite_a=True)
-    if failed:
-        raise DataError(f"EASE with penalty {penalty:g} is not positive definite")
-    inverse, _ = lapack.spotri(factor, lower=True, overwrite_c=True)
-    for start in range(0, n_items, _KNN_BLOCK):  # mirror the lower triangle in place
-        stop = min(start + _KNN_BLOCK, n_items)
-        inverse[:start, start:stop] = inverse[start:stop, :start].T
-        block = np.tril(inverse[start:stop, start:stop])
-        inverse[start:stop, start:stop] = block + np.tril(block, -1).T
-    inverse /= -np.diag(inverse).copy()
-    np.fill_diagonal(inverse, 0.0)
-    return Ease(np.ascontiguousarray(inverse))
+    gram = (matrix.T @ matrix).tocsr()
+    for penalty in penalties:
+        system = gram.toarray(order="F")
+        system[np.diag_indices(n_items)] += penalty
+        factor, failed = lapack.spotrf(system, lower=True, overwrite_a=True)
+        if failed:
+            raise DataError(f"EASE with penalty {penalty:g} is not positive definite")
+        inverse, _ = lapack.spotri(factor, lower=True, overwrite_c=True)
+        yield Ease(_mirrored_weights(inverse))
+
+
+def _mirrored_weights(inverse: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return -P[i, j] / P[j, j] off the diagonal, from the lower triangle of P."""
+    n_items = len(inverse)
+    scale = -1.0 / np.diag(inverse)
+    weights = np.empty((n_items, n_items), dtype=np.float32)
+    for start in range(0, n_items, _BLOCK_ITEMS):
+        stop = min(start + _BLOCK_ITEMS, n_items)
+        square = np.tril(inverse[start:stop, start:stop])
+        weights[start:stop, start:stop] = square + np.tril(square, -1).T
+        weights[start:stop, :start] = inverse[start:stop, :start]
+        weights[:start, start:stop] = inverse[start:stop, :start].T
+    weights *= scale
+    np.fill_diagonal(weights, 0.0)
+    return weights
 
 
 def _nearest(similarity: NDArray[np.float64], neighbours: int) -> sparse.csr_matrix:

@@ -102,7 +102,7 @@ def _new_targets(history: Cells, targets: Cells, n_items: int) -> tuple[Cells, C
     inside = targets.item_num < n_items
     dropped["targets_outside_catalogue"] = int((~inside).sum())
     targets = targets.take(inside)
-    seen = np.isin(_pair_keys(targets), _pair_keys(history))
+    seen = np.isin(pair_keys(targets), pair_keys(history))
     dropped["targets_in_history"] = int(seen.sum())
     targets = targets.take(~seen)
     first = _first_mask(targets)
@@ -110,13 +110,14 @@ def _new_targets(history: Cells, targets: Cells, n_items: int) -> tuple[Cells, C
     return targets.take(first), dropped
 
 
-def _pair_keys(cells: Cells) -> NDArray[np.int64]:
+def pair_keys(cells: Cells) -> NDArray[np.int64]:
+    """Return one number per (user row, item) pair, [M]."""
     return cells.rows << 32 | cells.item_num.astype(np.int64)
 
 
 def _first_mask(cells: Cells) -> NDArray[np.bool_]:
     mask = np.zeros(cells.n_cells, dtype=bool)
-    mask[np.unique(_pair_keys(cells), return_index=True)[1]] = True
+    mask[np.unique(pair_keys(cells), return_index=True)[1]] = True
     return mask
 
 

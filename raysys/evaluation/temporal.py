@@ -65,7 +65,7 @@ class Evaluator:
         self.sums = np.zeros((1 + replicates, len(layout.columns)), dtype=np.int64)
         self.exposure = np.zeros(self.n_items, dtype=np.int64)
         n_cells = (levels.n_rated if levels else 0) * metrics.CALIBRATION_GRID
-        self.gaps = np.zeros((1 + replicates, n_cells), dtype=np.int64)
+        self.gaps: NDArray[np.int64] | None = None  # [1 + replicates, n_cells], made when needed
         self.masses = np.zeros(n_cells, dtype=np.int64)
         self._total = 0.0
         share = np.maximum(item_counts, 1) / max(float(np.maximum(item_counts, 1).sum()), 1.0)
@@ -148,7 +148,8 @@ class Evaluator:
             raise ValueError("only evaluators of the same settings merge")
         self._guard(other._total)
         self.sums += other.sums
-        self.gaps += other.gaps
+        if other.gaps is not None:
+            self.gaps = other.gaps + (0 if self.gaps is None else self.gaps)
         self.exposure += other.exposure
         self.masses += other.masses
         return self
@@ -262,6 +263,8 @@ class Evaluator:
         per_user = np.zeros((len(keys), self.masses.size), dtype=np.int64)
         np.add.at(per_user, (np.repeat(targets.rows, n_rated), cell.ravel()), gap.ravel())
         self.masses += np.bincount(cell.ravel(), minlength=self.masses.size)
+        if self.gaps is None:
+            self.gaps = np.zeros((1 + self.replicates, self.masses.size), dtype=np.int64)
         self.gaps[0] += per_user.sum(axis=0)
         if self.replicates:
             weights = poisson_weights(keys, seed=self.seed, replicates=self.replicates)
@@ -273,8 +276,7 @@ class Evaluator:
         The interval is shifted by the bootstrap's own bias: resampling noise only adds to a sum
         of absolute values.
         """
-        total = self.masses.sum() / max(self.levels.n_rated if self.levels else 1, 1)
-        if total == 0:
+        if self.gaps is None:
             return None
         masses = self.masses.reshape(-1, metrics.CALIBRATION_GRID)
         gaps = self.gaps.reshape(len(self.gaps), *masses.shape)

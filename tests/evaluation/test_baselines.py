@@ -45,7 +45,7 @@ def test_ease_equals_the_formula():
     p = inv(dense.T @ dense + 30 * np.eye(40))
     expected = -p / np.diag(p)
     np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(baselines.ease(cells, 40, penalty=30).weights, expected, atol=1e-5)
+    np.testing.assert_allclose(next(baselines.ease(cells, 40, [30.0])).weights, expected, atol=1e-5)
 
 
 def test_itemknn_is_the_cosine_of_the_nearest():
@@ -77,7 +77,7 @@ def test_saved_rankers_rank_the_same(name, tmp_path):
     model = {
         "popularity": lambda: baselines.popularity(small(), 4),
         "itemknn": lambda: baselines.itemknn(small(), 4, [(2, 1.0)])[0],
-        "ease": lambda: baselines.ease(small(), 4, penalty=1.0),
+        "ease": lambda: next(baselines.ease(small(), 4, [1.0])),
     }[name]()
     model.save(tmp_path, name)
     again = type(model).load(tmp_path, name)
@@ -112,7 +112,7 @@ def itemknn(k, shrink):
 
 
 def ease(penalty):
-    return lambda train, n_items: baselines.ease(train, n_items, penalty=penalty)
+    return lambda train, n_items: next(baselines.ease(train, n_items, [penalty]))
 
 
 PUBLISHED = [
