@@ -14,6 +14,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -161,15 +162,13 @@ def update_dictionary(x: Tensor, codes: SparseCodes, dictionary: Tensor) -> Tens
 
     Source: Engan, Aase, Husoy, "Method of Optimal Directions for Frame Design", ICASSP 1999.
     """
-    n_atoms = len(dictionary)
-    cross = torch.zeros(n_atoms, n_atoms)
-    for j in range(codes.atoms.shape[1]):  # sum of outer products of the sparse rows
-        flat = codes.atoms[:, j : j + 1] * n_atoms + codes.atoms
-        products = codes.values[:, j : j + 1] * codes.values
-        cross.view(-1).index_add_(0, flat.reshape(-1), products.reshape(-1))
-    right = torch.zeros_like(dictionary)
-    for j in range(codes.atoms.shape[1]):
-        right.index_add_(0, codes.atoms[:, j], codes.values[:, j : j + 1] * x)
+    rows = np.arange(0, codes.atoms.numel() + 1, codes.atoms.shape[1])
+    sparse = scipy.sparse.csr_matrix(
+        (codes.values.numpy().ravel(), codes.atoms.numpy().ravel(), rows),
+        shape=(len(x), len(dictionary)),
+    )
+    cross = torch.from_numpy((sparse.T @ sparse).toarray())
+    right = torch.from_numpy(sparse.T @ x.numpy())
     energy = cross.diagonal().clone()
     used = energy > 0
     ridge = 1e-3 * energy[used].mean()

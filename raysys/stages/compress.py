@@ -1,0 +1,190 @@
+"""Compress: train the compressor on the current embeddings and write their codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raysys.builds import Build, Draft, Workspace
+from raysys.config import identity
+from raysys.errors import DataError
+from raysys.models.compressae import MIN_ITEMS, CompresSAE, CompresSAEConfig
+from raysys.retrieval.codes import Codes
+from raysys.stages.encode import encode, fit_dictionary, unit_rows
+from raysys.training.compressor import compressor_phases
+from raysys.training.launch import LaunchConfig, forget, launch
+from raysys.training.loop import OptimConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class CompressorConfig(CompresSAEConfig):
+    """Settings of the compressor and of its training.
+
+    Attributes:
+        optim: used by `preset=paper`.
+        value_bits: bits of a stored value: 4, 8 or 16.
+    """
+
+    optim: OptimConfig = dataclasses.field(
+        default_factory=lambda: OptimConfig(lr=0.001, epochs=20, batch_size=1024, patience=0)
+    )
+    value_bits: int = 4
+
+
+def compress(
+    workspace: Workspace,
+    embeddings: Build,
+    *,
+    cfg: CompressorConfig,
+    seed: int,
+    workers: LaunchConfig,
+    force: bool,
+) -> list[Build]:
+    """Write the `compressor` and `codes` builds of an `embeddings` build, or reuse them.
+
+    Raises:
+        DataError: an embedding is not finite, or zero where only its direction counts.
+    """
+    settings = {"compressor": identity(cfg), "seed": seed}
+    got = workspace.begin("compressor", config=settings, inputs=[embeddings], force=force)
+    if isinstance(got, Draft):
+        with workspace.writing(got):
+            compressor = got.commit(_train(workspace, got, embeddings, cfg, seed, workers))
+    else:
+        compressor = got
+    inputs = [compressor, embeddings]
+    got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
+    if isinstance(got, Draft):
+        with workspace.writing(got):
+            codes = got.commit(_write_codes(got, compressor, embeddings, cfg))
+    else:
+        codes = got
+    return [compressor, codes]
+
+
+def _train(
+    workspace: Workspace,
+    draft: Draft,
+    embeddings: Build,
+    cfg: CompressorConfig,
+    seed: int,
+    workers: LaunchConfig,
+) -> dict[str, Any]:
+    """Fit the dictionary (and the paper's encoder), write them, return the facts."""
+    path = embeddings.path("vectors.npy")
+    vectors = np.load(path, mmap_mode="r")
+    _check(vectors, embeddings.facts["similarity"])
+    facts: dict[str, Any] = {"n_items": len(vectors), "dim": vectors.shape[1]}
+    if len(vectors) < MIN_ITEMS:
+        log.warning("only %d items: vectors are kept as 8-bit dense ones", len(vectors))
+        np.save(draft.path("dictionary.npy"), np.zeros((0, vectors.shape[1]), dtype=np.float32))
+        return facts | {"code_dim": 0, "n_active": 0}
+    code_dim, n_active = cfg.sizes(len(vectors))
+    if cfg.preset == "paper":
+        sizes: dict[str, Any] = {
+            "code_dim": code_dim,
+            "n_active": n_active,
+            "wide_weight": cfg.wide_weight,
+            "seed": seed,
+        }
+        name = f"compressor-{draft.build_id}"
+        state = launch(
+            compressor_phases,
+            {"path": str(path), "sizes": sizes},
+            optim=cfg.optim,
+            seed=seed,
+            cfg=workers,
+            storage=workspace.storage,
+            name=name,
+        )
+        model = CompresSAE(vectors.shape[1], **sizes)
+        model.load_state_dict(state["model"])
+        model.save(draft.path("encoder.safetensors"))
+        dictionary = model.dictionary.detach()
+        forget(workspace.storage, name)
+    else:
+        dictionary = fit_dictionary(vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+    np.save(draft.path("dictionary.npy"), dictionary.numpy())
+    return facts | {"code_dim": code_dim, "n_active": n_active}
+
+
+def _write_codes(
+    draft: Draft, compressor: Build, embeddings: Build, cfg: CompressorConfig
+) -> dict[str, Any]:
+    """Encode every row, pack and write the codes, return the facts."""
+    path = embeddings.path("vectors.npy")
+    vectors = np.load(path, mmap_mode="r")
+    similarity = embeddings.facts["similarity"]
+    n_active = compressor.facts["n_active"]
+    dictionary = np.load(compressor.path("dictionary.npy"))
+    if n_active == 0:
+        codes = Codes.pack_dense(vectors, similarity=similarity)
+    else:
+        atoms, values = encode(
+            path,
+            torch.from_numpy(dictionary),
+            n_active=n_active,
+            model=_encoder(compressor, n_active, cfg),
+        )
+        fitted = cfg.preset == "best" or similarity == "inner_product"
+        codes = Codes.pack(
+            atoms,
+            values,
+            dictionary=dictionary,
+            vectors=vectors if fitted else None,
+            similarity=similarity,
+            value_bits=cfg.value_bits,
+        )
+    codes.save(draft)
+    cosine = _mean_cosine(codes, dictionary, vectors)
+    log.info(
+        "codes written n_items=%d bytes_per_item=%.0f cosine=%.4f",
+        codes.n_items,
+        codes.bytes_per_item,
+        cosine,
+    )
+    return {
+        "n_items": codes.n_items,
+        "code_dim": len(dictionary),
+        "n_active": n_active,
+        "packing": codes.packing,
+        "similarity": similarity,
+        "bytes_per_item": codes.bytes_per_item,
+        "bytes_per_item_with_dictionary": codes.bytes_per_item_with(dictionary),
+        "mean_cosine": cosine,
+    }
+
+
+def _encoder(compressor: Build, n_active: int, cfg: CompressorConfig) -> CompresSAE | None:
+    if cfg.preset != "paper":
+        return None
+    path: Path = compressor.path("encoder.safetensors")
+    return CompresSAE.load(path, n_active=n_active, wide_weight=cfg.wide_weight)
+
+
+def _mean_cosine(
+    codes: Codes, dictionary: NDArray[np.float32], vectors: NDArray[np.floating[Any]]
+) -> float:
+    """Return the mean cosine of stored reconstructions, over at most 10,000 rows."""
+    rows = np.unique(np.linspace(0, len(vectors) - 1, 10_000).astype(np.int64))
+    ours = unit_rows(codes.decode(dictionary, rows))
+    return float((ours * unit_rows(vectors[rows])).sum(dim=1).mean())
+
+
+def _check(vectors: NDArray[np.floating[Any]], similarity: str) -> None:
+    for start in range(0, len(vectors), 65_536):
+        part = np.asarray(vectors[start : start + 65_536])
+        bad = ~np.isfinite(part).all(axis=1)
+        if similarity == "cosine":
+            bad |= ~part.any(axis=1)
+        if bad.any():
+            row = start + int(np.argmax(bad))
+            raise DataError(f"embedding row {row} is not finite, or zero where directions count")

@@ -1,0 +1,117 @@
+"""Encode: embeddings -> dictionary and sparse codes.
+
+Pursuit of a row depends on nothing but the row and the dictionary, so rows are coded in fixed
+blocks: here up to 100,000 rows, as Ray tasks beyond that; the result is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from raysys.models import pursuit
+from raysys.models.compressae import CompresSAE
+from raysys.stages.distribute import distribute
+
+log = logging.getLogger(__name__)
+
+DISTRIBUTED_ROWS = 100_000
+_BLOCK_ROWS = 4096
+_ROUNDS = 12
+_ROWS_PER_ATOM = 16  # more rows than this per atom did not make a better dictionary
+
+
+def unit_rows(vectors: NDArray[np.floating[Any]]) -> Tensor:
+    """Return rows of unit length; zero rows (an item that nothing is known of) stay zero."""
+    return F.normalize(torch.from_numpy(np.array(vectors, dtype=np.float32)), dim=1)
+
+
+@torch.no_grad()
+def fit_dictionary(
+    vectors: NDArray[np.floating[Any]], *, code_dim: int, n_active: int, seed: int
+) -> Tensor:
+    """Return a dictionary [S, D] by alternating pursuit and the method of optimal directions.
+
+    Args:
+        vectors: [N, D]; at most 16 S of the rows are used, picked by the seed.
+        code_dim: atoms S, at most N.
+        n_active: atoms per row.
+        seed: picks the rows and the first atoms, which are rows themselves.
+    """
+    rng = np.random.default_rng([seed, 0xD1C7])
+    order = rng.permutation(np.flatnonzero(np.any(vectors, axis=1)))[: _ROWS_PER_ATOM * code_dim]
+    x = unit_rows(vectors[np.sort(order)])
+    dictionary = x[torch.from_numpy(rng.permutation(len(x))[:code_dim])].clone()
+    if len(dictionary) < code_dim:
+        extra = torch.randn(
+            code_dim - len(dictionary), x.shape[1], generator=torch.Generator().manual_seed(seed)
+        )
+        dictionary = torch.cat([dictionary, F.normalize(extra, dim=1)])
+    for round_ in range(_ROUNDS):
+        codes = _pursue_here(x, dictionary, n_active)
+        cosine = float(F.cosine_similarity(x, pursuit.reconstruct(codes, dictionary)).mean())
+        log.info("dictionary round=%d/%d cosine=%.4f", round_ + 1, _ROUNDS, cosine)
+        dictionary = pursuit.update_dictionary(x, codes, dictionary)
+    return dictionary
+
+
+def encode(
+    path: Path, dictionary: Tensor, *, n_active: int, model: CompresSAE | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the atoms [N, n] and values [N, n] of every row of a .npy matrix.
+
+    Args:
+        path: the matrix [N, D], readable by every worker.
+        dictionary: [S, D].
+        n_active: atoms per row.
+        model: encode with this trained encoder alone (the paper's way); None: pursuit.
+    """
+    vectors = np.load(path, mmap_mode="r")
+    starts = list(range(0, len(vectors), _BLOCK_ROWS))
+    gram = dictionary @ dictionary.T
+
+    def block(start: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        x = unit_rows(np.load(path, mmap_mode="r")[start : start + _BLOCK_ROWS])
+        atoms, values = _encode_rows(x, dictionary, gram, n_active, model)
+        return atoms.numpy(), values.numpy()
+
+    if len(vectors) > DISTRIBUTED_ROWS:
+        parts = distribute(block, starts, stage="encode", rows=lambda part: len(part[0]))
+    else:
+        parts = [block(start) for start in starts]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+@torch.no_grad()
+def _encode_rows(
+    x: Tensor, dictionary: Tensor, gram: Tensor, n_active: int, model: CompresSAE | None
+) -> tuple[Tensor, Tensor]:
+    """Encode unit rows; a zero row gets the first atoms with zero values."""
+    known = torch.nonzero(x.any(dim=1))[:, 0]
+    atoms = torch.arange(n_active).repeat(len(x), 1)
+    values = torch.zeros(len(x), n_active)
+    if len(known) and model is not None:
+        atoms[known], values[known] = model.encode(x[known], n_active)
+    elif len(known):
+        proposal = (x[known] @ dictionary.T).abs().topk(n_active, dim=1).indices
+        codes = pursuit.best_codes(x[known], dictionary, gram, n_active, proposal)
+        atoms[known], values[known] = codes.atoms, codes.values
+    return atoms, values
+
+
+def _pursue_here(x: Tensor, dictionary: Tensor, n_active: int) -> pursuit.SparseCodes:
+    gram = dictionary @ dictionary.T
+    parts = [
+        pursuit.matching_pursuit(x[start : start + _BLOCK_ROWS], dictionary, gram, n_active)
+        for start in range(0, len(x), _BLOCK_ROWS)
+    ]
+    return pursuit.SparseCodes(
+        torch.cat([part.atoms for part in parts]), torch.cat([part.values for part in parts])
+    )

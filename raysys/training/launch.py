@@ -1,0 +1,166 @@
+"""The only place that builds a TorchTrainer: runs the training loop on Ray Train workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from raysys.config import local, require
+from raysys.storage import Storage
+from raysys.training.loop import OptimConfig, Ranks, State, Task, train
+
+log = logging.getLogger(__name__)
+
+_STATE = "state.pt"
+
+Factory = Callable[..., Sequence[Callable[[], Task]]]
+
+
+@dataclasses.dataclass
+class LaunchConfig:
+    """How many workers train, and what happens when one is lost.
+
+    Attributes:
+        workers: Ray Train workers; 0 trains inside the calling process.
+        max_failures: lost workers to recover from, each time from the newest saved state.
+        gpu: one GPU per worker; None takes GPUs where the cluster has enough.
+    """
+
+    workers: int = local(2)
+    max_failures: int = local(2)
+    gpu: bool | None = local(None)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for counts that make no sense."""
+        require(self.workers >= 0, "launch.workers", self.workers, "at least 0")
+        require(self.max_failures >= 0, "launch.max_failures", self.max_failures, "at least 0")
+
+
+def launch(
+    factory: Factory,
+    settings: dict[str, Any],
+    *,
+    optim: OptimConfig,
+    seed: int,
+    cfg: LaunchConfig,
+    storage: Storage,
+    name: str,
+    callbacks: Sequence[Any] = (),
+) -> State:
+    """Train on the cluster that the process is connected to and return the final state.
+
+    Args:
+        factory: module-level function; `factory(**settings)` returns the phases on each worker.
+        settings: its arguments, picklable.
+        optim: the optimiser's settings.
+        seed: seed of initialisation, order and dropout.
+        cfg: workers.
+        storage: the run; states are kept below `training/<name>` in it until `forget` is called.
+        name: identity of this training; a second launch under the same name goes on where the
+            first one stopped.
+        callbacks: Ray Train callbacks, e.g. the one that reports to a sweep.
+    """
+    if cfg.workers == 0:
+        with torch.random.fork_rng():
+            return train(factory(**settings), optim, seed=seed, ranks=Ranks())
+    resources = ray.cluster_resources()
+    gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
+    share = min(1.0, resources.get("CPU", 1) / cfg.workers)
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={
+            "factory": factory,
+            "settings": settings,
+            "optim": dataclasses.asdict(optim),
+            "seed": seed,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cfg.workers, use_gpu=gpu, resources_per_worker={"CPU": share}
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=f"{storage.root}/training",
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
+        ),
+    )
+    log.info("training started workers=%d gpu=%s name=%s", cfg.workers, gpu, name)
+    result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    return _read_state(result.checkpoint)
+
+
+def forget(storage: Storage, name: str) -> None:
+    """Delete the states that a finished training left behind."""
+    storage.delete(f"training/{name}")
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Run on each Ray Train worker."""
+    context = ray.train.get_context()
+    checkpoint = ray.train.get_checkpoint()
+    device = ray.train.torch.get_device()
+    ranks = Ranks(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        wrap=ray.train.torch.prepare_model,
+        total=_total,
+        save=_save,
+        restored=None if checkpoint is None else _read_state(checkpoint),
+    )
+    _log_on_rank_zero(ranks.rank)
+    state = train(
+        config["factory"](**config["settings"]),
+        OptimConfig(**config["optim"]),
+        seed=config["seed"],
+        ranks=ranks,
+    )
+    _save(state["history"][-1] if state["history"] else {}, state)
+
+
+def _total(tensor: Tensor) -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+
+
+def _save(metrics: dict[str, Any], state: State | None) -> None:
+    """Report to the controller; rank 0 hands over the state, which is complete on disk first."""
+    if state is None or ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    folder = tempfile.mkdtemp(prefix="raysys-state-")
+    try:
+        torch.save(state, Path(folder) / _STATE)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_state(checkpoint: ray.train.Checkpoint) -> State:
+    with checkpoint.as_directory() as folder:
+        state: State = torch.load(Path(folder) / _STATE, weights_only=True)
+    return state
+
+
+def _log_on_rank_zero(rank: int) -> None:
+    root = logging.getLogger("raysys")
+    root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        root.addHandler(handler)

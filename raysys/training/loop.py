@@ -1,0 +1,252 @@
+"""The per-worker training loop of both models. It knows ranks but not Ray.
+
+The global batch and its order follow from (seed, phase, epoch) alone and each rank takes every
+`world`-th row of it, so a batch is the same whatever the number of ranks. A row's share of the loss
+is its weight divided by the weight of the whole global batch, so gradients are too.
+
+Training goes in phases: the first one is validated and chooses the number of epochs; later ones
+(a refit on more data) run that many epochs without looking. State is saved between epochs; a run
+that is resumed there continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raysys.config import require
+from raysys.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_PURPOSE = 0x7261  # keeps the shuffling apart from other uses of the seed
+
+State = dict[str, Any]
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """Settings of the optimiser (Adam with decoupled weight decay).
+
+    Attributes:
+        lr: learning rate.
+        epochs: upper bound of the passes over the data.
+        batch_size: rows of a global batch, over all ranks.
+        weight_decay: decoupled weight decay.
+        patience: epochs without a better validation metric before stopping; 0 never stops.
+        checkpoint_every: epochs between two saved states.
+    """
+
+    lr: float = 0.003
+    epochs: int = 40
+    batch_size: int = 256
+    weight_decay: float = 0.0
+    patience: int = 4
+    checkpoint_every: int = 5
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that no training can use."""
+        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        for name in ("epochs", "batch_size", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"optim.{name}", value, "at least 1")
+        for name in ("weight_decay", "patience"):
+            value = getattr(self, name)
+            require(value >= 0, f"optim.{name}", value, "at least 0")
+
+
+class Task(Protocol):
+    """What a model brings to the loop."""
+
+    metric: str  # the validation metric that decides; higher is better unless `minimise`
+    minimise: bool
+    weights: NDArray[np.float64]  # [n_rows] share of each row in the loss, e.g. its cells
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; its forward returns a dict of losses with the key `loss`."""
+
+    def batch(self, rows: NDArray[np.int64], epoch: int) -> Any:
+        """Return the model's input for these rows; the loss is their weighted mean."""
+
+    def validate(self, rank: int, world: int) -> Tensor | None:
+        """Return this rank's sums for `metrics`, or None when there is nothing to validate."""
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        """Turn sums over all ranks into named metrics."""
+
+
+@dataclasses.dataclass
+class Ranks:
+    """This worker's place among the others and the ways to reach them.
+
+    Attributes:
+        rank, world: this worker and how many there are.
+        device: where the model and its batches live.
+        wrap: moves a module to the device and, with several ranks, keeps gradients in step.
+        total: sums a tensor over the ranks, in place.
+        save: keeps a state (on rank 0) and reports metrics; None state reports only.
+        restored: the state to go on from, if any.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
+    total: Callable[[Tensor], Any] = lambda tensor: tensor
+    save: Callable[[dict[str, Any], State | None], None] = lambda metrics, state: None
+    restored: State | None = None
+
+
+def train(
+    phases: Sequence[Callable[[], Task]], optim: OptimConfig, *, seed: int, ranks: Ranks
+) -> State:
+    """Run all phases.
+
+    Returns:
+        State with `model` (weights of the last phase), `epochs` (chosen), `metrics` (of the chosen
+        epoch) and `history` (one record per epoch).
+
+    Raises:
+        ConfigError: the loss is no longer finite; raised on all ranks before the update.
+    """
+    state: State = ranks.restored or {
+        "phase": 0,
+        "epoch": 0,
+        "history": [],
+        "best": None,
+        "epochs": optim.epochs,
+        "metrics": {},
+    }
+    for phase in range(state["phase"], len(phases)):
+        torch.manual_seed(seed)
+        _run_phase(phase, phases[phase](), state, optim=optim, seed=seed, ranks=ranks)
+        if phase + 1 < len(phases):
+            state |= {"phase": phase + 1, "epoch": 0, "best": None}
+            state |= {"model": None, "optimiser": None}
+    state["optimiser"] = None
+    return state
+
+
+def _run_phase(
+    phase: int, task: Task, state: State, *, optim: OptimConfig, seed: int, ranks: Ranks
+) -> None:
+    """Train one phase; afterwards `state["model"]` holds its weights."""
+    if state.get("model") is not None:
+        task.module.load_state_dict(state["model"])
+    wrapped = ranks.wrap(task.module)
+    module: nn.Module = getattr(wrapped, "module", wrapped)
+    optimiser = torch.optim.AdamW(
+        wrapped.parameters(), lr=optim.lr, weight_decay=optim.weight_decay
+    )
+    if state.get("optimiser") is not None:
+        optimiser.load_state_dict(state["optimiser"])
+    best = state["best"]
+    last = optim.epochs if phase == 0 else state["epochs"]
+    for epoch in range(state["epoch"], last):
+        started = time.perf_counter()
+        torch.manual_seed(hash((seed, phase, epoch, ranks.rank)) & 0x7FFFFFFF)
+        record = _run_epoch(wrapped, task, optimiser, (seed, phase, epoch), optim, ranks)
+        sums = _validate(module, task, ranks) if phase == 0 else None
+        if sums is not None:
+            record |= task.metrics(sums)
+            if best is None or _is_better(task, record, best["metrics"]):
+                best = {"epoch": epoch + 1, "metrics": record, "model": _weights(module)}
+        record |= {"phase": phase, "epoch": epoch + 1, "seconds": time.perf_counter() - started}
+        state["history"].append(record)
+        if ranks.rank == 0:
+            log.info("trained %s", " ".join(f"{k}={v:.6g}" for k, v in record.items()))
+        stop = best is not None and optim.patience and epoch + 1 - best["epoch"] >= optim.patience
+        state |= {"epoch": epoch + 1, "best": best}
+        if (epoch + 1) % optim.checkpoint_every == 0 and not stop and epoch + 1 < last:
+            state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
+            ranks.save(record, state)
+        if stop:
+            break
+    if phase == 0 and best is not None:
+        state |= {"epochs": best["epoch"], "metrics": best["metrics"], "model": best["model"]}
+    else:
+        state["model"] = _weights(module)
+
+
+def _run_epoch(
+    wrapped: nn.Module,
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    key: tuple[int, int, int],
+    optim: OptimConfig,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """Make one pass and return the weighted means of the losses over all ranks."""
+    wrapped.train()
+    module: Any = getattr(wrapped, "module", wrapped)
+    sums: dict[str, float] = {}
+    for rows in global_batches(len(task.weights), optim.batch_size, key):
+        mine = rows[ranks.rank :: ranks.world]
+        share = float(task.weights[mine].sum() / max(task.weights[rows].sum(), 1e-12))
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"):
+            losses = wrapped(task.batch(mine, key[2]))
+        optimiser.zero_grad(set_to_none=True)
+        (losses["loss"] * (share * ranks.world)).backward()
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in wrapped.parameters() if p.grad is not None]
+        )
+        if not torch.isfinite(norm):
+            raise ConfigError(
+                f"the loss is not finite in epoch {key[2] + 1}: lower optim.lr={optim.lr}"
+            )
+        if hasattr(module, "before_step"):
+            module.before_step()
+        optimiser.step()
+        if hasattr(module, "after_step"):
+            module.after_step()
+        weight = float(task.weights[mine].sum())
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + weight * float(value.detach())
+    names = sorted(sums)
+    total = torch.tensor([*(sums[n] for n in names)], dtype=torch.float64, device=ranks.device)
+    ranks.total(total)
+    means = (total / max(float(task.weights.sum()), 1e-12)).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
+    module.eval()
+    with torch.no_grad():
+        sums = task.validate(ranks.rank, ranks.world)
+    if sums is not None:
+        sums = sums.to(ranks.device, torch.float64)
+        ranks.total(sums)
+    return sums
+
+
+def global_batches(
+    n_rows: int, batch_size: int, key: tuple[int, int, int]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of each global batch of one epoch.
+
+    Args:
+        n_rows: rows there are.
+        batch_size: rows of a batch; the last one may be smaller.
+        key: (seed, phase, epoch), which alone decides the order.
+    """
+    order = np.random.default_rng([_PURPOSE, *key]).permutation(n_rows)
+    for start in range(0, n_rows, batch_size):
+        yield order[start : start + batch_size]
+
+
+def _is_better(task: Task, new: dict[str, float], old: dict[str, float]) -> bool:
+    gain = new[task.metric] - old[task.metric]
+    return gain < 0 if task.minimise else gain > 0
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}

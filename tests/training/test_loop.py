@@ -1,0 +1,94 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raysys.errors import ConfigError
+from raysys.training.loop import OptimConfig, Ranks, global_batches, train
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch):
+        x, y = batch
+        return {"loss": ((self.slope * x - y) ** 2).mean()}
+
+
+class LineTask:
+    metric = "error"
+    minimise = True
+
+    def __init__(self, validated=True):
+        self.module = Line()
+        self.weights = np.ones(32)
+        self.x = torch.linspace(-1, 1, 32)
+        self.validated = validated
+
+    def batch(self, rows, epoch):
+        return self.x[rows], 3 * self.x[rows]
+
+    def validate(self, rank, world):
+        if not self.validated:
+            return None
+        return (self.module.slope.detach() - 3).abs()
+
+    def metrics(self, sums):
+        return {"error": float(sums)}
+
+
+OPTIM = OptimConfig(lr=0.3, epochs=40, batch_size=8, patience=3, checkpoint_every=1)
+
+
+def test_the_first_phase_chooses_the_epochs_of_the_second():
+    state = train([LineTask, lambda: LineTask(validated=False)], OPTIM, seed=1, ranks=Ranks())
+    first = [r for r in state["history"] if r["phase"] == 0]
+    second = [r for r in state["history"] if r["phase"] == 1]
+    best = min(first, key=lambda r: r["error"])
+    assert state["epochs"] == best["epoch"] == len(second)
+    assert state["metrics"]["error"] == best["error"] < 0.2
+    assert float(state["model"]["slope"]) == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 8])
+def test_a_resumed_run_ends_with_the_same_weights(stop_after):
+    phases = [LineTask, lambda: LineTask(validated=False)]
+    whole = train(phases, OPTIM, seed=1, ranks=Ranks())
+    saved = []
+
+    class KilledError(Exception):
+        pass
+
+    def keep(metrics, state):
+        saved.append(copy.deepcopy(state))
+        if len(saved) == stop_after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(phases, OPTIM, seed=1, ranks=Ranks(save=keep))
+    resumed = train(phases, OPTIM, seed=1, ranks=Ranks(restored=saved[-1]))
+    assert torch.equal(resumed["model"]["slope"], whole["model"]["slope"])
+    assert resumed["epochs"] == whole["epochs"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update():
+    class BadTask(LineTask):
+        def batch(self, rows, epoch):
+            x, y = super().batch(rows, epoch)
+            return x, y / 0
+
+    with pytest.raises(ConfigError, match="not finite"):
+        train([BadTask], OPTIM, seed=1, ranks=Ranks())
+
+
+def test_batches_cover_every_row_once_in_an_order_of_their_own():
+    one = list(global_batches(100, 32, (7, 0, 0)))
+    again = list(global_batches(100, 32, (7, 0, 0)))
+    other = list(global_batches(100, 32, (7, 0, 1)))
+    assert sorted(np.concatenate(one).tolist()) == list(range(100))
+    assert all((a == b).all() for a, b in zip(one, again, strict=True))
+    assert not all((a == b).all() for a, b in zip(one, other, strict=True))
