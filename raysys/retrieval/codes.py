@@ -13,9 +13,11 @@ the dot product of q with the stored reconstruction.
     int8      uint16 atom          int8             3 n + 2
     dense8    -                    int8 per dim     D + 2      (catalogues too small for atoms)
 
-The scale folds the row's quantiser step and, for similarity `cosine`, 1/|xhat|; for
-`inner_product` the least-squares factor that brings xhat to x, the item's norm included. Entries
-keep the order in which they were given (selection order), so a code can be cut to fewer.
+The scale brings the stored sum xhat nearest to x, the row's quantiser step included: for
+`inner_product` x . xhat / |xhat|^2, the item's norm included; for `cosine` the same with x of unit
+length, and 1/|xhat| where the dense vectors are not at hand. (Least squares ranks better than unit
+length: it lowers the scores of items that are reconstructed badly.) Entries keep the order in which
+they were given (selection order), so a code can be cut to fewer.
 Files: `entries.npy`, `values.npy`, `codebook.npy`, `scale.npy`, `unit.npy`; opened memory-mapped.
 """
 
@@ -311,10 +313,12 @@ def _fit_scale(
         vectors = np.empty((len(atoms), dictionary.shape[1]), dtype=np.float32)
         quantise.reconstruct(atoms, values, dictionary, vectors)
     quantise.project(atoms, used, vectors, dictionary, energy, product)
-    if similarity == "cosine":
-        scale = np.divide(1.0, np.sqrt(energy), out=np.zeros_like(energy), where=energy > 0)
-    else:
-        scale = np.divide(product, energy, out=np.zeros_like(energy), where=energy > 0)
+    if len(vectors) == 0:
+        product = np.sqrt(energy)
+    elif similarity == "cosine":
+        norm = np.linalg.norm(vectors, axis=1)
+        product = np.divide(product, norm, out=np.zeros_like(norm), where=norm > 0)
+    scale = np.divide(product, energy, out=np.zeros_like(energy), where=energy > 0)
     scale[~np.any(values, axis=1)] = 0
     return scale
 

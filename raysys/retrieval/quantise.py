@@ -68,6 +68,12 @@ def _dot(a: NDArray[Any], b: NDArray[Any]) -> Any:
 
 
 @compiled_fast
+def _add(total: NDArray[Any], factor: float, atom: NDArray[Any]) -> None:
+    for d in range(total.shape[0]):
+        total[d] += factor * atom[d]
+
+
+@compiled_fast
 def _nearest(levels: NDArray[Any], value: float) -> int:
     best, error = 0, abs(levels[0] - value)
     for v in range(1, levels.shape[0]):
@@ -157,8 +163,7 @@ def project(
     for row in range(atoms.shape[0]):
         xhat[:] = 0
         for j in range(atoms.shape[1]):
-            for d in range(xhat.shape[0]):
-                xhat[d] += values[row, j] * dictionary[atoms[row, j], d]
+            _add(xhat, values[row, j], dictionary[atoms[row, j]])
         energy[row] = _dot(xhat, xhat)
         if vectors.shape[0] > 0:
             product[row] = _dot(vectors[row], xhat)
@@ -170,11 +175,9 @@ def reconstruct(
 ) -> None:
     """Write sum_j values[:, j] * dictionary[atoms[:, j]] to `out` [M, D]."""
     for row in range(atoms.shape[0]):
-        for d in range(out.shape[1]):
-            out[row, d] = 0
+        out[row] = 0
         for j in range(atoms.shape[1]):
-            for d in range(out.shape[1]):
-                out[row, d] += values[row, j] * dictionary[atoms[row, j], d]
+            _add(out[row], values[row, j], dictionary[atoms[row, j]])
 
 
 def least_squares(
