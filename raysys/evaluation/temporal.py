@@ -147,11 +147,11 @@ class Evaluator:
         ):
             raise ValueError("only evaluators of the same settings merge")
         self._guard(other._total)
-        self.sums += other.sums
+        self.sums = self.sums + other.sums  # not in place: what Ray hands over is read-only
+        self.exposure = self.exposure + other.exposure
+        self.masses = self.masses + other.masses
         if other.gaps is not None:
-            self.gaps = other.gaps + (0 if self.gaps is None else self.gaps)
-        self.exposure += other.exposure
-        self.masses += other.masses
+            self.gaps = other.gaps if self.gaps is None else self.gaps + other.gaps
         return self
 
     def result(self) -> Metrics:

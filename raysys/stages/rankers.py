@@ -113,8 +113,9 @@ class ModelMethod:
                 at = np.arange(targets.offsets[row], targets.offsets[row + 1])
                 at = at[targets.item_num[at] < self._n_items]
                 if len(at):
-                    scores = self._model.score_items(z[row], targets.item_num[at])
-                    probs[at] = np.asarray(scores.level_probs, dtype=np.float64)
+                    items = torch.from_numpy(targets.item_num[at].astype(np.int64))
+                    log_p = self._model.log_p_levels(z[row : row + 1], items)[0]
+                    probs[at] = log_p.double().exp().numpy()
         return RatingPrediction(expected_rating(probs, self._values), probs)
 
     @torch.inference_mode()
