@@ -342,6 +342,7 @@ def _record(
             f"in the catalogue ({dict(outcome.dropped)})"
         )
     return {
+        "report_id": secrets.token_hex(8),
         "period": cfg.period,
         "via": cfg.via,
         "rescore": cfg.rescore,

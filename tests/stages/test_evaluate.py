@@ -17,6 +17,7 @@ from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.retrieval.codes import Codes
+from raysys.stages.compare import CompareConfig, compare
 from raysys.stages.evaluate import EvaluateConfig, evaluate
 from raysys.stages.index import IndexConfig, index
 
@@ -361,3 +362,44 @@ def test_rankings_that_the_model_cannot_give_are_refused(tmp_path):
     assert ranked.extra["report"].endswith("evaluate-test-model-discover.json")
     with pytest.raises(ConfigError, match="period"):
         load(EvaluateConfig, ["period=later"])
+
+
+def test_compare_pairs_the_users_of_two_paths(run):
+    workspace, model, autoencoder = run
+    write_served(workspace, model, autoencoder, workspace.current("profiles"))
+    result = compare(CompareConfig(run=workspace.run, against="index", replicates=100))
+    entry = result.extra["comparison"]["recall@20"]
+    assert entry["difference"] == pytest.approx(entry["mean"] - entry["other"])
+    assert result.metrics["recall@20"]["mean"] == entry["difference"]
+    assert entry["ci_low"] <= entry["difference"] <= entry["ci_high"]
+    served = evaluate(config(workspace, via="index", baselines=[])).metrics
+    assert entry["other"] == pytest.approx(served["recall@20"]["mean"])
+
+
+def test_compare_with_a_baseline_and_with_another_run(run, tmp_path):
+    workspace, _, _ = run
+    result = compare(CompareConfig(run=workspace.run, against="popularity", replicates=100))
+    entry = result.extra["comparison"]["recall@20"]
+    assert entry["difference"] > 0.1 < entry["ci_low"] + 0.1
+    assert entry["better"] > entry["worse"]
+    other = Workspace(str(tmp_path / "other"))
+    write_autoencoder(other, write_profiles(other, shards=3))
+    same = compare(CompareConfig(run=workspace.run, other=other.run, replicates=20))
+    assert same.extra["common_users"] == result.extra["common_users"]
+    assert {d["difference"] for d in same.extra["comparison"].values()} == {0.0}
+    assert same.extra["comparison"]["recall@20"]["better"] == 0
+
+
+def test_compare_evaluates_again_when_the_builds_changed(run):
+    workspace, _, _ = run
+    settings = {"run": workspace.run, "against": "popularity", "replicates": 5}
+    before = compare(CompareConfig(**settings))
+    _, build = write_autoencoder(workspace, write_profiles(workspace), n_items=30, windows=["FIT"])
+    after = compare(CompareConfig(**settings))
+    assert after.build_ids["autoencoder"] == build.build_id
+    assert before.build_ids != after.build_ids
+
+
+def test_comparing_a_thing_with_itself_is_refused(run):
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare(CompareConfig(run=run[0].run))

@@ -1,0 +1,122 @@
+"""Paired comparison of two evaluations from the sums of their common users.
+
+Letters: U common users, C columns of sums, B bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raysys.errors import DataError
+from raysys.evaluation.blocks import LAYOUT_KEY
+from raysys.evaluation.bootstrap import interval, poisson_weights, user_keys, weighted_sums
+from raysys.evaluation.layout import Layout, Ratio
+
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One metric of two evaluations.
+
+    Attributes:
+        mean, other: the metric on the common users.
+        difference: mean - other, with its 95 % interval; users are drawn in pairs.
+        better, worse: share of the common users for whom the first is strictly better or worse,
+            among those for whom both are defined.
+    """
+
+    mean: float
+    other: float
+    difference: float
+    ci_low: float | None
+    ci_high: float | None
+    better: float
+    worse: float
+
+
+def read_users(path: Path) -> pa.Table:
+    """Read the users' sums of one method.
+
+    Raises:
+        DataError: the file is not what evaluate writes.
+    """
+    table = pq.read_table(path)
+    if LAYOUT_KEY not in (table.schema.metadata or {}):
+        raise DataError(f"{path} does not hold the per-user sums of an evaluation")
+    return table
+
+
+def compare_users(
+    one: pa.Table, other: pa.Table, *, seed: int, replicates: int
+) -> tuple[dict[str, Difference], int]:
+    """Compare two tables of `UserSums.table` on their common users.
+
+    Returns:
+        {metric: Difference} of all metrics that both can give, and the number of common users.
+
+    Raises:
+        DataError: no user stands in both.
+    """
+    layout, theirs = (Layout.from_json(t.schema.metadata[LAYOUT_KEY]) for t in (one, other))
+    ids, rows, other_rows = np.intersect1d(
+        one["user_id"].to_numpy().astype(str),
+        other["user_id"].to_numpy().astype(str),
+        return_indices=True,
+    )
+    if not len(ids):
+        raise DataError("the two evaluations have no user in common")
+    known = {ratio.name: ratio for ratio in theirs.ratios}
+    ratios = [r for r in layout.ratios if known.get(r.name) == r]
+    columns = list(dict.fromkeys(name for r in ratios for name in (r.den, r.num)))
+    sums = [_matrix(one, columns)[rows], _matrix(other, columns)[other_rows]]
+    weighted = [np.zeros((replicates, len(columns)), dtype=np.int64) for _ in sums]
+    keys = user_keys(ids)
+    for start in range(0, len(ids) if replicates else 0, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        weights = poisson_weights(keys[part], seed=seed, replicates=replicates)
+        for total, values in zip(weighted, sums, strict=True):
+            total += weighted_sums(weights, values[part])
+    index = {name: number for number, name in enumerate(columns)}
+    found = {
+        ratio.name: _difference(ratio, index, sums, weighted)
+        for ratio in ratios
+        if all(values[:, index[ratio.den]].any() for values in sums)
+    }
+    return found, len(ids)
+
+
+def _matrix(table: pa.Table, columns: list[str]) -> NDArray[np.int64]:
+    return np.stack([table[name].to_numpy() for name in columns], axis=1)
+
+
+def _difference(
+    ratio: Ratio,
+    index: dict[str, int],
+    sums: list[NDArray[np.int64]],
+    weighted: list[NDArray[np.int64]],
+) -> Difference:
+    at = [index[ratio.num], index[ratio.den]]
+    mean, other = (float(ratio.of(*s[:, at].sum(axis=0)[:, None])[0]) for s in sums)
+    replicates = [ratio.of(*w[:, at].T) for w in weighted]
+    low, high = interval(replicates[0] - replicates[1])
+    users = [ratio.of(*s[:, at].T) for s in sums]
+    sign = 1 if ratio.higher_is_better else -1
+    gap = sign * (users[0] - users[1])
+    gap = gap[np.isfinite(gap)]
+    count = max(len(gap), 1)
+    return Difference(
+        mean=mean,
+        other=other,
+        difference=mean - other,
+        ci_low=low,
+        ci_high=high,
+        better=float((gap > 0).sum() / count),
+        worse=float((gap < 0).sum() / count),
+    )
