@@ -55,16 +55,16 @@ class ItemTable:
 
 
 class UserStore:
-    """Every stored user's cells, of all windows, restricted to the served catalogue."""
+    """Every stored user's cells, of all windows."""
 
-    def __init__(self, user_ids: Sequence[str], cells: Cells, *, n_items: int) -> None:
+    def __init__(self, user_ids: Sequence[str], cells: Cells) -> None:
         self._rows = {user_id: row for row, user_id in enumerate(user_ids)}
-        self._cells = cells.take(cells.item_num < n_items)
+        self._cells = cells
 
     @classmethod
-    def load(cls, profiles: Profiles, *, n_items: int) -> UserStore:
+    def load(cls, profiles: Profiles) -> UserStore:
         """Read all profile shards."""
-        return cls(profiles.user_ids.to_pylist(), profiles.cells(), n_items=n_items)
+        return cls(profiles.user_ids.to_pylist(), profiles.cells())
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -96,10 +96,10 @@ def test_items_by_id():
         ITEMS.num("x")
 
 
-def test_stored_users_see_only_the_served_catalogue():
+def test_stored_users():
     cells = Cells.from_lists([[(0, 1), (9, 2)], [], [(2, 4)]])
-    store = UserStore(["ann", "bo", "cy"], cells, n_items=3)
-    np.testing.assert_array_equal(store.history("ann").item_num, [0])
+    store = UserStore(["ann", "bo", "cy"], cells)
+    np.testing.assert_array_equal(store.history("ann").item_num, [0, 9])
     assert store.history("bo").n_cells == 0
     with pytest.raises(UnknownUserError, match=r"'dee'.*3 known users"):
         store.history("dee")

@@ -5,10 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from raysys.builds import Workspace
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.retrieval.codes import Codes
 
+STARS = RatingLevels(
+    names=("1", "2", "3", "4", "5"),
+    values=(1.0, 2.0, 3.0, 4.0, 5.0),
+    liked=default_liked([1, 2, 3, 4, 5]),
+)
+PRESENCE = RatingLevels(names=("purchase",), values=(None,), liked=(True,))
 ITEM_IDS = ["42", "caffè/latte 1", "a?b#c%2F", "ends/"]
 
 
@@ -64,3 +74,60 @@ def vectors_run(path, *, n_items=60, dim=8, similarity="cosine", seed=0):
     embeddings = write_embeddings(ws, vectors, bias, similarity=similarity, inputs=[])
     write_flat_index(ws, embeddings, vectors, similarity=similarity)
     return ws, vectors
+
+
+def user_id(num):
+    return f"usér {num}"
+
+
+def random_cells(n_users, n_items, n_levels, *, seed=0):
+    """Histories of growing length; user 0 has none. Times are 1000, 1001, ..."""
+    rng = np.random.default_rng(seed)
+    profiles = []
+    for user in range(n_users):
+        items = np.sort(rng.choice(n_items, size=min(user, n_items // 2), replace=False))
+        profiles.append([(int(item), int(rng.integers(n_levels))) for item in items])
+    cells = Cells.from_lists(profiles)
+    return Cells(**{**vars(cells), "timestamp": 1000 + np.arange(cells.n_cells, dtype=np.int64)})
+
+
+def write_profiles(ws, cells, levels, n_items):
+    draft = ws.begin("profiles", config={}, source="planted")
+    with ws.writing(draft):
+        write_items(draft, n_items)
+        ids = [user_id(num) for num in range(cells.n_users)]
+        users = {"user_num": pa.array(range(cells.n_users), pa.int32()), "user_id": ids}
+        pq.write_table(pa.table(users), draft.path("users.parquet"))
+        halves = np.array_split(np.arange(cells.n_users), 2)
+        for number, rows in enumerate(halves):
+            table = cells.users(rows).to_table()
+            pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
+        levels.save(draft.path("levels.json"))
+        return draft.commit({"n_users": cells.n_users, "n_items": n_items})
+
+
+def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
+    cfg = Conv4RecConfig(latent=8, level_latent=4, profile_half_life_days=0.01)
+    model = Conv4Rec(cfg, n_items=n_items, levels=levels, seed=1).eval()
+    with torch.no_grad():  # far from the flat start, so that orders are clear
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            parameter.add_(0.5 * noise)
+    draft = ws.begin("autoencoder", config={}, inputs=[profiles])
+    with ws.writing(draft):
+        model.save(draft)
+        facts = {"n_items": n_items, "n_levels": levels.n_levels, "fitted_until": fitted_until}
+        return draft.commit({**facts, "period": "test"})
+
+
+def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
+    """A run with an untrained autoencoder and users; returns (workspace, cells)."""
+    ws = Workspace(str(path))
+    cells = random_cells(n_users, n_items, levels.n_levels)
+    profiles = write_profiles(ws, cells, levels, n_items)
+    autoencoder = write_autoencoder(ws, profiles, levels, n_items, fitted_until=fitted_until)
+    vectors, bias = Conv4Rec.load(autoencoder).retrieval_vectors()
+    inputs = [autoencoder, profiles]
+    embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
+    write_flat_index(ws, embeddings, vectors, similarity="inner_product")
+    return ws, cells

@@ -1,0 +1,350 @@
+"""Search: a profile becomes a query, the index gives candidates, the model scores them exactly.
+
+Letters: B users, N items, D size of the indexed vectors, C candidates of one user.
+
+The candidates of every ranking come from that ranking's own vectors: the best of one are useless
+for another. Without an autoencoder the query is the mean of the profile's unit vectors, the exact
+score their cosine, and `similar` the only ranking.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raysys.builds import Build, Workspace
+from raysys.data.batches import ragged
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels
+from raysys.errors import BuildError, SearchError
+from raysys.models.conv4rec import Conv4Rec, ItemScores
+from raysys.retrieval.index import Index
+from raysys.retrieval.neighbours import Neighbours, candidate_count
+from raysys.retrieval.profile_store import ItemTable, UserStore, posted_cells, seen_items
+from raysys.retrieval.query import (
+    DEFAULT_GAMMA,
+    Answer,
+    Hit,
+    Items,
+    Ranked,
+    RecommendQuery,
+    UnknownUserError,
+)
+
+SIMILAR = "similar"
+
+
+def served_chain(
+    workspace: Workspace, *, build_id: str | None = None, verify: bool = True
+) -> dict[str, Build]:
+    """Open an index and everything that it was made from, bound by content.
+
+    Args:
+        workspace: the run.
+        build_id: of the index; None takes the current one.
+        verify: compare every file that is served with its hash.
+
+    Raises:
+        BuildError: a build is missing, damaged, or was made from others than those that are there.
+    """
+    index = workspace.open("index", build_id) if build_id else workspace.current("index")
+    chain = workspace.chain(index)
+    for kind in ("codes", "compressor", "embeddings"):
+        if kind not in chain:
+            raise BuildError(f"index {index.build_id} of {workspace.run} names no {kind} build")
+    if verify:
+        for kind, build in chain.items():
+            if kind != "interactions":  # the raw log is never served
+                build.verify()
+    return chain
+
+
+def absolute_run(workspace: Workspace) -> str:
+    """Return the run as processes with another working directory can open it."""
+    return workspace.storage.root if workspace.storage.is_local else workspace.run
+
+
+class Search:
+    """Answers queries over one index and what it was made from. Calls are thread-safe.
+
+    Args:
+        chain: {kind: Build} of `served_chain`.
+        users: read the stored users' histories, which only queries by user_id need.
+    """
+
+    def __init__(self, chain: dict[str, Build], *, users: bool = True) -> None:
+        self._chain = chain
+        embeddings = chain["embeddings"]
+        self._index = Index.open(chain["index"], chain)
+        self._items = ItemTable.load(embeddings)
+        self._model = self._levels = self._fitted_until = self._users = None
+        if "autoencoder" in chain:
+            autoencoder = chain["autoencoder"]
+            self._model = Conv4Rec.load(autoencoder)
+            self._levels = RatingLevels.load(autoencoder.path("levels.json"))
+            self._fitted_until = autoencoder.facts.get("fitted_until")
+        width = self._model.cfg.latent if self._model is not None else None
+        self._neighbours = Neighbours.open(embeddings, self._index, width=width)
+        if users and "profiles" in chain:
+            self._users = UserStore.load(Profiles.load(chain["profiles"]))
+
+    @classmethod
+    def open(
+        cls,
+        workspace: Workspace,
+        *,
+        build_id: str | None = None,
+        verify: bool = True,
+        users: bool = True,
+    ) -> Search:
+        """Open the current index (or `build_id`) of a run; see `served_chain` for what is checked.
+
+        Raises:
+            BuildError: a build is missing, damaged, or was made from others than those that are
+                there; the message names the file or the build.
+        """
+        return cls(served_chain(workspace, build_id=build_id, verify=verify), users=users)
+
+    @property
+    def build_id(self) -> str:
+        """The build_id of the index."""
+        return self._chain["index"].build_id
+
+    @property
+    def build_ids(self) -> dict[str, str]:
+        """{kind: build_id} of everything that is served."""
+        return {kind: build.build_id for kind, build in sorted(self._chain.items())}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifests say of the served set, as JSON values."""
+        facts = {"index": self._chain["index"].facts, "codes": self._chain["codes"].facts}
+        if self._levels is not None:
+            names = ("period", "fitted_until", "n_levels")
+            autoencoder = self._chain["autoencoder"].facts
+            facts["autoencoder"] = {name: autoencoder.get(name) for name in names}
+            facts["autoencoder"]["levels"] = list(self._levels.names)
+        return facts
+
+    @property
+    def n_items(self) -> int:
+        """Size N of the served catalogue."""
+        return len(self._items)
+
+    @property
+    def n_users(self) -> int:
+        """Number of stored users."""
+        return len(self._users) if self._users is not None else 0
+
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """The rankings that this build can give, the default first."""
+        return self._model.available_rankings if self._model is not None else (SIMILAR,)
+
+    @property
+    def items(self) -> ItemTable:
+        """The served catalogue."""
+        return self._items
+
+    def recommend(self, query: RecommendQuery) -> Answer:
+        """Answer one query.
+
+        An entry of a posted profile counts at the level of its rating, else of its event, else
+        `profile_store.default_level`. Entries outside the catalogue are listed and left out; an
+        empty profile gets the prior.
+
+        Raises:
+            UnknownUserError: no stored user has this id.
+            SearchError: a ranking, rating or event that the build does not know; or, without an
+                autoencoder, a profile without a known item.
+        """
+        ranking = query.ranking or self.rankings[0]
+        history, unknown = self._history(query)
+        ranked = next(
+            self.lists(
+                history,
+                top_k=query.top_k,
+                ranking=ranking,
+                gamma=query.gamma,
+                exclude_seen=query.exclude_seen,
+            )
+        )
+        return Answer(self.build_id, ranking, unknown, self._hits(ranked))
+
+    def similar(self, item_id: str, *, top_k: int = 20) -> list[Hit]:
+        """Return the items whose vectors have the highest cosine with that of `item_id`.
+
+        Vectors of an autoencoder are compared in their consume block g.
+
+        Raises:
+            UnknownItemError: the catalogue does not hold the item.
+        """
+        self._check(self.rankings[0], top_k)
+        num = self._items.num(item_id)
+        return self._hits(self._neighbours.of_item(num, top_k=top_k))
+
+    def rank(
+        self,
+        history: Cells,
+        *,
+        top_k: int,
+        ranking: str | None = None,
+        gamma: float = DEFAULT_GAMMA,
+        rescore: bool = True,
+        exclude_seen: bool = True,
+    ) -> Items:
+        """Return the item_nums of every user's list, int32 [B, top_k], padded with -1.
+
+        Args:
+            history: the profiles; cells outside the served catalogue are left out.
+            top_k: length of the lists, up to N.
+            ranking: one of `rankings`; None takes the first.
+            gamma: see `RecommendQuery`.
+            rescore: False keeps the order of the index alone.
+            exclude_seen: leave out the items of the history.
+        """
+        lists = self.lists(
+            history,
+            top_k=top_k,
+            ranking=ranking or self.rankings[0],
+            gamma=gamma,
+            rescore=rescore,
+            exclude_seen=exclude_seen,
+        )
+        result = np.full((history.n_users, top_k), -1, dtype=np.int32)
+        for row, ranked in enumerate(lists):
+            result[row, : len(ranked.item_nums)] = ranked.item_nums
+        return result
+
+    @torch.inference_mode()
+    def lists(
+        self,
+        history: Cells,
+        *,
+        top_k: int,
+        ranking: str,
+        gamma: float = DEFAULT_GAMMA,
+        rescore: bool = True,
+        exclude_seen: bool = True,
+    ) -> Iterator[Ranked]:
+        """Yield the list of every user of `history` in order; arguments as in `rank`."""
+        self._check(ranking, top_k)
+        if history.n_cells and history.item_num.max() >= self.n_items:
+            history = history.take(history.item_num < self.n_items)
+        seen = seen_items(history) if exclude_seen else None
+        if self._model is None:
+            yield from self._neighbours.of_profiles(
+                history, top_k=top_k, exclude=seen, rescore=rescore
+            )
+            return
+        z = self.encode(history)
+        n_candidates = candidate_count(top_k, self.n_items, rescore=rescore)
+        nums, scores = self.candidates(z, ranking, n_candidates, gamma=gamma, exclude=seen)
+        for row in range(history.n_users):
+            found = nums[row][nums[row] >= 0]
+            if rescore:
+                exact = self._model.score_items(z[row], found)
+                yield _best(found, exact, top_k=top_k, ranking=ranking, gamma=gamma)
+            else:
+                yield Ranked(found[:top_k], scores[row][: len(found)][:top_k])
+
+    @torch.inference_mode()
+    def encode(self, history: Cells) -> torch.Tensor:
+        """Return the latents [B, H] of profiles.
+
+        Ages count from the end of the fitted period, or from a user's newest cell if that is
+        later; so they depend neither on the clock nor on who else is in the batch.
+        """
+        assert self._model is not None
+        if self._fitted_until is None:
+            return self._model.encode(ragged(history))
+        late = np.zeros(history.n_users, dtype=np.int64)
+        some = history.counts > 0
+        late[some] = history.timestamp[history.offsets[1:][some] - 1] - self._fitted_until
+        moved = history.timestamp - np.repeat(np.maximum(late, 0), history.counts)
+        history = dataclasses.replace(history, timestamp=moved)
+        return self._model.encode(ragged(history, reference_time=self._fitted_until))
+
+    @torch.inference_mode()
+    def candidates(
+        self,
+        z: torch.Tensor,
+        ranking: str,
+        n_candidates: int,
+        *,
+        gamma: float = DEFAULT_GAMMA,
+        exclude: Sequence[Items] | None = None,
+    ) -> tuple[Items, NDArray[np.float32]]:
+        """Return what the index alone finds: item_nums and scores [B, n_candidates].
+
+        Args:
+            z: latents [B, H] of `encode`.
+            ranking: one of `rankings`.
+            n_candidates: per user; rows with fewer are padded with -1.
+            gamma: of the discover ranking.
+            exclude: per user, item_nums to leave out.
+        """
+        assert self._model is not None
+        query, weights = self._model.retrieval_query(z, ranking, gamma)
+        return self._index.search(
+            _array(query), weights=_array(weights), top_k=n_candidates, exclude=exclude
+        )
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _check(self, ranking: str, top_k: int) -> None:
+        if ranking not in self.rankings:
+            accepted = ", ".join(self.rankings)
+            raise SearchError(
+                f"ranking={ranking!r} is not what this build can give: expected one of {accepted}"
+            )
+        if top_k < 1:
+            raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
+
+    def _history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
+        if (query.user_id is None) == (query.profile is None):
+            raise SearchError("a query has either a user_id or a profile")
+        if query.user_id is not None:
+            if self._users is None:
+                raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
+            return self._users.history(query.user_id), []
+        assert query.profile is not None
+        now = self._fitted_until or 0
+        newest = max((e.timestamp or now for e in query.profile), default=now)
+        return posted_cells(
+            query.profile, items=self._items, levels=self._levels, now=max(now, newest)
+        )
+
+    def _hits(self, ranked: Ranked) -> list[Hit]:
+        nums = ranked.item_nums.tolist()
+        columns = [ranked.scores, ranked.p_consume, ranked.p_like, ranked.expected_rating]
+        values = [[None] * len(nums) if c is None else c.tolist() for c in columns]
+        ids, titles = self._items.item_ids, self._items.titles
+        return [
+            Hit(ids[num], titles[num], *row)
+            for num, row in zip(nums, zip(*values, strict=True), strict=True)
+        ]
+
+
+def _best(nums: Items, exact: ItemScores, *, top_k: int, ranking: str, gamma: float) -> Ranked:
+    """Sort candidates by the exact score of a ranking."""
+    scores = exact.ranking_score(ranking, gamma)
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    rating = exact.expected_rating
+    return Ranked(
+        item_nums=nums[order],
+        scores=scores[order],
+        p_consume=np.exp(exact.log_p_consume[order]),
+        p_like=exact.p_like[order],
+        expected_rating=None if rating is None else rating[order],
+    )
+
+
+def _array(values: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,184 @@
+import json
+from urllib.parse import quote
+
+import httpx
+import pytest
+from serving.planted import item_id, title, vectors_run
+
+from raysys.retrieval.search import Search
+from raysys.serving.api import create_app
+
+
+class InProcess(httpx.BaseTransport):
+    """Runs every request through the app in this thread, without a socket."""
+
+    def __init__(self, app):
+        self._app = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request):
+        import asyncio
+
+        async def ask():
+            answer = await self._app.handle_async_request(request)
+            return answer, await answer.aread()
+
+        answer, body = asyncio.run(ask())
+        return httpx.Response(answer.status_code, headers=answer.headers, content=body)
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    workspace, _ = vectors_run(tmp_path_factory.mktemp("run"))
+    return Search.open(workspace)
+
+
+@pytest.fixture
+def http(search):
+    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as client:
+        yield client
+
+
+def ask(http, **body):
+    return http.post("/v1/recommend", json=body)
+
+
+def error_of(response, status):
+    assert response.status_code == status
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"type", "message", "details"}
+    return error
+
+
+def test_recommend_for_a_posted_profile(http, search):
+    response = ask(http, profile=[{"item_id": 42}, {"item_id": "nope", "timestamp": 5}], k=3)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["build_id"] == search.build_id
+    assert answer["ranking"] == "similar"
+    assert answer["unknown_items"] == ["nope"]
+    assert len(answer["items"]) == 3
+    best = answer["items"][0]
+    assert set(best) == {"item_id", "title", "score", "p_consume", "p_like", "expected_rating"}
+    assert best["item_id"] != "42"
+    assert best["p_like"] is None
+
+
+@pytest.mark.parametrize("num", range(5))
+def test_similar_takes_any_id(http, num):
+    response = http.get(f"/v1/items/{quote(item_id(num), safe='')}/similar", params={"k": 59})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["item_id"] == item_id(num)
+    assert {i["item_id"] for i in answer["items"]} == {item_id(n) for n in range(60) if n != num}
+    titles = {i["item_id"]: i["title"] for i in answer["items"]}
+    assert all(titles[item_id(n)] == title(n) for n in range(60) if n != num)
+
+
+def test_a_bare_slash_in_the_path_is_part_of_the_id(http):
+    response = http.get("/v1/items/caffè/latte 1/similar?k=1")
+    assert response.json()["item_id"] == "caffè/latte 1"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({}, "body", "either user_id or profile"),
+        ({"user_id": "a", "profile": []}, "body", "either user_id or profile"),
+        ({"user_id": True}, "body.user_id", "string"),
+        ({"user_id": ""}, "body.user_id", "at least 1"),
+        ({"user_id": "a", "k": 0}, "body.k", "greater than or equal to 1"),
+        ({"user_id": "a", "k": 2.5}, "body.k", "integer"),
+        ({"user_id": "a", "ranking": "best"}, "body.ranking", "'consume'"),
+        ({"user_id": "a", "kk": 5}, "body.kk", "not permitted"),
+        ({"profile": [{"rating": 5}]}, "body.profile.0.item_id", "required"),
+        ({"profile": [{"item_id": "a", "rating": "x"}]}, "body.profile.0.rating", "number"),
+        (
+            {"profile": [{"item_id": "a", "timestamp": 1_600_000_000_000}]},
+            "body.profile.0.timestamp",
+            "less than",
+        ),
+    ],
+)
+def test_invalid_requests(http, body, field, words):
+    error = error_of(ask(http, **body), 422)
+    assert error["type"] == "invalid_request"
+    assert [detail["field"] for detail in error["details"]] == [field]
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"",
+        b"[]",
+        b'{"profile": [{"item_id": "a", "rating": NaN}]}',
+        b'{"profile": [{"item_id": "\\ud800"}]}',
+        b'{"profile": [], "\\ud800": 1}',
+    ],
+)
+def test_bodies_that_are_not_json_of_ours(http, content):
+    headers = {"content-type": "application/json"}
+    error_of(http.post("/v1/recommend", content=content, headers=headers), 422)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "words"),
+    [
+        ({"user_id": 7}, 404, "unknown_user", "'7'"),
+        ({"profile": [{"item_id": "42"}], "ranking": "like"}, 422, "bad_query", "similar"),
+        ({"profile": []}, 422, "bad_query", "known item"),
+        ({"profile": [{"item_id": "42"}], "k": 1001}, 422, "bad_query", "1 to 1000"),
+    ],
+)
+def test_queries_that_this_build_cannot_answer(http, body, status, kind, words):
+    error = error_of(ask(http, **body), status)
+    assert error["type"] == kind
+    assert words in error["message"]
+
+
+def test_errors_outside_the_queries(http):
+    assert error_of(http.get("/v1/items/nope/similar"), 404)["type"] == "unknown_item"
+    assert error_of(http.get("/v1/items/42/similar?k=x"), 422)["type"] == "invalid_request"
+    assert error_of(http.get("/nowhere"), 404)["type"] == "http"
+    assert error_of(http.get("/v1/recommend"), 405)["type"] == "http"
+
+
+def test_faults_of_ours_tell_nothing_and_are_logged(search, caplog, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(search, "recommend", broken)
+    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as http:
+        response = ask(http, profile=[])
+    assert error_of(response, 500)["type"] == "internal"
+    assert "secret" not in response.text
+    assert "secret" in caplog.text
+
+
+def test_health_and_status(http, search):
+    ask(http, profile=[{"item_id": "42"}])
+    ask(http, profile=[{"item_id": "42"}])
+    http.get("/nowhere")
+    assert http.get("/v1/health").json() == {"status": "ok", "build_id": search.build_id}
+    status = http.get("/v1/status").json()
+    assert status["build_ids"] == search.build_ids
+    assert status["rankings"] == ["similar"]
+    assert (status["n_items"], status["n_users"]) == (60, 0)
+    assert status["facts"]["index"]["similarity"] == "cosine"
+    assert status["counts"] == {"error_404": 1, "recommend": 2}
+    assert status["uptime_s"] >= 0
+
+
+def test_the_schema_documents_every_answer(http):
+    schema = http.get("/openapi.json").json()
+    assert set(schema["paths"]) == {
+        "/v1/recommend",
+        "/v1/items/{item_id}/similar",
+        "/v1/health",
+        "/v1/status",
+    }
+    errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
+    assert set(errors) == {"200", "404", "422", "500", "503"}
+    assert json.dumps(errors).count("ErrorBody") == 4
