@@ -95,7 +95,9 @@ def schema_of(file: SourceFile) -> pa.Schema:
                 return pq.read_schema(stream)
         if file.format == "jsonl":
             return _jsonl_schema(file)
-        with _open_text(file) as stream, _open_csv(file, stream, _separator(file)) as reader:
+        parsing = _separator(file)
+        parsing.invalid_row_handler = lambda row: "skip"
+        with _open_text(file) as stream, _open_csv(file, stream, parsing) as reader:
             names = reader.schema.names
         return pa.schema([(name, pa.string()) for name in names])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -2,8 +2,8 @@
 
 Letters: U users, N items, D tastes.
 
-    enjoyment(u, i)       = sigmoid(2 (p_u . q_i) / sqrt(D) + quality_i), in [0, 1]
-    consumption(i | u, t) ~ popularity_i * trend_i(t) * exp(c (p_u . q_i) / sqrt(D))
+    enjoyment(u, i)       = sigmoid(3 p_u . q_i + quality_i), in [0, 1]
+    consumption(i | u, t) ~ popularity_i * trend_i(t) * exp(2 c p_u . q_i)
     rating                = 1..5 by the fixed steps that enjoyment's logit + noise has passed
 
 Tastes p_u stay; trends move with time: every item has its own day of release and fades from it.
@@ -33,7 +33,7 @@ _GENRES = ("Drama", "Comedy", "Thriller", "Romance", "Mystery", "Fantasy", "West
 _ADJECTIVES = ("Silent", "Golden", "Broken", "Distant", "Hidden", "Crimson", "Last", "Electric")
 _NOUNS = ("River", "Garden", "Winter", "Station", "Mirror", "Harbour", "Signal", "Orchard")
 _OFFERED = 16  # items that a user chooses from at each visit
-_RATING_STEPS = (-0.7, 0.1, 1.3, 2.9)  # logits of enjoyment between ratings 1..5
+_RATING_STEPS = (-0.1, 0.8, 1.7, 2.6)  # logits of enjoyment between ratings 1..5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,8 @@ class World:
 
     Attributes:
         spec: how it was made.
-        users: [U, D] tastes.
-        items: [N, D] what items offer.
+        users: [U, D] tastes p, unit rows.
+        items: [N, D] what items offer, q, unit rows.
         quality: [N] logit of enjoyment that all users share.
         popularity: [N] share of exposure at equal tastes, sums to 1.
         release: [N] day of release, 0 or later.
@@ -100,8 +100,8 @@ class World:
         release = np.where(late, rng.random(spec.n_items) * spec.days * 0.97, 0.0)
         return cls(
             spec=spec,
-            users=users.astype(np.float32),
-            items=items.astype(np.float32),
+            users=_unit_rows(users),
+            items=_unit_rows(items),
             quality=(0.5 * rng.normal(size=spec.n_items)).astype(np.float32),
             popularity=(popularity / popularity.sum()).astype(np.float32),
             release=release.astype(np.float32),
@@ -242,8 +242,8 @@ class World:
             shown = np.searchsorted(cumulative, rng.random((len(visits), _OFFERED)))
             shown = np.minimum(shown, self.spec.n_items - 1)
             pull = np.einsum("vd,vcd->vc", self.users[user[visits]], self.items[shown])
-            utility = self.spec.taste_pull * pull / np.sqrt(self.spec.n_tastes)
-            chosen = np.argmax(utility + rng.gumbel(size=utility.shape), axis=1)
+            luck = rng.gumbel(size=pull.shape)
+            chosen = np.argmax(2 * self.spec.taste_pull * pull + luck, axis=1)
             taken[visits] = shown[np.arange(len(visits)), chosen]
         return taken
 
@@ -258,8 +258,8 @@ class World:
         logit = (
             self._logit(taste) + self.quality[item] + self.spec.noise * rng.normal(size=len(user))
         )
-        rating = 1 + np.searchsorted([-1.6, -0.5, 0.5, 1.6], logit)
-        event = pa.array(np.where(logit > 0.5, "like", "view").tolist(), pa.string())
+        rating = 1 + np.searchsorted(_RATING_STEPS, logit)
+        event = pa.array(np.where(logit > _RATING_STEPS[2], "like", "view").tolist(), pa.string())
         ids = pa.array(self.user_ids()), pa.array(self.item_ids())
         rated = self.spec.rated
         return pa.Table.from_arrays(
@@ -274,14 +274,13 @@ class World:
         )
 
     def _pull(self, users: NDArray[np.float32]) -> NDArray[np.float64]:
-        product = users @ self.items.T / np.sqrt(self.spec.n_tastes)
-        return np.asarray(self.spec.taste_pull * product, dtype=np.float64)
+        return np.asarray(2 * self.spec.taste_pull * (users @ self.items.T), dtype=np.float64)
 
     def _enjoyment_logit(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         return self._logit(self.users[rows] @ self.items.T) + self.quality[None, :]
 
     def _logit(self, taste: NDArray[Any]) -> NDArray[np.float64]:
-        return np.asarray(2.0 * taste / np.sqrt(self.spec.n_tastes), dtype=np.float64)
+        return np.asarray(3.0 * taste, dtype=np.float64)
 
 
 def n_blocks(spec: WorldSpec) -> int:
@@ -298,3 +297,7 @@ def write_block(block: int, *, world: World, folder: str) -> int:
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _unit_rows(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)

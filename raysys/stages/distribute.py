@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from raysys.errors import find_cause
+from raysys.errors import RaysysError
 
 log = logging.getLogger(__name__)
 
@@ -40,36 +40,43 @@ def distribute(
         rows: number of rows behind a result, for the rate in log lines.
 
     Raises:
-        RaysysError: the one that a task raised.
+        RaysysError: the one that the first of the failed tasks raised.
     """
     results: dict[int, R] = {}
+    errors: dict[int, RaysysError] = {}
     started = logged = time.perf_counter()
     done_rows = 0
-    try:
-        for number, result in _stream(function, tasks):
-            results[number] = result
-            done_rows += rows(result) if rows else 0
-            now = time.perf_counter()
-            if now - logged > _LOG_EVERY_S or len(results) == len(tasks):
-                logged = now
-                log.info(
-                    "%s tasks=%d/%d rows=%d rows_per_s=%.0f seconds=%.1f",
-                    stage,
-                    len(results),
-                    len(tasks),
-                    done_rows,
-                    done_rows / max(now - started, 1e-9),
-                    now - started,
-                )
-    except Exception as error:
-        cause = find_cause(error)
-        if cause is None or cause is error:
-            raise
-        raise cause from None
+    for number, result in _stream(function, tasks):
+        if isinstance(result, RaysysError):
+            errors[number] = result
+            continue
+        results[number] = result
+        done_rows += rows(result) if rows else 0
+        now = time.perf_counter()
+        if now - logged > _LOG_EVERY_S or len(results) == len(tasks):
+            logged = now
+            log.info(
+                "%s tasks=%d/%d rows=%d rows_per_s=%.0f seconds=%.1f",
+                stage,
+                len(results),
+                len(tasks),
+                done_rows,
+                done_rows / max(now - started, 1e-9),
+                now - started,
+            )
+    if errors:
+        raise errors[min(errors)]
     return [results[number] for number in range(len(tasks))]
 
 
-def _stream(function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+def _stream(
+    function: Callable[[T], R], tasks: Sequence[T]
+) -> Iterator[tuple[int, R | RaysysError]]:
+    """Yield (task number, result) as tasks finish.
+
+    Expected errors travel as results: Ray Data drops the cause of what a task raises (2.60), and
+    after a failed execution the next one in the same process never starts.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by Ray Data's own defaults
         import ray.data
@@ -82,8 +89,12 @@ def _stream(function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[in
     def run(batch: pa.Table) -> pa.Table:
         call, todo = ray.get(work)
         number = batch["id"][0].as_py()
-        outcome = pickle.dumps(call(todo[number]))
-        return pa.table({"id": [number], "result": pa.array([outcome], pa.large_binary())})
+        try:
+            outcome: R | RaysysError = call(todo[number])
+        except RaysysError as error:
+            outcome = error
+        packed = pa.array([pickle.dumps(outcome)], pa.large_binary())
+        return pa.table({"id": [number], "result": packed})
 
     numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
     done: Any = numbers.map_batches(run, batch_size=1, batch_format="pyarrow")
