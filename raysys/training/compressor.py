@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysys.models.compressae import CompresSAE
-from raysys.training.loop import Task
+from raysys.training.loop import Head, Task
 
 
 class CompressorTask:
@@ -22,8 +22,7 @@ class CompressorTask:
         sizes: arguments of `CompresSAE`.
     """
 
-    metric = "loss"
-    minimise = True
+    heads: Sequence[Head] = ()
 
     def __init__(self, vectors: NDArray[np.floating[Any]], sizes: dict[str, Any]) -> None:
         self.module = CompresSAE(vectors.shape[1], **sizes)
@@ -44,6 +43,11 @@ class CompressorTask:
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """Return no metrics."""
         del sums
+        return {}
+
+    def finish(self, choices: dict[str, float]) -> dict[str, float]:
+        """Leave the model as it is."""
+        del choices
         return {}
 
 

@@ -4,9 +4,10 @@ The global batch and its order follow from (seed, phase, epoch) alone and each r
 `world`-th row of it, so a batch is the same whatever the number of ranks. A row's share of the loss
 is its weight divided by the weight of the whole global batch, so gradients are too.
 
-Training goes in phases: the first one is validated and chooses the number of epochs; later ones
-(a refit on more data) run that many epochs without looking. State is saved between epochs; a run
-that is resumed there continues as if it had never stopped.
+A model has heads: blocks that share no parameters, each judged by a metric of its own. Training
+goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
+(a refit on more data) run that many epochs without looking. A head keeps the weights of its epoch.
+State is saved between epochs; a run that is resumed there continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -63,12 +64,26 @@ class OptimConfig:
             require(value >= 0, f"optim.{name}", value, "at least 0")
 
 
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A block of a model with its own early stopping.
+
+    Attributes:
+        metric: the validation metric that decides.
+        minimise: whether lower is better.
+        names: entries of the model's state that belong to the block.
+    """
+
+    metric: str
+    minimise: bool
+    names: tuple[str, ...]
+
+
 class Task(Protocol):
     """What a model brings to the loop."""
 
-    metric: str  # the validation metric that decides; higher is better unless `minimise`
-    minimise: bool
     weights: NDArray[np.float64]  # [n_rows] share of each row in the loss, e.g. its cells
+    heads: Sequence[Head]  # empty: the last epoch's weights are kept
 
     @property
     def module(self) -> nn.Module:
@@ -82,6 +97,9 @@ class Task(Protocol):
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """Turn sums over all ranks into named metrics."""
+
+    def finish(self, choices: dict[str, float]) -> dict[str, float]:
+        """Complete the model after its last epoch; return what the next phase needs to know."""
 
 
 @dataclasses.dataclass
@@ -112,8 +130,9 @@ def train(
     """Run all phases.
 
     Returns:
-        State with `model` (weights of the last phase), `epochs` (chosen), `metrics` (of the chosen
-        epoch) and `history` (one record per epoch).
+        State with `model` (weights of the last phase), `epochs` ({metric: epochs}), `metrics`
+        ({metric: value} at these epochs), `choices` (what phases decided) and `history` (one
+        record per epoch).
 
     Raises:
         ConfigError: the loss is no longer finite; raised on all ranks before the update.
@@ -122,15 +141,16 @@ def train(
         "phase": 0,
         "epoch": 0,
         "history": [],
-        "best": None,
-        "epochs": optim.epochs,
+        "best": {},
+        "epochs": {},
         "metrics": {},
+        "choices": {},
     }
     for phase in range(state["phase"], len(phases)):
         torch.manual_seed(seed)
         _run_phase(phase, phases[phase](), state, optim=optim, seed=seed, ranks=ranks)
         if phase + 1 < len(phases):
-            state |= {"phase": phase + 1, "epoch": 0, "best": None}
+            state |= {"phase": phase + 1, "epoch": 0, "best": {}}
             state |= {"model": None, "optimiser": None}
     state["optimiser"] = None
     return state
@@ -144,37 +164,69 @@ def _run_phase(
         task.module.load_state_dict(state["model"])
     wrapped = ranks.wrap(task.module)
     module: nn.Module = getattr(wrapped, "module", wrapped)
-    optimiser = torch.optim.AdamW(
-        wrapped.parameters(), lr=optim.lr, weight_decay=optim.weight_decay
-    )
+    optimiser = torch.optim.AdamW(_groups(module, optim), lr=optim.lr)
     if state.get("optimiser") is not None:
         optimiser.load_state_dict(state["optimiser"])
-    best = state["best"]
-    last = optim.epochs if phase == 0 else state["epochs"]
+    last = max(state["epochs"].values(), default=optim.epochs)
     for epoch in range(state["epoch"], last):
         started = time.perf_counter()
         torch.manual_seed(hash((seed, phase, epoch, ranks.rank)) & 0x7FFFFFFF)
         record = _run_epoch(wrapped, task, optimiser, (seed, phase, epoch), optim, ranks)
         sums = _validate(module, task, ranks) if phase == 0 else None
-        if sums is not None:
-            record |= task.metrics(sums)
-            if best is None or _is_better(task, record, best["metrics"]):
-                best = {"epoch": epoch + 1, "metrics": record, "model": _weights(module)}
+        record |= {} if sums is None else task.metrics(sums)
+        _keep_best(task, module, state, record, epoch + 1, validated=sums is not None)
         record |= {"phase": phase, "epoch": epoch + 1, "seconds": time.perf_counter() - started}
         state["history"].append(record)
-        if ranks.rank == 0:
-            log.info("trained %s", " ".join(f"{k}={v:.6g}" for k, v in record.items()))
-        stop = best is not None and optim.patience and epoch + 1 - best["epoch"] >= optim.patience
-        state |= {"epoch": epoch + 1, "best": best}
-        if (epoch + 1) % optim.checkpoint_every == 0 and not stop and epoch + 1 < last:
+        log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items()))
+        state["epoch"] = epoch + 1
+        waited = [epoch + 1 - best["epoch"] for best in state["best"].values()]
+        if phase == 0 and optim.patience and waited and min(waited) >= optim.patience:
+            break
+        if (epoch + 1) % optim.checkpoint_every == 0 and epoch + 1 < last:
             state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
             ranks.save(record, state)
-        if stop:
-            break
-    if phase == 0 and best is not None:
-        state |= {"epochs": best["epoch"], "metrics": best["metrics"], "model": best["model"]}
-    else:
-        state["model"] = _weights(module)
+    for best in state["best"].values():
+        module.load_state_dict(best["weights"], strict=False)
+    if phase == 0:
+        state["epochs"] = {name: best["epoch"] for name, best in state["best"].items()}
+        state["metrics"] = {name: best["value"] for name, best in state["best"].items()}
+    module.eval()
+    with torch.no_grad():
+        state["choices"] |= task.finish(state["choices"])
+    state["model"] = _weights(module)
+
+
+def _groups(module: nn.Module, optim: OptimConfig) -> Any:
+    """Return the optimiser's parameter groups: the model's own where it has a say."""
+    own: Any = getattr(module, "parameter_groups", None)
+    if own is not None:
+        return own(optim.lr)
+    return [{"params": list(module.parameters()), "weight_decay": optim.weight_decay}]
+
+
+def _keep_best(
+    task: Task,
+    module: nn.Module,
+    state: State,
+    record: dict[str, float],
+    epoch: int,
+    *,
+    validated: bool,
+) -> None:
+    """Keep the weights of every head whose metric is at its best, or whose epoch has come."""
+    for head in task.heads:
+        old = state["best"].get(head.metric)
+        if validated:
+            value = record[head.metric]
+            better = old is None or (
+                value < old["value"] if head.minimise else value > old["value"]
+            )
+        else:
+            value, better = 0.0, state["epochs"].get(head.metric) == epoch
+        if better:
+            weights = module.state_dict()
+            kept = {name: weights[name].detach().cpu().clone() for name in head.names}
+            state["best"][head.metric] = {"epoch": epoch, "value": value, "weights": kept}
 
 
 def _run_epoch(
@@ -241,11 +293,6 @@ def global_batches(
     order = np.random.default_rng([_PURPOSE, *key]).permutation(n_rows)
     for start in range(0, n_rows, batch_size):
         yield order[start : start + batch_size]
-
-
-def _is_better(task: Task, new: dict[str, float], old: dict[str, float]) -> bool:
-    gain = new[task.metric] - old[task.metric]
-    return gain < 0 if task.minimise else gain > 0
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

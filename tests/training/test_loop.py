@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raysys.errors import ConfigError
-from raysys.training.loop import OptimConfig, Ranks, global_batches, train
+from raysys.training.loop import Head, OptimConfig, Ranks, global_batches, train
 
 
 class Line(nn.Module):
@@ -20,8 +20,7 @@ class Line(nn.Module):
 
 
 class LineTask:
-    metric = "error"
-    minimise = True
+    heads = (Head("error", True, ("slope",)),)
 
     def __init__(self, validated=True):
         self.module = Line()
@@ -40,6 +39,9 @@ class LineTask:
     def metrics(self, sums):
         return {"error": float(sums)}
 
+    def finish(self, choices):
+        return {"told": choices.get("told", 0) + 1}
+
 
 OPTIM = OptimConfig(lr=0.3, epochs=40, batch_size=8, patience=3, checkpoint_every=1)
 
@@ -49,8 +51,9 @@ def test_the_first_phase_chooses_the_epochs_of_the_second():
     first = [r for r in state["history"] if r["phase"] == 0]
     second = [r for r in state["history"] if r["phase"] == 1]
     best = min(first, key=lambda r: r["error"])
-    assert state["epochs"] == best["epoch"] == len(second)
+    assert state["epochs"]["error"] == best["epoch"] == len(second)
     assert state["metrics"]["error"] == best["error"] < 0.2
+    assert state["choices"] == {"told": 2}
     assert float(state["model"]["slope"]) == pytest.approx(3, abs=0.3)
 
 

@@ -1,0 +1,209 @@
+"""Train: profiles -> autoencoder and item embeddings -> compressor and codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from raysys.builds import Build, Draft, StageResult, Workspace
+from raysys.config import JobConfig, as_dict, identity, local, require, require_run
+from raysys.data.profiles import Profiles
+from raysys.data.schema import period_windows
+from raysys.errors import ConfigError
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.stages.cluster import connected
+from raysys.stages.compress import CompressorConfig, compress
+from raysys.stages.own_vectors import import_vectors
+from raysys.training.autoencoder import autoencoder_phases, last_period, new_model
+from raysys.training.launch import LaunchConfig, forget, launch
+from raysys.training.loop import OptimConfig, State
+
+log = logging.getLogger(__name__)
+
+MODELS = ("all", "autoencoder", "compressor")
+REFITS = ("none", "val", "all")
+
+
+@dataclasses.dataclass
+class TrainConfig(JobConfig):
+    """Settings of the train job.
+
+    Attributes:
+        model: `autoencoder`, `compressor`, or `all`: the autoencoder's item vectors are compressed.
+        source: own embeddings instead of the autoencoder's (`.npy` or Parquet), compressor only.
+        ids: item ids of a `.npy` source.
+        refit: windows that the final model adds to FIT after epochs are chosen: `none`, `val` (for
+            the test period of a temporal split), `all` (for production; nothing is left to
+            evaluate on).
+        autoencoder: the model.
+        optim: its training.
+        compressor: the compressor and its training.
+        launch: Ray Train workers.
+    """
+
+    model: str = "all"
+    source: str | None = local(None)
+    ids: str | None = local(None)
+    refit: str = "val"
+    autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(lr=0.02))
+    compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
+    launch: LaunchConfig = local(factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that conflict."""
+        require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
+        require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
+        if self.source is not None and self.model != "compressor":
+            raise ConfigError(f"source={self.source!r} needs model=compressor, not {self.model!r}")
+        if self.ids is not None and self.source is None:
+            raise ConfigError(f"ids={self.ids!r} needs source= with the embeddings")
+
+
+def train(cfg: TrainConfig) -> StageResult:
+    """Train what `cfg.model` names and write the builds.
+
+    Returns:
+        `metrics` are those of the chosen epochs on the validation targets.
+    """
+    require_run(cfg)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    result = StageResult()
+    with connected(cfg.ray):
+        if cfg.source is not None:
+            embeddings = import_vectors(workspace, source=cfg.source, ids=cfg.ids, force=cfg.force)
+            builds = [embeddings]
+        elif cfg.model == "compressor":
+            embeddings = workspace.current("embeddings")
+            workspace.chain(embeddings)
+            builds = []
+        else:
+            builds = _train_autoencoder(cfg, workspace)
+            embeddings = builds[-1]
+        if cfg.model != "autoencoder":
+            builds += compress(
+                workspace,
+                embeddings,
+                cfg=cfg.compressor,
+                seed=cfg.seed,
+                workers=cfg.launch,
+                force=cfg.force,
+            )
+    for build in builds:
+        result.build_ids[build.kind] = build.build_id
+        for name, value in build.facts.get("val_metrics", {}).items():
+            result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
+        if build.kind == "codes":
+            shown = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
+            result.extra["codes"] = {name: build.facts[name] for name in shown}
+    return result
+
+
+def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
+    """Write the `autoencoder` and `embeddings` builds of the current profiles, or reuse them."""
+    profiles_build = workspace.current("profiles")
+    workspace.chain(profiles_build)
+    settings = identity(cfg)
+    settings = {k: settings[k] for k in ("seed", "refit", "autoencoder", "optim")}
+    inputs = [profiles_build]
+    got = workspace.begin("autoencoder", config=settings, inputs=inputs, force=cfg.force)
+    if isinstance(got, Draft):
+        with workspace.writing(got):
+            state = fit(cfg, workspace, profiles_build, name=f"autoencoder-{got.build_id}")
+            autoencoder = got.commit(_write_model(cfg, got, profiles_build, state))
+            forget(workspace.storage, f"autoencoder-{got.build_id}")
+    else:
+        autoencoder = got
+    inputs = [autoencoder, profiles_build]
+    got = workspace.begin("embeddings", config={}, inputs=inputs, force=cfg.force)
+    if isinstance(got, Draft):
+        with workspace.writing(got):
+            embeddings = got.commit(_write_embeddings(got, autoencoder, profiles_build))
+    else:
+        embeddings = got
+    return [autoencoder, embeddings]
+
+
+def fit(
+    cfg: TrainConfig,
+    workspace: Workspace,
+    profiles: Build,
+    *,
+    name: str,
+    callbacks: tuple[Any, ...] = (),
+) -> State:
+    """Train the autoencoder and return the loop's final state; a sweep calls this too.
+
+    Args:
+        cfg: the train job's settings.
+        workspace: the run.
+        profiles: what to train on.
+        name: identity of the training, under which it resumes.
+        callbacks: Ray Train callbacks.
+    """
+    return launch(
+        autoencoder_phases,
+        {
+            "run": cfg.run,
+            "cache_dir": cfg.cache_dir,
+            "profiles": profiles.build_id,
+            "cfg": as_dict(cfg.autoencoder),
+            "seed": cfg.seed,
+            "refit": cfg.refit,
+        },
+        optim=cfg.optim,
+        seed=cfg.seed,
+        cfg=cfg.launch,
+        storage=workspace.storage,
+        name=name,
+        callbacks=callbacks,
+    )
+
+
+def _write_model(
+    cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
+) -> dict[str, Any]:
+    profiles = Profiles.load(profiles_build)
+    protocol = profiles.facts["protocol"]
+    period = last_period(protocol, cfg.refit)
+    model = new_model(profiles, cfg.autoencoder, period)
+    model.load_state_dict(state["model"])
+    model.save(draft)
+    draft.path("history.jsonl").write_text(
+        "".join(json.dumps(r, sort_keys=True) + "\n" for r in state["history"])
+    )
+    fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
+    cutoffs = profiles.facts.get("cutoffs") or {}
+    return {
+        "n_items": model.n_items,
+        "n_levels": model.levels.n_levels,
+        "period": period,
+        "fitted_windows": fitted,
+        "fitted_until": cutoffs.get(period),
+        "epochs": state["epochs"],
+        "choices": state["choices"],
+        "val_metrics": state["metrics"],
+        "rankings": list(model.available_rankings),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> dict[str, Any]:
+    model = Conv4Rec.load(autoencoder)
+    vectors, bias = model.retrieval_vectors()
+    np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
+    np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
+    items = Profiles.load(profiles_build).items.slice(0, model.n_items)
+    pq.write_table(items.select(["item_num", "item_id", "title"]), draft.path("items.parquet"))
+    return {
+        "n_items": len(vectors),
+        "dim": vectors.shape[1],
+        "n_bias": bias.shape[1],
+        "similarity": "inner_product",
+        "rankings": list(model.available_rankings),
+    }

@@ -1,0 +1,302 @@
+"""Training Conv4Rec on the profiles of a run.
+
+Two phases: the first fits on the FIT window, measures itself on the validation targets and so
+chooses each head's epochs and how much the item prior counts; the second fits again on the windows
+that the wanted period allows, if these are more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raysys.builds import Workspace
+from raysys.data.batches import Ragged, ragged
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels, Window, period_windows
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.training.loop import Head, Task
+
+TOP_K = 20
+RECALL, NLL = f"recall@{TOP_K}", "nll"
+_DAY_S = 86_400
+_VALIDATED_USERS = 2000
+_LINK_USERS = 1000
+_CHUNK_USERS = 256
+_LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
+# how much the log share of an item counts beside its score, in standard deviations of scores
+_PRIOR_WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+_PRIOR_HALF_LIVES_D = (0, 365, 90, 30, 14, 7, 3)  # 0: never forgets
+
+
+@dataclasses.dataclass(frozen=True)
+class FitData:
+    """What a model may see.
+
+    Attributes:
+        train: users with at least one cell, and these cells.
+        n_items: catalogue N of the period.
+        now: the period's cut in UTC seconds, None where time plays no part.
+    """
+
+    train: Cells
+    n_items: int
+    now: int | None
+
+
+def fit_data(profiles: Profiles, period: str) -> FitData:
+    """Return the training cells of a period: `val`, `test`, or `all` for the whole log."""
+    cells = profiles.cells()
+    facts = profiles.facts
+    n_items = int(facts["catalogue"][period])
+    windows = list(Window) if period == "all" else _fitted(facts["protocol"], period)
+    train = cells.in_windows(windows)
+    train = train.take(train.item_num < n_items)
+    now = None
+    if facts["protocol"] == "temporal":
+        now = int(cells.timestamp.max()) + 1 if period == "all" else facts["cutoffs"][period]
+    return FitData(train.users(train.counts > 0), n_items, now)
+
+
+def _fitted(protocol: str, period: str) -> list[Window]:
+    return list(period_windows(protocol, period).fitted)
+
+
+class AutoencoderTask:
+    """One phase of the autoencoder's training.
+
+    Args:
+        profiles: the run's profiles.
+        cfg: settings of the model.
+        period: whose windows to fit on.
+        seed: seed of the initial weights and of samples.
+        validated: measure on the validation targets after every epoch.
+    """
+
+    def __init__(
+        self, profiles: Profiles, cfg: Conv4RecConfig, *, period: str, seed: int, validated: bool
+    ) -> None:
+        self._profiles = profiles
+        self._data = data = fit_data(profiles, period)
+        self._seed = seed
+        levels = profiles.levels
+        counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
+        np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
+        self._model = Conv4Rec(
+            cfg, n_items=data.n_items, levels=levels, counts=torch.from_numpy(counts), seed=seed
+        )
+        self.weights = data.train.counts.astype(np.float64)
+        names = [*self._model.state_dict()]
+        level = tuple(name for name in names if name.startswith(_LEVEL_STATE))
+        rest = tuple(name for name in names if name not in level)
+        self.heads: Sequence[Head] = [Head(RECALL, False, rest)]
+        if levels.n_levels > 1:
+            self.heads = [*self.heads, Head(NLL, True, level)]
+        self._validation = _validation(profiles, seed) if validated else None
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self._model
+
+    def batch(self, rows: NDArray[np.int64], epoch: int) -> Ragged:
+        """Return the profiles of these training users."""
+        del epoch
+        return self._ragged(self._data.train.users(rows))
+
+    def _ragged(self, cells: Cells) -> Ragged:
+        batch = ragged(cells, reference_time=self._data.now)
+        return batch.to(self._model.level_scale.device)
+
+    def validate(self, rank: int, world: int) -> Tensor | None:
+        """Return sums: users, their recall, target cells, their -log P(level)."""
+        if self._validation is None:
+            return None
+        sums = torch.zeros(4, dtype=torch.float64)
+        for history, targets in self._validation.chunks(rank, world):
+            z = self._model.encode(self._ragged(history))
+            if self._validation.ranked:
+                scores = _without(self._model.consume_scores(z), history)
+                recall = _recall(scores, targets)
+                sums[:2] += torch.stack([torch.tensor(float(len(recall))), recall.sum()])
+            if self._model.has_levels:
+                rows, items = torch.from_numpy(targets.rows), _long(targets.item_num)
+                logits = self._model.level_logits(self._model.split(z)[1][rows], items)
+                loss = nn.functional.cross_entropy(logits, _long(targets.level), reduction="sum")
+                sums[2:] += torch.stack([torch.tensor(float(len(rows))), loss.double()])
+        return sums
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        """Return recall@20 and, with levels, nll."""
+        users, recall, cells, loss = sums.tolist()
+        result = {RECALL: recall / max(users, 1.0)}
+        if self._model.has_levels:
+            result[NLL] = loss / max(cells, 1.0)
+        return result
+
+    def finish(self, choices: dict[str, float]) -> dict[str, float]:
+        """Set the item prior (chosen where there is a validation), fit the link to P(i | u)."""
+        if self._model.cfg.consume_loss == "cosine":
+            if self._validation is not None:
+                choices = self._choose_prior()
+            self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
+        self._fit_link()
+        return choices
+
+    def _choose_prior(self) -> dict[str, float]:
+        """Return the prior's weight and half-life with the best recall on validation users."""
+        assert self._validation is not None
+        lives = _PRIOR_HALF_LIVES_D if self._data.now is not None else (0,)
+        pairs = [(0.0, 0)] + [(w, h) for h in lives for w in _PRIOR_WEIGHTS[1:]]
+        shares = {h: self._log_share(h) for h in lives}
+        sums = np.zeros(len(pairs))
+        for history, targets in self._validation.chunks(0, 1):
+            scores = self._model.split(self._model.encode(self._ragged(history)))[0]
+            scores = scores @ self._model.consume_vectors().T
+            spread = scores.std()
+            for k, (weight, half_life) in enumerate(pairs):
+                total = scores + weight * spread * shares[half_life]
+                sums[k] += float(_recall(_without(total, history), targets).sum())
+        best = pairs[int(sums.argmax())]
+        return {"prior_weight": best[0], "prior_half_life_d": float(best[1])}
+
+    def _log_share(self, half_life_d: float) -> Tensor:
+        """Return the log share of each item in the training cells, decayed towards the cut."""
+        train = self._data.train
+        weight = np.ones(train.n_cells)
+        if half_life_d and self._data.now is not None:
+            weight = np.exp2((train.timestamp - self._data.now) / (half_life_d * _DAY_S))
+        counts = np.bincount(train.item_num, weight, minlength=self._data.n_items) + 0.3
+        share = torch.from_numpy(np.log(counts / counts.sum())).float()
+        return share.to(self._model.prior.device)
+
+    def _set_prior(self, weight: float, half_life_d: float) -> None:
+        if weight == 0:
+            return
+        z = self._model.encode(self._ragged(self._sample()))
+        spread = (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
+        share = self._log_share(half_life_d)
+        self._model.prior.copy_(weight * spread * (share - share.max()))
+
+    def _fit_link(self) -> None:
+        """Calibrate P(i | u) on training users, each item predicted from the others."""
+        batch = self._ragged(self._sample())
+        model = self._model
+        z = model.encode(batch)
+        if model.has_levels:
+            model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
+        if model.cfg.consume_loss == "likelihood":
+            return
+        scores = model.consume_scores(z)
+        own = model.cell_weights(batch) * model.level_scale[batch.level]
+        rows, items = batch.rows, batch.item_num
+        scores = scores.index_put((rows, items), -own, accumulate=True)
+        model.link.fit(scores, rows, items)
+
+    def _sample(self) -> Cells:
+        train = self._data.train
+        rng = np.random.default_rng([self._seed, 0x11])
+        return train.users(np.sort(rng.permutation(train.n_users)[:_LINK_USERS]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Validation:
+    """History and targets of the validation users, row by row.
+
+    Attributes:
+        ranked: whether targets are new items (with split=ratings both are cells of one period).
+    """
+
+    history: Cells
+    targets: Cells
+    ranked: bool = True
+
+    def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
+        """Return this rank's users in chunks."""
+        rows = np.arange(self.history.n_users)[rank::world]
+        parts = [rows[i : i + _CHUNK_USERS] for i in range(0, len(rows), _CHUNK_USERS)]
+        return [(self.history.users(part), self.targets.users(part)) for part in parts]
+
+
+def _validation(profiles: Profiles, seed: int) -> _Validation | None:
+    """Return at most 2,000 users with history and new targets in the val catalogue."""
+    windows = period_windows(profiles.facts["protocol"], "val")
+    cells = profiles.cells()
+    n_items = int(profiles.facts["catalogue"]["val"])
+    cells = cells.take(cells.item_num < n_items)
+    history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)
+    key = history.rows * n_items + history.item_num
+    targets = targets.take(~np.isin(targets.rows * n_items + targets.item_num, key))
+    rows = np.flatnonzero((history.counts > 0) & (targets.counts > 0))
+    if len(rows) == 0:
+        return None
+    rng = np.random.default_rng([seed, 0x22])
+    rows = np.sort(rng.permutation(rows)[:_VALIDATED_USERS])
+    return _Validation(history.users(rows), targets.users(rows))
+
+
+def _without(scores: Tensor, history: Cells) -> Tensor:
+    """Return scores [B, N] with the history's items at minus infinity."""
+    rows, items = torch.from_numpy(history.rows), _long(history.item_num)
+    blocked = torch.tensor(-torch.inf, device=scores.device)
+    return scores.index_put((rows.to(scores.device), items.to(scores.device)), blocked)
+
+
+def _recall(scores: Tensor, targets: Cells) -> Tensor:
+    """Return hits / min(20, targets) of every user [B]."""
+    top = scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices.cpu()
+    wanted = torch.zeros(scores.shape, dtype=torch.bool)
+    wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
+    hits = wanted.gather(1, top).sum(dim=1)
+    return (hits / wanted.sum(dim=1).clamp(1, TOP_K)).double()
+
+
+def _long(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def autoencoder_phases(
+    run: str, cache_dir: str | None, profiles: str, cfg: dict[str, Any], seed: int, refit: str
+) -> Sequence[Callable[[], Task]]:
+    """Return the phases of the autoencoder, as each Ray Train worker calls it.
+
+    Args:
+        run: the workspace.
+        cache_dir: its cache.
+        profiles: build_id of the profiles.
+        cfg: fields of `Conv4RecConfig`.
+        seed: seed of everything.
+        refit: `none`, `val` or `all`: which windows the second phase adds.
+    """
+    workspace = Workspace(run, cache_dir=cache_dir)
+    loaded = Profiles.load(workspace.open("profiles", profiles))
+    model = Conv4RecConfig(**cfg)
+
+    def phase(period: str, validated: bool) -> Callable[[], Task]:
+        return lambda: AutoencoderTask(loaded, model, period=period, seed=seed, validated=validated)
+
+    last = last_period(loaded.facts["protocol"], refit)
+    phases = [phase("val", True)]
+    if last != "val":
+        phases.append(phase(last, False))
+    return phases
+
+
+def last_period(protocol: str, refit: str) -> str:
+    """Return the period whose windows the final model is fitted on."""
+    if refit == "all":
+        return "all"
+    return "test" if refit == "val" and protocol == "temporal" else "val"
+
+
+def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:
+    """Return an untrained model of the sizes that a period needs, to load weights into."""
+    levels: RatingLevels = profiles.levels
+    return Conv4Rec(cfg, n_items=int(profiles.facts["catalogue"][period]), levels=levels)
