@@ -1,0 +1,404 @@
+"""Conv4Rec: a rating-aware autoencoder over ragged profiles.
+
+Source: Ledent, Kasalicky, Alves, Lauw, "Conv4Rec: A 1-by-1 Convolutional AutoEncoder for User
+Profiling through Joint Analysis of Implicit and Explicit Feedbacks", IEEE TNNLS 36(12), 2025;
+arXiv 2509.07499. Layer sizes and losses are this project's own construction.
+
+    B users, N items, R levels, C input and K output channels, M observed cells (i, r) of a batch
+    Hc, Hl sizes of the latent's two blocks: what will be consumed, and at which level
+
+    1x1 convolution over levels, then an embedding bag over the profile (s = |profile|^-1/2):
+        z_c = s * sum a[r] E_i            z_l = s * sum_c A[r, c] F[i, c] + b
+    joint likelihood, factored so that levels are computed at observed cells only:
+        P(i, r | u) = P(i | u) P(r | i, u)
+        P(i | u) = softmax_i link(g_i . z_c + prior_i)
+        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] W[i, k] . z_l)
+
+Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
+so every observed cell is predicted from the rest of the profile (exact for its own logits).
+
+`consume_loss=likelihood` trains P(i | u) by its exact log-likelihood (g free, link the identity).
+`cosine` (default) trains unit vectors g_i = E_i by 1 - cos(x, y) between the profile's 0/1 row x
+and its scores y, as ELSA does (Vancura et al., RecSys 2022) but linear; then |y|^2 needs only the
+Gram matrix of g, never a B x N matrix. A monotone link, fitted afterwards, makes P(i | u) of it.
+The blocks share no parameters, so no weight between their losses changes either optimum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raysys.builds import Build, Draft
+from raysys.config import require
+from raysys.data.batches import Ragged
+from raysys.data.schema import RatingLevels
+from raysys.models.item_scores import ItemScores as ItemScores
+from raysys.models.item_scores import rankings_of
+from raysys.models.link import Link
+from raysys.models.ragged import Pairs, bag, level_table, log_shares, sum_rows
+
+CONSUME_LOSSES = ("cosine", "likelihood")
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "model.json"
+LEVELS_FILE = "levels.json"
+
+_DAY_S = 86_400.0
+_MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
+_START_STD = 0.05
+
+
+@dataclasses.dataclass
+class Conv4RecConfig:
+    """Settings of the model.
+
+    Attributes:
+        latent: size Hc of the latent's consume block.
+        level_latent: size Hl of its level block.
+        channels: input channels C of the level block.
+        level_channels: output channels K of the level block.
+        consume_loss: `cosine` or `likelihood`.
+        level_weight: lambda on log P(r | i, u); 1 is the exact joint likelihood.
+        zero_diagonal: take an item's own share out of its scores in training.
+        dropout: of the level block, in training.
+        weight_decay: decoupled, on the level block's item vectors only.
+        profile_exponent: s = |profile|^-profile_exponent.
+        profile_half_life_days: cells of a profile lose half their weight in this time; 0 is never.
+    """
+
+    latent: int = 512
+    level_latent: int = 64
+    channels: int = 3
+    level_channels: int = 2
+    consume_loss: str = "cosine"
+    level_weight: float = 5.0
+    zero_diagonal: bool = True
+    dropout: float = 0.3
+    weight_decay: float = 5.0
+    profile_exponent: float = 0.5
+    profile_half_life_days: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that no model can use."""
+        for name in ("latent", "level_latent", "channels", "level_channels"):
+            value = getattr(self, name)
+            require(value >= 1, f"autoencoder.{name}", value, "at least 1")
+        for name in ("level_weight", "weight_decay", "profile_half_life_days"):
+            value = getattr(self, name)
+            require(value >= 0, f"autoencoder.{name}", value, "at least 0")
+        known = self.consume_loss in CONSUME_LOSSES
+        require(known, "autoencoder.consume_loss", self.consume_loss, " or ".join(CONSUME_LOSSES))
+        require(0 <= self.dropout < 1, "autoencoder.dropout", self.dropout, "from 0 to below 1")
+        exponent = self.profile_exponent
+        require(0 <= exponent <= 1, "autoencoder.profile_exponent", exponent, "from 0 to 1")
+
+
+class Conv4Rec(nn.Module):
+    """The autoencoder; `forward` returns the losses.
+
+    Args:
+        cfg: its settings.
+        n_items: catalogue size N.
+        levels: the interaction levels; with one level there is no level block.
+        counts: [N, R] interactions of the fitted period, which start the biases; default none.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        cfg: Conv4RecConfig,
+        *,
+        n_items: int,
+        levels: RatingLevels,
+        counts: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.levels = levels
+        self.n_items = n_items
+        n_levels = levels.n_levels
+        counts = torch.zeros(n_items, n_levels) if counts is None else counts.float()
+        draw = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=draw) * _START_STD)
+
+        self.items = normal(n_items, cfg.latent)  # E
+        self.level_scale = nn.Parameter(torch.ones(n_levels))  # a
+        if cfg.consume_loss == "likelihood":
+            self.decoder = normal(n_items, cfg.latent)  # g
+            self.consume_bias = nn.Parameter((counts.sum(dim=1) + 1).log())
+        if n_levels > 1:
+            self.level_in = normal(n_items, cfg.channels, cfg.level_latent)  # F
+            self.level_out = normal(n_items, cfg.level_channels, cfg.level_latent)  # W
+            size = max(cfg.channels, cfg.level_channels + 1)
+            table = level_table(levels, counts.sum(dim=0), size, draw)
+            self.table_in = nn.Parameter(table[:, : cfg.channels].clone())  # A
+            outputs = table[:, [c for c in range(size) if c != 1][: cfg.level_channels]]
+            self.table_out = nn.Parameter(outputs.T.clone())  # T; presence says nothing here
+            self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
+            self.level_bias = nn.Parameter(log_shares(counts))
+        # `prior` orders items for an empty profile before anything else is known
+        popularity = (counts.sum(dim=1) + 0.5).log()
+        self.prior: Tensor
+        self.register_buffer("prior", 1e-6 * (popularity - popularity.max()))
+        self.typical_size: Tensor
+        self.register_buffer("typical_size", counts.sum().clamp_min(1) / n_items)
+        self.mean_level_latent: Tensor
+        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent))
+        self.link = Link()
+        self._unit: Tensor | None = None
+
+    # -- encoder and decoder ---------------------------------------------------------------
+
+    @property
+    def has_levels(self) -> bool:
+        """Tell whether there is anything to say about levels."""
+        return self.levels.n_levels > 1
+
+    def consume_vectors(self) -> Tensor:
+        """Return g, the item vectors of the consume scores, [N, Hc]."""
+        if self.cfg.consume_loss == "likelihood":
+            return self.decoder
+        return F.normalize(self.items, dim=1) if self._unit is None else self._unit
+
+    def consume_prior(self) -> Tensor:
+        """Return the part of the consume scores that no profile changes, [N]."""
+        return self.consume_bias if self.cfg.consume_loss == "likelihood" else self.prior
+
+    def encode(self, batch: Ragged) -> Tensor:
+        """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
+        weight = self.cell_weights(batch)
+        parts = [self._encode_consume(batch, weight)]
+        if self.has_levels:
+            parts.append(self._encode_levels(batch, weight))
+        return torch.cat(parts, dim=1)
+
+    def cell_weights(self, batch: Ragged) -> Tensor:
+        """Return each cell's weight in its profile's latent, s included, [M]."""
+        weight = torch.ones(len(batch.item_num), device=batch.item_num.device)
+        half_life = self.cfg.profile_half_life_days
+        if half_life > 0 and batch.age is not None:
+            weight = torch.exp2(-batch.age / (half_life * _DAY_S))
+        size = sum_rows(weight, batch)
+        return weight * size.clamp_min(1e-6).pow(-self.cfg.profile_exponent)[batch.rows]
+
+    def _encode_consume(self, batch: Ragged, weight: Tensor) -> Tensor:
+        tied = self.cfg.consume_loss == "cosine"
+        vectors = self.consume_vectors() if tied else self.items
+        return bag(batch, vectors, weight * self.level_scale[batch.level])
+
+    def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
+        table = self.table_in[batch.level] * weight[:, None]  # [M, C]
+        bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
+        return torch.stack(bags).sum(dim=0) + self.level_shift
+
+    def level_logits(self, z_l: Tensor, items: Tensor) -> Tensor:
+        """Return the level logits of pairs: latents z_l [M, Hl] and item_nums [M] -> [M, R]."""
+        hidden = (self.level_out[items] * z_l[:, None, :]).sum(dim=2)  # [M, K]
+        return self.level_bias[items] + hidden @ self.table_out
+
+    # -- losses ----------------------------------------------------------------------------
+
+    def forward(self, batch: Ragged) -> dict[str, Tensor]:
+        """Return `loss` and its parts, each a sum over the batch divided by its M cells.
+
+        Weighted by M, the losses of the parts of a batch add up to the loss of the whole.
+        """
+        weight = self.cell_weights(batch)
+        pairs = Pairs(batch, self.n_items)
+        size = max(len(batch.item_num), 1)
+        if self.cfg.consume_loss == "cosine":
+            consume = self.typical_size * self._cosine_loss(batch, weight, pairs) / size
+        else:
+            consume = self._likelihood_loss(batch, weight, pairs) / size
+        losses = {"loss": consume, "consume_loss": consume}
+        if self.has_levels:
+            level = self._level_loss(batch, weight, pairs) / size
+            losses |= {"loss": consume + self.cfg.level_weight * level, "level_loss": level}
+        return losses
+
+    def _cosine_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return the sum over users of 1 - cos(x, y), by the Gram matrix of the item vectors."""
+        g = self.consume_vectors()
+        z = self._encode_consume(batch, weight)
+        own = pairs.total(weight * self.level_scale[batch.level])  # [P] y's diagonal
+        if not self.cfg.zero_diagonal:
+            own = torch.zeros_like(own)
+        x = bag(batch, g, pairs.share)  # sum of g over the profile's distinct items
+        product = (z * x).sum(dim=1) - pairs.per_user(own)
+        square = ((z @ (g.T @ g)) * z).sum(dim=1) + pairs.per_user(own * own)
+        if self.cfg.zero_diagonal:
+            square = square - 2 * (z * z).sum(dim=1)  # as sum of own_i g_i over the items is z
+        length = (pairs.per_user(torch.ones_like(own)) * square.clamp_min(1e-12)).sqrt()
+        some = (batch.counts > 0).float()
+        return (some - product / length.clamp_min(1e-12)).sum()
+
+    def _likelihood_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return -sum over cells of log P(i | u)."""
+        g = self.decoder
+        scores = self._encode_consume(batch, weight) @ g.T + self.consume_bias  # [B, N]
+        if self.cfg.zero_diagonal:
+            own = pairs.total(weight * self.level_scale[batch.level])
+            own = own * (self.items[pairs.item] * g[pairs.item]).sum(dim=1)
+            scores = scores.index_put((pairs.row, pairs.item), -own, accumulate=True)
+        return -F.log_softmax(scores, dim=1)[batch.rows, batch.item_num].sum()
+
+    def _level_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return -sum over cells of log P(r | i, u)."""
+        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl]
+        if self.cfg.zero_diagonal:
+            table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
+            own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
+            z = z - pairs.at_cells(own)
+        keep = torch.ones(batch.n_rows, z.shape[1], device=z.device)
+        z = z * F.dropout(keep, self.cfg.dropout, self.training)[batch.rows]
+        logits = self.level_logits(z, batch.item_num)
+        return F.cross_entropy(logits, batch.level, reduction="sum")
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: decay acts on the level block's item vectors only."""
+        decayed = [self.level_in, self.level_out] if self.has_levels else []
+        special = {id(p) for p in [*decayed, self.level_scale]}
+        rest = [p for p in self.parameters() if id(p) not in special]
+        return [
+            {"params": rest, "lr": lr, "weight_decay": 0.0},
+            {"params": [self.level_scale], "lr": 10 * lr, "weight_decay": 0.0},
+            {"params": decayed, "lr": lr, "weight_decay": self.cfg.weight_decay},
+        ]
+
+    # -- what readers ask ------------------------------------------------------------------
+
+    @property
+    def available_rankings(self) -> tuple[str, ...]:
+        """The rankings that this model can give."""
+        return rankings_of(self.levels)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the blocks z_c [B, Hc] and z_l [B, Hl] (width 0 without levels)."""
+        return z[:, : self.cfg.latent], z[:, self.cfg.latent :]
+
+    def consume_scores(self, z: Tensor) -> Tensor:
+        """Return what the consume ranking sorts by, [B, N]."""
+        return torch.addmm(self.consume_prior(), self.split(z)[0], self.consume_vectors().T)
+
+    def log_p_consume(self, z: Tensor) -> Tensor:
+        """Return log P(i | u), [B, N]."""
+        return F.log_softmax(self.link(self.consume_scores(z)), dim=1)
+
+    def log_p_levels(self, z: Tensor, items: Tensor | None = None) -> Tensor:
+        """Return log P(r | i, u) of items [C] (default all) for every user, [B, C, R]."""
+        items = torch.arange(self.n_items, device=z.device) if items is None else items
+        if not self.has_levels:
+            return torch.zeros(len(z), len(items), 1, device=z.device)
+        hidden = torch.einsum("bh,ckh->bck", self.split(z)[1], self.level_out[items])
+        return F.log_softmax(self.level_bias[items] + hidden @ self.table_out, dim=2)
+
+    @torch.no_grad()
+    def scores(self, z: Tensor, ranking: str, gamma: float = 0.0) -> Tensor:
+        """Return the exact scores of a ranking, [B, N]; higher is better."""
+        if ranking == "consume":
+            return self.consume_scores(z)
+        rows = max(1, _MAX_ELEMENTS // (self.n_items * self.levels.n_levels))
+        return torch.cat(
+            [self._level_scores(part, ranking, gamma) for part in torch.split(z, rows)]
+        )
+
+    def _level_scores(self, z: Tensor, ranking: str, gamma: float) -> Tensor:
+        log_p = self.log_p_levels(z)
+        if ranking == "rating":
+            return self._expected_rating(log_p)
+        like = torch.logsumexp(log_p[:, :, self._liked()], dim=2)
+        return like - gamma * self.log_p_consume(z) if ranking == "discover" else like
+
+    @torch.no_grad()
+    def score_items(self, z: Tensor, item_nums: NDArray[np.integer[Any]]) -> ItemScores:
+        """Return probabilities and the expected rating of items [C] for the user z [H]."""
+        items = torch.from_numpy(np.asarray(item_nums, dtype=np.int64)).to(z.device)
+        log_p = self.log_p_levels(z[None], items)
+        rating = self._expected_rating(log_p)[0].numpy() if self.levels.n_rated else None
+        scores = self.consume_scores(z[None])
+        return ItemScores(
+            log_p_consume=F.log_softmax(self.link(scores), dim=1)[0, items].numpy(),
+            level_probs=log_p[0].exp().numpy(),
+            p_like=torch.logsumexp(log_p[0][:, self._liked()], dim=1).exp().numpy(),
+            expected_rating=rating,
+            consume_score=scores[0, items].numpy(),
+        )
+
+    def _liked(self) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(self.levels.liked_array()))
+
+    def _expected_rating(self, log_p: Tensor) -> Tensor:
+        n_rated = self.levels.n_rated
+        values = torch.from_numpy(self.levels.value_array()[:n_rated])
+        return torch.softmax(log_p[..., :n_rated], dim=-1) @ values
+
+    # -- retrieval -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def retrieval_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return vectors [N, D] = [g_i, l_i] and biases [N, 2] of log P(i|u) and log P(like|i,u).
+
+        l_i is the gradient of log P(like | i, u) with respect to z_l at the mean training latent.
+        """
+        parts, like_bias = [self.consume_vectors()], torch.zeros(self.n_items)
+        if "like" in self.available_rankings:
+            gradient, like_bias = self._like_expansion()
+            parts.append(gradient)
+        elif self.has_levels:
+            parts.append(torch.zeros(self.n_items, self.cfg.level_latent))
+        bias = torch.stack([self.consume_prior(), like_bias], dim=1)
+        return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
+
+    def _like_expansion(self) -> tuple[Tensor, Tensor]:
+        at = self.mean_level_latent.expand(self.n_items, -1)
+        log_p = F.log_softmax(self.level_logits(at, torch.arange(self.n_items)), dim=1)  # [N, R]
+        liked = self._liked()
+        value = torch.logsumexp(log_p[:, liked], dim=1)
+        inside = torch.zeros_like(log_p)
+        inside[:, liked] = (log_p[:, liked] - value[:, None]).exp()
+        slope = (inside - log_p.exp()) @ self.table_out.T  # [N, K]
+        gradient = (slope[:, :, None] * self.level_out).sum(dim=1)
+        return gradient, value - gradient @ self.mean_level_latent
+
+    @torch.no_grad()
+    def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:
+        """Return queries [B, D] and weights [B, 2] of the linear form of a ranking."""
+        consume, like = {"consume": (1.0, 0.0), "discover": (-gamma * self.link.slope(), 1.0)}.get(
+            ranking, (0.0, 1.0)
+        )
+        z_c, z_l = self.split(z)
+        weights = torch.tensor([consume, like], device=z.device).expand(len(z), 2)
+        return torch.cat([consume * z_c, like * z_l], dim=1), weights
+
+    # -- files -----------------------------------------------------------------------------
+
+    def save(self, draft: Draft) -> None:
+        """Write weights, settings and levels into a build that is being made."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        save_file(state, draft.path(WEIGHTS_FILE))
+        draft.path(CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.cfg), indent=1))
+        self.levels.save(draft.path(LEVELS_FILE))
+
+    @classmethod
+    def load(cls, build: Build) -> Conv4Rec:
+        """Read what `save` wrote, in eval mode."""
+        state = load_file(build.path(WEIGHTS_FILE))
+        cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
+        levels = RatingLevels.load(build.path(LEVELS_FILE))
+        model = cls(cfg, n_items=len(state["items"]), levels=levels)
+        model.load_state_dict(state)
+        model.requires_grad_(False).eval()
+        if cfg.consume_loss == "cosine":
+            model._unit = model.consume_vectors()
+        return model

@@ -1,0 +1,53 @@
+"""What the autoencoder says of some items for one user.
+
+Letters: C items, R levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.schema import RANKINGS, RatingLevels
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemScores:
+    """What the model says of C items for one user.
+
+    Attributes:
+        log_p_consume: [C] log P(i | u), over the whole catalogue.
+        level_probs: [C, R] P(r | i, u).
+        p_like: [C] probability of a liked level.
+        expected_rating: [C] in rating units, over the rated levels; None without them.
+        consume_score: [C] what the consume ranking sorts by; same order as log_p_consume.
+    """
+
+    log_p_consume: NDArray[np.float32]
+    level_probs: NDArray[np.float32]
+    p_like: NDArray[np.float32]
+    expected_rating: NDArray[np.float32] | None
+    consume_score: NDArray[np.float32]
+
+    def ranking_score(self, ranking: str, gamma: float) -> NDArray[np.float32]:
+        """Return [C] the scores of a ranking, higher is better."""
+        if ranking == "consume":
+            return self.consume_score
+        if ranking == "rating":
+            assert self.expected_rating is not None, "a log without ratings has no such ranking"
+            return self.expected_rating
+        like = np.log(np.maximum(self.p_like, 1e-30))
+        return like if ranking == "like" else like - np.float32(gamma) * self.log_p_consume
+
+
+def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
+    """Return the rankings that a model of these levels can give."""
+    liked = levels.liked_array()
+    able = {"consume"}
+    if levels.n_rated > 1:
+        able.add("rating")
+    if liked.any() and not liked.all():
+        able |= {"like", "discover"}
+    return tuple(ranking for ranking in RANKINGS if ranking in able)
