@@ -3,7 +3,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from serving.planted import item_id, title, vectors_run
+from serving.planted import item_id, model_run, title, user_id, vectors_run
 
 from raysys.retrieval.search import Search
 from raysys.serving.api import create_app
@@ -40,6 +40,36 @@ def http(search):
 
 def ask(http, **body):
     return http.post("/v1/recommend", json=body)
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    workspace, _ = model_run(tmp_path_factory.mktemp("rated"))
+    return Search.open(workspace)
+
+
+@pytest.mark.parametrize("ranking", ["consume", "rating", "like", "discover"])
+def test_recommend_with_a_model(rated, ranking):
+    with httpx.Client(transport=InProcess(create_app(rated)), base_url="http://service") as http:
+        response = ask(http, user_id=user_id(7), ranking=ranking, k=60)
+        posted = ask(http, profile=[], ranking=ranking)
+    answer = response.json()
+    assert (answer["ranking"], len(answer["items"])) == (ranking, 60 - 7)
+    for item in answer["items"]:
+        assert 0 < item["p_consume"] < 1
+        assert 0 < item["p_like"] < 1
+        assert 1 <= item["expected_rating"] <= 5
+    assert len(posted.json()["items"]) == 20
+
+
+def test_what_a_posted_profile_may_say_depends_on_the_build(rated):
+    with httpx.Client(transport=InProcess(create_app(rated)), base_url="http://service") as http:
+        entries = {"rating": 9}, {"event": "purchase"}
+        refused = [ask(http, profile=[{"item_id": 42, **entry}]) for entry in entries]
+        unknown = ask(http, user_id="nobody")
+    assert "expected 1 to 5" in error_of(refused[0], 422)["message"]
+    assert "expected one of '1', '2'" in error_of(refused[1], 422)["message"]
+    assert error_of(unknown, 404)["type"] == "unknown_user"
 
 
 def error_of(response, status):

@@ -1,0 +1,66 @@
+import re
+
+import pytest
+from serving.planted import item_id, model_run, user_id, vectors_run
+
+from raysys.config import load
+from raysys.errors import ConfigError
+from raysys.retrieval.query import Hit
+from raysys.serving.client import ServiceError
+from raysys.stages.query import QueryConfig, format_table, query
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model_run(folder)
+    return str(folder)
+
+
+def ask(run, *words):
+    return query(load(QueryConfig, [f"run={run}", *words]))
+
+
+def test_a_stored_user(run):
+    lines = ask(run, f"user_id={user_id(4)}", "top_k=3", "ranking=rating").splitlines()
+    names = ["rank", "item_id", "title", "score", "P(consume)", "P(like)", "E(rating)"]
+    assert re.split(r" {2,}", lines[0]) == names
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+def test_a_profile_on_the_command_line(run, caplog):
+    text = ask(run, 'profile=[{item_id: "42", rating: 5}, {item_id: nope}]', "top_k=60")
+    assert len(text.splitlines()) == 60
+    assert "'nope'" in caplog.text
+    assert len(ask(run, "profile=[]", "top_k=60").splitlines()) == 61
+
+
+def test_similar_items_have_no_probabilities(run):
+    text = ask(run, f'similar_to="{item_id(1)}"', "top_k=2")
+    assert text.splitlines()[0].split() == ["rank", "item_id", "title", "score"]
+
+
+def test_number_like_ids_stay_text(tmp_path):
+    vectors_run(tmp_path)
+    assert len(ask(tmp_path, "similar_to=42", "top_k=1").splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [[], ["user_id=a", "similar_to=b"], ["user_id=a", "profile=[]"]])
+def test_exactly_one_question(run, words):
+    with pytest.raises(ConfigError, match="exactly one of"):
+        ask(run, *words)
+
+
+def test_a_service_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("raysys.serving.client._FIRST_PAUSE_S", 0.0)
+    with pytest.raises(ServiceError, match="no answer"):
+        query(QueryConfig(url="http://127.0.0.1:9", user_id="1"))
+
+
+def test_tables_cut_long_titles_and_drop_empty_columns():
+    text = format_table([Hit("a", "x" * 99, 1.0), Hit("long id", None, -2.5e-7)])
+    header, first, second = text.splitlines()
+    assert header.split() == ["rank", "item_id", "title", "score"]
+    assert "x" * 47 + "…" in first
+    assert second.split() == ["2", "long", "id", "-2.5e-07"]
+    assert format_table([]) == "no items\n"
