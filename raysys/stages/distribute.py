@@ -34,7 +34,8 @@ def distribute(
     write the same files when it runs twice. Results should be small: large data goes to files.
 
     Args:
-        function: importable or picklable; sent once, through the object store.
+        function: importable on the workers (Ray Data tries for ever where it is not); sent once,
+            through the object store.
         tasks: what it is called with.
         stage: how log lines call the work.
         rows: number of rows behind a result, for the rate in log lines.
@@ -74,8 +75,7 @@ def _stream(
 ) -> Iterator[tuple[int, R | RaysysError]]:
     """Yield (task number, result) as tasks finish.
 
-    Expected errors travel as results: Ray Data drops the cause of what a task raises (2.60), and
-    after a failed execution the next one in the same process never starts.
+    Expected errors travel as results: Ray Data (2.60) drops the cause of what a task raises.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by Ray Data's own defaults
