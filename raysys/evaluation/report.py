@@ -30,13 +30,12 @@ def headline(found: Metrics) -> Metrics:
 
 
 def table(methods: Mapping[str, Metrics]) -> list[str]:
-    """Lay out the methods' headline metrics, intervals below the values, as lines of text."""
+    """Lay out the methods' headline metrics, one line each, as mean ± half the 95 % interval."""
     columns = [name for name in HEADLINES if any(name in found for found in methods.values())]
     rows = [["", *columns]]
     for method, found in methods.items():
-        rows.append([method, *(_mean(found, name) for name in columns)])
-        rows.append(["", *(_interval(found, name) for name in columns)])
-    return aligned([row for row in rows if any(row)])
+        rows.append([method, *(_cell(found, name) for name in columns)])
+    return aligned(rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -53,11 +52,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _mean(found: Metrics, name: str) -> str:
-    value = found.get(name, {}).get("mean")
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(found: Metrics, name: str) -> str:
-    low, high = found.get(name, {}).get("ci_low"), found.get(name, {}).get("ci_high")
-    return "" if low is None or high is None else f"{low:.4f}..{high:.4f}"
+def _cell(found: Metrics, name: str) -> str:
+    entry = found.get(name, {})
+    mean, low, high = entry.get("mean"), entry.get("ci_low"), entry.get("ci_high")
+    if mean is None:
+        return "-"
+    return f"{mean:.4f}" + ("" if low is None or high is None else f" ±{(high - low) / 2:.4f}")

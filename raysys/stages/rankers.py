@@ -21,6 +21,7 @@ from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import Index, load_dictionary
 from raysys.retrieval.search import Search
 
+_RATED_AT_ONCE = 1 << 14
 VIA = {"model": "autoencoder", "codes": "codes", "index": "index"}
 
 
@@ -107,15 +108,14 @@ class ModelMethod:
         """Predict the level of every target; unknown items get the training shares."""
         known = history.take(history.item_num < self._n_items)
         probs = np.tile(self._share, (targets.n_cells, 1))
+        rows = targets.rows
+        at = np.flatnonzero(targets.item_num < self._n_items)
         with torch.inference_mode():
-            z = self._encode(known)
-            for row in np.flatnonzero(targets.counts):
-                at = np.arange(targets.offsets[row], targets.offsets[row + 1])
-                at = at[targets.item_num[at] < self._n_items]
-                if len(at):
-                    items = torch.from_numpy(targets.item_num[at].astype(np.int64))
-                    log_p = self._model.log_p_levels(z[row : row + 1], items)[0]
-                    probs[at] = log_p.double().exp().numpy()
+            z_l = self._model.split(self._encode(known))[1]
+            for part in np.split(at, range(_RATED_AT_ONCE, len(at), _RATED_AT_ONCE)):
+                items = torch.from_numpy(targets.item_num[part].astype(np.int64))
+                logits = self._model.level_logits(z_l[torch.from_numpy(rows[part])], items)
+                probs[part] = torch.softmax(logits.double(), dim=1).numpy()
         return RatingPrediction(expected_rating(probs, self._values), probs)
 
     @torch.inference_mode()
