@@ -197,7 +197,9 @@ def check_popularity(
 
 
 def window_names(windows: Iterable[Any]) -> set[str]:
-    """Return window names from names, numbers or members."""
+    """Return window names from names, numbers or members; the word `all` means every window."""
+    if windows == "all":
+        return {window.name for window in Window}
     return {w if isinstance(w, str) else Window(w).name for w in windows}
 
 

@@ -150,6 +150,8 @@ def test_models_that_saw_too_much():
         check_model(period="val", fitted_until=None)
     with pytest.raises(DataError, match="fitted on windows TEST"):
         check_model(fitted_windows=[0, 1, 2], fitted_until=None)
+    with pytest.raises(DataError, match="fitted on windows TEST, TEST_IN, VAL_IN"):
+        check_model(fitted_windows="all", fitted_until=None)
     with pytest.raises(DataError, match="knows 4 items, the catalogue of period=test holds 3"):
         audit.check_model(
             FACTS | {"n_items": 4}, period="test", windows=TEST, cutoffs=CUTOFFS, n_items=3
