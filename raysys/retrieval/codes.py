@@ -104,6 +104,7 @@ class Codes:
         unit = self.unit[0]
         if self.packing == "dense8":
             return np.ascontiguousarray(queries * unit, dtype=np.float32)
+        dictionary = np.ascontiguousarray(dictionary)
         out = np.empty((len(queries), len(dictionary)), dtype=np.float32)
         products(dictionary, np.ascontiguousarray(queries * unit, dtype=np.float32), out)
         return out
@@ -132,6 +133,7 @@ class Codes:
         if self.packing == "dense8":
             factor = (self.scale[chosen].astype(np.float32) * self.unit[0])[:, None]
             return np.asarray(self.values[chosen].astype(np.float32) * factor)
+        dictionary = np.ascontiguousarray(dictionary)
         out = np.empty((len(chosen), dictionary.shape[1]), dtype=np.float32)
         for start in range(0, len(chosen), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)

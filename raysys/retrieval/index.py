@@ -102,7 +102,7 @@ class Index:
         self.kind = kind
         self.similarity = similarity
         self.codes = codes
-        self.dictionary = read_only(dictionary)
+        self.dictionary = read_only(np.ascontiguousarray(dictionary))
         self.layout = layout or Layout.identity(codes.n_items)
         self.settings = dict(sorted((settings or {}).items()))
         self._space = space

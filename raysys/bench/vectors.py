@@ -1,0 +1,157 @@
+"""What the suites on vectors share: their input, held-out queries, exact truth, recall."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.builds import Workspace
+from raysys.config import JobConfig, require
+from raysys.errors import DataError
+from raysys.models.compressae import CompresSAEConfig
+from raysys.retrieval.cells import unit_rows
+from raysys.stages.encode import encode, fit_dictionary
+
+T = TypeVar("T")
+Floats = NDArray[np.float32]
+
+_TRUTH_CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Database and queries of a bench.
+
+    Attributes:
+        name: where the vectors are from.
+        similarity: `cosine` (all rows of unit length) or `inner_product`.
+        vectors: [N, D] the database, also what everything is trained on.
+        bias: [N, n_bias].
+        queries: [Q, D], kept out of training and database.
+        weights: [Q, n_bias], zeros: the bench compares vectors.
+    """
+
+    name: str
+    similarity: str
+    vectors: Floats
+    bias: Floats
+    queries: Floats
+    weights: Floats
+
+
+def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: int) -> Dataset:
+    """Read vectors and put `n_queries` rows, picked by a seeded hash of their number, aside.
+
+    Args:
+        cfg: run and seed.
+        source: a .npy file of vectors, compared by cosine; empty: the run's embeddings build.
+        limit: use only the first rows.
+        n_queries: at most half of the rows.
+
+    Raises:
+        DataError: the file cannot be read, or holds no matrix of finite numbers.
+    """
+    if source:
+        vectors, similarity = _read_matrix(source), "cosine"
+        bias = np.zeros((len(vectors), 0), dtype=np.float32)
+    else:
+        require(bool(cfg.run), "source", source, "a .npy file, or run= with embeddings")
+        build = Workspace(cfg.run, cache_dir=cfg.cache_dir).current("embeddings")
+        vectors = np.load(build.path("vectors.npy"), mmap_mode="r")
+        bias = np.load(build.path("bias.npy"))
+        similarity = build.facts["similarity"]
+    vectors = np.ascontiguousarray(vectors[:limit], dtype=np.float32)
+    good = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
+    if len(good) < 20:
+        raise DataError(f"{source or cfg.run} holds {len(good)} usable vectors, a bench needs 20")
+    if similarity == "cosine":
+        vectors = unit_rows(vectors)
+    marks = [hashlib.blake2b(f"{cfg.seed}:{row}".encode()).digest() for row in good]
+    order = sorted(range(len(good)), key=marks.__getitem__)
+    held = good[order[: min(n_queries, len(good) // 2)]]
+    rest = np.setdiff1d(good, held)
+    weights = np.zeros((len(held), bias.shape[1]), dtype=np.float32)
+    name = str(Path(source).parent.name) if source else cfg.run
+    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights)
+
+
+def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats]:
+    """Return atoms, values and dictionary of the default compressor, trained on the database."""
+    code_dim, n_active = CompresSAEConfig(n_active=n_active).sizes(len(data.vectors))
+    fitted = fit_dictionary(data.vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+    with scratch() as folder:
+        path = Path(folder) / "vectors.npy"
+        np.save(path, data.vectors)
+        atoms, values = encode(path, fitted, n_active=n_active, model=None)
+    return atoms, values, np.ascontiguousarray(fitted.numpy())
+
+
+def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return item numbers and scores [Q, K] of the largest dot products, best first."""
+    top_k = min(top_k, len(vectors))
+    nums = np.empty((len(queries), top_k), dtype=np.int64)
+    scores = np.empty((len(queries), top_k), dtype=np.float32)
+    for start in range(0, len(queries), _TRUTH_CHUNK):
+        rows = slice(start, start + _TRUTH_CHUNK)
+        product = queries[rows] @ vectors.T
+        some = np.argpartition(-product, top_k - 1, axis=1)[:, :top_k]
+        order = np.argsort(-np.take_along_axis(product, some, 1), axis=1, kind="stable")
+        nums[rows] = np.take_along_axis(some, order, 1)
+        scores[rows] = np.take_along_axis(product, nums[rows], 1)
+    return nums, scores
+
+
+def recall(found: NDArray[Any], truth: NDArray[Any], top_k: int) -> float:
+    """Return the mean share of the first K of `truth` [Q, >=K] among the first K found."""
+    pairs = zip(found[:, :top_k], truth[:, :top_k], strict=True)
+    shares = [len(np.intersect1d(f, t)) / len(t) for f, t in pairs]
+    return round(float(np.mean(shares)), 4)
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Return a result and the seconds it took."""
+    started = time.perf_counter()
+    result = function()
+    return result, round(time.perf_counter() - started, 3)
+
+
+def latency(search: Callable[[Floats], object], queries: Floats) -> dict[str, float]:
+    """Return p50_ms, p99_ms and qps of single queries on this thread, after a short warm-up."""
+    for query in queries[:10]:
+        search(query[None])
+    seconds = np.empty(len(queries))
+    for q in range(len(queries)):
+        started = time.perf_counter()
+        search(queries[q : q + 1])
+        seconds[q] = time.perf_counter() - started
+    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
+    return {
+        "p50_ms": round(float(p50), 4),
+        "p99_ms": round(float(p99), 4),
+        "qps": round(float(len(queries) / seconds.sum()), 1),
+    }
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is removed when the block ends."""
+    return tempfile.TemporaryDirectory(prefix="raysys-bench-")
+
+
+def _read_matrix(source: str) -> NDArray[Any]:
+    try:
+        array = np.load(source, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"source={source} cannot be read as a .npy array: {error}") from error
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise DataError(
+            f"source={source} has shape {array.shape} of {array.dtype}: expected [N, D]"
+        )
+    return np.asarray(array)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from raysys.bench import codes, retrieval
+from raysys.bench.vectors import exact_top, load_dataset, recall
+from raysys.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(40, 24))
+    vectors = centres[rng.integers(0, 40, 1500)] + 0.4 * rng.normal(size=(1500, 24))
+    vectors[3] = 0
+    path = tmp_path_factory.mktemp("vectors") / "vectors.npy"
+    np.save(path, vectors.astype(np.float16))
+    return str(path)
+
+
+def test_queries_are_held_out_by_a_seeded_hash(source):
+    config = codes.CodesBenchConfig(seed=1)
+    first = load_dataset(config, source=source, limit=None, n_queries=100)
+    again = load_dataset(config, source=source, limit=None, n_queries=100)
+    np.testing.assert_array_equal(first.queries, again.queries)
+    assert (len(first.queries), len(first.vectors)) == (100, 1399)  # the zero row is left out
+    np.testing.assert_allclose(np.linalg.norm(first.vectors, axis=1), 1, atol=1e-5)
+    assert exact_top(first.queries, first.vectors, 1)[1].max() < 0.9999
+    other = load_dataset(codes.CodesBenchConfig(seed=2), source=source, limit=None, n_queries=100)
+    assert not np.array_equal(first.queries, other.queries)
+
+
+def test_recall_against_the_exact_answer():
+    found, truth = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 2, 9], [7, 8, 4]])
+    assert recall(found, truth, 3) == 0.5
+    assert recall(found, truth, 1) == 0.0
+
+
+def test_codes_suite_compares_at_equal_bytes(source):
+    pytest.importorskip("faiss")
+    config = codes.CodesBenchConfig(source=source, sizes=[16], queries=60)
+    rows = codes.rows(config)
+    assert rows[0]["engine"] == "raysys packed4"
+    assert {row["bytes_per_item"] for row in rows if "RaBitQ" not in row["engine"]} == {16}
+    assert all(0 < row["recall@10"] <= 1 and row["cosine"] <= 1 for row in rows)
+    assert rows[0]["recall@10"] > 0.5
+
+
+def test_retrieval_suite_measures_every_engine(source):
+    rows = retrieval.rows(
+        retrieval.RetrievalBenchConfig(source=source, n_active=8, queries=60, peers=False)
+    )
+    assert [row["engine"] for row in rows] == ["raysys flat", "raysys ivf", "raysys graph"]
+    assert rows[0]["own_recall@10"] == 1.0
+    for row in rows:
+        assert row["own_recall@10"] > 0.85
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["resident_bytes"] > row["n_items"] * 18
+
+
+def test_a_source_that_cannot_be_used(tmp_path, source):
+    config = codes.CodesBenchConfig()
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(config, source=str(tmp_path / "none.npy"), limit=None, n_queries=5)
+    np.save(tmp_path / "flat.npy", np.zeros(9))
+    with pytest.raises(DataError, match="shape"):
+        load_dataset(config, source=str(tmp_path / "flat.npy"), limit=None, n_queries=5)
+    with pytest.raises(DataError, match="usable vectors"):
+        load_dataset(config, source=source, limit=10, n_queries=5)
+    with pytest.raises(ConfigError, match="source"):
+        load_dataset(config, source="", limit=None, n_queries=5)
