@@ -275,3 +275,27 @@ def test_intervals_cover_at_the_nominal_rate(name):
         interval = part.result()[name]
         covered += interval["ci_low"] <= truth <= interval["ci_high"]
     assert abs(covered / repeats - 0.95) <= 0.02
+
+
+def test_metrics_equal_those_of_trec_eval():
+    measures = pytest.importorskip("ir_measures", reason="peer of the metrics: ir-measures")
+    history, targets, lists, keys = world(n_users=200)
+    wanted, shown = {}, {}
+    for u, (items, listed) in enumerate(per_user(targets, lists)):
+        wanted[str(u)] = {str(i): 1 for i in items}
+        shown[str(u)] = {str(i): 1000.0 - place for place, i in enumerate(listed)}
+    theirs = measures.calc_aggregate(
+        [measures.nDCG @ 100, measures.nDCG @ 20, measures.Success @ 10, measures.R @ 50],
+        wanted,
+        shown,
+    )
+    found = evaluator()
+    found.update_ranking(keys, history=history, targets=targets, lists=lists)
+    ours = found.result()
+    for name, measure in (
+        ("ndcg@100", measures.nDCG @ 100),
+        ("ndcg@20", measures.nDCG @ 20),
+        ("hit@10", measures.Success @ 10),
+        ("recall@50", measures.R @ 50),  # no user has more than 50 targets
+    ):
+        assert ours[name]["mean"] == pytest.approx(theirs[measure], abs=1e-9)
