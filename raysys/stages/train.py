@@ -51,7 +51,7 @@ class TrainConfig(JobConfig):
     ids: str | None = local(None)
     refit: str = "val"
     autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(lr=0.02))
+    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
     compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
     launch: LaunchConfig = local(factory=LaunchConfig)
 

@@ -32,8 +32,8 @@ _LINK_USERS = 1000
 _CHUNK_USERS = 256
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # how much the log share of an item counts beside its score, in standard deviations of scores
-_PRIOR_WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
-_PRIOR_HALF_LIVES_D = (0, 365, 90, 30, 14, 7, 3)  # 0: never forgets
+_PRIOR_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_PRIOR_HALF_LIVES_D = (0, 365, 90, 30, 14, 7, 3, 1)  # 0: never forgets
 
 
 @dataclasses.dataclass(frozen=True)

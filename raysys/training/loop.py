@@ -28,6 +28,7 @@ from raysys.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+_LEAST_STEPS = 8  # per epoch: batches shrink on small data
 _PURPOSE = 0x7261  # keeps the shuffling apart from other uses of the seed
 
 State = dict[str, Any]
@@ -40,7 +41,7 @@ class OptimConfig:
     Attributes:
         lr: learning rate.
         epochs: upper bound of the passes over the data.
-        batch_size: rows of a global batch, over all ranks.
+        batch_size: rows of a global batch, over all ranks; at most an eighth of the data.
         weight_decay: decoupled weight decay.
         patience: epochs without a better validation metric before stopping; 0 never stops.
         checkpoint_every: epochs between two saved states.
@@ -241,7 +242,8 @@ def _run_epoch(
     wrapped.train()
     module: Any = getattr(wrapped, "module", wrapped)
     sums: dict[str, float] = {}
-    for rows in global_batches(len(task.weights), optim.batch_size, key):
+    batch_size = min(optim.batch_size, max(1, len(task.weights) // _LEAST_STEPS))
+    for rows in global_batches(len(task.weights), batch_size, key):
         mine = rows[ranks.rank :: ranks.world]
         share = float(task.weights[mine].sum() / max(task.weights[rows].sum(), 1e-12))
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"):
