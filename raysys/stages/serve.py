@@ -36,7 +36,7 @@ def serve(cfg: ServeConfig) -> StageResult:
         ConfigError: the port is taken, or the cluster does not answer.
     """
     require_run(cfg)
-    with _interrupted_by_sigterm():
+    with _interrupted_by_signals():
         try:
             build_ids = _serve_here(cfg) if cfg.local else _serve_on_ray(cfg)
         except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
     app, build_ids = application(cfg)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # ray.init takes SIGTERM over, so it is claimed again once that is done
-    with connected(cfg.ray), _interrupted_by_sigterm(), _application_removed(cfg):
+    with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg):
         _warn_if_too_small(cfg)
         try:
             ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
@@ -126,13 +126,18 @@ def _announce(cfg: ServeConfig) -> None:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as SIGINT does; a no-op outside the main thread."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the block; a no-op outside the main thread.
+
+    SIGINT needs this too: shells start background commands with it ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    caught = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, signal.default_int_handler) for number in caught]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(caught, previous, strict=True):
+            signal.signal(number, handler)

@@ -6,7 +6,9 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from raysys.training.loop import OptimConfig, Ranks, State, Task, train
 log = logging.getLogger(__name__)
 
 _STATE = "state.pt"
+_POLL_S = 1.0
 
 Factory = Callable[..., Sequence[Callable[[], Task]]]
 
@@ -77,9 +80,11 @@ def launch(
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
     share = min(1.0, resources.get("CPU", 1) / cfg.workers)
+    mailbox = _Mailbox.remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
+            "mailbox": mailbox,
             "factory": factory,
             "settings": settings,
             "optim": dataclasses.asdict(optim),
@@ -98,7 +103,8 @@ def launch(
         ),
     )
     log.info("training started workers=%d gpu=%s name=%s", cfg.workers, gpu, name)
-    result = trainer.fit()
+    with _shown(mailbox):
+        result = trainer.fit()
     if result.error is not None:
         raise result.error
     return _read_state(result.checkpoint)
@@ -123,7 +129,7 @@ def _worker(config: dict[str, Any]) -> None:
         save=_save,
         restored=None if checkpoint is None else _read_state(checkpoint),
     )
-    _log_on_rank_zero(ranks.rank)
+    _send_log_lines(config["mailbox"], ranks.rank)
     state = train(
         config["factory"](**config["settings"]),
         OptimConfig(**config["optim"]),
@@ -157,10 +163,58 @@ def _read_state(checkpoint: ray.train.Checkpoint) -> State:
     return state
 
 
-def _log_on_rank_zero(rank: int) -> None:
+@ray.remote(num_cpus=0)
+class _Mailbox:
+    """Carries log lines from workers to the job, which alone writes to the user's terminal."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str]] = []
+
+    def put(self, level: int, line: str) -> None:
+        self._lines.append((level, line))
+
+    def take(self) -> list[tuple[int, str]]:
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class _Sender(logging.Handler):
+    """Sends log records to the mailbox."""
+
+    def __init__(self, mailbox: Any) -> None:
+        super().__init__()
+        self._mailbox = mailbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._mailbox.put.remote(record.levelno, record.getMessage())
+
+
+def _send_log_lines(mailbox: Any, rank: int) -> None:
+    """Let rank 0 tell its progress and every rank its errors."""
     root = logging.getLogger("raysys")
     root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    if not root.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-        root.addHandler(handler)
+    root.handlers = [_Sender(mailbox)]
+
+
+@contextmanager
+def _shown(mailbox: Any) -> Iterator[None]:
+    """Log what arrives in the mailbox while the block runs."""
+    done = threading.Event()
+
+    def show() -> None:
+        try:
+            while not done.wait(_POLL_S):
+                for level, line in ray.get(mailbox.take.remote()):
+                    log.log(level, "%s", line)
+        except ray.exceptions.RayError as error:
+            log.warning("progress is no longer shown error=%s", type(error).__name__)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        for level, line in ray.get(mailbox.take.remote()):
+            log.log(level, "%s", line)
