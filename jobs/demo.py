@@ -24,9 +24,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
+from raysys.builds import Workspace
 from raysys.config import load
+from raysys.data.profiles import Profiles
+from raysys.data.simulate import World
 from raysys.errors import RaysysError
-from raysys.serving.client import Client
+from raysys.serving.client import Client, ServiceError
 
 log = logging.getLogger("raysys.demo")
 
@@ -74,6 +79,7 @@ def demo(cfg: DemoConfig) -> None:
     started = time.perf_counter()
     run = cfg.run or tempfile.mkdtemp(prefix="raysys-demo-")
     source, items = cfg.source, cfg.items
+    world = None
     if not source:
         sizes = [f"n_users={cfg.users}", f"n_items={cfg.n_items}"]
         world = raysys("simulate", f"run={run}", f"seed={cfg.seed}", *sizes)
@@ -81,7 +87,7 @@ def demo(cfg: DemoConfig) -> None:
     about = [f"source={source}", *([f"items={items}"] if items else [])]
     result = raysys("pipeline", f"run={run}", f"seed={cfg.seed}", *about)
     with serving(run) as url:
-        show_answers(url, run, simulated=not cfg.source)
+        show_answers(url, run, World.load(Path(world["world"])) if world else None)
     show_metrics(result)
     say(f"\ndone in {time.perf_counter() - started:.0f} s; the run stays in {run}")
 
@@ -109,7 +115,7 @@ def serving(run: str) -> Iterator[str]:
         wait_until_healthy(url, server)
         yield url
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)
         try:
             server.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -123,10 +129,83 @@ def wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
         while time.monotonic() < deadline:
             if server.poll() is not None:
                 raise subprocess.CalledProcessError(server.returncode, "raysys serve")
-            if client.is_healthy():
+            try:
+                client.health()
+            except ServiceError:
+                time.sleep(0.5)
+            else:
                 return
-            time.sleep(0.5)
     raise RaysysError(f"{url} did not answer within {_START_TIMEOUT_S} s")
+
+
+def show_answers(url: str, run: str, world: World | None) -> None:
+    """Ask for one user's recommendations and print them, beside the truth where it is known."""
+    user_id, liked = pick_user(run)
+    say(f"\nPOST {url}/v1/recommend  {{'user_id': {user_id!r}, 'k': 10}}")
+    with Client(url) as client:
+        answer = client.recommend(user_id=user_id, k=10)
+        rows = [item.model_dump() for item in answer.items]
+        first = rows[0]["item_id"]
+        similar = client.similar(first, k=5).items
+    say("among what the user liked best: " + "; ".join(liked))
+    columns = ["title", "p_consume", "p_like", "expected_rating"]
+    if world is not None:
+        truth = dict(zip(world.item_ids(), world.enjoyment(user_id).tolist(), strict=True))
+        for row in rows:
+            row["true enjoyment"] = truth[row["item_id"]]
+        columns.append("true enjoyment")
+    say(table(rows, columns))
+    if world is not None:
+        chosen = sum(row["true enjoyment"] for row in rows) / len(rows)
+        mean = sum(truth.values()) / len(truth)
+        say(f"mean true enjoyment: recommended {chosen:.3f}, whole catalogue {mean:.3f}")
+    say(f"\nGET {url}/v1/items/{first}/similar?k=5")
+    say(table([item.model_dump() for item in similar], ["title", "score"]))
+
+
+def pick_user(run: str) -> tuple[str, list[str]]:
+    """Return a user with a history of typical length, and titles of what they liked best."""
+    profiles = Profiles.load(Workspace(run).current("profiles"))
+    cells = profiles.cells()
+    known = np.flatnonzero(cells.counts >= min(10, cells.counts.max()))
+    row = int(known[np.argsort(cells.counts[known], kind="stable")[len(known) // 2]])
+    history = cells.users(np.array([row]))
+    values = np.nan_to_num(profiles.levels.value_array())[history.level]
+    best = history.item_num[np.argsort(-values, kind="stable")[:5]]
+    names = profiles.items.take(best)
+    titles = zip(names["title"].to_pylist(), names["item_id"].to_pylist(), strict=True)
+    user_id = profiles.user_ids[int(cells.user_num[row])]
+    return str(user_id), [title or item_id for title, item_id in titles]
+
+
+def show_metrics(result: dict[str, Any]) -> None:
+    """Print the evaluation: the model, what the index returns, and the baselines."""
+    names = ["recall@20", "recall@20^0.3", "ndcg@100", "coverage@20", "rmse", "nll"]
+    listed = {"model": result["metrics"], "index": result.get("metrics_index", {})}
+    listed |= result.get("baselines", {})
+    rows = []
+    for name, metrics in listed.items():
+        values = {key: metrics.get(key, {}).get("mean") for key in names}
+        rows.append({"ranking by": name} | values)
+    say("\nevaluation on the test period (later than everything the model saw)")
+    say(table(rows, ["ranking by", *names]))
+
+
+def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    """Lay out rows as aligned text."""
+    cells = [columns, *([cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)) for line in cells
+    ]
+    return "\n".join("  " + line.rstrip() for line in lines)
+
+
+def cell(value: Any) -> str:
+    """Format one value; absent ones as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def say(text: str = "") -> None:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from raysys.builds import StageResult, Workspace
 from raysys.config import JobConfig, default_data_dir
+from raysys.data.sources import list_files
 from raysys.errors import ConfigError, RaysysError
 from raysys.stages.cluster import connected
 
@@ -144,9 +145,8 @@ def _builds(cfg: DoctorConfig) -> tuple[bool | None, str]:
 
 def _data(cfg: DoctorConfig) -> tuple[bool | None, str]:
     if cfg.source is not None:
-        from raysys.stages.prepare import describe_source
-
-        return True, describe_source(cfg.source)
+        found = list_files(cfg.source)
+        return True, f"{cfg.source}: {len(found)} file(s)"
     folder = default_data_dir()
     if folder is None:
         return None, "no source= given and no RAYSYS_DATA folder"

@@ -10,11 +10,13 @@ from typing import Any
 
 from raysys.builds import StageResult
 from raysys.config import JobConfig, require_run
+from raysys.data.interactions import ColumnsConfig
+from raysys.data.settings import PrepareConfig
 from raysys.errors import ConfigError
 from raysys.stages.cluster import connected
 from raysys.stages.evaluate import EvaluateConfig, evaluate
 from raysys.stages.index import IndexConfig, index
-from raysys.stages.prepare import ColumnsConfig, PrepareConfig, prepare
+from raysys.stages.prepare import prepare
 from raysys.stages.train import TrainConfig, train
 
 log = logging.getLogger(__name__)

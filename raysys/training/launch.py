@@ -80,7 +80,7 @@ def launch(
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
     share = min(1.0, resources.get("CPU", 1) / cfg.workers)
-    mailbox = _Mailbox.remote()
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
@@ -163,7 +163,6 @@ def _read_state(checkpoint: ray.train.Checkpoint) -> State:
     return state
 
 
-@ray.remote(num_cpus=0)
 class _Mailbox:
     """Carries log lines from workers to the job, which alone writes to the user's terminal."""
 
