@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +18,7 @@ from raysys.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextmanager
@@ -37,14 +40,15 @@ def connected(cfg: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not (cfg.address != "local" and _join(cfg.address, quiet)):
+    if cfg.address != "local" and _join(cfg.address):
+        log.info("ray joined cpus=%g", ray.cluster_resources().get("CPU", 0))
+    else:
         ray.init(
             address="local",
             num_cpus=cfg.num_cpus,
             object_store_memory=cfg.object_store_mb * _MIB,
             include_dashboard=dashboard,
-            **quiet,
+            **_QUIET,
         )
         log.info("ray started cpus=%g", ray.cluster_resources().get("CPU", 0))
     try:
@@ -53,14 +57,22 @@ def connected(cfg: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
-def _join(address: str | None, quiet: dict[str, Any]) -> bool:
-    """Join the cluster at `address` (None: any that is there); False when there is none."""
+def _join(address: str | None) -> bool:
+    """Join the cluster at `address`; None: one that $RAY_ADDRESS or `ray start` announces.
+
+    Returns:
+        False when `address` is None and no cluster is announced. Another job's private cluster is
+        not: it would vanish with that job.
+    """
+    announced = Path(tempfile.gettempdir(), "ray", "ray_current_cluster").is_file()
+    if address is None and "RAY_ADDRESS" not in os.environ and not announced:
+        return False
+    where = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError as error:
-        if address is None and "RAY_ADDRESS" not in os.environ:
-            return False
-        where = address or os.environ["RAY_ADDRESS"]
-        raise ConfigError(f"ray.address={where!r} does not answer: {error}") from error
-    log.info("ray joined cpus=%g", ray.cluster_resources().get("CPU", 0))
+        ray.init(address=where, **_QUIET)
+    except (ConnectionError, RuntimeError) as error:
+        raise ConfigError(
+            f"ray.address={where!r} does not answer ({str(error).splitlines()[0]}): start the "
+            "cluster, or say ray.address=local"
+        ) from error
     return True

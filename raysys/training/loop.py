@@ -183,9 +183,10 @@ def _run_phase(
         waited = [epoch + 1 - best["epoch"] for best in state["best"].values()]
         if phase == 0 and optim.patience and waited and min(waited) >= optim.patience:
             break
-        if (epoch + 1) % optim.checkpoint_every == 0 and epoch + 1 < last:
+        due = (epoch + 1) % optim.checkpoint_every == 0 and epoch + 1 < last
+        if due:
             state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
-            ranks.save(record, state)
+        ranks.save(record, state if due else None)
     for best in state["best"].values():
         module.load_state_dict(best["weights"], strict=False)
     if phase == 0:
