@@ -63,9 +63,10 @@ def rows(cfg: CodesBenchConfig) -> list[dict[str, Any]]:
     truth, _ = exact_top(data.queries, data.vectors, _TOP)
     found = _ours(cfg, data, truth)
     if cfg.peers:
-        found += [
-            row for size in cfg.sizes for row in _peers_at(size, data, truth) if row is not None
-        ]
+        dim = data.vectors.shape[1]
+        kinds = [each for size in cfg.sizes for each in peer_kinds(size, dim)]
+        peers = [_peer(kind, data, truth, wide) for kind, wide in dict.fromkeys(kinds)]
+        found += [row for row in peers if row is not None]
     return found
 
 
@@ -99,18 +100,16 @@ def _ours(cfg: CodesBenchConfig, data: Dataset, truth: Any) -> list[dict[str, An
     return result
 
 
-def _peers_at(size: int, data: Dataset, truth: Any) -> list[dict[str, Any] | None]:
-    """Measure faiss' quantisers that store `size` bytes per item (RaBitQ and SQ their own)."""
-    dim = data.vectors.shape[1]
-    wide = -(-dim // size) * size  # product quantisers split equal parts: zeros fill the last
-    kinds = [f"PQ{size}x8", f"OPQ{size}_{wide},PQ{size}x8"]
+def peer_kinds(size: int, dim: int) -> list[tuple[str, int]]:
+    """Return faiss' quantisers of `size` bytes per item, each with the width it is given.
+
+    Product quantisers split a vector into equal parts: zeros fill the last one.
+    """
+    wide = -(-dim // size) * size
+    kinds = [(f"PQ{size}x8", wide), (f"OPQ{size}_{wide},PQ{size}x8", wide)]
     if size < dim:
-        kinds.append(f"PCA{size},SQ8")
-    return [
-        *(_peer(kind, data, truth, wide) for kind in kinds[:2]),
-        *(_peer(kind, data, truth, dim) for kind in kinds[2:]),
-        _peer(_rabitq(size, dim), data, truth, dim),
-    ]
+        kinds.append((f"PCA{size},SQ8", dim))
+    return [*kinds, (_rabitq(size, dim), dim)]
 
 
 def _rabitq(size: int, dim: int) -> str:

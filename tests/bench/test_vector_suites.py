@@ -35,14 +35,28 @@ def test_recall_against_the_exact_answer():
     assert recall(found, truth, 1) == 0.0
 
 
-def test_codes_suite_compares_at_equal_bytes(source):
+def test_peers_of_a_size():
+    assert codes.peer_kinds(48, 384) == [
+        ("PQ48x8", 384),
+        ("OPQ48_384,PQ48x8", 384),
+        ("PCA48,SQ8", 384),
+        ("PCAR320,RaBitQ", 384),
+    ]
+    assert codes.peer_kinds(96, 256)[0] == ("PQ96x8", 288)
+    assert codes.peer_kinds(96, 256)[-1] == ("RR256,RaBitQ", 256)
+
+
+def test_codes_suite_compares_at_equal_bytes(source, monkeypatch):
     pytest.importorskip("faiss")
-    config = codes.CodesBenchConfig(source=source, sizes=[16], queries=60)
+    kinds = codes.peer_kinds
+    fast = lambda size, dim: [kind for kind in kinds(size, dim) if "PQ" not in kind[0]]  # noqa: E731
+    monkeypatch.setattr(codes, "peer_kinds", fast)  # the product quantisers take minutes to train
+    config = codes.CodesBenchConfig(source=source, sizes=[8], queries=60, limit=700)
     rows = codes.rows(config)
     assert rows[0]["engine"] == "raysys packed4"
-    assert {row["bytes_per_item"] for row in rows if "RaBitQ" not in row["engine"]} == {16}
+    assert {row["bytes_per_item"] for row in rows if "RaBitQ" not in row["engine"]} == {8}
     assert all(0 < row["recall@10"] <= 1 and row["cosine"] <= 1 for row in rows)
-    assert rows[0]["recall@10"] > 0.5
+    assert rows[0]["recall@10"] > 0.3
 
 
 def test_retrieval_suite_measures_every_engine(source):
