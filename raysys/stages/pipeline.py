@@ -97,3 +97,5 @@ def _hand_down(parent: Any, child: Any, stage: str, names: Any) -> None:
         if own not in (getattr(fresh, name), shared):
             raise ConfigError(f"{stage}.{name}={own!r} is not accepted: set {name}= instead")
         setattr(child, name, shared)
+    if hasattr(child, "__post_init__"):
+        child.__post_init__()  # checks what it was handed

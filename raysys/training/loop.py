@@ -29,6 +29,7 @@ from raysys.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _LEAST_STEPS = 8  # per epoch: batches shrink on small data
+_LEAST_GAIN = 1e-3  # relative gain of a metric that patience counts
 _PURPOSE = 0x7261  # keeps the shuffling apart from other uses of the seed
 
 State = dict[str, Any]
@@ -43,7 +44,7 @@ class OptimConfig:
         epochs: upper bound of the passes over the data.
         batch_size: rows of a global batch, over all ranks; at most an eighth of the data.
         weight_decay: decoupled weight decay.
-        patience: epochs without a better validation metric before stopping; 0 never stops.
+        patience: epochs without a gain of 0.1 % in any head's metric before stopping; 0 never.
         checkpoint_every: epochs between two saved states.
     """
 
@@ -180,7 +181,7 @@ def _run_phase(
         state["history"].append(record)
         log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items()))
         state["epoch"] = epoch + 1
-        waited = [epoch + 1 - best["epoch"] for best in state["best"].values()]
+        waited = [epoch + 1 - best["gained"] for best in state["best"].values()]
         if phase == 0 and optim.patience and waited and min(waited) >= optim.patience:
             break
         due = (epoch + 1) % optim.checkpoint_every == 0 and epoch + 1 < last
@@ -228,7 +229,15 @@ def _keep_best(
         if better:
             weights = module.state_dict()
             kept = {name: weights[name].detach().cpu().clone() for name in head.names}
-            state["best"][head.metric] = {"epoch": epoch, "value": value, "weights": kept}
+            gained = epoch
+            if old is not None and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
+                gained = old["gained"]  # better, but not by enough to wait for more
+            state["best"][head.metric] = {
+                "epoch": epoch,
+                "gained": gained,
+                "value": value,
+                "weights": kept,
+            }
 
 
 def _run_epoch(
