@@ -32,6 +32,7 @@ from raysys.storage import open_filesystem
 log = logging.getLogger(__name__)
 
 OWN_COLUMNS = ("item_num", "item_id", "title", "first_seen", "n_fit")
+_TEXT = ["user_id", "item_id", "event", "fold"]
 _LATEST = np.iinfo(np.int64).max
 
 
@@ -74,7 +75,7 @@ class NumberedPart:
 def read_rows(uri: str) -> Rows:
     """Read one part of an `interactions` build."""
     filesystem, path = open_filesystem(uri)
-    table = pq.read_table(path, filesystem=filesystem)
+    table = pq.read_table(path, filesystem=filesystem, read_dictionary=_TEXT)
     users, user = _codes(table["user_id"])
     items, item = _codes(table["item_id"])
     events, event = sorted_codes(table["event"])
@@ -88,7 +89,7 @@ def read_rows(uri: str) -> Rows:
         timestamp=pc.fill_null(table["timestamp"], 0).to_numpy(),
         events=events.to_pylist(),
         event=event,
-        fold=fold_codes(_one(table["fold"])) if has_folds else None,
+        fold=fold_codes(_one(table["fold"].unify_dictionaries())) if has_folds else None,
     )
 
 
@@ -251,8 +252,8 @@ def _cell_order(
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct values in order of appearance and each row's position among them."""
-    encoded = _one(column).dictionary_encode()
+    """Return the distinct values, sorted if the rows are, and each row's position among them."""
+    encoded = _one(column.unify_dictionaries())
     return encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
 
 

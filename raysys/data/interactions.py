@@ -65,7 +65,7 @@ class Cleaned:
     """What `clean` made of a chunk.
 
     Attributes:
-        rows: good rows, `INTERACTION_SCHEMA` and `fold` where the log has folds.
+        rows: good rows, of `encoded_schema`.
         bad: quarantined rows, `QUARANTINE_SCHEMA`.
         units: rows per timestamp unit.
     """
@@ -153,11 +153,11 @@ def clean(
         if column in chunk.table.column_names
     }
     size = chunk.table.num_rows
-    user, item = to_ids(raw["user_id"], "user"), to_ids(raw["item_id"], "item")
+    user, item = encoded_ids(raw["user_id"], "user"), encoded_ids(raw["item_id"], "item")
     rules = [("missing user", _null(user)), ("missing item", _null(item))]
     rating: pa.Array = pa.nulls(size, pa.float32())
     time: pa.Array = pa.nulls(size, pa.int64())
-    event: pa.Array = pa.nulls(size, pa.string())
+    event: pa.Array = pa.nulls(size, pa.string()).dictionary_encode()
     units: dict[str, int] = {}
     if "rating" in raw:
         rating, wrong, outside = to_ratings(raw["rating"], rating_range)
@@ -166,23 +166,42 @@ def clean(
         time, absurd, units = to_seconds(raw["timestamp"])
         rules.append(("absurd timestamp", absurd))
     if "event" in raw:
-        event = to_ids(raw["event"], "event")
+        event = encoded_ids(raw["event"], "event")
     arrays = [user, item, rating, time, event]
-    schema = INTERACTION_SCHEMA
     if "fold" in raw:
-        fold = to_ids(raw["fold"], "fold")
-        known = pc.is_in(fold, value_set=pa.array(FOLDS))
-        rules.append(("unknown fold", ~np.asarray(known)))
+        fold = encoded_ids(raw["fold"], "fold")
+        known = pc.is_in(fold.dictionary, value_set=pa.array(FOLDS)).take(fold.indices)
+        rules.append(("unknown fold", ~np.asarray(pc.fill_null(known, False))))
         arrays.append(fold)
-        schema = schema.append(pa.field("fold", pa.string()))
     broken = np.zeros(size, dtype=np.uint8)
     for number, (_, mask) in enumerate(rules, start=1):
         broken[mask & (broken == 0)] = number
-    rows = pa.Table.from_arrays(arrays, schema=schema)
+    rows = pa.Table.from_arrays(arrays, schema=encoded_schema("fold" in raw))
     if not broken.any() and not chunk.malformed:
         return Cleaned(rows, QUARANTINE_SCHEMA.empty_table(), units)
     bad = _quarantine(chunk, raw, broken, [reason for reason, _ in rules], file)
     return Cleaned(rows.filter(pa.array(broken == 0)), bad, units)
+
+
+def encoded_schema(has_folds: bool) -> pa.Schema:
+    """Return the schema of rows on their way: `INTERACTION_SCHEMA` with encoded text."""
+    kinds = dict(zip(_TEXT, INTERACTION_SCHEMA.types, strict=True))
+    kinds |= {"fold": pa.string()} if has_folds else {}
+    text = pa.dictionary(pa.int32(), pa.string())
+    return pa.schema([(n, text if pa.types.is_string(k) else k) for n, k in kinds.items()])
+
+
+def encoded_ids(column: pa.Array, role: str) -> pa.Array:
+    """Return what `to_ids` makes of a column, dictionary-encoded; text stays as encoded before."""
+    if not pa.types.is_dictionary(column.type):
+        return to_ids(column, role).dictionary_encode()
+    ids = to_ids(column.dictionary, role)
+    codes = column.indices.cast(pa.int32())
+    if ids.null_count:
+        missing = np.concatenate((np.flatnonzero(np.asarray(ids.is_null())), [-1]))
+        codes = pc.if_else(pc.is_in(codes, value_set=pa.array(missing, pa.int32())), None, codes)
+        ids = pc.fill_null(ids, "")
+    return pa.DictionaryArray.from_arrays(codes, ids)
 
 
 def to_ids(column: pa.Array, role: str) -> pa.Array:
@@ -233,7 +252,9 @@ def to_ratings(
 
 def partition(rows: pa.Table) -> list[pa.RecordBatch]:
     """Return the rows of each of the `N_BUCKETS` user buckets, one batch each."""
-    encoded = _one_array(rows["user_id"]).dictionary_encode()
+    encoded = _one_array(rows["user_id"])
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
     buckets = user_buckets(encoded.dictionary)[encoded.indices.to_numpy()]
     order = np.argsort(buckets, kind="stable")
     ends = np.cumsum(np.bincount(buckets, minlength=N_BUCKETS))
@@ -266,7 +287,7 @@ def merge(tables: Sequence[pa.Table], *, traits: LogTraits, keep: str) -> Merged
         table = table.filter(pc.is_valid(table["timestamp"]))
     users, user = sorted_codes(table["user_id"], first_by=user_buckets)
     items, item = sorted_codes(table["item_id"])
-    _, event = sorted_codes(table["event"])
+    events, event = sorted_codes(table["event"])
     folds, fold = sorted_codes(table["fold"]) if traits.has_folds else ([], np.zeros_like(user))
     rating = table["rating"].to_numpy()
     time = pc.fill_null(table["timestamp"], 0).to_numpy()
@@ -276,8 +297,10 @@ def merge(tables: Sequence[pa.Table], *, traits: LogTraits, keep: str) -> Merged
     key = (user * np.int64(len(items)) + item) * (int(kind.max(initial=0)) + 1) + kind
     repeated = pd.Series(key[order]).duplicated(keep="first" if keep == "first" else "last")
     order = order[~repeated.to_numpy()]
+    texts = {"user_id": (users, user), "item_id": (items, item), "event": (events, event)}
+    texts |= {"fold": (folds, fold)} if traits.has_folds else {}
     return Merged(
-        rows=table.take(pa.array(order)).combine_chunks(),
+        rows=_take(table, order, texts),
         bad=bad,
         n_duplicates=int(repeated.sum()),
         n_users=len(users),
@@ -293,8 +316,7 @@ def sorted_codes(
         column: [M] strings.
         first_by: function of the distinct values whose result [n] goes before their own order.
     """
-    encoded = _one_array(column).dictionary_encode()
-    distinct = encoded.dictionary
+    distinct, codes = _distinct(column)
     keys = {"value": distinct}
     by = [("value", "ascending")]
     if first_by is not None:
@@ -304,8 +326,49 @@ def sorted_codes(
     rank = np.empty(len(distinct) + 1, dtype=np.int64)
     rank[order] = np.arange(len(distinct))
     rank[-1] = -1
-    codes = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
     return distinct.take(pa.array(order)), rank[codes]
+
+
+def _distinct(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the distinct values and each row's position among them, -1 for null.
+
+    Of encoded chunks only the values that occur are looked at.
+    """
+    if not pa.types.is_dictionary(column.type):
+        encoded = _one_array(column).dictionary_encode()
+        return encoded.dictionary, pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+    values, codes, n_values = [], [], 0
+    for chunk in column.chunks:
+        indices = pc.fill_null(chunk.indices, -1).to_numpy()
+        used = np.zeros(len(chunk.dictionary) + 1, dtype=bool)
+        used[indices] = True
+        used[-1] = False  # the place of nulls
+        place = np.cumsum(used) + (n_values - 1)
+        place[-1] = -1
+        values.append(chunk.dictionary.take(pa.array(np.flatnonzero(used))))
+        codes.append(place[indices])
+        n_values += len(values[-1])
+    together = pa.concat_arrays([pa.array([], pa.string()), *values]).dictionary_encode()
+    rank = np.append(together.indices.to_numpy(), -1)
+    return together.dictionary, rank[np.concatenate([np.zeros(0, np.int64), *codes])]
+
+
+def _take(
+    table: pa.Table,
+    order: NDArray[np.int64],
+    texts: Mapping[str, tuple[pa.Array, NDArray[np.int64]]],
+) -> pa.Table:
+    """Return the rows in `order`, text encoded by its sorted distinct values (-1: null)."""
+    columns = []
+    for name in table.column_names:
+        if name in texts:
+            values, codes = texts[name]
+            taken = codes[order].astype(np.int32)
+            indices = pa.array(taken, mask=taken < 0)
+            columns.append(pa.DictionaryArray.from_arrays(indices, values))
+        else:
+            columns.append(_one_array(table[name]).take(pa.array(order)))
+    return pa.table(columns, names=table.column_names)
 
 
 def _order(
@@ -355,7 +418,7 @@ def _quarantine(
 
 
 def _without_time(rows: pa.Table) -> pa.Table:
-    texts = [_as_text(_one_array(rows[name])) for name in _TEXT]
+    texts = [_as_text(rows[name]) for name in _TEXT]
     reason = pa.array(["missing timestamp"] * len(rows), pa.string())
     place = [pa.nulls(len(rows), pa.string()), pa.nulls(len(rows), pa.int64())]
     return pa.table([reason, *place, *texts], schema=QUARANTINE_SCHEMA)

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from raysys.data.catalogue import PartStatistics, number_part, read_rows, statistics
 from raysys.data.interactions import (
-    N_BUCKETS,
     QUARANTINE_SCHEMA,
     LogTraits,
     clean,
@@ -29,11 +28,16 @@ from raysys.data.interactions import (
     partition,
 )
 from raysys.data.readers import Piece, read_chunks
-from raysys.data.schema import INTERACTION_SCHEMA, RatingLevels
+from raysys.data.schema import RatingLevels
 from raysys.data.splits import SplitPlan, audit
 from raysys.storage import open_filesystem
 
-_WRITE: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+_WRITE: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "store_schema": False,  # encoded text reads back as strings
+    "dictionary_pagesize_limit": 1 << 26,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +45,7 @@ class PieceResult:
     """What `read_piece` found.
 
     Attributes:
-        path: the file of batches.
-        n_chunks: chunks in it, `N_BUCKETS` batches each.
+        paths: files of `N_BUCKETS` batches, one per chunk.
         n_rows: rows read.
         reasons: quarantined rows per reason.
         units: rows per timestamp unit.
@@ -50,8 +53,7 @@ class PieceResult:
         example: one quarantined row in words, or "".
     """
 
-    path: str
-    n_chunks: int
+    paths: tuple[str, ...]
     n_rows: int
     reasons: dict[str, int]
     units: dict[str, int]
@@ -119,30 +121,30 @@ def read_piece(
     number, piece = task
     filesystem, root = open_filesystem(shuffle)
     filesystem.create_dir(root, recursive=True)
-    path = f"{root}/piece-{number:05d}.arrow"
-    schema = INTERACTION_SCHEMA
-    if "fold" in columns:
-        schema = schema.append(pa.field("fold", pa.string()))
+    paths: list[str] = []
     reasons: Counter[str] = Counter()
     units: Counter[str] = Counter()
     bad: list[pa.Table] = []
-    n_chunks = n_rows = n_rated = n_events = n_timed = 0
-    with filesystem.open_output_stream(path) as stream, pa.ipc.new_file(stream, schema) as out:
-        for chunk in read_chunks(piece, list(dict.fromkeys(columns.values()))):
-            done = clean(chunk, file=piece.file.name, columns=columns, rating_range=rating_range)
+    n_rows = n_rated = n_events = n_timed = 0
+    for chunk in read_chunks(piece, list(dict.fromkeys(columns.values()))):
+        done = clean(chunk, file=piece.file.name, columns=columns, rating_range=rating_range)
+        paths.append(f"{root}/piece-{number:05d}-{len(paths):05d}.arrow")
+        with (
+            filesystem.open_output_stream(paths[-1]) as stream,
+            pa.ipc.new_file(stream, done.rows.schema) as out,  # one dictionary per file
+        ):
             for batch in partition(done.rows):
                 out.write_batch(batch)
-            n_chunks += 1
-            n_rows += chunk.table.num_rows + len(chunk.malformed)
-            n_rated += len(done.rows) - done.rows["rating"].null_count
-            n_events += len(done.rows) - done.rows["event"].null_count
-            n_timed += len(done.rows) - done.rows["timestamp"].null_count
-            units.update(done.units)
-            reasons.update(done.bad["reason"].to_pylist())
-            bad.append(done.bad)
+        n_rows += chunk.table.num_rows + len(chunk.malformed)
+        n_rated += len(done.rows) - done.rows["rating"].null_count
+        n_events += len(done.rows) - done.rows["event"].null_count
+        n_timed += len(done.rows) - done.rows["timestamp"].null_count
+        units.update(done.units)
+        reasons.update(done.bad["reason"].to_pylist())
+        bad.append(done.bad)
     example = _quarantine(bad, folder, f"quarantine-piece-{number:05d}.parquet")
     return PieceResult(
-        path, n_chunks, n_rows, dict(reasons), dict(units), n_rated, n_events, n_timed, example
+        tuple(paths), n_rows, dict(reasons), dict(units), n_rated, n_events, n_timed, example
     )
 
 
@@ -158,14 +160,10 @@ def merge_buckets(
     """Merge the batches of some buckets into one part."""
     filesystem, _ = open_filesystem(shuffle)
     tables = []
-    for piece in pieces:
-        with filesystem.open_input_file(piece.path) as stream, pa.ipc.open_file(stream) as file:
-            batches = [
-                file.get_batch(chunk * N_BUCKETS + bucket)
-                for chunk in range(piece.n_chunks)
-                for bucket in range(task.first, task.last)
-            ]
-            tables.append(pa.Table.from_batches(batches, schema=file.schema))
+    for path in (path for piece in pieces for path in piece.paths):
+        with filesystem.open_input_file(path) as stream, pa.ipc.open_file(stream) as file:
+            batches = [file.get_batch(bucket) for bucket in range(task.first, task.last)]
+            tables.append(_one_chunk(batches, file.schema))
     merged = merge(tables, traits=traits, keep=keep)
     name = f"part-{task.number:05d}.parquet"
     _write(merged.rows, folder, name)
@@ -214,6 +212,19 @@ def write_shard(
     _write(cells.to_table(), folder, task.name)
     windows = [int((cells.window == window).sum()) for window in range(5)]
     return ShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)
+
+
+def _one_chunk(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Join the batches of one file, whose dictionaries are the same."""
+    columns = []
+    for number, field in enumerate(schema):
+        chunks = [batch.column(number) for batch in batches]
+        if pa.types.is_dictionary(field.type):
+            codes = pa.concat_arrays([chunk.indices for chunk in chunks])
+            columns.append(pa.DictionaryArray.from_arrays(codes, chunks[0].dictionary))
+        else:
+            columns.append(pa.concat_arrays(chunks))
+    return pa.table(columns, names=schema.names)
 
 
 def _quarantine(tables: list[pa.Table], folder: str, name: str) -> str:

@@ -188,7 +188,10 @@ def _open_csv(
 def _read_parquet(piece: Piece, columns: Sequence[str]) -> Iterator[Chunk]:
     filesystem, path = open_filesystem(piece.file.uri)
     row = piece.first_row
-    with filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
+    with (
+        filesystem.open_input_file(path) as stream,
+        pq.ParquetFile(stream, read_dictionary=list(columns)) as parquet,  # text columns only
+    ):
         batches = parquet.iter_batches(
             CHUNK_ROWS, row_groups=list(piece.row_groups or ()), columns=list(columns)
         )

@@ -165,7 +165,7 @@ def audit(
 
 def fold_codes(folds: pa.Array) -> NDArray[np.int64]:
     """Return the position in `FOLDS` of every fold name."""
-    encoded = folds.dictionary_encode()
+    encoded = folds if pa.types.is_dictionary(folds.type) else folds.dictionary_encode()
     table = np.array([FOLDS.index(name) for name in encoded.dictionary.to_pylist()], dtype=np.int64)
     codes: NDArray[np.int64] = table[encoded.indices.to_numpy()]
     return codes

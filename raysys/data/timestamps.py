@@ -87,7 +87,11 @@ def _from_numbers(
     units = {}
     at_least = 0.0
     size = np.abs(values)
+    lowest, highest = (size.min(), size.max()) if len(size) and present.all() else (0, 0)
     for unit, below, divisor in _UNITS:
+        if lowest >= at_least and 0 < highest < below and not bad.any():  # all of one unit
+            seconds = np.floor_divide(values, divisor).astype(np.int64)
+            return seconds, bad, {unit: len(values)}
         rows = (size >= at_least) & (size < below) & present & ~bad
         units[unit] = int(rows.sum())
         if units[unit]:

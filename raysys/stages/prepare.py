@@ -47,7 +47,7 @@ from raysys.storage import open_filesystem
 
 log = logging.getLogger(__name__)
 
-PART_ROWS = 1 << 18
+PART_ROWS = 1 << 19
 _LOG_KEYS = ("columns", "dedupe", "min_rating", "max_rating", "max_bad_share")
 _TIMELESS = "split=users, split=ratings or split=given do without time"
 

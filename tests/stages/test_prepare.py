@@ -320,7 +320,7 @@ def test_bad_sources_fail_before_ray_starts(tmp_path, monkeypatch, files, settin
 
 
 def test_parts_cover_all_buckets():
-    for n_rows, parts in ((0, 1), (262_144, 1), (262_145, 2), (10**7, 64), (10**12, 256)):
+    for n_rows, parts in ((0, 1), (524_288, 1), (524_289, 2), (10**7, 32), (10**12, 256)):
         ranges = bucket_ranges(n_rows)
         assert len(ranges) == parts
         assert [r.first for r in ranges] + [256] == [0] + [r.last for r in ranges]
