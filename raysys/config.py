@@ -97,8 +97,8 @@ def load(schema: type[T], overrides: Sequence[str] = (), *, yaml_path: str | Non
         _check_keys(merged, source)
         try:
             merged = cast(DictConfig, OmegaConf.merge(merged, source))
-        except OmegaConfBaseException as error:
-            key = error.full_key or ", ".join(map(str, source))
+        except (OmegaConfBaseException, TypeError) as error:
+            key = getattr(error, "full_key", None) or ", ".join(map(str, source))
             raise ConfigError(f"{key}: {_one_line(error)}") from error
     try:
         return cast(T, OmegaConf.to_object(merged))

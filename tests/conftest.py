@@ -18,7 +18,7 @@ def ray_cluster() -> Iterator[None]:
     from raysys.config import RayConfig
     from raysys.stages.cluster import connected
 
-    with connected(RayConfig(address="local", num_cpus=2), dashboard=False):
+    with connected(RayConfig(address="local", num_cpus=2), dashboard=True):
         yield
 
 

@@ -50,7 +50,8 @@ class TuneConfig(JobConfig):
 
     Attributes:
         space: keys of the train job, each a list of choices or {low, high[, log]}:
-            `space.autoencoder.level_weight=[1,5]`. Lists alone are tried in all combinations.
+            `space.autoencoder.level_weight=[1,5]`. Lists alone are tried in all combinations;
+            default: learning rate and profile exponent.
         trials: settings to try where a key has a range.
         metric: `recall@20` or `nll` of the validation targets.
         concurrent: trials at a time; each holds `train.launch.workers` workers.
@@ -58,7 +59,7 @@ class TuneConfig(JobConfig):
         train: settings that all trials share.
     """
 
-    space: dict[str, Any] = dataclasses.field(default_factory=_default_space)
+    space: dict[str, Any] = dataclasses.field(default_factory=dict)
     trials: int = 4
     metric: str = RECALL
     concurrent: int = 1
@@ -70,8 +71,8 @@ class TuneConfig(JobConfig):
         require(self.trials >= 1, "trials", self.trials, "at least 1")
         require(self.concurrent >= 1, "concurrent", self.concurrent, "at least 1")
         require(self.metric in METRICS, "metric", self.metric, f"one of {', '.join(METRICS)}")
+        self.space = self.space or _default_space()
         flat = flatten(self.space)
-        require(bool(flat), "space", self.space, "at least one key of the train job")
         for key, domain in flat.items():
             for value in domain if isinstance(domain, list) else (domain["low"], domain["high"]):
                 with_values(self.train, {key: value})
@@ -136,9 +137,9 @@ def _tuner(
     flat = flatten(cfg.space)
     only_lists = all(isinstance(domain, list) for domain in flat.values())
     mode = METRICS[cfg.metric]
-    scheduler = ASHAScheduler(
-        time_attr="epoch", max_t=cfg.train.optim.epochs, grace_period=_GRACE_EPOCHS
-    )
+    epochs = cfg.train.optim.epochs
+    grace = min(_GRACE_EPOCHS, epochs)
+    scheduler = ASHAScheduler(time_attr="epoch", max_t=epochs, grace_period=grace)
     return ray.tune.Tuner(
         trainable,
         param_space={"values": {key: _domain(d, grid=only_lists) for key, d in flat.items()}},
