@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
+    "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
 }
 
