@@ -29,11 +29,14 @@ RECALL, NLL = f"recall@{TOP_K}", "nll"
 _DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
+_SPREAD_USERS = 256
 _CHUNK_USERS = 256
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
-# how much the log share of an item counts beside its score, in standard deviations of scores
-_PRIOR_WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-_PRIOR_HALF_LIVES_D = (0, 365, 90, 30, 14, 7, 3, 1)  # 0: never forgets
+# (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
+# training cells beside its score, in standard deviations of scores; validation picks one
+_PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
+_HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0)
+_TIMED_PRIORS = _PRIORS + [(w, h) for h in _HALF_LIVES_D for w in (0.3, 1.0, 3.0, 10.0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,7 @@ class AutoencoderTask:
         if levels.n_levels > 1:
             self.heads = [*self.heads, Head(NLL, True, level)]
         self._validation = _validation(profiles, seed) if validated else None
+        self._shares = {h: self._log_share(h) for _, h in self._priors}
 
     @property
     def module(self) -> nn.Module:
@@ -116,26 +120,29 @@ class AutoencoderTask:
         return batch.to(self._model.level_scale.device)
 
     def validate(self, rank: int, world: int) -> Tensor | None:
-        """Return sums: users, their recall, target cells, their -log P(level)."""
+        """Return sums: target cells, their -log P(level), users, their recall with each prior."""
         if self._validation is None:
             return None
-        sums = torch.zeros(4, dtype=torch.float64)
+        model = self._model
+        sums = torch.zeros(3 + len(self._priors), dtype=torch.float64)
+        spread = self._spread()
         for history, targets in self._validation.chunks(rank, world):
-            z = self._model.encode(self._ragged(history))
-            if self._validation.ranked:
-                scores = _without(self._model.consume_scores(z), history)
-                recall = _recall(scores, targets)
-                sums[:2] += torch.stack([torch.tensor(float(len(recall))), recall.sum()])
-            if self._model.has_levels:
+            z = model.encode(self._ragged(history))
+            sums[2] += history.n_users
+            sums[3:] += self._recalls(z, history, targets, spread)
+            if model.has_levels:
                 rows, items = torch.from_numpy(targets.rows), _long(targets.item_num)
-                logits = self._model.level_logits(self._model.split(z)[1][rows], items)
-                loss = nn.functional.cross_entropy(logits, _long(targets.level), reduction="sum")
-                sums[2:] += torch.stack([torch.tensor(float(len(rows))), loss.double()])
+                rows, items, wanted = (
+                    part.to(z.device) for part in (rows, items, _long(targets.level))
+                )
+                logits = model.level_logits(model.split(z)[1][rows], items)
+                loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+                sums[:2] += torch.tensor([len(rows), loss.item()])
         return sums
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
-        """Return recall@20 and, with levels, nll."""
-        users, recall, cells, loss = sums.tolist()
+        """Return recall@20 with the best prior and, with levels, nll."""
+        cells, loss, users, recall = [*sums[:3].tolist(), float(sums[3:].max())]
         result = {RECALL: recall / max(users, 1.0)}
         if self._model.has_levels:
             result[NLL] = loss / max(cells, 1.0)
@@ -144,28 +151,32 @@ class AutoencoderTask:
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
         """Set the item prior (chosen where there is a validation), fit the link to P(i | u)."""
         if self._model.cfg.consume_loss == "cosine":
-            if self._validation is not None:
-                choices = self._choose_prior()
+            sums = self.validate(0, 1)
+            if sums is not None:
+                weight, half_life_d = self._priors[int(sums[3:].argmax())]
+                choices = {"prior_weight": weight, "prior_half_life_d": half_life_d}
             self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
         self._fit_link()
         return choices
 
-    def _choose_prior(self) -> dict[str, float]:
-        """Return the prior's weight and half-life with the best recall on validation users."""
-        assert self._validation is not None
-        lives = _PRIOR_HALF_LIVES_D if self._data.now is not None else (0,)
-        pairs = [(0.0, 0)] + [(w, h) for h in lives for w in _PRIOR_WEIGHTS[1:]]
-        shares = {h: self._log_share(h) for h in lives}
-        sums = np.zeros(len(pairs))
-        for history, targets in self._validation.chunks(0, 1):
-            scores = self._model.split(self._model.encode(self._ragged(history)))[0]
-            scores = scores @ self._model.consume_vectors().T
-            spread = scores.std()
-            for k, (weight, half_life) in enumerate(pairs):
-                total = scores + weight * spread * shares[half_life]
-                sums[k] += float(_recall(_without(total, history), targets).sum())
-        best = pairs[int(sums.argmax())]
-        return {"prior_weight": best[0], "prior_half_life_d": float(best[1])}
+    @property
+    def _priors(self) -> list[tuple[float, float]]:
+        if self._model.cfg.consume_loss != "cosine":
+            return _PRIORS[:1]
+        return _PRIORS if self._data.now is None else _TIMED_PRIORS
+
+    def _recalls(self, z: Tensor, history: Cells, targets: Cells, spread: Tensor) -> Tensor:
+        """Return the sum of the users' recall@20 with each prior."""
+        model = self._model
+        scores = model.split(z)[0] @ model.consume_vectors().T
+        if model.cfg.consume_loss != "cosine":
+            scores = scores + model.consume_prior()
+        scores = _without(scores, history)
+        wanted = torch.zeros(scores.shape, dtype=torch.bool)
+        wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
+        shares = {h: spread * share.to(z.device) for h, share in self._shares.items()}
+        recalls = [_recall(scores + w * shares[h], wanted) for w, h in self._priors]
+        return torch.stack(recalls).sum(dim=1)
 
     def _log_share(self, half_life_d: float) -> Tensor:
         """Return the log share of each item in the training cells, decayed towards the cut."""
@@ -180,14 +191,17 @@ class AutoencoderTask:
     def _set_prior(self, weight: float, half_life_d: float) -> None:
         if weight == 0:
             return
-        z = self._model.encode(self._ragged(self._sample()))
-        spread = (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
         share = self._log_share(half_life_d)
-        self._model.prior.copy_(weight * spread * (share - share.max()))
+        self._model.prior.copy_(weight * self._spread() * (share - share.max()))
+
+    def _spread(self) -> Tensor:
+        """Return the standard deviation of scores over some training users and all items."""
+        z = self._model.encode(self._ragged(self._sample(_SPREAD_USERS)))
+        return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
 
     def _fit_link(self) -> None:
         """Calibrate P(i | u) on training users, each item predicted from the others."""
-        batch = self._ragged(self._sample())
+        batch = self._ragged(self._sample(_LINK_USERS))
         model = self._model
         z = model.encode(batch)
         if model.has_levels:
@@ -200,23 +214,18 @@ class AutoencoderTask:
         scores = scores.index_put((rows, items), -own, accumulate=True)
         model.link.fit(scores, rows, items)
 
-    def _sample(self) -> Cells:
+    def _sample(self, n_users: int) -> Cells:
         train = self._data.train
         rng = np.random.default_rng([self._seed, 0x11])
-        return train.users(np.sort(rng.permutation(train.n_users)[:_LINK_USERS]))
+        return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Validation:
-    """History and targets of the validation users, row by row.
-
-    Attributes:
-        ranked: whether targets are new items (with split=ratings both are cells of one period).
-    """
+    """History and targets of the validation users, row by row."""
 
     history: Cells
     targets: Cells
-    ranked: bool = True
 
     def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
         """Return this rank's users in chunks."""
@@ -249,11 +258,9 @@ def _without(scores: Tensor, history: Cells) -> Tensor:
     return scores.index_put((rows.to(scores.device), items.to(scores.device)), blocked)
 
 
-def _recall(scores: Tensor, targets: Cells) -> Tensor:
-    """Return hits / min(20, targets) of every user [B]."""
+def _recall(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Return hits / min(20, targets) of every user [B], targets given as a mask [B, N]."""
     top = scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices.cpu()
-    wanted = torch.zeros(scores.shape, dtype=torch.bool)
-    wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
     hits = wanted.gather(1, top).sum(dim=1)
     return (hits / wanted.sum(dim=1).clamp(1, TOP_K)).double()
 
