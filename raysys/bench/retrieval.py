@@ -132,9 +132,7 @@ def _ours(
             codes, dictionary, none, similarity=data.similarity, params=params, seed=cfg.seed
         )
     )
-    probes = sample_probes(
-        data.vectors, none, similarity=data.similarity, sample=200, seed=cfg.seed
-    )
+    probes = sample_probes(data.vectors, 0, similarity=data.similarity, sample=200, seed=cfg.seed)
     (made.settings, _), choose_s = timed(lambda: choose_settings(made, probes, params=params))
     draft = _draft(Workspace(folder), "index")
     build = draft.commit(made.save(draft))

@@ -4,11 +4,8 @@ Recall is measured against the index's own exact ranking: the share of a sampled
 whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
 
     similar   dense vectors of items, the item itself excluded, no bias
-    consume   [z, 0] with weights [1, 0]    where each item has two biases, i.e. two stacked
-    like      [0, z] with weights [0, 1]    blocks of D / 2 dimensions (one per ranking)
-
-z stands in for a user: the mean of the first block of a few items, drawn by their first bias as a
-log-popularity, scaled so that products with items spread as widely as that bias does.
+    others    queries that the embeddings build brings along, one set per ranking: what the model
+              asks for real users
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -168,16 +166,23 @@ def assign_rows(
 
 
 def sample_probes(
-    vectors: NDArray[Any], bias: NDArray[Any], *, similarity: str, sample: int, seed: int
+    vectors: NDArray[Any],
+    n_bias: int,
+    *,
+    similarity: str,
+    sample: int,
+    seed: int,
+    users: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Probe]:
     """Draw the queries that recall is measured with (see the module's docstring).
 
     Args:
         vectors: [N, D] dense vectors.
-        bias: [N, n_bias].
+        n_bias: biases per item.
         similarity: `cosine` leaves out rows of zeros.
         sample: queries per sort, at most N.
         seed: of the draw.
+        users: {ranking: [P, D + n_bias]} queries of real users, each followed by its weights.
     """
     rng = np.random.default_rng([seed, _QUERY_PURPOSE])
     count = min(sample, len(vectors))
@@ -185,36 +190,15 @@ def sample_probes(
     items = np.asarray(vectors[picked], dtype=np.float32)
     if similarity == "cosine":
         picked, items = picked[items.any(axis=1)], items[items.any(axis=1)]
-    n_bias = bias.shape[1]
     weights = np.zeros((len(picked), n_bias), dtype=np.float32)
     probes = [Probe("similar", items, weights, [picked[i : i + 1] for i in range(len(picked))])]
-    if n_bias != 2:
-        return probes
-    half = vectors.shape[1] // 2
-    z = _stand_in_users(vectors, np.asarray(bias[:, 0], dtype=np.float64), half, count, rng)
-    nobody = [np.zeros(0, dtype=np.int32)] * count
-    for position, name in enumerate(("consume", "like")):
-        queries = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-        queries[:, position * half : (position + 1) * half] = z
-        one_hot = np.zeros((count, 2), dtype=np.float32)
-        one_hot[:, position] = 1
-        probes.append(Probe(name, queries, one_hot, nobody))
+    dim = vectors.shape[1]
+    for name, rows in (users or {}).items():
+        drawn = rng.permutation(len(rows))[:sample]
+        both = np.asarray(rows[np.sort(drawn)], dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(both)
+        probes.append(Probe(name, both[:, :dim].copy(), both[:, dim:].copy(), nobody))
     return probes
-
-
-def _stand_in_users(
-    vectors: NDArray[Any],
-    log_popularity: NDArray[np.float64],
-    half: int,
-    count: int,
-    rng: np.random.Generator,
-) -> Floats:
-    """Return [count, D / 2] mixtures of items drawn by popularity."""
-    chance = np.exp(log_popularity - log_popularity.max())
-    few = rng.choice(len(vectors), (count, 5), p=chance / chance.sum())
-    z = np.asarray(vectors[:, :half], dtype=np.float32)[few].mean(axis=1)
-    spread = (z @ np.asarray(vectors[: 1 << 16, :half], dtype=np.float32).T).std(1, keepdims=True)
-    return np.asarray(z * (log_popularity.std() / np.maximum(spread, 1e-12)), dtype=np.float32)
 
 
 def choose_settings(

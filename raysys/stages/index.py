@@ -73,7 +73,19 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
         )
     similarity = chain["embeddings"].facts["similarity"]
     made = _build(cfg, codes, load_dictionary(codes, chain, vectors.shape[1]), bias, similarity)
-    probes = sample_probes(vectors, bias, similarity=similarity, sample=cfg.sample, seed=cfg.seed)
+    prefix, suffix = "queries-", ".npy"
+    users = {
+        name[len(prefix) : -len(suffix)]: np.load(chain["embeddings"].path(name), mmap_mode="r")
+        for name in chain["embeddings"].files(suffix, prefix=prefix)
+    }
+    probes = sample_probes(
+        vectors,
+        bias.shape[1],
+        similarity=similarity,
+        sample=cfg.sample,
+        seed=cfg.seed,
+        users=users,
+    )
     made.settings, table = choose_settings(made, probes, params=cfg)
     facts = made.save(draft)
     seconds = round(time.perf_counter() - started, 2)

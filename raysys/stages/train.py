@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
+from raysys.data.batches import ragged
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
@@ -19,7 +21,7 @@ from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
-from raysys.training.autoencoder import autoencoder_phases, last_period, new_model
+from raysys.training.autoencoder import autoencoder_phases, fit_data, last_period, new_model
 from raysys.training.launch import LaunchConfig, forget, launch
 from raysys.training.loop import OptimConfig, State
 
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MODELS = ("all", "autoencoder", "compressor")
 REFITS = ("none", "val", "all")
+_PROBE_USERS = 500
 
 
 @dataclasses.dataclass
@@ -194,12 +197,20 @@ def _write_model(
 
 
 def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> dict[str, Any]:
+    """Write item vectors, and queries of some users that the index measures its recall with."""
     model = Conv4Rec.load(autoencoder)
+    profiles = Profiles.load(profiles_build)
     vectors, bias = model.retrieval_vectors()
     np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
     np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
-    items = Profiles.load(profiles_build).items.slice(0, model.n_items)
+    items = profiles.items.slice(0, model.n_items)
     pq.write_table(items.select(["item_num", "item_id", "title"]), draft.path("items.parquet"))
+    data = fit_data(profiles, autoencoder.facts["period"])
+    rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
+    z = model.encode(ragged(data.train.users(rows), reference_time=data.now))
+    for ranking in set(model.available_rankings) & {"consume", "like"}:
+        queries = torch.cat(model.retrieval_query(z, ranking, 0.0), dim=1)
+        np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
     return {
         "n_items": len(vectors),
         "dim": vectors.shape[1],

@@ -60,7 +60,7 @@ def make_index(kind, similarity, *, rows=None, seed=0, **params):
     codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=vectors, similarity=similarity)
     settings = IndexParams(kind=kind, **params)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=settings, seed=seed)
-    probes = sample_probes(vectors, bias, similarity=similarity, sample=60, seed=seed)
+    probes = sample_probes(vectors, bias.shape[1], similarity=similarity, sample=60, seed=seed)
     index.settings, _ = choose_settings(index, probes, params=settings)
     return index
 
@@ -257,12 +257,15 @@ def test_recall_counts_ties():
     assert building._recall(np.float32([[5, 4, 4, -np.inf]]), exact, 4) == 1.0
 
 
-def test_probes_stand_in_for_users_when_items_have_two_biases():
-    vectors, bias = planted_world("inner_product")
-    probes = sample_probes(vectors, bias, similarity="inner_product", sample=10, seed=0)
-    assert [p.name for p in probes] == ["similar", "consume", "like"]
-    consume, like = probes[1:]
-    assert isinstance(consume, Probe)
-    assert not consume.queries[:, DIM // 2 :].any()
-    assert not like.queries[:, : DIM // 2].any()
-    np.testing.assert_array_equal(like.weights, np.tile([0, 1], (10, 1)))
+def test_probes_take_the_queries_of_real_users_along():
+    vectors, _ = planted_world("inner_product")
+    users = np.arange(20 * (DIM + 2), dtype=np.float32).reshape(20, DIM + 2)
+    probes = sample_probes(
+        vectors, 2, similarity="inner_product", sample=10, seed=0, users={"like": users}
+    )
+    assert [p.name for p in probes] == ["similar", "like"]
+    like = probes[1]
+    assert isinstance(like, Probe)
+    assert like.queries.shape == (10, DIM)
+    both = np.hstack([like.queries, like.weights])
+    assert {tuple(row) for row in both} <= {tuple(row) for row in users}
