@@ -68,13 +68,12 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
         _warn_if_too_small(cfg)
         try:
             ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
+            _announce(cfg)
+            threading.Event().wait()
         except RuntimeError as error:
             known = find_cause(error)
             reason = str(known or error).strip().splitlines()[-1]
             raise BuildError(f"the service did not start: {reason}") from error
-        _announce(cfg)
-        try:
-            threading.Event().wait()
         except KeyboardInterrupt:
             log.info("service stopping")
     return build_ids
