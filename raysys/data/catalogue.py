@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.data.cells import Cells
-from raysys.data.interactions import sorted_codes
 from raysys.data.levels import LevelCounts, assign_levels
+from raysys.data.merging import sorted_codes
 from raysys.data.schema import PERIODS, RatingLevels, Window
 from raysys.data.splits import Rows, SplitPlan, assign_windows, fold_codes
 from raysys.storage import open_filesystem
@@ -32,7 +32,8 @@ from raysys.storage import open_filesystem
 log = logging.getLogger(__name__)
 
 OWN_COLUMNS = ("item_num", "item_id", "title", "first_seen", "n_fit")
-_TEXT = ["user_id", "item_id", "event", "fold"]
+TEXT_COLUMNS = ["user_id", "item_id", "event", "fold"]
+_NO_IDS = pa.array([], pa.string())
 _LATEST = np.iinfo(np.int64).max
 
 
@@ -75,7 +76,7 @@ class NumberedPart:
 def read_rows(uri: str) -> Rows:
     """Read one part of an `interactions` build."""
     filesystem, path = open_filesystem(uri)
-    table = pq.read_table(path, filesystem=filesystem, read_dictionary=_TEXT)
+    table = pq.read_table(path, filesystem=filesystem, read_dictionary=TEXT_COLUMNS)
     users, user = _codes(table["user_id"])
     items, item = _codes(table["item_id"])
     events, event = sorted_codes(table["event"])
@@ -93,9 +94,18 @@ def read_rows(uri: str) -> Rows:
     )
 
 
-def statistics(rows: Rows, plan: SplitPlan, *, has_time: bool) -> PartStatistics:
-    """Count what the catalogue, the levels and the numbering need, dropped users left out."""
-    window, keep_user = assign_windows(rows, plan)
+def statistics(
+    rows: Rows, plan: SplitPlan, *, has_time: bool, excluded: pa.Array | None = None
+) -> PartStatistics:
+    """Count what the catalogue, the levels and the numbering need, dropped users left out.
+
+    Args:
+        rows: the part.
+        plan: the split.
+        has_time: the log has times.
+        excluded: ids of items whose rows do not count for their users.
+    """
+    window, keep_user = assign_windows(rows, plan, counted=_counted(rows, excluded))
     kept = keep_user[rows.user]
     fit = kept & (window == Window.FIT)
     counts = np.bincount(rows.item[fit], minlength=len(rows.items))
@@ -139,31 +149,75 @@ def merge_levels(parts: Sequence[LevelCounts]) -> LevelCounts:
     return LevelCounts(ratings, sum(part.n_unrated for part in parts), events)
 
 
-def number_items(parts: Sequence[pa.Table], *, min_item_rows: int) -> pa.Table:
-    """Merge the parts' items and order them; the row number is the item_num.
+def _counted(rows: Rows, excluded: pa.Array | None) -> NDArray[np.bool_] | None:
+    if excluded is None or not len(excluded):
+        return None
+    known = ~np.asarray(pc.is_in(rows.items, value_set=excluded))
+    counted: NDArray[np.bool_] = known[rows.item]
+    return counted
 
-    Items with fewer than `min_item_rows` rows in the fit window are dropped; those first seen
-    later have no such rows and stay.
 
-    Returns:
-        item_num, item_id, first_seen, n_fit and period, sorted by item_num.
-    """
+def rare_items(items: pa.Table, *, min_item_rows: int) -> pa.Array:
+    """Return the ids of `merge_items` that have rows in the fit window, but too few."""
+    n_fit = items["n_fit"]
+    few = pc.and_(pc.greater(n_fit, 0), pc.less(n_fit, min_item_rows))
+    return _one(items.filter(few)["item_id"])
+
+
+def merge_items(parts: Sequence[pa.Table]) -> pa.Table:
+    """Return item_id, period, first_seen and n_fit over all parts."""
     together = pa.concat_tables(parts).group_by("item_id", use_threads=False)
     merged = together.aggregate([("period", "min"), ("first_seen", "min"), ("n_fit", "sum")])
-    merged = merged.rename_columns(["item_id", "period", "first_seen", "n_fit"])
-    n_fit = merged["n_fit"]
-    merged = merged.filter(pc.or_(pc.equal(n_fit, 0), pc.greater_equal(n_fit, min_item_rows)))
-    order = [("period", "ascending"), ("first_seen", "ascending"), ("item_id", "ascending")]
-    merged = merged.sort_by(order)
-    item_num = pa.array(np.arange(len(merged), dtype=np.int32))
-    columns = ["item_num", "item_id", "first_seen", "n_fit", "period"]
-    return merged.append_column("item_num", item_num).select(columns)
+    return merged.rename_columns(["item_id", "period", "first_seen", "n_fit"])
+
+
+def number_items(
+    items: pa.Table, *, excluded: pa.Array | None = None, earlier: pa.Array | None = None
+) -> pa.Table:
+    """Order the items; the row number is the item_num.
+
+    Args:
+        items: of `merge_items`.
+        excluded: ids of items to drop.
+        earlier: [n] ids in the order of an earlier numbering, which they keep; those that are
+            dropped now keep their number too, with n_fit 0 and no rows.
+
+    Returns:
+        item_num, item_id, first_seen, n_fit, period and dropped, sorted by item_num.
+    """
+    drop = pc.is_in(items["item_id"], value_set=excluded if excluded is not None else _NO_IDS)
+    known = earlier if earlier is not None else _NO_IDS
+    given = pc.index_in(items["item_id"], value_set=known)
+    items = items.append_column("dropped", drop).append_column("given", given)
+    items = items.filter(pc.or_(pc.invert(drop), pc.is_valid(given)))
+    gone = known.filter(pc.invert(pc.is_in(known, value_set=_one(items["item_id"]))))
+    if len(gone):
+        size = len(gone)
+        record = {"item_id": gone, "period": pa.array(np.full(size, len(PERIODS), np.uint8))}
+        record |= {"first_seen": pa.nulls(size, pa.int64()), "n_fit": np.zeros(size, np.int64)}
+        record |= {"dropped": np.ones(size, bool)}
+        record |= {"given": pc.index_in(gone, value_set=known)}
+        items = pa.concat_tables([items, pa.table(record, schema=items.schema)])
+    order = ("given", "period", "first_seen", "item_id")  # nulls come last
+    items = items.sort_by([(name, "ascending") for name in order])
+    n_fit = pc.if_else(items["dropped"], 0, items["n_fit"])
+    item_num = pa.array(np.arange(len(items), dtype=np.int32))
+    columns = ["item_num", "item_id", "first_seen", "n_fit", "period", "dropped"]
+    items = items.append_column("item_num", item_num)
+    return items.set_column(items.column_names.index("n_fit"), "n_fit", n_fit).select(columns)
 
 
 def catalogue_sizes(items: pa.Table) -> dict[str, int]:
-    """Return how many items each period's catalogue holds: a prefix of item_num."""
-    period = items["period"].to_numpy()
-    sizes = {name: int((period <= number).sum()) for number, name in enumerate(PERIODS)}
+    """Return how many items each period's catalogue holds: a prefix of item_num.
+
+    Where rows arrived late, an item of an early period may have a late number: then the prefix
+    that holds it also holds later items.
+    """
+    period = np.where(items["dropped"].to_numpy(), len(PERIODS), items["period"].to_numpy())
+    sizes = {}
+    for number, name in enumerate(PERIODS):
+        inside = np.flatnonzero(period <= number)
+        sizes[name] = int(inside[-1]) + 1 if len(inside) else 0
     return sizes | {"all": len(period)}
 
 
@@ -194,18 +248,25 @@ def join_attributes(items: pa.Table, attributes: pa.Table | None) -> tuple[pa.Ta
 
 
 def number_part(
-    rows: Rows, plan: SplitPlan, *, item_ids: pa.Array, levels: RatingLevels, first_user: int
+    rows: Rows,
+    plan: SplitPlan,
+    *,
+    item_ids: pa.Array,
+    levels: RatingLevels,
+    first_user: int,
+    excluded: pa.Array | None = None,
 ) -> NumberedPart:
     """Return the cells of a part.
 
     Args:
         rows: the part.
         plan: the split, as for `statistics`.
-        item_ids: [N] in item_num order.
+        item_ids: [N] in item_num order, null where an item was dropped.
         levels: the levels.
         first_user: user_num of the part's first user.
+        excluded: as for `statistics`.
     """
-    window, keep_user = assign_windows(rows, plan)
+    window, keep_user = assign_windows(rows, plan, counted=_counted(rows, excluded))
     known = pc.fill_null(pc.index_in(rows.items, value_set=item_ids), -1).to_numpy()
     item_num = known[rows.item].astype(np.int64)
     level, unknown = assign_levels(levels, rating=rows.rating, event=rows.event, events=rows.events)

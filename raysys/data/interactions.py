@@ -13,10 +13,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -29,13 +27,13 @@ from raysys.errors import ConfigError, DataError
 
 N_BUCKETS = 256
 FOLDS = ("train", "val", "test", "val_in", "val_out", "test_in", "test_out")
-_TEXT = ("user_id", "item_id", "rating", "timestamp", "event")
+TEXT_VALUES = ("user_id", "item_id", "rating", "timestamp", "event")
 QUARANTINE_SCHEMA = pa.schema(
     [
         ("reason", pa.string()),
         ("file", pa.string()),
         ("row", pa.int64()),  # from 0, the header not counted; null where merging found it
-        *((name, pa.string()) for name in _TEXT),
+        *((name, pa.string()) for name in TEXT_VALUES),
     ]
 )
 _FLOAT = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -68,28 +66,13 @@ class Cleaned:
         rows: good rows, of `encoded_schema`.
         bad: quarantined rows, `QUARANTINE_SCHEMA`.
         units: rows per timestamp unit.
+        n_ignored: rows of ignored events.
     """
 
     rows: pa.Table
     bad: pa.Table
     units: dict[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Merged:
-    """What `merge` made of the rows of some buckets.
-
-    Attributes:
-        rows: sorted by (bucket, user_id, timestamp, item_id, event, rating).
-        bad: rows without a time in a log that has times, `QUARANTINE_SCHEMA`.
-        n_duplicates: rows removed as repeats.
-        n_users: distinct users.
-    """
-
-    rows: pa.Table
-    bad: pa.Table
-    n_duplicates: int
-    n_users: int
+    n_ignored: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +85,31 @@ class LogTraits:
     has_folds: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class EventRules:
+    """Which events a log may hold.
+
+    Attributes:
+        accepted: None accepts all.
+        ignored: left out without being bad.
+    """
+
+    accepted: tuple[str, ...] | None = None
+    ignored: tuple[str, ...] = ()
+
+    def masks(self, event: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows [M] are ignored and which have an event that is not accepted."""
+        names = event.dictionary.to_pylist()
+        accepted = None if self.accepted is None else {*self.accepted, *self.ignored}
+        ignored = [name in self.ignored for name in names]
+        unknown = [accepted is not None and name not in accepted for name in names]
+        codes = pc.fill_null(event.indices, -1).to_numpy()
+        return (
+            np.array([*ignored, False])[codes],
+            np.array([*unknown, accepted is not None])[codes],
+        )
+
+
 def resolve_columns(
     columns: ColumnsConfig, names: Sequence[str], *, source: str, folds: bool
 ) -> dict[str, str]:
@@ -111,7 +119,8 @@ def resolve_columns(
         ConfigError: a column is not there; the message lists those that are and the nearest.
     """
     found = {}
-    for key, default in zip(("user", "item", "rating", "timestamp", "event"), _TEXT, strict=True):
+    for key in ("user", "item", "rating", "timestamp", "event"):
+        default = f"{key}_id" if key in ("user", "item") else key
         asked = getattr(columns, key)
         name = asked or default
         if name in names:
@@ -135,6 +144,7 @@ def clean(
     file: str,
     columns: Mapping[str, str],
     rating_range: tuple[float | None, float | None] = (None, None),
+    events: EventRules | None = None,
 ) -> Cleaned:
     """Type the columns of a chunk and set the rows aside that break a rule.
 
@@ -143,12 +153,13 @@ def clean(
         file: the file's name, for the quarantine.
         columns: {our name: the file's name}.
         rating_range: lowest and highest rating accepted.
+        events: which events are accepted and ignored.
 
     Raises:
         DataError: a column has a type that cannot be understood.
     """
     raw = {
-        name: _one_array(chunk.table[column])
+        name: one_array(chunk.table[column])
         for name, column in columns.items()
         if column in chunk.table.column_names
     }
@@ -167,6 +178,10 @@ def clean(
         rules.append(("absurd timestamp", absurd))
     if "event" in raw:
         event = encoded_ids(raw["event"], "event")
+    ignored = np.zeros(size, dtype=bool)
+    if events is not None:
+        ignored, unknown = events.masks(event)
+        rules.append(("unknown event", unknown))
     arrays = [user, item, rating, time, event]
     if "fold" in raw:
         fold = encoded_ids(raw["fold"], "fold")
@@ -177,15 +192,17 @@ def clean(
     for number, (_, mask) in enumerate(rules, start=1):
         broken[mask & (broken == 0)] = number
     rows = pa.Table.from_arrays(arrays, schema=encoded_schema("fold" in raw))
-    if not broken.any() and not chunk.malformed:
+    ignored &= broken == 0
+    if not broken.any() and not chunk.malformed and not ignored.any():
         return Cleaned(rows, QUARANTINE_SCHEMA.empty_table(), units)
     bad = _quarantine(chunk, raw, broken, [reason for reason, _ in rules], file)
-    return Cleaned(rows.filter(pa.array(broken == 0)), bad, units)
+    good = rows.filter(pa.array((broken == 0) & ~ignored))
+    return Cleaned(good, bad, units, int(ignored.sum()))
 
 
 def encoded_schema(has_folds: bool) -> pa.Schema:
     """Return the schema of rows on their way: `INTERACTION_SCHEMA` with encoded text."""
-    kinds = dict(zip(_TEXT, INTERACTION_SCHEMA.types, strict=True))
+    kinds = dict(zip(TEXT_VALUES, INTERACTION_SCHEMA.types, strict=True))
     kinds |= {"fold": pa.string()} if has_folds else {}
     text = pa.dictionary(pa.int32(), pa.string())
     return pa.schema([(n, text if pa.types.is_string(k) else k) for n, k in kinds.items()])
@@ -252,7 +269,7 @@ def to_ratings(
 
 def partition(rows: pa.Table) -> list[pa.RecordBatch]:
     """Return the rows of each of the `N_BUCKETS` user buckets, one batch each."""
-    encoded = _one_array(rows["user_id"])
+    encoded = one_array(rows["user_id"])
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
     buckets = user_buckets(encoded.dictionary)[encoded.indices.to_numpy()]
@@ -269,128 +286,6 @@ def user_buckets(users: pa.Array) -> NDArray[np.uint8]:
     return (hash_ids(users, key="raysys user bucket") >> np.uint64(56)).astype(np.uint8)
 
 
-def merge(tables: Sequence[pa.Table], *, traits: LogTraits, keep: str) -> Merged:
-    """Sort the rows of some buckets and keep one row per (user, item, kind).
-
-    In rated logs the kinds are rated and unrated, in event logs the events; a fold, where there
-    is one, is part of the kind.
-
-    Args:
-        tables: all rows of these buckets, in any order.
-        traits: what the log holds.
-        keep: `first` or `last` in time.
-    """
-    table = pa.concat_tables(tables)
-    bad = QUARANTINE_SCHEMA.empty_table()
-    if traits.has_time and table["timestamp"].null_count:
-        bad = _without_time(table.filter(pc.is_null(table["timestamp"])))
-        table = table.filter(pc.is_valid(table["timestamp"]))
-    users, user = sorted_codes(table["user_id"], first_by=user_buckets)
-    items, item = sorted_codes(table["item_id"])
-    events, event = sorted_codes(table["event"])
-    folds, fold = sorted_codes(table["fold"]) if traits.has_folds else ([], np.zeros_like(user))
-    rating = table["rating"].to_numpy()
-    time = pc.fill_null(table["timestamp"], 0).to_numpy()
-    order = _order(user, time, [fold, np.nan_to_num(rating, nan=-np.inf), event, item])
-    kind = ~np.isnan(rating) if traits.has_ratings else event + 1
-    kind = kind * (len(folds) + 1) + fold + 1
-    key = (user * np.int64(len(items)) + item) * (int(kind.max(initial=0)) + 1) + kind
-    repeated = pd.Series(key[order]).duplicated(keep="first" if keep == "first" else "last")
-    order = order[~repeated.to_numpy()]
-    texts = {"user_id": (users, user), "item_id": (items, item), "event": (events, event)}
-    texts |= {"fold": (folds, fold)} if traits.has_folds else {}
-    return Merged(
-        rows=_take(table, order, texts),
-        bad=bad,
-        n_duplicates=int(repeated.sum()),
-        n_users=len(users),
-    )
-
-
-def sorted_codes(
-    column: pa.ChunkedArray, *, first_by: Any = None
-) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct values in order and the number of each row's value, -1 for null.
-
-    Args:
-        column: [M] strings.
-        first_by: function of the distinct values whose result [n] goes before their own order.
-    """
-    distinct, codes = _distinct(column)
-    keys = {"value": distinct}
-    by = [("value", "ascending")]
-    if first_by is not None:
-        keys["first"] = pa.array(first_by(distinct))
-        by.insert(0, ("first", "ascending"))
-    order = pc.sort_indices(pa.table(keys), sort_keys=by).to_numpy()
-    rank = np.empty(len(distinct) + 1, dtype=np.int64)
-    rank[order] = np.arange(len(distinct))
-    rank[-1] = -1
-    return distinct.take(pa.array(order)), rank[codes]
-
-
-def _distinct(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct values and each row's position among them, -1 for null.
-
-    Of encoded chunks only the values that occur are looked at.
-    """
-    if not pa.types.is_dictionary(column.type):
-        encoded = _one_array(column).dictionary_encode()
-        return encoded.dictionary, pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
-    values, codes, n_values = [], [], 0
-    for chunk in column.chunks:
-        indices = pc.fill_null(chunk.indices, -1).to_numpy()
-        used = np.zeros(len(chunk.dictionary) + 1, dtype=bool)
-        used[indices] = True
-        used[-1] = False  # the place of nulls
-        place = np.cumsum(used) + (n_values - 1)
-        place[-1] = -1
-        values.append(chunk.dictionary.take(pa.array(np.flatnonzero(used))))
-        codes.append(place[indices])
-        n_values += len(values[-1])
-    together = pa.concat_arrays([pa.array([], pa.string()), *values]).dictionary_encode()
-    rank = np.append(together.indices.to_numpy(), -1)
-    return together.dictionary, rank[np.concatenate([np.zeros(0, np.int64), *codes])]
-
-
-def _take(
-    table: pa.Table,
-    order: NDArray[np.int64],
-    texts: Mapping[str, tuple[pa.Array, NDArray[np.int64]]],
-) -> pa.Table:
-    """Return the rows in `order`, text encoded by its sorted distinct values (-1: null)."""
-    columns = []
-    for name in table.column_names:
-        if name in texts:
-            values, codes = texts[name]
-            taken = codes[order].astype(np.int32)
-            indices = pa.array(taken, mask=taken < 0)
-            columns.append(pa.DictionaryArray.from_arrays(indices, values))
-        else:
-            columns.append(_one_array(table[name]).take(pa.array(order)))
-    return pa.table(columns, names=table.column_names)
-
-
-def _order(
-    user: NDArray[np.int64], time: NDArray[np.int64], ties: list[NDArray[Any]]
-) -> NDArray[np.int64]:
-    """Return the order by (user, time, reversed ties); only tied rows meet the slow sort."""
-    if not len(user):
-        return np.zeros(0, dtype=np.int64)
-    start = int(time.min())
-    span = int(time.max()) - start + 1
-    primary = user * span + (time - start)
-    order = np.argsort(primary, kind="stable")
-    ranked = primary[order]
-    same = ranked[1:] == ranked[:-1]
-    tied = np.zeros(len(order), dtype=bool)
-    tied[1:] = same
-    tied[:-1] |= same
-    rows = order[tied]
-    order[tied] = rows[np.lexsort([*(tie[rows] for tie in ties), primary[rows]])]
-    return order
-
-
 def _quarantine(
     chunk: Chunk,
     raw: Mapping[str, pa.Array],
@@ -402,14 +297,14 @@ def _quarantine(
     rows = np.flatnonzero(broken)
     # Rows are counted without the malformed lines before them: exact unless a chunk has both.
     place = rows + chunk.first_row
-    texts = {name: _as_text(raw[name].take(pa.array(rows))) for name in _TEXT if name in raw}
+    texts = {name: as_text(raw[name].take(pa.array(rows))) for name in TEXT_VALUES if name in raw}
     table = {
         "reason": [reasons[broken[row] - 1] for row in rows],
         "file": [file] * len(rows),
         "row": place,
     }
     empty = pa.nulls(len(rows), pa.string())
-    columns = [*table.values(), *(texts.get(name, empty) for name in _TEXT)]
+    columns = [*table.values(), *(texts.get(name, empty) for name in TEXT_VALUES)]
     parts = [pa.table(columns, schema=QUARANTINE_SCHEMA)]
     for row, line in chunk.malformed:
         record = {"reason": "wrong number of fields", "file": file, "row": row, "user_id": line}
@@ -417,18 +312,13 @@ def _quarantine(
     return pa.concat_tables(parts)
 
 
-def _without_time(rows: pa.Table) -> pa.Table:
-    texts = [_as_text(rows[name]) for name in _TEXT]
-    reason = pa.array(["missing timestamp"] * len(rows), pa.string())
-    place = [pa.nulls(len(rows), pa.string()), pa.nulls(len(rows), pa.int64())]
-    return pa.table([reason, *place, *texts], schema=QUARANTINE_SCHEMA)
-
-
-def _as_text(column: pa.Array) -> pa.Array:
+def as_text(column: pa.Array) -> pa.Array:
+    """Return the values as text, for the quarantine."""
     return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array."""
     combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if hasattr(combined, "chunks") else combined
 

@@ -19,14 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.data.catalogue import PartStatistics, number_part, read_rows, statistics
+from raysys.data.catalogue import (
+    TEXT_COLUMNS,
+    PartStatistics,
+    number_part,
+    read_rows,
+    statistics,
+)
 from raysys.data.interactions import (
     QUARANTINE_SCHEMA,
+    EventRules,
     LogTraits,
     clean,
-    merge,
     partition,
+    user_buckets,
 )
+from raysys.data.merging import merge
 from raysys.data.readers import Piece, read_chunks
 from raysys.data.schema import RatingLevels
 from raysys.data.splits import SplitPlan, audit
@@ -49,6 +57,7 @@ class PieceResult:
         n_rows: rows read.
         reasons: quarantined rows per reason.
         units: rows per timestamp unit.
+        n_ignored: rows of ignored events.
         n_rated, n_events, n_timed: good rows that have one.
         example: one quarantined row in words, or "".
     """
@@ -57,6 +66,7 @@ class PieceResult:
     n_rows: int
     reasons: dict[str, int]
     units: dict[str, int]
+    n_ignored: int
     n_rated: int
     n_events: int
     n_timed: int
@@ -65,11 +75,16 @@ class PieceResult:
 
 @dataclasses.dataclass(frozen=True)
 class MergeTask:
-    """Buckets `first` .. `last` (excluded) become part `number`."""
+    """Buckets `first` .. `last` (excluded) become part `number`.
+
+    Attributes:
+        earlier: part of an earlier build that holds these buckets, perhaps among others.
+    """
 
     number: int
     first: int
     last: int
+    earlier: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +129,7 @@ def read_piece(
     *,
     columns: Mapping[str, str],
     rating_range: tuple[float | None, float | None],
+    events: EventRules,
     folder: str,
     shuffle: str,
 ) -> PieceResult:
@@ -125,9 +141,15 @@ def read_piece(
     reasons: Counter[str] = Counter()
     units: Counter[str] = Counter()
     bad: list[pa.Table] = []
-    n_rows = n_rated = n_events = n_timed = 0
+    n_rows = n_ignored = n_rated = n_events = n_timed = 0
     for chunk in read_chunks(piece, list(dict.fromkeys(columns.values()))):
-        done = clean(chunk, file=piece.file.name, columns=columns, rating_range=rating_range)
+        done = clean(
+            chunk,
+            file=piece.file.name,
+            columns=columns,
+            rating_range=rating_range,
+            events=events if "event" in columns else None,
+        )
         paths.append(f"{root}/piece-{number:05d}-{len(paths):05d}.arrow")
         with (
             filesystem.open_output_stream(paths[-1]) as stream,
@@ -136,6 +158,7 @@ def read_piece(
             for batch in partition(done.rows):
                 out.write_batch(batch)
         n_rows += chunk.table.num_rows + len(chunk.malformed)
+        n_ignored += done.n_ignored
         n_rated += len(done.rows) - done.rows["rating"].null_count
         n_events += len(done.rows) - done.rows["event"].null_count
         n_timed += len(done.rows) - done.rows["timestamp"].null_count
@@ -144,7 +167,15 @@ def read_piece(
         bad.append(done.bad)
     example = _quarantine(bad, folder, f"quarantine-piece-{number:05d}.parquet")
     return PieceResult(
-        tuple(paths), n_rows, dict(reasons), dict(units), n_rated, n_events, n_timed, example
+        tuple(paths),
+        n_rows,
+        dict(reasons),
+        dict(units),
+        n_ignored,
+        n_rated,
+        n_events,
+        n_timed,
+        example,
     )
 
 
@@ -164,6 +195,8 @@ def merge_buckets(
         with filesystem.open_input_file(path) as stream, pa.ipc.open_file(stream) as file:
             batches = [file.get_batch(bucket) for bucket in range(task.first, task.last)]
             tables.append(_one_chunk(batches, file.schema))
+    if task.earlier is not None:
+        tables.append(_earlier_rows(task))
     merged = merge(tables, traits=traits, keep=keep)
     name = f"part-{task.number:05d}.parquet"
     _write(merged.rows, folder, name)
@@ -179,9 +212,25 @@ def merge_buckets(
     )
 
 
-def count_part(uri: str, *, plan: SplitPlan, has_time: bool) -> PartStatistics:
+def _earlier_rows(task: MergeTask) -> pa.Table:
+    """Return the rows of an earlier part that belong to the task's buckets."""
+    assert task.earlier is not None
+    filesystem, path = open_filesystem(task.earlier)
+    table = pq.read_table(path, filesystem=filesystem, read_dictionary=TEXT_COLUMNS)
+    table = table.unify_dictionaries().combine_chunks()
+    if not len(table):
+        return table
+    users = table["user_id"].chunk(0)
+    bucket = user_buckets(users.dictionary)
+    inside = ((bucket >= task.first) & (bucket < task.last))[users.indices.to_numpy()]
+    return table.filter(pa.array(inside))
+
+
+def count_part(
+    uri: str, *, plan: SplitPlan, has_time: bool, excluded: pa.Array | None = None
+) -> PartStatistics:
     """Count one part of the interactions."""
-    return statistics(read_rows(uri), plan, has_time=has_time)
+    return statistics(read_rows(uri), plan, has_time=has_time, excluded=excluded)
 
 
 def write_shard(
@@ -192,6 +241,7 @@ def write_shard(
     levels: RatingLevels,
     n_fit_items: int,
     folder: str,
+    excluded: pa.Array | None = None,
 ) -> ShardResult:
     """Number one part, check it for leaks and write it as a user shard.
 
@@ -199,7 +249,12 @@ def write_shard(
         DataError: a window knows what it must not know.
     """
     numbered = number_part(
-        read_rows(task.uri), plan, item_ids=item_ids, levels=levels, first_user=task.first_user
+        read_rows(task.uri),
+        plan,
+        item_ids=item_ids,
+        levels=levels,
+        first_user=task.first_user,
+        excluded=excluded,
     )
     cells = numbered.cells
     audit(

@@ -15,6 +15,9 @@ class PrepareConfig(JobConfig):
 
     Attributes:
         source: the log: file, directory, glob or URI of Parquet, CSV, TSV or JSON lines.
+        mode: full, or append: the log adds to the run's current interactions, whose logs are not
+            read again; item numbers already given stay. Fixed val_cut and test_cut in seconds
+            keep the windows where they are, quantiles move them.
         items: file with item_id, title and any attributes of the items.
         columns: names of the columns in the log.
         split: temporal, users, ratings or given.
@@ -29,7 +32,12 @@ class PrepareConfig(JobConfig):
             rows in all for split=users.
         max_user_rows: drop users with more rows (bots), counted in the same way.
         min_item_rows: drop items with fewer rows in the fit window, but not none.
-        dedupe: which of several rows of one (user, item, kind) stays: first or last in time.
+        core_rounds: how often min_user_rows and min_item_rows are applied in turn, at most; it ends
+            early where nothing is dropped any more (k-core).
+        dedupe: which of several rows of one (user, item, kind) stays: first or last in time; count
+            is first with a column `count` of how many there were.
+        events: accepted events; rows of others are quarantined. None accepts all.
+        ignore_events: rows of these events are left out and counted as filtered.
         min_rating, max_rating: ratings outside are quarantined.
         liked_levels: levels that count as liked; None takes value >= min + 0.75 (max - min).
         negative_events: events that do not count as liked.
@@ -37,6 +45,7 @@ class PrepareConfig(JobConfig):
     """
 
     source: str = local("")
+    mode: str = local("full")
     items: str | None = local(None)
     columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
     split: str = "temporal"
@@ -50,7 +59,10 @@ class PrepareConfig(JobConfig):
     min_user_rows: int | None = None
     max_user_rows: int | None = None
     min_item_rows: int = 1
+    core_rounds: int = 1
     dedupe: str = "first"
+    events: list[str] | None = None
+    ignore_events: list[str] = dataclasses.field(default_factory=list)
     min_rating: float | None = None
     max_rating: float | None = None
     liked_levels: list[str] | None = None
@@ -72,10 +84,16 @@ class PrepareConfig(JobConfig):
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "between 0 and 1")
         held = self.val_share + self.test_share
         require(held < 1, "val_share + test_share", held, "< 1")
-        for key in ("min_user_rows", "max_user_rows", "min_item_rows"):
+        for key in ("min_user_rows", "max_user_rows", "min_item_rows", "core_rounds"):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, ">= 1")
-        require(self.dedupe in ("first", "last"), "dedupe", self.dedupe, "first|last")
+        accepted = ("first", "last", "count")
+        require(self.dedupe in accepted, "dedupe", self.dedupe, "|".join(accepted))
+        require(self.mode in ("full", "append"), "mode", self.mode, "full|append")
+        append_given = self.mode == "append" and given
+        require(not append_given, "mode", self.mode, "full, with split=given")
+        both = sorted(set(self.events or ()) & set(self.ignore_events))
+        require(not both, "ignore_events", both, "events that are not in events= too")
         require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "0..1")
 
     @property

@@ -90,10 +90,17 @@ class Rows:
     fold: NDArray[np.int64] | None = None
 
 
-def assign_windows(rows: Rows, plan: SplitPlan) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the window of every row [M] and which users [U] are kept."""
+def assign_windows(
+    rows: Rows, plan: SplitPlan, *, counted: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the window of every row [M] and which users [U] are kept.
+
+    Args:
+        rows: whole users.
+        plan: the split.
+        counted: rows [M] that count towards `min_user_rows`; None is all.
+    """
     n_users = len(rows.users)
-    counts = np.bincount(rows.user, minlength=n_users)
     if plan.given:
         assert rows.fold is not None
         window = _FOLD_WINDOWS[rows.fold]
@@ -105,9 +112,12 @@ def assign_windows(rows: Rows, plan: SplitPlan) -> tuple[NDArray[np.uint8], NDAr
     else:
         assert plan.cutoffs is not None
         window = np.searchsorted(plan.cutoffs, rows.timestamp, side="right").astype(np.uint8)
-    if plan.protocol != "users":
-        counts = np.bincount(rows.user[window == Window.FIT], minlength=n_users)
-    enough = counts >= plan.min_user_rows
+    of_fit = np.ones(len(rows.user), bool) if plan.protocol == "users" else window == Window.FIT
+    counts = np.bincount(rows.user[of_fit], minlength=n_users)
+    if counted is None:
+        enough = counts >= plan.min_user_rows
+    else:
+        enough = np.bincount(rows.user[of_fit & counted], minlength=n_users) >= plan.min_user_rows
     if plan.protocol != "users":
         enough |= counts == 0
     few_enough = counts <= (plan.max_user_rows or np.iinfo(np.int64).max)

@@ -10,46 +10,52 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import identity, require_run
-from raysys.data.catalogue import catalogue_sizes, join_attributes, merge_levels, number_items
-from raysys.data.cutoffs import cutoffs_of_folds, resolve_cutoffs
-from raysys.data.interactions import N_BUCKETS, LogTraits, resolve_columns
+from raysys.data.append import (
+    BASE,
+    Base,
+    add_facts,
+    check_settings,
+    check_traits,
+    earlier_part,
+    find_base,
+)
+from raysys.data.interactions import N_BUCKETS, EventRules, LogTraits, resolve_columns
 from raysys.data.items import list_item_files, read_items
-from raysys.data.levels import build_levels
 from raysys.data.parts import (
     MergeResult,
     MergeTask,
     PieceResult,
-    ShardTask,
-    count_part,
     merge_buckets,
     read_piece,
-    write_shard,
 )
-from raysys.data.profiles import SHARD_PREFIX
 from raysys.data.readers import check_same_columns, split_into_pieces
-from raysys.data.schema import Window, period_windows
 from raysys.data.settings import PrepareConfig
 from raysys.data.sources import SourceFile, fingerprint, list_files
-from raysys.data.splits import SplitPlan
 from raysys.errors import DataError
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
+from raysys.stages.profiles import TIMELESS, part_uris, write_profiles
 from raysys.storage import open_filesystem
 
 log = logging.getLogger(__name__)
 
 PART_ROWS = 1 << 19
-_LOG_KEYS = ("columns", "dedupe", "min_rating", "max_rating", "max_bad_share")
-_TIMELESS = "split=users, split=ratings or split=given do without time"
+_LOG_KEYS = (
+    "columns",
+    "dedupe",
+    "min_rating",
+    "max_rating",
+    "events",
+    "ignore_events",
+    "max_bad_share",
+)
 
 
 def prepare(cfg: PrepareConfig) -> StageResult:
@@ -70,26 +76,30 @@ def prepare(cfg: PrepareConfig) -> StageResult:
     if cfg.evaluation_protocol == "temporal" and "timestamp" not in columns:
         raise DataError(
             f"split=temporal needs a time, {files[0].uri} has no column "
-            f"{cfg.columns.timestamp or 'timestamp'!r} among {', '.join(names)}; {_TIMELESS}"
+            f"{cfg.columns.timestamp or 'timestamp'!r} among {', '.join(names)}; {TIMELESS}"
         )
     item_files = list_item_files(cfg.items) if cfg.items else []
     items = read_items(item_files, column=cfg.columns.item) if item_files else None
     ws = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     settings = {key: value for key, value in identity(cfg).items() if key in _LOG_KEYS}
+    settings["folds"] = given
+    marks = fingerprint(files)
+    base = find_base(ws, source=marks) if cfg.mode == "append" else None
+    if base is not None:
+        check_settings(base.interactions, settings)
+        settings |= {"appended": marks, BASE: base.interactions.ref()}
     with contextlib.ExitStack() as cluster:
-        got = ws.begin(
-            "interactions",
-            config=settings | {"folds": given},
-            source=fingerprint(files),
-            force=cfg.force,
-        )
+        got = ws.begin("interactions", config=settings, source=marks, force=cfg.force)
         if isinstance(got, Draft):
             cluster.enter_context(connected(cfg.ray))
             with ws.writing(got):
-                facts = _write_interactions(cfg, files, columns, got)
+                facts = _write_interactions(cfg, files, columns, got, base=base)
                 got = got.commit(facts)
         interactions = got
         settings = {key: v for key, v in identity(cfg).items() if key not in _LOG_KEYS}
+        earlier = base.profiles if base is not None else None
+        if earlier is not None:
+            settings[BASE] = earlier.ref()
         got = ws.begin(
             "profiles",
             config=settings,
@@ -100,7 +110,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         if isinstance(got, Draft):
             cluster.enter_context(connected(cfg.ray))
             with ws.writing(got):
-                got = got.commit(_write_profiles(cfg, interactions, items, got))
+                got = got.commit(write_profiles(cfg, interactions, items, got, earlier=earlier))
     return StageResult(
         build_ids={"interactions": interactions.build_id, "profiles": got.build_id},
         extra={"interactions": interactions.facts, "profiles": got.facts},
@@ -108,7 +118,12 @@ def prepare(cfg: PrepareConfig) -> StageResult:
 
 
 def _write_interactions(
-    cfg: PrepareConfig, files: Sequence[SourceFile], columns: dict[str, str], draft: Draft
+    cfg: PrepareConfig,
+    files: Sequence[SourceFile],
+    columns: dict[str, str],
+    draft: Draft,
+    *,
+    base: Base | None,
 ) -> dict[str, Any]:
     """Clean, shuffle and merge the log; return the build's facts."""
     pieces = split_into_pieces(files)
@@ -119,6 +134,9 @@ def _write_interactions(
             read_piece,
             columns=columns,
             rating_range=(cfg.min_rating, cfg.max_rating),
+            events=EventRules(
+                None if cfg.events is None else tuple(cfg.events), tuple(cfg.ignore_events)
+            ),
             folder=draft.url,
             shuffle=shuffle,
         ),
@@ -134,8 +152,11 @@ def _write_interactions(
         has_folds="fold" in columns,
     )
     if cfg.evaluation_protocol == "temporal" and not traits.has_time:
-        raise DataError(f"split=temporal needs a time, all are null in {files[0].uri}; {_TIMELESS}")
-    n_good = sum(piece.n_rows - sum(piece.reasons.values()) for piece in read)
+        raise DataError(f"split=temporal needs a time, all are null in {files[0].uri}; {TIMELESS}")
+    tasks = bucket_ranges(sum(p.n_rows - p.n_ignored - sum(p.reasons.values()) for p in read))
+    if base is not None:
+        check_traits(base.interactions, traits)
+        tasks = _with_earlier(cfg, base.interactions, read, draft)
     merged = distribute(
         functools.partial(
             merge_buckets,
@@ -145,13 +166,29 @@ def _write_interactions(
             traits=traits,
             keep=cfg.dedupe,
         ),
-        bucket_ranges(n_good),
+        tasks,
         stage="prepare merge",
         rows=lambda done: done.n_rows,
     )
     filesystem, path = open_filesystem(shuffle)
     filesystem.delete_dir(path)
-    return _interaction_facts(cfg, read, merged, traits, files)
+    return _interaction_facts(cfg, read, merged, traits, files, base=base)
+
+
+def _with_earlier(
+    cfg: PrepareConfig, base: Build, read: Sequence[PieceResult], draft: Draft
+) -> list[MergeTask]:
+    """Return merge tasks with the earlier parts and take the earlier quarantine over."""
+    n_new = sum(piece.n_rows - piece.n_ignored - sum(piece.reasons.values()) for piece in read)
+    uris = part_uris(cfg, base)
+    earlier_good = base.facts["rows"] + base.facts["duplicates"]
+    tasks = bucket_ranges(n_new + earlier_good)
+    for name in base.files(prefix="quarantine-"):
+        target = name.replace("quarantine-", "quarantine-earlier-", 1)
+        shutil.copyfile(base.path(name), draft.path(target))
+    return [
+        dataclasses.replace(task, earlier=earlier_part(uris, first=task.first)) for task in tasks
+    ]
 
 
 def bucket_ranges(n_rows: int) -> list[MergeTask]:
@@ -197,6 +234,8 @@ def _interaction_facts(
     merged: Sequence[MergeResult],
     traits: LogTraits,
     files: Sequence[SourceFile],
+    *,
+    base: Base | None,
 ) -> dict[str, Any]:
     reasons = _add_up(piece.reasons for piece in read)
     untimed = sum(part.n_untimed for part in merged)
@@ -213,130 +252,18 @@ def _interaction_facts(
         "rows": sum(part.n_rows for part in merged),
         "duplicates": sum(part.n_duplicates for part in merged),
         "quarantined": reasons,
-        "filtered": 0,
+        "filtered": sum(piece.n_ignored for piece in read),
     }
-    left = n_rows - sum(part.n_rows + part.n_duplicates for part in merged)
-    assert left == sum(reasons.values()), counts
-    return counts | {
+    earlier_rows = base.interactions.facts["rows"] if base else 0
+    left = n_rows + earlier_rows - sum(part.n_rows + part.n_duplicates for part in merged)
+    assert left == sum(reasons.values()) + counts["filtered"], counts
+    facts = counts | {
         "n_users": n_users,
         **dataclasses.asdict(traits),
         "time_range": [min(r[0] for r in ranges), max(r[1] for r in ranges)] if ranges else None,
         "timestamp_units": _add_up(piece.units for piece in read),
     }
-
-
-def _write_profiles(
-    cfg: PrepareConfig, interactions: Build, attributes: pa.Table | None, draft: Draft
-) -> dict[str, Any]:
-    """Split, number and shard the interactions; return the build's facts."""
-    facts = interactions.facts
-    folder = f"{cfg.run.rstrip('/')}/interactions/{interactions.build_id}"
-    _, path = open_filesystem(folder)
-    base = path if "://" not in folder else folder
-    uris = [f"{base}/{name}" for name in interactions.files(".parquet", prefix="part-")]
-    plan = _plan(cfg, uris, facts)
-    counted = distribute(
-        functools.partial(count_part, plan=plan, has_time=facts["has_time"]),
-        uris,
-        stage="prepare count",
-        rows=lambda done: done.n_rows,
-    )
-    levels = build_levels(
-        merge_levels([part.levels for part in counted]),
-        liked_levels=cfg.liked_levels,
-        negative_events=cfg.negative_events,
-    )
-    items = number_items([part.items for part in counted], min_item_rows=cfg.min_item_rows)
-    catalogue = catalogue_sizes(items)
-    first_user = 0
-    tasks = []
-    for number, (uri, part) in enumerate(zip(uris, counted, strict=True)):
-        tasks.append(ShardTask(uri, f"{SHARD_PREFIX}{number:05d}.parquet", first_user))
-        first_user += len(part.users)
-    written = distribute(
-        functools.partial(
-            write_shard,
-            plan=plan,
-            item_ids=items["item_id"].combine_chunks(),
-            levels=levels,
-            n_fit_items=catalogue["val"],
-            folder=draft.url,
-        ),
-        tasks,
-        stage="prepare shards",
-        rows=lambda done: done.n_cells,
-    )
-    table, described = join_attributes(items, attributes)
-    pq.write_table(table, draft.path("items.parquet"))
-    user_ids = pa.chunked_array([part.users for part in counted], pa.string())
-    user_num = pa.array(range(first_user), pa.int32())
-    pq.write_table(
-        pa.table({"user_num": user_num, "user_id": user_ids}), draft.path("users.parquet")
-    )
-    levels.save(draft.path("levels.json"))
-    windows = [sum(shard.windows[w] for shard in written) for w in range(len(Window))]
-    filtered = {
-        "dropped_users": sum(part.n_dropped for part in counted),
-        "rare_items": sum(shard.n_rare for shard in written),
-        "level_unknown_to_fit": sum(shard.n_unknown_level for shard in written),
-    }
-    _check_windows(cfg, windows)
-    assert facts["rows"] == sum(windows) + sum(filtered.values()), (windows, filtered)
-    return {
-        "split": cfg.split,
-        "protocol": plan.protocol,
-        "n_users": first_user,
-        "n_items": len(items),
-        "catalogue": catalogue,
-        "cutoffs": None
-        if plan.cutoffs is None
-        else dict(zip(("val", "test"), plan.cutoffs, strict=True)),
-        "has_time": facts["has_time"],
-        "n_cells": {window.name: windows[window] for window in Window},
-        "filtered": {reason: count for reason, count in filtered.items() if count},
-        "n_described_items": described,
-        "levels": list(levels.names),
-    }
-
-
-def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: dict[str, Any]) -> SplitPlan:
-    protocol = cfg.evaluation_protocol
-    cutoffs = None
-    if protocol == "temporal" and not facts["has_time"]:
-        raise DataError(f"split=temporal needs a time, the log has none; {_TIMELESS}")
-    if protocol == "temporal" and cfg.split == "given":
-        cutoffs = cutoffs_of_folds(uris)
-    elif protocol == "temporal":
-        cutoffs = resolve_cutoffs(
-            uris,
-            (cfg.val_cut, cfg.test_cut),
-            time_range=tuple(facts["time_range"]),
-            n_rows=facts["rows"],
-        )
-    return SplitPlan(
-        protocol=protocol,
-        given=cfg.split == "given",
-        seed=cfg.seed,
-        cutoffs=cutoffs,
-        val_share=cfg.val_share,
-        test_share=cfg.test_share,
-        target_share=cfg.target_share,
-        min_user_rows=cfg.min_user_rows or (5 if cfg.split == "users" else 1),
-        max_user_rows=cfg.max_user_rows,
-    )
-
-
-def _check_windows(cfg: PrepareConfig, windows: Sequence[int]) -> None:
-    """Raise where a window that an evaluation needs has no cells."""
-    for period in ("val", "test"):
-        needs = period_windows(cfg.evaluation_protocol, period)
-        for window in (*needs.fitted, *needs.history, *needs.targets):
-            if not windows[window]:
-                found = {w.name: windows[w] for w in Window}
-                raise DataError(
-                    f"split={cfg.split} leaves window {window.name} without rows ({found}): "
-                    "the log is too small for this split, or the cuts and shares are"
-                )
+    return add_facts(base.interactions.facts, facts) if base else facts
 
 
 def _add_up(counts: Any) -> dict[str, int]:

@@ -11,11 +11,11 @@ from raysys.data.interactions import (
     ColumnsConfig,
     LogTraits,
     clean,
-    merge,
     partition,
     resolve_columns,
     to_ids,
 )
+from raysys.data.merging import merge
 from raysys.data.readers import Chunk
 from raysys.data.schema import INTERACTION_SCHEMA
 from raysys.data.timestamps import to_seconds

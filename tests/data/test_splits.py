@@ -7,12 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysys.data.catalogue import catalogue_sizes, number_items, number_part, statistics
+from raysys.data.catalogue import (
+    catalogue_sizes,
+    merge_items,
+    number_items,
+    number_part,
+    rare_items,
+    statistics,
+)
 from raysys.data.cells import Cells
 from raysys.data.cutoffs import cutoffs_of_folds, resolve_cutoffs
 from raysys.data.hashing import combine, hash_ids, unit
-from raysys.data.interactions import LogTraits, merge
+from raysys.data.interactions import LogTraits
 from raysys.data.levels import build_levels
+from raysys.data.merging import merge
 from raysys.data.parts import read_rows
 from raysys.data.schema import INTERACTION_SCHEMA, Window
 from raysys.data.splits import SplitPlan, audit
@@ -39,7 +47,8 @@ def write_log(path, rows):
 def split(path, plan, *, min_item_rows=1):
     rows = read_rows(str(path))
     counted = statistics(rows, plan, has_time=True)
-    items = number_items([counted.items], min_item_rows=min_item_rows)
+    merged = merge_items([counted.items])
+    items = number_items(merged, excluded=rare_items(merged, min_item_rows=min_item_rows))
     levels = build_levels(counted.levels) if counted.levels.ratings else None
     if levels is None:
         return counted, items, None

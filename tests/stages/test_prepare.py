@@ -252,9 +252,11 @@ class TestOnRay:
 
 def test_an_object_store_holds_source_and_builds(tmp_path, monkeypatch, s3_bucket):
     # The workers of the session's cluster do not know the server, so tasks run in this process.
+    for name in ("prepare", "profiles"):
+        stage = importlib.import_module(f"raysys.stages.{name}")
+        monkeypatch.setattr(stage, "distribute", lambda f, tasks, **_: [f(task) for task in tasks])
     stage = importlib.import_module("raysys.stages.prepare")
     monkeypatch.setattr(stage, "connected", contextlib.nullcontext)
-    monkeypatch.setattr(stage, "distribute", lambda f, tasks, **_: [f(task) for task in tasks])
     filesystem, path = open_filesystem(f"{s3_bucket}/logs/log.parquet")
     pq.write_table(some_log(), path, filesystem=filesystem)
     settings = [f"run={s3_bucket}/run", f"source={s3_bucket}/logs", f"cache_dir={tmp_path}"]
