@@ -70,20 +70,18 @@ class ItemScores:
 
 @dataclasses.dataclass(frozen=True)
 class ItemKNN:
-    """Ranks item i by the sum of similarity[i, j] over the items j of the history.
+    """Ranks item i by the summed similarity of i to the items j of the history.
 
     Attributes:
-        similarity: float32 CSR [N, N]; row i holds the nearest neighbours of item i.
+        similarity: float32 CSR [N, N]; [j, i] is set where j is among the nearest neighbours of i.
     """
 
     similarity: sparse.csr_matrix
 
     def __call__(self, history: Cells, top_k: int) -> NDArray[np.int32]:
         """Return the best items outside each history, int32 [B, top_k]."""
-        seen = presence(history, self.similarity.shape[0])
-        lists: NDArray[np.int32] = top_items(
-            (seen @ self.similarity.T).toarray(), top_k, exclude=history
-        )
+        scores = (presence(history, self.similarity.shape[0]) @ self.similarity).toarray()
+        lists: NDArray[np.int32] = top_items(scores, top_k, exclude=history)
         return lists
 
     def save(self, folder: Path, name: str) -> None:
@@ -167,19 +165,24 @@ def decayed(cells: Cells, n_items: int, *, half_life_days: float) -> ItemScores:
 
 
 def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -> list[ItemKNN]:
-    """Fit one ItemKNN per (neighbours k, shrinkage), sharing the item-item counts."""
+    """Fit one ItemKNN per (neighbours k, shrinkage); those of one shrinkage share the work."""
     matrix = presence(cells, n_items)
-    norms = np.sqrt(np.bincount(matrix.indices, minlength=n_items))
+    norms = np.sqrt(np.bincount(matrix.indices, minlength=n_items)).astype(np.float32)
     transposed = matrix.T.tocsr()
     parts: list[list[sparse.csr_matrix]] = [[] for _ in settings]
     for start in range(0, n_items, _BLOCK_ITEMS):
         rows = np.arange(start, min(start + _BLOCK_ITEMS, n_items))
-        together = (transposed[rows] @ matrix).toarray().astype(np.float64)
+        together = (transposed[rows] @ matrix).toarray()
         together[np.arange(len(rows)), rows] = 0.0
         lengths = np.outer(norms[rows], norms)
-        for part, (neighbours, shrink) in zip(parts, settings, strict=True):
-            part.append(_nearest(together / (lengths + shrink + 1e-12), neighbours))
-    return [ItemKNN(sparse.vstack(part, format="csr")) for part in parts]
+        for shrink in dict.fromkeys(shrink for _, shrink in settings):
+            similarity = together / (lengths + np.float32(shrink + 1e-12))
+            similarity[together == 0] = -np.inf
+            nearest = top_items(similarity, max(k for k, s in settings if s == shrink))
+            for part, (k, wanted) in zip(parts, settings, strict=True):
+                if wanted == shrink:
+                    part.append(_sparse_rows(similarity, nearest[:, :k]))
+    return [ItemKNN(sparse.vstack(part, format="csr").T.tocsr()) for part in parts]
 
 
 def ease(cells: Cells, n_items: int, penalties: Sequence[float]) -> Iterator[Ease]:
@@ -218,10 +221,8 @@ def _mirrored_weights(inverse: NDArray[np.float32]) -> NDArray[np.float32]:
     return weights
 
 
-def _nearest(similarity: NDArray[np.float64], neighbours: int) -> sparse.csr_matrix:
-    """Keep the `neighbours` largest positive values of each row."""
-    kept = top_items(np.where(similarity > 0, similarity, -np.inf), neighbours)
+def _sparse_rows(similarity: NDArray[np.float32], kept: NDArray[np.int32]) -> sparse.csr_matrix:
+    """Return the similarities at the listed columns of each row; -1 lists nothing."""
     rows, places = np.nonzero(kept >= 0)
     columns = kept[rows, places]
-    values = similarity[rows, columns].astype(np.float32)
-    return sparse.csr_matrix((values, (rows, columns)), shape=similarity.shape)
+    return sparse.csr_matrix((similarity[rows, columns], (rows, columns)), shape=similarity.shape)

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raysys.data.cells import Cells
@@ -59,31 +60,36 @@ def top_items(scores: NDArray[Any], top_k: int, *, exclude: Cells | None = None)
     Returns:
         int32 [B, top_k], -1 where fewer items are left.
     """
-    values = np.asarray(scores, dtype=np.float32) + np.float32(0.0)  # a copy; -0.0 becomes 0.0
-    n_items = values.shape[1]
+    values = np.array(scores, dtype=np.float32)
+    n_rows, n_items = values.shape
     if exclude is not None:
         inside = exclude.item_num < n_items
         values[exclude.rows[inside], exclude.item_num[inside]] = -np.inf
-    np.nan_to_num(values, copy=False, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    values[np.isnan(values)] = -np.inf
     width = min(top_k, n_items)
-    keys = _order_keys(values)
-    if width < n_items:
-        keys = np.partition(keys, n_items - width, axis=1)[:, n_items - width :]
-    keys = np.sort(keys, axis=1)[:, ::-1]
-    items = (np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.int64)
-    absent = np.take_along_axis(values, items, axis=1) == -np.inf
-    lists = np.full((len(values), top_k), -1, dtype=np.int32)
+    last = _smallest_of_top(values, width)
+    kept = values >= last[:, None]
+    for row in np.flatnonzero(np.count_nonzero(kept, axis=1) > width):
+        tied = np.flatnonzero(values[row] == last[row])
+        above = np.count_nonzero(values[row] > last[row])
+        kept[row, tied[width - above :]] = False
+    items = np.nonzero(kept)[1].reshape(n_rows, width)
+    best = np.take_along_axis(values, items, axis=1)
+    order = np.argsort(-best, axis=1, kind="stable")
+    items = np.take_along_axis(items, order, axis=1)
+    absent = np.take_along_axis(best, order, axis=1) == -np.inf
+    lists = np.full((n_rows, top_k), -1, dtype=np.int32)
     lists[:, :width] = np.where(absent, -1, items)
     return lists
 
 
-def _order_keys(values: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return uint64 keys that order by (value, then lower column first) when sorted upwards."""
-    bits = values.view(np.uint32)
-    ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(0x80000000)).astype(np.uint64)
-    columns = np.arange(values.shape[1], dtype=np.uint64)
-    keys: NDArray[np.uint64] = (ordered << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - columns)
-    return keys
+def _smallest_of_top(values: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return the `width`-th largest value of each row, [B].
+
+    By torch: NumPy's partition is ten times slower on rows with many equal values.
+    """
+    top = torch.topk(torch.from_numpy(values), width, dim=1, sorted=False).values
+    return np.asarray(top.amin(dim=1).numpy())
 
 
 def target_ranks(lists: NDArray[np.int32], targets: Cells) -> NDArray[np.int32]:

@@ -51,8 +51,8 @@ def test_ease_equals_the_formula():
 def test_itemknn_is_the_cosine_of_the_nearest():
     model = baselines.itemknn(small(), 4, [(1, 0.0)])[0]
     similarity = model.similarity.toarray()
-    np.testing.assert_allclose(similarity[1, 0], 2 / np.sqrt(2 * 3), rtol=1e-6)
-    assert np.count_nonzero(similarity, axis=1).max() == 1
+    np.testing.assert_allclose(similarity[0, 1], 2 / np.sqrt(2 * 3), rtol=1e-6)
+    assert np.count_nonzero(similarity, axis=0).max() == 1
     np.testing.assert_array_equal(np.diag(similarity), 0)
 
 
