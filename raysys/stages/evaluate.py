@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, RayConfig, local, require, require_run
+from raysys.data.append import BASE as APPENDED_TO
 from raysys.data.profiles import SHARD_PREFIX, Profiles
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
 from raysys.errors import DataError
@@ -129,7 +130,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, cfg.via)
     profiles = Profiles.load(chain["profiles"])
-    _audit(cfg, chain["autoencoder"], profiles)
+    _audit(cfg, chain, profiles)
     n_cells = sum(profiles.facts["n_cells"].values())
     cluster = cfg.ray if n_cells > cfg.in_process_cells else None
     baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
@@ -175,17 +176,22 @@ def report_name(cfg: EvaluateConfig) -> str:
     return "-".join(parts)
 
 
-def _audit(cfg: EvaluateConfig, autoencoder: Build, profiles: Profiles) -> None:
+def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> None:
     """Check the manifests; the cells are checked shard by shard."""
     facts = profiles.facts
     audit.check_model(
-        autoencoder.facts,
+        chain["autoencoder"].facts,
         period=cfg.period,
         windows=period_windows(facts["protocol"], cfg.period),
         cutoffs=facts["cutoffs"],
         n_items=facts["catalogue"][cfg.period],
     )
-    audit.check_catalogue(profiles.items, catalogue=facts["catalogue"], cutoffs=facts["cutoffs"])
+    audit.check_catalogue(
+        profiles.items,
+        catalogue=facts["catalogue"],
+        cutoffs=facts["cutoffs"],
+        numbers_kept=APPENDED_TO in chain["profiles"].manifest.config,
+    )
 
 
 def _plan(

@@ -119,6 +119,13 @@ def test_equal_times_are_ordered_by_id():
         audit.check_catalogue(table, catalogue=catalogue, cutoffs=CUTOFFS)
 
 
+def test_appended_logs_keep_their_numbers(caplog):
+    catalogue = {"val": 2, "test": 3, "all": 4}
+    table = items([20, 120, 130, 15])
+    audit.check_catalogue(table, catalogue=catalogue, cutoffs=CUTOFFS, numbers_kept=True)
+    assert "period=val items_first_seen_later=1" in caplog.text
+
+
 def test_a_catalogue_out_of_order():
     table = items([1, 2, 3, 4]).take([0, 2, 1, 3])
     with pytest.raises(DataError, match="row 1 of the catalogue holds item_num 2"):
