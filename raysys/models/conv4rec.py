@@ -42,7 +42,7 @@ from raysys.config import require
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 from raysys.models.item_scores import ItemScores as ItemScores
-from raysys.models.item_scores import rankings_of
+from raysys.models.item_scores import like_expansion, rankings_of
 from raysys.models.link import Link
 from raysys.models.ragged import Pairs, bag, level_table, log_shares, sum_rows
 
@@ -193,8 +193,8 @@ class Conv4Rec(nn.Module):
         return weight * size.clamp_min(1e-6).pow(-self.cfg.profile_exponent)[batch.rows]
 
     def _encode_consume(self, batch: Ragged, weight: Tensor) -> Tensor:
-        tied = self.cfg.consume_loss == "cosine"
-        vectors = self.consume_vectors() if tied else self.items
+        free = self.cfg.consume_loss == "likelihood"
+        vectors = self.items if free else self.consume_vectors()
         return bag(batch, vectors, weight * self.level_scale[batch.level])
 
     def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
@@ -220,10 +220,12 @@ class Conv4Rec(nn.Module):
         if self.cfg.consume_loss == "cosine":
             consume = self.typical_size * self._cosine_loss(batch, weight, pairs) / size
         else:
-            consume = self._likelihood_loss(batch, weight, pairs) / size
+            log_p = F.log_softmax(self._cell_item_logits(batch, weight, pairs), dim=1)
+            consume = -log_p[batch.rows, batch.item_num].sum() / size
         losses = {"loss": consume, "consume_loss": consume}
         if self.has_levels:
-            level = self._level_loss(batch, weight, pairs) / size
+            logits = self._cell_level_logits(batch, weight, pairs)
+            level = F.cross_entropy(logits, batch.level, reduction="sum") / size
             losses |= {"loss": consume + self.cfg.level_weight * level, "level_loss": level}
         return losses
 
@@ -243,18 +245,18 @@ class Conv4Rec(nn.Module):
         some = (batch.counts > 0).float()
         return (some - product / length.clamp_min(1e-12)).sum()
 
-    def _likelihood_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
-        """Return -sum over cells of log P(i | u)."""
+    def _cell_item_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return logits of P(i | u), [B, N], without the items' own share."""
         g = self.decoder
-        scores = self._encode_consume(batch, weight) @ g.T + self.consume_bias  # [B, N]
+        scores = self._encode_consume(batch, weight) @ g.T + self.consume_bias
         if self.cfg.zero_diagonal:
             own = pairs.total(weight * self.level_scale[batch.level])
             own = own * (self.items[pairs.item] * g[pairs.item]).sum(dim=1)
             scores = scores.index_put((pairs.row, pairs.item), -own, accumulate=True)
-        return -F.log_softmax(scores, dim=1)[batch.rows, batch.item_num].sum()
+        return scores
 
-    def _level_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
-        """Return -sum over cells of log P(r | i, u)."""
+    def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
         z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
@@ -262,8 +264,7 @@ class Conv4Rec(nn.Module):
             z = z - pairs.at_cells(own)
         keep = torch.ones(batch.n_rows, z.shape[1], device=z.device)
         z = z * F.dropout(keep, self.cfg.dropout, self.training)[batch.rows]
-        logits = self.level_logits(z, batch.item_num)
-        return F.cross_entropy(logits, batch.level, reduction="sum")
+        return self.level_logits(z, batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
@@ -353,23 +354,16 @@ class Conv4Rec(nn.Module):
         """
         parts, like_bias = [self.consume_vectors()], torch.zeros(self.n_items)
         if "like" in self.available_rankings:
-            gradient, like_bias = self._like_expansion()
+            mean, items = self.mean_level_latent, torch.arange(self.n_items)
+            logits = self.level_logits(mean.expand(self.n_items, -1), items)
+            value, slope = like_expansion(logits, self._liked(), self.table_out)
+            gradient = (slope[:, :, None] * self.level_out).sum(dim=1)
             parts.append(gradient)
+            like_bias = value - gradient @ mean
         elif self.has_levels:
             parts.append(torch.zeros(self.n_items, self.cfg.level_latent))
         bias = torch.stack([self.consume_prior(), like_bias], dim=1)
         return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
-
-    def _like_expansion(self) -> tuple[Tensor, Tensor]:
-        at = self.mean_level_latent.expand(self.n_items, -1)
-        log_p = F.log_softmax(self.level_logits(at, torch.arange(self.n_items)), dim=1)  # [N, R]
-        liked = self._liked()
-        value = torch.logsumexp(log_p[:, liked], dim=1)
-        inside = torch.zeros_like(log_p)
-        inside[:, liked] = (log_p[:, liked] - value[:, None]).exp()
-        slope = (inside - log_p.exp()) @ self.table_out.T  # [N, K]
-        gradient = (slope[:, :, None] * self.level_out).sum(dim=1)
-        return gradient, value - gradient @ self.mean_level_latent
 
     @torch.no_grad()
     def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:

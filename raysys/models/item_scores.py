@@ -1,6 +1,6 @@
 """What the autoencoder says of some items for one user.
 
-Letters: C items, R levels.
+Letters: C items of a request, N items of the catalogue, R levels, K output channels.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from raysys.data.schema import RANKINGS, RatingLevels
 
@@ -51,3 +53,18 @@ def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
     if liked.any() and not liked.all():
         able |= {"like", "discover"}
     return tuple(ranking for ranking in RANKINGS if ranking in able)
+
+
+def like_expansion(logits: Tensor, liked: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log P(like) [N] and its gradient with respect to the output channels [N, K].
+
+    Args:
+        logits: [N, R] level logits of all items at one latent.
+        liked: int64 numbers of the liked levels.
+        table: [K, R], from output channels to levels.
+    """
+    log_p = torch.log_softmax(logits, dim=1)
+    value = torch.logsumexp(log_p[:, liked], dim=1)
+    inside = torch.zeros_like(log_p)
+    inside[:, liked] = (log_p[:, liked] - value[:, None]).exp()
+    return value, (inside - log_p.exp()) @ table.T
