@@ -8,11 +8,14 @@ arXiv 2509.07499. Layer sizes and losses are this project's own construction.
     Hc, Hl sizes of the latent's two blocks: what will be consumed, and at which level
 
     1x1 convolution over levels, then an embedding bag over the profile (s = |profile|^-1/2):
-        z_c = s * sum a[r] E_i            z_l = s * sum_c A[r, c] F[i, c] + b
+        z_c = s * sum a[r] E_i            z_l = s * sum_c A[r, c] F[i, c] + b, then m
     joint likelihood, factored so that levels are computed at observed cells only:
         P(i, r | u) = P(i | u) P(r | i, u)
         P(i | u) = softmax_i link(g_i . z_c + prior_i)
-        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] W[i, k] . z_l)
+        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] (W[i, k] . z_l + t[k] m))
+
+m, the last entry of z_l, is the user's mean rating above the items' means, shrunk where there are
+few: profiles of a handful of ratings say little else about levels.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
@@ -38,15 +41,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysys.builds import Build, Draft
-from raysys.config import require
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.models.conv4rec_config import CONSUME_LOSSES as CONSUME_LOSSES
+from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.item_scores import ItemScores as ItemScores
 from raysys.models.item_scores import like_expansion, rankings_of
 from raysys.models.link import Link
-from raysys.models.ragged import Pairs, bag, level_table, log_shares, sum_rows
+from raysys.models.ragged import (
+    Pairs,
+    bag,
+    level_table,
+    log_shares,
+    residual_table,
+    sum_rows,
+    user_means,
+    user_means_left_out,
+)
 
-CONSUME_LOSSES = ("cosine", "likelihood")
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
 LEVELS_FILE = "levels.json"
@@ -54,51 +66,6 @@ LEVELS_FILE = "levels.json"
 _DAY_S = 86_400.0
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
-
-
-@dataclasses.dataclass
-class Conv4RecConfig:
-    """Settings of the model.
-
-    Attributes:
-        latent: size Hc of the latent's consume block.
-        level_latent: size Hl of its level block.
-        channels: input channels C of the level block.
-        level_channels: output channels K of the level block.
-        consume_loss: `cosine` or `likelihood`.
-        level_weight: lambda on log P(r | i, u); 1 is the exact joint likelihood.
-        zero_diagonal: take an item's own share out of its scores in training.
-        dropout: of the level block, in training.
-        weight_decay: decoupled, on the level block's item vectors only.
-        profile_exponent: s = |profile|^-profile_exponent.
-        profile_half_life_days: cells of a profile lose half their weight in this time; 0 is never.
-    """
-
-    latent: int = 512
-    level_latent: int = 64
-    channels: int = 3
-    level_channels: int = 2
-    consume_loss: str = "cosine"
-    level_weight: float = 5.0
-    zero_diagonal: bool = True
-    dropout: float = 0.3
-    weight_decay: float = 5.0
-    profile_exponent: float = 0.5
-    profile_half_life_days: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that no model can use."""
-        for name in ("latent", "level_latent", "channels", "level_channels"):
-            value = getattr(self, name)
-            require(value >= 1, f"autoencoder.{name}", value, "at least 1")
-        for name in ("level_weight", "weight_decay", "profile_half_life_days"):
-            value = getattr(self, name)
-            require(value >= 0, f"autoencoder.{name}", value, "at least 0")
-        known = self.consume_loss in CONSUME_LOSSES
-        require(known, "autoencoder.consume_loss", self.consume_loss, " or ".join(CONSUME_LOSSES))
-        require(0 <= self.dropout < 1, "autoencoder.dropout", self.dropout, "from 0 to below 1")
-        exponent = self.profile_exponent
-        require(0 <= exponent <= 1, "autoencoder.profile_exponent", exponent, "from 0 to 1")
 
 
 class Conv4Rec(nn.Module):
@@ -145,6 +112,9 @@ class Conv4Rec(nn.Module):
             self.table_in = nn.Parameter(table[:, : cfg.channels].clone())  # A
             outputs = table[:, [c for c in range(size) if c != 1][: cfg.level_channels]]
             self.table_out = nn.Parameter(outputs.T.clone())  # T; presence says nothing here
+            self.table_user = nn.Parameter(torch.eye(1, cfg.level_channels)[0])  # t
+            self.residual: Tensor
+            self.register_buffer("residual", residual_table(levels, counts))
             self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
             self.level_bias = nn.Parameter(log_shares(counts))
         # `prior` orders items for an empty profile before anything else is known
@@ -154,7 +124,7 @@ class Conv4Rec(nn.Module):
         self.typical_size: Tensor
         self.register_buffer("typical_size", counts.sum().clamp_min(1) / n_items)
         self.mean_level_latent: Tensor
-        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent))
+        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1))
         self.link = Link()
         self._unit: Tensor | None = None
 
@@ -200,11 +170,13 @@ class Conv4Rec(nn.Module):
     def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
         bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
-        return torch.stack(bags).sum(dim=0) + self.level_shift
+        z_l = torch.stack(bags).sum(dim=0) + self.level_shift
+        return torch.cat([z_l, user_means(batch, self.residual)[:, None]], dim=1)
 
     def level_logits(self, z_l: Tensor, items: Tensor) -> Tensor:
-        """Return the level logits of pairs: latents z_l [M, Hl] and item_nums [M] -> [M, R]."""
-        hidden = (self.level_out[items] * z_l[:, None, :]).sum(dim=2)  # [M, K]
+        """Return the level logits of pairs: latents z_l [M, Hl + 1], item_nums [M] -> [M, R]."""
+        hidden = (self.level_out[items] * z_l[:, None, :-1]).sum(dim=2)  # [M, K]
+        hidden = hidden + z_l[:, -1:] * self.table_user
         return self.level_bias[items] + hidden @ self.table_out
 
     # -- losses ----------------------------------------------------------------------------
@@ -257,23 +229,26 @@ class Conv4Rec(nn.Module):
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl]
+        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1]
+        z, mean = z[:, :-1], z[:, -1]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
             z = z - pairs.at_cells(own)
+            mean = user_means_left_out(batch, self.residual, pairs)
         keep = torch.ones(batch.n_rows, z.shape[1], device=z.device)
         z = z * F.dropout(keep, self.cfg.dropout, self.training)[batch.rows]
-        return self.level_logits(z, batch.item_num)
+        return self.level_logits(torch.cat([z, mean[:, None]], dim=1), batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
         decayed = [self.level_in, self.level_out] if self.has_levels else []
-        special = {id(p) for p in [*decayed, self.level_scale]}
+        fast = [self.level_scale, *([self.table_user] if self.has_levels else [])]
+        special = {id(p) for p in [*decayed, *fast]}
         rest = [p for p in self.parameters() if id(p) not in special]
         return [
             {"params": rest, "lr": lr, "weight_decay": 0.0},
-            {"params": [self.level_scale], "lr": 10 * lr, "weight_decay": 0.0},
+            {"params": fast, "lr": 10 * lr, "weight_decay": 0.0},
             {"params": decayed, "lr": lr, "weight_decay": self.cfg.weight_decay},
         ]
 
@@ -285,7 +260,7 @@ class Conv4Rec(nn.Module):
         return rankings_of(self.levels)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the blocks z_c [B, Hc] and z_l [B, Hl] (width 0 without levels)."""
+        """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1] (width 0 without levels)."""
         return z[:, : self.cfg.latent], z[:, self.cfg.latent :]
 
     def consume_scores(self, z: Tensor) -> Tensor:
@@ -301,7 +276,9 @@ class Conv4Rec(nn.Module):
         items = torch.arange(self.n_items, device=z.device) if items is None else items
         if not self.has_levels:
             return torch.zeros(len(z), len(items), 1, device=z.device)
-        hidden = torch.einsum("bh,ckh->bck", self.split(z)[1], self.level_out[items])
+        z_l = self.split(z)[1]
+        hidden = torch.einsum("bh,ckh->bck", z_l[:, :-1], self.level_out[items])
+        hidden = hidden + (z_l[:, -1:] * self.table_user)[:, None, :]
         return F.log_softmax(self.level_bias[items] + hidden @ self.table_out, dim=2)
 
     @torch.no_grad()
@@ -358,10 +335,11 @@ class Conv4Rec(nn.Module):
             logits = self.level_logits(mean.expand(self.n_items, -1), items)
             value, slope = like_expansion(logits, self._liked(), self.table_out)
             gradient = (slope[:, :, None] * self.level_out).sum(dim=1)
+            gradient = torch.cat([gradient, (slope @ self.table_user)[:, None]], dim=1)
             parts.append(gradient)
             like_bias = value - gradient @ mean
         elif self.has_levels:
-            parts.append(torch.zeros(self.n_items, self.cfg.level_latent))
+            parts.append(torch.zeros(self.n_items, self.cfg.level_latent + 1))
         bias = torch.stack([self.consume_prior(), like_bias], dim=1)
         return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
 

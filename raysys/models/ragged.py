@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 
+_USER_PSEUDO_CELLS = 5.0  # pull a user's mean residual to zero
 _SMOOTHING = 10.0  # pseudo-observations that pull an item's level shares to the overall ones
 
 
@@ -98,3 +99,46 @@ def level_table(
         table[:rated, 0] = standard
         table[:rated, 2] = standard * standard - 1
     return table[:, :channels]
+
+
+def residual_table(levels: RatingLevels, counts: Tensor) -> Tensor:
+    """Return [N, R]: how far a rating lies above its item's (smoothed) mean, in overall deviations.
+
+    NaN for unordered levels.
+    """
+    values = torch.from_numpy(levels.value_array())
+    rated = levels.n_rated
+    if rated < 2:
+        return torch.full((len(counts), levels.n_levels), torch.nan)
+    shares = log_shares(counts[:, :rated]).exp()  # [N, rated]
+    mean = shares @ values[:rated] / shares.sum(dim=1)
+    overall = counts[:, :rated].sum(dim=0) + 1
+    overall = overall / overall.sum()
+    variance = (overall * (values[:rated] - (overall * values[:rated]).sum()).square()).sum()
+    return (values - mean[:, None]) / variance.sqrt()
+
+
+def user_means(batch: Ragged, table: Tensor) -> Tensor:
+    """Return every user's mean residual, shrunk to zero where there are few, [B].
+
+    Args:
+        batch: B users.
+        table: [N, R] of `residual_table`.
+    """
+    residual, rated = _residuals(batch, table)
+    return sum_rows(residual, batch) / (sum_rows(rated, batch) + _USER_PSEUDO_CELLS)
+
+
+def user_means_left_out(batch: Ragged, table: Tensor, pairs: Pairs) -> Tensor:
+    """Return for every cell its user's mean residual over the other items, [M]."""
+    residual, rated = _residuals(batch, table)
+    rows = batch.rows
+    total = sum_rows(residual, batch)[rows] - pairs.at_cells(pairs.total(residual))
+    count = sum_rows(rated, batch)[rows] - pairs.at_cells(pairs.total(rated))
+    return total / (count + _USER_PSEUDO_CELLS)
+
+
+def _residuals(batch: Ragged, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual of every cell, 0 for unordered levels, and whether it has one, [M]."""
+    residual = table[batch.item_num, batch.level]
+    return residual.nan_to_num(0.0), torch.isfinite(residual).to(residual.dtype)

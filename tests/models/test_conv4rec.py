@@ -79,6 +79,7 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
         z = (filled.sum(dim=1) + p["level_shift"])[:, None, :]
         z = z - filled if cfg.zero_diagonal else z.expand_as(filled)
         hidden = torch.einsum("bnh,nkh->bnk", z, p["level_out"])
+        hidden = hidden + dense_means(model, x)[:, :, None] * p["table_user"]
         log_r = torch.log_softmax(p["level_bias"] + hidden @ p["table_out"], dim=2)
         losses["level_loss"] = -(x.transpose(1, 2) * log_r).sum() / total
     losses["loss"] = consume + cfg.level_weight * losses.get("level_loss", torch.zeros(()))
@@ -86,6 +87,17 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
     losses = {name: value.detach() for name, value in losses.items()}
     losses["gradients"] = {name: value.grad for name, value in p.items()}
     return losses
+
+
+def dense_means(model: Conv4Rec, x: torch.Tensor) -> torch.Tensor:
+    """The user's mean residual for every item [B, N], with that item left out or not."""
+    table = model.residual.double().T  # [R, N]
+    rated = torch.isfinite(table) * x
+    residual = (table.nan_to_num(0.0) * x).sum(dim=1)  # [B, N]
+    total, count = residual.sum(dim=1, keepdim=True), rated.sum(dim=(1, 2))[:, None]
+    if model.cfg.zero_diagonal:
+        total, count = total - residual, count - rated.sum(dim=1)
+    return (total / (count + 5)).expand(len(x), N_ITEMS)
 
 
 def _length(values: torch.Tensor) -> torch.Tensor:
@@ -216,6 +228,17 @@ def test_every_parameter_is_in_one_optimiser_group_and_training_lowers_the_loss(
         losses[-1].backward()
         optimiser.step()
     assert losses[-1] < losses[0]
+
+
+def test_a_user_who_rates_above_the_items_means_is_expected_to_go_on():
+    counts = torch.full((N_ITEMS, 5), 20.0)
+    model = Conv4Rec(Conv4RecConfig(**SMALL), n_items=N_ITEMS, levels=stars(), counts=counts)
+    with torch.no_grad():
+        model.level_in.zero_()
+        low, high = model.eval().encode(ragged(Cells.from_lists([[(0, 0)] * 9, [(0, 4)] * 9])))
+    other = np.array([5])
+    assert model.score_items(high, other).expected_rating > 3.5
+    assert model.score_items(low, other).expected_rating < 2.5
 
 
 def test_old_cells_weigh_less():

@@ -1,0 +1,54 @@
+"""Settings of Conv4Rec; the letters are those of its module."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from raysys.config import require
+
+CONSUME_LOSSES = ("cosine", "likelihood")
+
+
+@dataclasses.dataclass
+class Conv4RecConfig:
+    """Settings of the model.
+
+    Attributes:
+        latent: size Hc of the latent's consume block.
+        level_latent: size Hl of its level block.
+        channels: input channels C of the level block.
+        level_channels: output channels K of the level block.
+        consume_loss: `cosine` or `likelihood`.
+        level_weight: lambda on log P(r | i, u); 1 is the exact joint likelihood.
+        zero_diagonal: take an item's own share out of its scores in training.
+        dropout: of the level block, in training.
+        weight_decay: decoupled, on the level block's item vectors only.
+        profile_exponent: s = |profile|^-profile_exponent.
+        profile_half_life_days: cells of a profile lose half their weight in this time; 0 is never.
+    """
+
+    latent: int = 512
+    level_latent: int = 64
+    channels: int = 3
+    level_channels: int = 2
+    consume_loss: str = "cosine"
+    level_weight: float = 5.0
+    zero_diagonal: bool = True
+    dropout: float = 0.3
+    weight_decay: float = 5.0
+    profile_exponent: float = 0.5
+    profile_half_life_days: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that no model can use."""
+        for name in ("latent", "level_latent", "channels", "level_channels"):
+            value = getattr(self, name)
+            require(value >= 1, f"autoencoder.{name}", value, "at least 1")
+        for name in ("level_weight", "weight_decay", "profile_half_life_days"):
+            value = getattr(self, name)
+            require(value >= 0, f"autoencoder.{name}", value, "at least 0")
+        known = self.consume_loss in CONSUME_LOSSES
+        require(known, "autoencoder.consume_loss", self.consume_loss, " or ".join(CONSUME_LOSSES))
+        require(0 <= self.dropout < 1, "autoencoder.dropout", self.dropout, "from 0 to below 1")
+        exponent = self.profile_exponent
+        require(0 <= exponent <= 1, "autoencoder.profile_exponent", exponent, "from 0 to 1")
