@@ -59,7 +59,7 @@ def test_bad_files_are_one_line(tmp_path, text):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
         load(Config, yaml_path=str(tmp_path / "nowhere.yaml"))
 
 
@@ -71,13 +71,13 @@ def test_identity_leaves_out_where_and_how_fast():
 
 
 def test_causes_are_found_inside_wrappers():
-    class Wrapped(Exception):
+    class WrappedError(Exception):
         cause = None
         worker_failures = None
 
-    inner = Wrapped()
+    inner = WrappedError()
     inner.cause = DataError("row 3")
-    outer = Wrapped()
+    outer = WrappedError()
     outer.worker_failures = {0: inner}
     found = find_cause(outer)
     assert isinstance(found, DataError)
