@@ -43,6 +43,33 @@ def resolve_cutoffs(
     return val, test
 
 
+def backtest_cutoffs(
+    time_range: tuple[int, int], *, n_folds: int, step_s: int
+) -> list[tuple[int, int, int]]:
+    """Return (val, test, end) seconds of rolling backtests, the earliest first.
+
+        fold 0   fit ------------> [val) [test) end
+        fold 1   fit -------------------> [val) [test) end
+                                          |step|
+
+    Windows are half-open and of `step_s` each; the last fold ends after the last second of the
+    log. A fold is `prepare val_cut=VAL test_cut=TEST` on rows before END.
+
+    Raises:
+        DataError: the first fold would have nothing to fit.
+    """
+    first, last = time_range
+    if n_folds < 1 or step_s < 1:
+        raise DataError(f"n_folds={n_folds} step_s={step_s}: expected 1 or more")
+    ends = [last + 1 - step_s * (n_folds - 1 - fold) for fold in range(n_folds)]
+    cuts = [(end - 2 * step_s, end - step_s, end) for end in ends]
+    if cuts[0][0] <= first:
+        raise DataError(
+            f"{n_folds} folds of {step_s} s leave nothing to fit: times go from {first} to {last}"
+        )
+    return cuts
+
+
 def cutoffs_of_folds(uris: Sequence[str]) -> tuple[int, int]:
     """Return the first times of folds val and test of a time split that was given.
 

@@ -176,6 +176,8 @@ def clean(
     if "timestamp" in raw:
         time, absurd, units = to_seconds(raw["timestamp"])
         rules.append(("absurd timestamp", absurd))
+        if time.null_count < size:  # else the log may have no times at all: merging knows
+            rules.append(("missing timestamp", _null(time) & ~absurd))
     if "event" in raw:
         event = encoded_ids(raw["event"], "event")
     ignored = np.zeros(size, dtype=bool)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from raysys.errors import RaysysError
+from raysys.errors import BuildError, RaysysError
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ def distribute(
         rows: number of rows behind a result, for the rate in log lines.
 
     Raises:
-        RaysysError: the one that the first of the failed tasks raised.
+        RaysysError: the one that the first of the failed tasks raised; BuildError for an OSError.
     """
     results: dict[int, R] = {}
     errors: dict[int, RaysysError] = {}
     started = logged = time.perf_counter()
     done_rows = 0
-    for number, result in _stream(function, tasks):
+    for number, result in _stream(function, tasks, stage):
         if isinstance(result, RaysysError):
             errors[number] = result
             continue
@@ -71,7 +71,7 @@ def distribute(
 
 
 def _stream(
-    function: Callable[[T], R], tasks: Sequence[T]
+    function: Callable[[T], R], tasks: Sequence[T], stage: str
 ) -> Iterator[tuple[int, R | RaysysError]]:
     """Yield (task number, result) as tasks finish.
 
@@ -93,6 +93,8 @@ def _stream(
             outcome: R | RaysysError = call(todo[number])
         except RaysysError as error:
             outcome = error
+        except OSError as error:  # a full disk, a lost mount
+            outcome = BuildError(f"{stage}: {error}")
         packed = pa.array([pickle.dumps(outcome)], pa.large_binary())
         return pa.table({"id": [number], "result": packed})
 

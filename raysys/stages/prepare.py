@@ -26,6 +26,7 @@ from raysys.data.append import (
     earlier_part,
     find_base,
 )
+from raysys.data.drafts import owned
 from raysys.data.interactions import N_BUCKETS, EventRules, LogTraits, resolve_columns
 from raysys.data.items import list_item_files, read_items
 from raysys.data.parts import (
@@ -92,7 +93,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         got = ws.begin("interactions", config=settings, source=marks, force=cfg.force)
         if isinstance(got, Draft):
             cluster.enter_context(connected(cfg.ray))
-            with ws.writing(got):
+            with ws.writing(got), owned(ws, got):
                 facts = _write_interactions(cfg, files, columns, got, base=base)
                 got = got.commit(facts)
         interactions = got
@@ -109,7 +110,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         )
         if isinstance(got, Draft):
             cluster.enter_context(connected(cfg.ray))
-            with ws.writing(got):
+            with ws.writing(got), owned(ws, got):
                 got = got.commit(write_profiles(cfg, interactions, items, got, earlier=earlier))
     return StageResult(
         build_ids={"interactions": interactions.build_id, "profiles": got.build_id},
@@ -241,7 +242,7 @@ def _interaction_facts(
     untimed = sum(part.n_untimed for part in merged)
     n_rows = sum(piece.n_rows for piece in read)
     if untimed:
-        reasons["missing timestamp"] = untimed
+        reasons["missing timestamp"] = reasons.get("missing timestamp", 0) + untimed
         _check_bad(cfg, reasons, n_rows, "")
     n_users = sum(part.n_users for part in merged)
     if n_users < 2:

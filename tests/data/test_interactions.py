@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from raysys.data.interactions import (
     N_BUCKETS,
     ColumnsConfig,
+    EventRules,
     LogTraits,
     clean,
     partition,
@@ -209,3 +210,33 @@ def test_buckets_hold_every_row_once_and_users_whole(rows):
 
 def test_an_empty_chunk_still_gives_every_bucket():
     assert len(partition(INTERACTION_SCHEMA.empty_table())) == N_BUCKETS
+
+
+def test_events_are_accepted_ignored_or_set_aside():
+    table = pa.table({"user_id": list("abcd"), "item_id": list("xxxx")})
+    table = table.append_column("event", pa.array(["view", "buy", "tick", None]))
+    done = clean(
+        Chunk(table, 0, []),
+        file="log",
+        columns={n: n for n in table.column_names},
+        events=EventRules(accepted=("view",), ignored=("tick",)),
+    )
+    assert done.rows["event"].to_pylist() == ["view"]
+    assert done.bad["reason"].to_pylist() == ["unknown event", "unknown event"]
+    assert done.n_ignored == 1
+
+
+def test_counts_of_repeats_add_up_over_merges():
+    rows = log_of([("u", "i", 3.0, t, None) for t in (1, 2, 3)])
+    once = merge([rows], traits=RATED, keep="count").rows
+    assert (once["timestamp"].to_pylist(), once["count"].to_pylist()) == ([1], [3])
+    plain = once.cast(INTERACTION_SCHEMA.append(pa.field("count", pa.int64())))
+    again = merge([plain, log_of([("u", "i", 4.0, 9, None)])], traits=RATED, keep="count").rows
+    assert again["count"].to_pylist() == [4]
+
+
+def test_a_row_without_a_time_among_others_keeps_its_place():
+    done = cleaned(user_id=["a", "b"], item_id=["x", "y"], timestamp=[None, 7])
+    assert done.bad.select(["reason", "file", "row"]).to_pylist() == [
+        {"reason": "missing timestamp", "file": "log", "row": 0}
+    ]

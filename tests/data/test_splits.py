@@ -16,7 +16,7 @@ from raysys.data.catalogue import (
     statistics,
 )
 from raysys.data.cells import Cells
-from raysys.data.cutoffs import cutoffs_of_folds, resolve_cutoffs
+from raysys.data.cutoffs import backtest_cutoffs, cutoffs_of_folds, resolve_cutoffs
 from raysys.data.hashing import combine, hash_ids, unit
 from raysys.data.interactions import LogTraits
 from raysys.data.levels import build_levels
@@ -218,3 +218,13 @@ def test_hashes_are_uniform_keyed_and_mix_pairs():
     together = (held[:-1] & held[1:]).mean()
     assert abs(together - 0.01) < 0.001
     assert (held.mean(axis=0).std() < 0.015) & (held.mean(axis=1).std() < 0.03)
+
+
+def test_backtest_cutoffs_roll_to_the_end_of_the_log():
+    assert backtest_cutoffs((0, 99), n_folds=3, step_s=10) == [
+        (60, 70, 80),
+        (70, 80, 90),
+        (80, 90, 100),
+    ]
+    with pytest.raises(DataError, match="nothing to fit"):
+        backtest_cutoffs((0, 99), n_folds=9, step_s=10)
