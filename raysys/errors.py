@@ -3,7 +3,9 @@
     RaysysError
     ├── ConfigError               an unknown key, a value out of range, settings that conflict
     ├── DataError                 a source that cannot be read, rows that break a rule
-    │   └── UnknownItemError      an item id that the catalogue does not hold
+    │   ├── UnknownItemError      an item id that the catalogue does not hold
+    │   └── UnknownUserError      a user id that no profile has (retrieval.query)
+    ├── ServiceError              what the HTTP client was answered (serving.client)
     ├── BuildError                a build that is missing or does not fit the others
     │   ├── SchemaVersionError    written by another version of the format
     │   └── CorruptBuildError     a file whose size or hash is not the manifest's
