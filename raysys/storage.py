@@ -134,6 +134,8 @@ class Storage:
                 shutil.rmtree(f"{self.root}/{folder}")
             elif self.filesystem.get_file_info(f"{self.root}/{folder}").type:
                 self.filesystem.delete_dir(f"{self.root}/{folder}")
+        except FileNotFoundError:
+            pass
         except OSError as error:
             log.warning("clean-up failed folder=%s error=%s", folder, error)
 

@@ -117,9 +117,12 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     got = workspace.begin("autoencoder", config=settings, inputs=inputs, force=cfg.force)
     if isinstance(got, Draft):
         with workspace.writing(got):
-            state = fit(cfg, workspace, profiles_build, name=f"autoencoder-{got.build_id}")
+            name = f"autoencoder-{got.build_id}"
+            if cfg.force:
+                forget(workspace.storage, name)  # anew, not on from where an old run stopped
+            state = fit(cfg, workspace, profiles_build, name=name)
             autoencoder = got.commit(_write_model(cfg, got, profiles_build, state))
-            forget(workspace.storage, f"autoencoder-{got.build_id}")
+            forget(workspace.storage, name)
     else:
         autoencoder = got
     inputs = [autoencoder, profiles_build]
