@@ -1,6 +1,8 @@
 """The whole pipeline on a small planted log, through the command line."""
 
 import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,15 +57,22 @@ def test_a_log_becomes_answers_and_a_second_run_reuses_everything(built, capfd):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_tries_settings_and_names_the_best(built, capfd):
+    """A private cluster of its own, as from a shell: it needs the dashboard."""
     folder, words = built
     assert cli.main(words) == 0
     capfd.readouterr()
-    status, out, err = run(
-        capfd,
-        *("tune", f"run={folder}", "space={autoencoder: {profile_exponent: [0.3, 0.7]}}"),
-        *("train.optim.epochs=2", "train.launch.workers=1", "train.autoencoder.latent=16"),
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "raysys.cli", "tune", f"run={folder}", "ray.address=local"),
+            "space={autoencoder: {profile_exponent: [0.3, 0.7]}}",
+            *("train.optim.epochs=2", "train.launch.workers=1", "train.autoencoder.latent=16"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
-    assert status == 0, err[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = done.stdout
     record = json.loads(out)
     tried = [t["values"]["autoencoder.profile_exponent"] for t in record["trials"]]
     assert sorted(tried) == [0.3, 0.7]
