@@ -40,6 +40,7 @@ def head(tmp_path_factory):
     words = [
         *("start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
         *("--port=0", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        f"--dashboard-agent-listen-port={dashboard + 3}",  # the session's cluster has the default
         *(f"--temp-dir={folder}", "--object-store-memory=200000000"),
     ]
     with (folder / "start.log").open("w") as log:
