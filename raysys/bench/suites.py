@@ -19,6 +19,7 @@ from raysys.errors import ConfigError
 log = logging.getLogger(__name__)
 
 SUITES = {
+    "agreement": ("raysys.bench.agreement", "AgreementBenchConfig"),
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.errors import DataError
-from raysys.evaluation.agreement import agreement, read_table
+from raysys.evaluation.agreement import agreement, best_exponents, read_table
 
 
 def table(**columns):
@@ -101,3 +101,29 @@ def test_unusable_tables_are_refused(tmp_path):
         agreement(
             pa.table({"system": ["c"], "ctr": [1.0], "m": [1]}), online="ctr", system="system"
         )
+
+
+def test_gains_are_paired_with_the_reference():
+    columns = {"m@1": [1, 2, 3, 3, 2, 1], "n@1": [1, 2, 3, 1, 2, 3]}
+    found = agreement(table(**columns), online="ctr", system="system", reference="n@K")
+    assert [entry.gain["mean"] for entry in found] == [0.5, 0]
+    assert found[0].gain["ci_low"] == 0
+    assert found[1].gain["ci_high"] == 0
+    with pytest.raises(DataError, match="no metric 'n@1' among m@K, n@K"):
+        agreement(table(**columns), online="ctr", system="system", reference="n@1")
+
+
+def test_the_best_exponent_and_those_as_good():
+    rng = np.random.default_rng(1)
+    n = 300
+    ctr = rng.random((n, 5))
+    noise = {0.0: 1.0, 0.3: 0.05, 0.4: 0.05, 1.0: 1.0}
+    columns = {f"recall@5^{b:g}": (ctr + s * rng.normal(size=ctr.shape)) for b, s in noise.items()}
+    rows = {"system": np.repeat(np.arange(n), 5), "ctr": ctr.ravel()}
+    rows |= {name: values.ravel() for name, values in columns.items()}
+    [best] = best_exponents(pa.table(rows), online="ctr", system="system")
+    assert best.family == "recall@K"
+    assert best.beta in (0.3, 0.4)
+    assert best.as_good == (0.3, 0.4)
+    assert set(best.drawn) <= {0.3, 0.4}
+    assert best_exponents(table(m=[1] * 6), online="ctr", system="system") == []

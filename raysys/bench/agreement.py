@@ -1,0 +1,294 @@
+"""Does an offline metric pick the model that wins online? For a table of yours, or in simulation.
+
+    raysys bench suite=agreement table=models.csv online=ctr system=site [reference=recall@K]
+    raysys bench suite=agreement run=runs/bench
+
+The first reads one row per (system, model) with an online outcome and offline metrics. The second
+makes simulated sites on a grid of exposure bias, drift and feedback, fits eight models on the log
+of each, evaluates them on its test window (protocols cutoff, lloo and loo) and runs an A/B test
+after the log's end. It writes `worlds.parquet` (such a table), `agreement.csv` and `agreement.png`
+to `<run>/bench-agreement`.
+
+Source of the experiment: Kasalicky, Alves, Kordik, EvalRS at KDD 2023, arXiv 2308.06885.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.bench.contenders import fit_all, site_recommender
+from raysys.bench.suites import BenchConfig
+from raysys.config import require, require_run
+from raysys.data.schema import period_windows
+from raysys.data.simulate import WorldSpec
+from raysys.data.site import Rank, Site, SiteLog, SiteSpec
+from raysys.evaluation import protocols
+from raysys.evaluation.agreement import (
+    Agreement,
+    BestExponent,
+    agreement,
+    best_exponents,
+    read_table,
+)
+from raysys.evaluation.baselines import item_counts
+from raysys.evaluation.blocks import UserSums, rank_task
+from raysys.evaluation.bootstrap import user_keys
+from raysys.evaluation.layout import BETAS, TOP_K, Layout
+from raysys.evaluation.report import aligned
+from raysys.evaluation.temporal import Evaluator
+
+log = logging.getLogger(__name__)
+
+AXES = ("bias", "drift", "feedback")
+_REFERENCE = "loo.recall@K^0"
+_SLICED = ("loo.recall@K^0", "lloo.recall@K^0", "lloo.recall@K^0.3", "cutoff.recall@K^0.3")
+_BLOCK_ROWS = 1024
+
+
+@dataclasses.dataclass
+class AgreementBenchConfig(BenchConfig):
+    """Settings of the agreement suite.
+
+    Attributes:
+        table: your own models and outcomes, .csv or .parquet; null simulates.
+        online: column of the online outcome, higher is better.
+        system: column that tells systems apart; null is one system.
+        reference: metric that the others' gain is counted from, `@K` for its list cuts.
+        bias: exponents of the sites' exposure by popularity.
+        drift: how far tastes go over the log, and how fast exposure fades after a release.
+        feedback: shares of the exposure that the site's own recommender makes.
+        repeats: sites per combination, each with its own seed.
+        n_users, n_items, n_interactions: size of a site.
+        replicates: bootstrap replicates over systems.
+    """
+
+    table: str | None = None
+    online: str = "ctr"
+    system: str | None = None
+    reference: str | None = None
+    bias: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5, 1.0])
+    drift: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5, 1.0])
+    feedback: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5])
+    repeats: int = 2
+    n_users: int = 1200
+    n_items: int = 500
+    n_interactions: int = 36_000
+    replicates: int = 1000
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+        for axis in AXES:
+            values = getattr(self, axis)
+            require(bool(values), axis, values, "at least one value")
+            top = 2.0 if axis == "bias" else 1.0
+            require(all(0 <= v <= top for v in values), axis, values, f"0 to {top:g} each")
+        for name, least in (("repeats", 1), ("n_users", 100), ("n_items", 50), ("replicates", 0)):
+            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+        per_user = self.n_interactions / self.n_users
+        fits = 3 <= per_user <= self.n_items / 4
+        require(fits, "n_interactions", self.n_interactions, "3 to n_items / 4 per user")
+
+
+def rows(cfg: AgreementBenchConfig) -> list[dict[str, Any]]:
+    """Return one row per metric, and for simulated sites some per value of the grid's axes."""
+    if cfg.table is not None:
+        found = agreement(
+            read_table(Path(cfg.table)),
+            online=cfg.online,
+            system=cfg.system,
+            reference=cfg.reference,
+            seed=cfg.seed,
+            replicates=cfg.replicates,
+        )
+        return [_row("all", entry) for entry in found]
+    require_run(cfg)
+    folder = Path(cfg.run) / "bench-agreement"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = simulate(cfg)
+    pq.write_table(table, folder / "worlds.parquet", compression="zstd")
+    return _analyse(cfg, table, folder)
+
+
+def simulate(cfg: AgreementBenchConfig) -> pa.Table:
+    """Make all sites and return one row per (site, model)."""
+    logging.getLogger("raysys.training.loop").setLevel(logging.WARNING)  # a line per epoch
+    grid = list(itertools.product(cfg.bias, cfg.drift, cfg.feedback, range(cfg.repeats)))
+    records: list[dict[str, Any]] = []
+    for number, (bias, drift, feedback, _) in enumerate(grid):
+        started = time.perf_counter()
+        world = WorldSpec(
+            n_users=cfg.n_users,
+            n_items=cfg.n_items,
+            n_interactions=cfg.n_interactions,
+            drift=drift,
+            seed=int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0]),
+        )
+        spec = SiteSpec(world, bias=bias, taste_drift=drift, feedback=feedback)
+        found = one_site(spec)
+        place = {"site": f"{number:03d}", "bias": bias, "drift": drift, "feedback": feedback}
+        records += [place | record for record in found]
+        winner = max(found, key=lambda record: record["ctr"])
+        log.info(
+            "site %d of %d bias=%g drift=%g feedback=%g winner=%s ctr=%.4f seconds=%.1f",
+            number + 1,
+            len(grid),
+            bias,
+            drift,
+            feedback,
+            winner["model"],
+            winner["ctr"],
+            time.perf_counter() - started,
+        )
+    return pa.Table.from_pylist(records)
+
+
+def one_site(spec: SiteSpec) -> list[dict[str, Any]]:
+    """Make one site's log, fit the models, evaluate them offline and online."""
+    site = Site(spec, site_recommender)
+    made = site.log()
+    models = fit_all(made, seed=spec.world.seed)
+    online = site.click_rates(made, [online for _, online in models.values()])
+    offline = {name: rank for name, (rank, _) in models.items()}
+    metrics = evaluate_offline(made, offline)
+    return [
+        {"model": name, "ctr": rate, **metrics[name]}
+        for name, rate in zip(models, online, strict=True)
+    ]
+
+
+def evaluate_offline(made: SiteLog, models: dict[str, Rank]) -> dict[str, dict[str, float]]:
+    """Return {model: {"protocol.metric": value}} on the test window."""
+    windows = period_windows("temporal", "test")
+    n_items = made.catalogue["test"]
+    counts = item_counts(made.cells.in_windows(windows.fitted), n_items)
+    layout = Layout(top_k=TOP_K, betas=BETAS)
+    keys = user_keys(made.cells.user_num)
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    for protocol in protocols.PROTOCOLS:
+        tasks = _tasks(made, protocol, n_items)
+        for name, rank in models.items():
+            evaluator = Evaluator(layout, item_counts=counts, replicates=0)
+            users = UserSums.empty(keys, first_user=0, layout=layout)
+            for task in tasks:
+                rank_task(evaluator, task, rank, users=users, block=_BLOCK_ROWS)
+            values = evaluator.result()
+            recalls = {m: v["mean"] for m, v in values.items() if m.startswith("recall@")}
+            found[name] |= {f"{protocol}.{m}": float(v or 0) for m, v in recalls.items()}
+    return found
+
+
+def _tasks(made: SiteLog, protocol: str, n_items: int) -> list[protocols.Task]:
+    windows = period_windows("temporal", "test")
+    if protocol == "cutoff":
+        return [protocols.cutoff_task(made.cells, windows, n_items=n_items)]
+    last = protocol == "lloo"
+    return list(protocols.leave_one_out_tasks(made.cells, windows, n_items=n_items, last=last))
+
+
+def _analyse(cfg: AgreementBenchConfig, table: pa.Table, folder: Path) -> list[dict[str, Any]]:
+    """Write the tables and the plot; return the rows."""
+    metrics = [name for name in table.column_names if "recall@" in name]
+    settings: dict[str, Any] = {"online": "ctr", "system": "site", "seed": cfg.seed}
+    settings |= {"metrics": metrics, "replicates": cfg.replicates}
+    found = agreement(table, reference=cfg.reference or _REFERENCE, **settings)
+    best = best_exponents(table, **settings)
+    for line in _paper_table(found, best):
+        log.info("%s", line)
+    result = [_row("all", entry) for entry in found]
+    sliced: dict[str, list[Agreement]] = {}
+    for axis in AXES:
+        for value in getattr(cfg, axis):
+            part = table.filter(pc.equal(table[axis], value))
+            sliced[f"{axis}={value:g}"] = agreement(part, reference=_REFERENCE, **settings)
+    for name, entries in sliced.items():
+        result += [_row(name, entry) for entry in entries if entry.metric in _SLICED]
+    plot(found, sliced, folder / "agreement.png")
+    with (folder / "agreement.csv").open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(result[0]))
+        writer.writeheader()
+        writer.writerows(result)
+        writer.writerows(
+            _row(name, entry)
+            for name, entries in sliced.items()
+            for entry in entries
+            if entry.metric not in _SLICED
+        )
+    result += [
+        {"engine": "raysys", "sites": "all", "metric": entry.family, "best_beta": entry.beta}
+        | {"as_good": list(entry.as_good), "drawn": list(entry.drawn)}
+        for entry in best
+    ]
+    return result
+
+
+def _row(sites: str, entry: Agreement) -> dict[str, Any]:
+    recall, gain = entry.selection_recall, entry.gain or {}
+    return {
+        "engine": "raysys",
+        "sites": sites,
+        "metric": entry.metric,
+        "picked": round(entry.picked, 2),
+        "cells": entry.cells,
+        "share": recall["mean"],
+        "share_low": recall["ci_low"],
+        "share_high": recall["ci_high"],
+        "gain": gain.get("mean"),
+        "gain_low": gain.get("ci_low"),
+        "gain_high": gain.get("ci_high"),
+        "kendall_tau": entry.kendall_tau["mean"],
+        "regret": entry.regret["mean"],
+        "chance": entry.chance,
+    }
+
+
+def _paper_table(found: list[Agreement], best: list[BestExponent]) -> list[str]:
+    """Lay out how many cells each protocol and exponent pick: the table of the paper."""
+    by_name = {entry.metric: entry for entry in found}
+    some = found[0]
+    head = [f"picked of {some.cells}", *(f"^{b:g}" for b in BETAS), "per user", "best beta"]
+    body = [head]
+    for protocol in protocols.PROTOCOLS:
+        family = f"{protocol}.recall@K"
+        good = next(entry for entry in best if entry.family == family)
+        names = [*(f"{family}^{b:g}" for b in BETAS), family]
+        span = f"{good.beta:g} ({good.as_good[0]:g}-{good.as_good[1]:g})"
+        body.append([protocol, *(f"{by_name[n].picked:.0f}" for n in names), span])
+    return [*aligned(body), f"chance {some.chance * some.cells:.0f}"]
+
+
+def plot(found: list[Agreement], sliced: dict[str, list[Agreement]], path: Path) -> None:
+    """Draw selection recall against beta: all sites with intervals, then by the grid's axes."""
+    from matplotlib.figure import Figure  # not before it is needed
+
+    panels: dict[str, dict[str, list[Agreement]]] = {"all sites": {"": found}}
+    for name, entries in sliced.items():
+        panels.setdefault(name.partition("=")[0], {})[name] = entries
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    styles = ["-", "--", ":", "-."]
+    for axis, (title, groups) in zip(axes, panels.items(), strict=True):
+        for style, (name, entries) in zip(itertools.cycle(styles), groups.items(), strict=False):
+            for colour, protocol in zip(("C0", "C1", "C2"), protocols.PROTOCOLS, strict=True):
+                points = [e for e in entries if e.metric.startswith(f"{protocol}.recall@K^")]
+                recall = [e.selection_recall for e in points]
+                label = f"{protocol} {name.partition('=')[2]}".strip()
+                axis.plot(BETAS, [r["mean"] for r in recall], style, color=colour, label=label)
+                if not name and all(r["ci_low"] is not None for r in recall):
+                    low, high = ([r[end] for r in recall] for end in ("ci_low", "ci_high"))
+                    axis.fill_between(BETAS, low, high, color=colour, alpha=0.15)
+        axis.axhline(found[0].chance, color="grey", linewidth=0.8)
+        axis.set(title=title, xlabel="beta")
+        axis.legend(fontsize="x-small")
+    axes[0].set_ylabel("online winner picked (share of cells)")
+    figure.savefig(path, dpi=120)
