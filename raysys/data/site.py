@@ -28,7 +28,6 @@ from raysys.data.cells import Cells
 from raysys.data.schema import Window
 from raysys.data.simulate import DAY, START, World, WorldSpec
 
-
 _OFFERED = 16
 _RECOMMENDED = 20  # the recommender's items that a visit may be offered
 _REFIT_WEEKS = 4

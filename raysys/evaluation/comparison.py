@@ -1,4 +1,4 @@
-"""Paired comparison of two evaluations from the sums of their common users.
+"""What the users' sums of an evaluation say later: paired differences, means over several runs.
 
 Letters: U common users, C columns of sums, B bootstrap replicates.
 """
@@ -17,6 +17,7 @@ from raysys.errors import DataError
 from raysys.evaluation.blocks import LAYOUT_KEY
 from raysys.evaluation.bootstrap import interval, poisson_weights, user_keys, weighted_sums
 from raysys.evaluation.layout import Layout, Ratio
+from raysys.storage import Storage
 
 _BLOCK = 4096
 
@@ -53,6 +54,38 @@ def read_users(path: Path) -> pa.Table:
     return table
 
 
+def users_of_report(storage: Storage, report: str, method: str) -> pa.Table:
+    """Read the users' sums of one method of the report at `<report>.json`.
+
+    Raises:
+        DataError: there is no such report.
+    """
+    record = storage.read_json(f"{report}.json")
+    if record is None:
+        raise DataError(f"{storage.root} holds no {report}.json")
+    key = f"{report}/{record['report_id']}/{method}"
+    return read_users(storage.fetch(f"{report}/{method}.parquet", cache_key=key))
+
+
+def replicated(table: pa.Table, *, seed: int, replicates: int) -> dict[str, NDArray[np.float64]]:
+    """Return {metric: [1 + B]} its value and its bootstrap replicates, where it has data.
+
+    A user's weights depend on the seed and the user alone, so replicates of several tables go
+    together: their means, like their differences, have honest intervals.
+    """
+    layout = Layout.from_json(table.schema.metadata[LAYOUT_KEY])
+    columns = list(layout.columns)
+    sums = _matrix(table, columns)
+    keys = user_keys(table["user_id"].to_pylist())
+    [weighted] = _weighted([sums], keys, seed=seed, replicates=replicates)
+    every = np.concatenate((sums.sum(axis=0)[None], weighted))
+    return {
+        ratio.name: ratio.of(every[:, layout.index[ratio.num]], every[:, layout.index[ratio.den]])
+        for ratio in layout.ratios
+        if every[0, layout.index[ratio.den]] > 0
+    }
+
+
 def compare_users(
     one: pa.Table, other: pa.Table, *, seed: int, replicates: int
 ) -> tuple[dict[str, Difference], int]:
@@ -76,13 +109,7 @@ def compare_users(
     ratios = [r for r in layout.ratios if known.get(r.name) == r]
     columns = list(dict.fromkeys(name for r in ratios for name in (r.den, r.num)))
     sums = [_matrix(one, columns)[rows], _matrix(other, columns)[other_rows]]
-    weighted = [np.zeros((replicates, len(columns)), dtype=np.int64) for _ in sums]
-    keys = user_keys(ids)
-    for start in range(0, len(ids) if replicates else 0, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        weights = poisson_weights(keys[part], seed=seed, replicates=replicates)
-        for total, values in zip(weighted, sums, strict=True):
-            total += weighted_sums(weights, values[part])
+    weighted = _weighted(sums, user_keys(ids), seed=seed, replicates=replicates)
     index = {name: number for number, name in enumerate(columns)}
     found = {
         ratio.name: _difference(ratio, index, sums, weighted)
@@ -90,6 +117,19 @@ def compare_users(
         if all(values[:, index[ratio.den]].any() for values in sums)
     }
     return found, len(ids)
+
+
+def _weighted(
+    sums: list[NDArray[np.int64]], keys: NDArray[np.uint64], *, seed: int, replicates: int
+) -> list[NDArray[np.int64]]:
+    """Return the replicates of the column sums [B, C] of several matrices of the same users."""
+    weighted = [np.zeros((replicates, values.shape[1]), dtype=np.int64) for values in sums]
+    for start in range(0, len(keys) if replicates else 0, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        weights = poisson_weights(keys[part], seed=seed, replicates=replicates)
+        for total, values in zip(weighted, sums, strict=True):
+            total += weighted_sums(weights, values[part])
+    return weighted
 
 
 def _matrix(table: pa.Table, columns: list[str]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from raysys.config import JobConfig, require, require_run
 from raysys.data.schema import PERIODS
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation import fitting
-from raysys.evaluation.comparison import Difference, compare_users, read_users
+from raysys.evaluation.comparison import Difference, compare_users, users_of_report
 from raysys.evaluation.protocols import PROTOCOLS
 from raysys.evaluation.report import HEADLINES, aligned
 from raysys.stages.evaluate import REPORTS, EvaluateConfig, evaluate, report_name
@@ -129,10 +129,7 @@ def _users(cfg: CompareConfig, run: str, method: str) -> tuple[dict[str, str], A
         record = workspace.storage.read_json(f"{REPORTS}/{name}.json")
     if record is None or method not in record["methods"]:
         raise BuildError(f"{method} does not apply to the log of {run}")
-    path = workspace.storage.fetch(
-        f"{REPORTS}/{name}/{method}.parquet", cache_key=f"{REPORTS}/{record['report_id']}/{method}"
-    )
-    return build_ids, read_users(path)
+    return build_ids, users_of_report(workspace.storage, f"{REPORTS}/{name}", method)
 
 
 def _table(found: dict[str, Difference], first: str, second: str) -> list[str]:

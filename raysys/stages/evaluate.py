@@ -34,6 +34,7 @@ from raysys.evaluation import audit, fitting, layout, protocols, report
 from raysys.evaluation.temporal import Evaluator
 from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.retrieval.search import absolute_run
+from raysys.stages.backtest import backtest
 from raysys.stages.rankers import VIA, open_chain
 from raysys.stages.shards import (
     Counted,
@@ -45,6 +46,7 @@ from raysys.stages.shards import (
     in_order,
     level_share,
 )
+from raysys.training.launch import LaunchConfig
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,9 @@ class EvaluateConfig(JobConfig):
         replicates: bootstrap replicates behind the intervals; 0 for none.
         block_users: users ranked at once.
         in_process_cells: logs up to this size are evaluated without a cluster.
+        backtest: rolling windows of the past that the current settings are trained and evaluated
+            on; 0 evaluates the current builds.
+        launch: Ray Train workers of a backtest's trainings.
     """
 
     period: str = "test"
@@ -87,6 +92,8 @@ class EvaluateConfig(JobConfig):
     replicates: int = 1000
     block_users: int = 256
     in_process_cells: int = local(2_000_000)
+    backtest: int = 0
+    launch: LaunchConfig = local(factory=LaunchConfig)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
@@ -109,6 +116,10 @@ class EvaluateConfig(JobConfig):
         require(not unknown, "baselines", self.baselines, f"a list of {', '.join(known)}")
         require(self.replicates >= 0, "replicates", self.replicates, "0 or more")
         require(self.block_users >= 1, "block_users", self.block_users, "1 or more")
+        require(self.backtest >= 0, "backtest", self.backtest, "0 or more")
+        plain = self.via == "model" and self.period == "test"
+        accepted = "0, or via=model and period=test"
+        require(plain or not self.backtest, "backtest", self.backtest, accepted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +131,15 @@ class Outcome:
 
 
 def evaluate(cfg: EvaluateConfig) -> StageResult:
-    """Evaluate the current builds.
+    """Evaluate the current builds, or with `backtest` their settings on windows of the past.
 
     Raises:
         BuildError: a build is missing or mixed. DataError: a leak, or nobody to evaluate.
         ConfigError: a ranking that the model cannot give.
     """
     require_run(cfg)
+    if cfg.backtest:
+        return backtest(cfg, evaluate)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, cfg.via)
     profiles = Profiles.load(chain["profiles"])

@@ -403,3 +403,11 @@ def test_compare_evaluates_again_when_the_builds_changed(run):
 def test_comparing_a_thing_with_itself_is_refused(run):
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare(CompareConfig(run=run[0].run))
+
+
+def test_a_backtest_needs_a_split_in_time(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    profiles = write_profiles(workspace, protocol="ratings")
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    with pytest.raises(ConfigError, match="backtest=2 needs a run prepared with split=temporal"):
+        evaluate(config(workspace, backtest=2))
