@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SUITES = {
     "agreement": ("raysys.bench.agreement", "AgreementBenchConfig"),
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
+    "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
 }

@@ -64,11 +64,13 @@ class NumberedPart:
 
     Attributes:
         cells: of the users kept, user_num from `first_user` on.
+        users: ids of the users kept, in order.
         n_rare: rows of items that were dropped.
         n_unknown_level: rows whose level the fit window does not know.
     """
 
     cells: Cells
+    users: pa.Array
     n_rare: int
     n_unknown_level: int
 
@@ -287,7 +289,8 @@ def number_part(
         timestamp=rows.timestamp[source],
         window=window[source],
     )
-    return NumberedPart(cells, int(rare.sum()), int(unknown.sum()))
+    users = rows.users.filter(pa.array(keep_user))
+    return NumberedPart(cells, users, int(rare.sum()), int(unknown.sum()))
 
 
 def _periods(window: NDArray[np.uint8], protocol: str) -> NDArray[np.uint8]:

@@ -263,6 +263,8 @@ def write_shard(
         cutoffs=plan.cutoffs,
         n_fit_items=n_fit_items,
         shared_second=plan.given,
+        user=lambda num: repr(numbered.users[num - task.first_user].as_py()),
+        item=lambda num: repr(item_ids[num].as_py()),
     )
     _write(cells.to_table(), folder, task.name)
     windows = [int((cells.window == window).sum()) for window in range(5)]

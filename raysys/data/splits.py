@@ -14,6 +14,7 @@ Windows are half-open; all rows of a (user, item) pair fall in one window, excep
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,9 @@ from raysys.data.interactions import FOLDS
 from raysys.data.schema import Window
 from raysys.errors import DataError
 
+Name = Callable[[int], str]
+
+_SHOWN = 5
 _FOLD_WINDOWS = np.array(
     [Window.FIT, Window.VAL, Window.TEST, Window.VAL_IN, Window.VAL, Window.TEST_IN, Window.TEST],
     dtype=np.uint8,
@@ -131,6 +135,8 @@ def audit(
     cutoffs: tuple[int, int] | None,
     n_fit_items: int,
     shared_second: bool = False,
+    user: Name = str,
+    item: Name = str,
 ) -> None:
     """Check that no window of these users knows what it must not know.
 
@@ -140,13 +146,25 @@ def audit(
         cutoffs: (val, test) seconds of the temporal protocol.
         n_fit_items: size of the catalogue of period val.
         shared_second: windows may share the second of a cut (given folds).
+        user: user_num -> user_id, for messages.
+        item: item_num -> item_id, for messages.
 
     Raises:
-        DataError: naming the first offending cell.
+        DataError: naming at most five of the offending cells.
     """
-    user = cells.user_num[cells.rows]
+    of_user = cells.user_num[cells.rows]
+
+    def refuse(mask: NDArray[np.bool_], what: str) -> None:
+        if mask.any():
+            shown = ", ".join(
+                f"user {user(int(of_user[row]))} item {item(int(cells.item_num[row]))} timestamp "
+                f"{cells.timestamp[row]} window {Window(int(cells.window[row])).name}"
+                for row in np.flatnonzero(mask)[:_SHOWN]
+            )
+            raise DataError(f"leakage: {what}: {int(mask.sum())} cells: {shown}")
+
     late = (cells.window == Window.FIT) & (cells.item_num >= n_fit_items)
-    _refuse(cells, late, "a fitted cell has an item outside the catalogue of its period")
+    refuse(late, "a fitted cell has an item outside the catalogue of its period")
     repeated_user = len(np.unique(cells.user_num)) != cells.n_users
     if repeated_user:
         raise DataError("leakage: a user has two rows in one user shard")
@@ -155,22 +173,22 @@ def audit(
         latest = np.searchsorted(cutoffs, cells.timestamp, side="right")
         earliest = np.searchsorted(cutoffs, cells.timestamp, side="left")
         wrong = (cells.window > latest) | (cells.window < (earliest if shared_second else latest))
-        _refuse(cells, wrong, f"a cell is on the wrong side of a cut {cutoffs}")
+        refuse(wrong, f"a cell is on the wrong side of a cut {cutoffs}")
         backwards = np.zeros(cells.n_cells, dtype=bool)
-        backwards[1:] = (np.diff(cells.timestamp) < 0) & (np.diff(user) == 0)
-        _refuse(cells, backwards, "a profile is not in time order")
+        backwards[1:] = (np.diff(cells.timestamp) < 0) & (np.diff(of_user) == 0)
+        refuse(backwards, "a profile is not in time order")
         return
-    pair = user.astype(np.int64) << 32 | cells.item_num
+    pair = of_user.astype(np.int64) << 32 | cells.item_num
     order = np.lexsort((cells.window, pair))
     split = np.zeros(cells.n_cells, dtype=bool)
     same = np.diff(pair[order]) == 0
     split[order[1:]] = same & (np.diff(cells.window[order].astype(np.int16)) != 0)
-    _refuse(cells, split, "a (user, item) pair is in two windows")
+    refuse(split, "a (user, item) pair is in two windows")
     if protocol == "users":
         side = np.array([0, 1, 2, 1, 2], dtype=np.int8)[cells.window]
         mixed = np.zeros(cells.n_cells, dtype=bool)
-        mixed[1:] = (np.diff(side) != 0) & (np.diff(user) == 0)
-        _refuse(cells, mixed, "a user is both fitted and held out")
+        mixed[1:] = (np.diff(side) != 0) & (np.diff(of_user) == 0)
+        refuse(mixed, "a user is both fitted and held out")
 
 
 def fold_codes(folds: pa.Array) -> NDArray[np.int64]:
@@ -217,14 +235,3 @@ def _draw_windows(draw: NDArray[np.float64], plan: SplitPlan) -> NDArray[np.uint
     window[draw < plan.val_share + plan.test_share] = Window.TEST
     window[draw < plan.val_share] = Window.VAL
     return window
-
-
-def _refuse(cells: Cells, mask: NDArray[np.bool_], what: str) -> None:
-    if not mask.any():
-        return
-    row = int(np.flatnonzero(mask)[0])
-    raise DataError(
-        f"leakage: {what}: {int(mask.sum())} cells, the first is user_num "
-        f"{cells.user_num[cells.rows[row]]} item_num {cells.item_num[row]} timestamp "
-        f"{cells.timestamp[row]} window {Window(int(cells.window[row])).name}"
-    )

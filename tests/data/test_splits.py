@@ -163,7 +163,7 @@ def cells_of(user_num, counts, item_num, timestamp, window):
         ("temporal", cells_of([0], [1], [0], [50], [2]), "wrong side of a cut"),
         ("temporal", cells_of([0], [2], [0, 1], [5, 4], [0, 0]), "not in time order"),
         ("temporal", cells_of([0], [1], [9], [5], [0]), "outside the catalogue"),
-        ("ratings", cells_of([3], [2], [1, 1], [0, 0], [0, 2]), "in two windows.*user_num 3"),
+        ("ratings", cells_of([3], [2], [1, 1], [0, 0], [0, 2]), "in two windows.*user 3 item 1"),
         ("users", cells_of([0], [2], [1, 2], [0, 0], [0, 2]), "both fitted and held out"),
         ("users", cells_of([4, 4], [1, 1], [1, 2], [0, 0], [0, 0]), "two rows"),
     ],

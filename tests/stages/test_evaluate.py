@@ -291,6 +291,8 @@ def leaky(name):
         changes["n_fit"] = counts
     if name == "user":
         cells = cells.users(np.array([0, *range(N_USERS - 1)]))
+    if name == "shards":
+        cells = cells.users(np.array([*range(N_USERS - 1), 0]))
     return cells, changes
 
 
@@ -303,6 +305,7 @@ def leaky(name):
         ("numbering", "does not follow"),
         ("popularity", "not counted in the fit window"),
         ("user", r"users stand twice .* 'u000' \(user_num 0"),
+        ("shards", r"in shard-00001.parquet: 'u000' \(user_num 0, also in shard-00000"),
     ],
 )
 def test_injected_leaks_fail_the_job_and_name_the_rows(tmp_path, name, message):
