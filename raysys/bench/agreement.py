@@ -65,6 +65,7 @@ class AgreementBenchConfig(BenchConfig):
         online: column of the online outcome, higher is better.
         system: column that tells systems apart; null is one system.
         reference: metric that the others' gain is counted from, `@K` for its list cuts.
+        metrics: columns of the table that are offline metrics; null takes every other number.
         bias: exponents of the sites' exposure by popularity.
         drift: how far tastes go over the log, and how fast exposure fades after a release.
         feedback: shares of the exposure that the site's own recommender makes.
@@ -77,6 +78,7 @@ class AgreementBenchConfig(BenchConfig):
     online: str = "ctr"
     system: str | None = None
     reference: str | None = None
+    metrics: list[str] | None = None
     bias: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5, 1.0])
     drift: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5, 1.0])
     feedback: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.5])
@@ -108,6 +110,7 @@ def rows(cfg: AgreementBenchConfig) -> list[dict[str, Any]]:
             online=cfg.online,
             system=cfg.system,
             reference=cfg.reference,
+            metrics=cfg.metrics,
             seed=cfg.seed,
             replicates=cfg.replicates,
         )

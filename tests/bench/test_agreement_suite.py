@@ -36,6 +36,8 @@ def test_a_table_of_models_and_outcomes(tmp_path):
     assert (good["metric"], good["picked"], good["cells"]) == ("good@K", 6, 6)
     assert (good["share"], good["gain"], good["kendall_tau"], good["regret"]) == (1, 1, 1, 0)
     assert (bad["picked"], bad["gain"], bad["chance"]) == (0, 0, 0.25)
+    [only] = agreement.rows(load(AgreementBenchConfig, [*words, "metrics=[bad@5]"]))
+    assert only["metric"] == "bad@K"
 
 
 def test_simulated_sites(tmp_path, monkeypatch):
