@@ -53,6 +53,7 @@ class IndexParams:
         n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
         allow_miss: keep an index that misses its target.
         sample: queries measured, per kind of query.
+        n_shards: item shards that an ivf index is written as, for as many processes or nodes.
     """
 
     kind: str = "ivf"
@@ -61,6 +62,7 @@ class IndexParams:
     n_probe: int | None = None
     allow_miss: bool = False
     sample: int = 200
+    n_shards: int = 1
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be used."""
@@ -69,6 +71,9 @@ class IndexParams:
         require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
         require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
         require(self.sample >= 1, "sample", self.sample, ">= 1")
+        require(self.n_shards >= 1, "n_shards", self.n_shards, ">= 1")
+        sharded = self.kind == "ivf" or self.n_shards == 1
+        require(sharded, "n_shards", self.n_shards, f"1 for kind={self.kind}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -149,11 +149,11 @@ def score_rows(
 def score_all(
     stored: Stored, table: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]
 ) -> None:
-    """Write the score of every row to `out` [N], in the order of item_num."""
-    in_row_order = np.empty(out.shape[0], np.float32)
-    score_span(stored, table, weights, 0, out.shape[0], in_row_order)
+    """Write the score of every row to its item_num's place in `out` [N]."""
     items = stored.items
-    for row in range(out.shape[0]):
+    in_row_order = np.empty(items.shape[0], np.float32)
+    score_span(stored, table, weights, 0, items.shape[0], in_row_order)
+    for row in range(items.shape[0]):
         out[items[row]] = in_row_order[row]
 
 

@@ -205,6 +205,7 @@ def test_the_schema_documents_every_answer(http):
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/v1/recommend",
+        "/v1/search",
         "/v1/items/{item_id}/similar",
         "/v1/health",
         "/v1/status",
