@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,11 @@ def resident_bytes() -> int:
         trim(0)
     text = Path("/proc/self/status").read_text()
     return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def load_average() -> float:
+    """Return how many processes wanted a core over the last minute."""
+    return round(os.getloadavg()[0], 1)
 
 
 def ladder(low: int, high: int) -> list[int]:

@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.bench.engines import TOP, Opened, Search, ladder, measure, timed_cpu
+from raysys.bench.engines import TOP, Opened, Search, ladder, load_average, measure, timed_cpu
 from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS, Peer
 from raysys.bench.suites import BenchConfig
@@ -49,6 +48,8 @@ class RetrievalBenchConfig(BenchConfig):
         limit: use only the first rows.
         grow: grow the vectors to so many rows; null: as they are.
         keep: folder for vectors, codes and peers' files; empty: nothing is kept.
+        train_rows: rows of the real vectors that the dictionary is learned from; null: up to 16
+            per atom, which takes most of the suite's time.
         n_active: non-zeros per item.
         target_recall: of an engine's own exact ranking.
         queries: query rows put aside.
@@ -61,6 +62,7 @@ class RetrievalBenchConfig(BenchConfig):
     limit: int | None = None
     grow: int | None = None
     keep: str = local("")
+    train_rows: int | None = None
     n_active: int = 32
     target_recall: float = 0.95
     queries: int = 1000
@@ -82,10 +84,10 @@ def rows(cfg: RetrievalBenchConfig) -> list[dict[str, Any]]:
     found = []
     with scratch() as folder:
         kept = Kept(cfg.keep, f"{folder}/kept")
-        dictionary = kept.array("dictionary", lambda: _dictionary(data, cfg))
+        dictionary = kept.array("dictionary", lambda: learned_dictionary(data, cfg))
         if cfg.grow is not None:
             data = grow(data, cfg.grow, seed=cfg.seed, kept=kept)
-        codes = _codes(data, dictionary, cfg, kept)
+        codes = codes_of(data, dictionary, cfg, kept)
         truth = kept.array(
             f"truth-{len(data.vectors)}", lambda: exact_top(data.queries, data.vectors, TOP)[0]
         )
@@ -107,13 +109,16 @@ def rows(cfg: RetrievalBenchConfig) -> list[dict[str, Any]]:
     return found
 
 
-def _dictionary(data: Dataset, cfg: RetrievalBenchConfig) -> Floats:
+def learned_dictionary(data: Dataset, cfg: RetrievalBenchConfig) -> Floats:
+    """Return the dictionary of the default compressor, learned from the real vectors."""
     code_dim, n_active = CompresSAEConfig(n_active=cfg.n_active).sizes(len(data.vectors))
-    fitted = fit_dictionary(data.vectors, code_dim=code_dim, n_active=n_active, seed=cfg.seed)
+    order = np.random.default_rng([cfg.seed, 0x7A1]).permutation(len(data.vectors))
+    rows = data.vectors[np.sort(order[: cfg.train_rows])]
+    fitted = fit_dictionary(rows, code_dim=code_dim, n_active=n_active, seed=cfg.seed)
     return np.asarray(fitted.numpy())
 
 
-def _codes(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept: Kept) -> Codes:
+def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept: Kept) -> Codes:
     """Return the codes of all rows; atoms and values are kept."""
     names = [f"{name}-{len(data.vectors)}" for name in ("atoms", "values")]
     if not all(kept.path(f"{name}.npy").exists() for name in names):
@@ -184,7 +189,7 @@ def _ours(
         "build_s": build_s,
         "build_cpu_s": build_cpu_s,
         "choose_s": choose_s,
-        "load_average": _load_average(),
+        "load_average": load_average(),
     }
 
 
@@ -219,8 +224,4 @@ def _peer(
     )
     per_item = round(path.stat().st_size / len(data.vectors), 1)
     sizes = {"bytes_per_item": per_item, "bytes_per_item_with_dictionary": per_item}
-    return {**sizes, **row, **json.loads(facts.read_text()), "load_average": _load_average()}
-
-
-def _load_average() -> float:
-    return round(os.getloadavg()[0], 1)
+    return {**sizes, **row, **json.loads(facts.read_text()), "load_average": load_average()}

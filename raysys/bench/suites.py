@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
+    "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
 }
 

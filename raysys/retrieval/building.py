@@ -39,6 +39,7 @@ MIN_ROUTED_ITEMS = 1000
 ITEMS_PER_CELL = 48
 LIST_LENGTHS = (10, 100, 300)
 _MAX_POINTS = 400_000
+_DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
 
 
@@ -114,7 +115,9 @@ def build_index(
         kind = "flat"
     if kind == "flat":
         return Index(kind=kind, codes=codes, bias=bias, **common)  # type: ignore[arg-type]
-    space = RoutingSpace.fit(lambda rows: codes.decode(dictionary, rows), bias, similarity)
+    space = RoutingSpace.fit(
+        lambda rows: codes.decode(dictionary, rows), bias, similarity, cut=kind == "ivf"
+    )
     started = time.perf_counter()
     if kind == "graph":
         points = decode_points(np.arange(codes.n_items), codes, dictionary, bias, space)
@@ -154,8 +157,13 @@ def build_index(
 def decode_points(
     rows: NDArray[np.int64], codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace
 ) -> Floats:
-    """Return some items [M, D'] in the routing space."""
-    return space.items(codes.decode(dictionary, rows), np.asarray(bias)[rows])
+    """Return some items [M, D'] in the routing space; few are decoded at a time."""
+    out = np.empty((len(rows), space.dim), dtype=np.float32)
+    for start in range(0, len(rows), _DECODED_ROWS):
+        part = rows[start : start + _DECODED_ROWS]
+        decoded = codes.decode(dictionary, part)
+        out[start : start + len(part)] = space.items(decoded, np.asarray(bias)[part])
+    return out
 
 
 def assign_rows(

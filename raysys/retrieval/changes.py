@@ -137,19 +137,20 @@ class Changed:
     Args:
         index: of N items.
         changes: upserted rows become item_nums N and up.
-        gone: [N] by item_num, True: deleted or replaced.
+        known: {item_id: item_num} of the N items.
         cosine: compare directions, as the index does.
     """
 
     def __init__(
-        self, index: Searchable, changes: Changes, gone: NDArray[np.bool_], *, cosine: bool
+        self, index: Searchable, changes: Changes, known: Mapping[str, int], *, cosine: bool
     ) -> None:
         self._index = index
         self._vectors = np.ascontiguousarray(
             unit_rows(changes.vectors) if cosine else changes.vectors
         )
         self._bias = changes.bias
-        self._alive = None if not gone.any() else ~gone
+        gone = gone_mask(changes, known, index.n_items)
+        self._alive = ~gone if gone.any() else None
         self._cosine = cosine
         self.n_items = index.n_items + len(changes.items)
         self.dim = index.dim

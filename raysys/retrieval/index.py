@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.errors import SearchError
-from raysys.retrieval.cells import Router, RoutingSpace, unit_rows
+from raysys.retrieval.cells import Router, RoutingSpace
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.kernels import score_all, score_rows, search_runs
 
@@ -282,15 +282,16 @@ class Index:
                 f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
             )
         for name, array in (("query", queries), ("weights of query", weights)):
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-            if len(bad):
+            if not np.isfinite(array).all():
+                bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
                 raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
-        if self.similarity == "cosine":
-            zero = np.flatnonzero(~queries.any(axis=1))
-            if len(zero):
-                raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
-            queries = unit_rows(queries)
-        return queries, weights
+        if self.similarity != "cosine":
+            return queries, weights
+        norms = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+        if not norms.all():
+            zero = np.flatnonzero(norms == 0)
+            raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+        return queries / norms[:, None], weights
 
     def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         if allow is None:

@@ -3,7 +3,7 @@
 shard-00000/   ivf: codes, biases and item_nums of a run of rows, in cell order, so that a cell
 is one run on disk; flat and graph read those of the codes and embeddings builds
 rows.npy starts.npy            ivf: where every item and every cell lies
-router.hnsw mean.npy           ivf and graph
+router.hnsw mean.npy axes.npy  ivf and graph
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def save_index(
         extra += 8
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
+        if index.space.axes is not None:
+            np.save(draft.path("axes.npy"), index.space.axes)
         facts["norm"] = index.space.norm
         path = draft.path("router.hnsw")
         index.router.save(path)
@@ -137,7 +139,9 @@ def _open_router(index: Build) -> dict[str, Any]:
     facts = index.facts
     if facts["kind"] == "flat":
         return {}
-    space = RoutingSpace(facts["similarity"], np.load(index.path("mean.npy")), facts["norm"])
+    axes = np.load(index.path("axes.npy")) if "axes.npy" in index.files() else None
+    mean = np.load(index.path("mean.npy"))
+    space = RoutingSpace(facts["similarity"], mean, facts["norm"], axes)
     n_rows = facts["n_cells"] if facts["kind"] == "ivf" else facts["n_items"]
     router = Router.open(index.path("router.hnsw"), dim=space.dim, n_rows=n_rows)
     return {"space": space, "router": router}

@@ -24,7 +24,7 @@ from raysys.errors import SearchError
 from raysys.models.conv4rec import Conv4Rec
 from raysys.retrieval import explain
 from raysys.retrieval.changes import KIND as CHANGES
-from raysys.retrieval.changes import Changed, Changes, gone_mask
+from raysys.retrieval.changes import Changed, Changes
 from raysys.retrieval.filters import Attributes, Conditions, Mask
 from raysys.retrieval.index_files import open_index
 from raysys.retrieval.neighbours import Neighbours, candidate_count
@@ -68,9 +68,8 @@ class Search:
         self._codes = open_index(chain["index"], chain)
         self._index: Searchable = self._codes
         if self._changes is not None:
-            gone = gone_mask(self._changes, self._items.built, self._codes.n_items)
             cosine = embeddings.facts["similarity"] == "cosine"
-            self._index = Changed(self._codes, self._changes, gone, cosine=cosine)
+            self._index = Changed(self._codes, self._changes, self._items.built, cosine=cosine)
         self._attributes: Attributes | None = None
         self._model = self._levels = self._fitted_until = self._users = None
         if "autoencoder" in chain:
@@ -240,11 +239,7 @@ class Search:
         return explain.explain(self._codes, vector, weights, num, profile=history.item_num)
 
     def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
-        """Return which items may be returned under conditions on attributes; None: all.
-
-        Raises:
-            SearchError: an attribute that the items do not have.
-        """
+        """Return which items may be returned under conditions on attributes; None: all."""
         if not allow and not deny:
             return None
         if self._attributes is None:

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from raysys.bench import codes, retrieval
+from raysys.bench import codes, retrieval, scale
 from raysys.bench.engines import measure
 from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS
 from raysys.bench.vectors import exact_top, load_dataset, recall
 from raysys.errors import ConfigError, DataError
+from raysys.retrieval.codes import Codes
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_retrieval_suite_measures_every_engine(source):
         assert row["qps_2_threads"] > 0
 
 
-@pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8", "faiss IVF-RaBitQ"])
+@pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8"])
 def test_peers_reach_the_target_of_their_own_ranking(source, tmp_path, name):
     [peer] = [peer for peer in PEERS if peer.name == name]
     pytest.importorskip(peer.module)
@@ -125,3 +126,19 @@ def test_a_source_that_cannot_be_used(tmp_path, source):
         load_dataset(config, source=source, limit=10, n_queries=5)
     with pytest.raises(ConfigError, match="source"):
         load_dataset(config, source="", limit=None, n_queries=5)
+
+
+def test_grown_codes_begin_alike_and_keep_the_strongest_entries():
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(64, 16)).astype(np.float32)
+    atoms = np.argsort(rng.random((200, 64)), axis=1)[:, :12]
+    real = Codes.pack(atoms, rng.normal(size=(200, 12)), dictionary=dictionary)
+    small, large = (scale.grown_codes(real, n, seed=3) for n in (500, 900))
+    np.testing.assert_array_equal(small.entries, large.entries[:500])
+    np.testing.assert_array_equal(small.entries[:200], real.entries)
+    heads = {row.tobytes() for row in real.entries[:, :8]}
+    tails = {row.tobytes() for row in real.entries[:, 8:]}
+    assert {row.tobytes() for row in large.entries[:, :8]} <= heads
+    assert {row.tobytes() for row in large.entries[:, 8:]} <= tails
+    assert len({row.tobytes() for row in large.entries}) > 850
+    assert scale.grown_codes(real, 50, seed=3).n_items == 50

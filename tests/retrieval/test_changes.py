@@ -30,7 +30,7 @@ def case(request):
     changes = changes.upsert(items, fresh, fresh_bias).delete(["i9", "i7"], KNOWN)
     gone = gone_mask(changes, KNOWN, N_ITEMS)
     assert np.flatnonzero(gone).tolist() == [3, 7, 9]
-    changed = Changed(index, changes, gone, cosine=similarity == "cosine")
+    changed = Changed(index, changes, KNOWN, cosine=similarity == "cosine")
     weights = np.tile(np.float32([1, 0]), (N_ITEMS, 1))[:, : index.n_bias]
     return index, changed, changes, vectors, weights
 

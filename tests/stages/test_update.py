@@ -11,6 +11,7 @@ from raysys.errors import ConfigError, DataError, UnknownItemError
 from raysys.retrieval.query import ProfileEntry, RecommendQuery
 from raysys.retrieval.search import Search
 from raysys.stages.index import IndexConfig, index
+from raysys.stages.query import QueryConfig, QueryEntry, query
 from raysys.stages.train import TrainConfig, train
 from raysys.stages.update import UpdateConfig, update
 
@@ -54,6 +55,10 @@ def test_own_vectors_change_at_once_and_are_taken_in_by_the_next_index(tmp_path)
     fresh = write_rows(
         tmp_path / "n.parquet", ["ü", "i7"], [vectors[5], -vectors[7]], kind=["odd"] * 2
     )
+    why = query(QueryConfig(run=run, profile=[QueryEntry("i25"), QueryEntry("i45")], explain="i65"))
+    assert "in the profile" in why.splitlines()[0]
+    assert "T25" in why or "T45" in why
+    assert "score 0." in why.splitlines()[-1]
     result = update(UpdateConfig(run=run, upsert=fresh, delete=["i5", "i6"]))
     assert result.extra == {"n_upserted": 2, "n_deleted": 2}
     again = update(UpdateConfig(run=run, delete=["i8"]))
