@@ -115,7 +115,7 @@ def learned_dictionary(data: Dataset, cfg: RetrievalBenchConfig) -> Floats:
     order = np.random.default_rng([cfg.seed, 0x7A1]).permutation(len(data.vectors))
     rows = data.vectors[np.sort(order[: cfg.train_rows])]
     fitted = fit_dictionary(rows, code_dim=code_dim, n_active=n_active, seed=cfg.seed)
-    return np.asarray(fitted.numpy())
+    return np.ascontiguousarray(fitted.numpy())
 
 
 def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept: Kept) -> Codes:

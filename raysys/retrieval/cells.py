@@ -130,11 +130,14 @@ class RoutingSpace:
         return self._cut(np.asarray(np.concatenate([y, rest], axis=1), dtype=np.float32))
 
     def queries(self, queries: Floats, weights: Floats) -> Floats:
-        """Return queries [Q, D] with weights [Q, n_bias] as unit rows [Q, D']."""
-        if self.similarity == "cosine":
-            return self._cut(unit_rows(queries))
-        zeros = np.zeros((len(queries), 1), dtype=np.float32)
-        return self._cut(unit_rows(np.concatenate([queries, weights, zeros], axis=1)))
+        """Return queries [Q, D] with weights [Q, n_bias] as rows [Q, D'].
+
+        Their lengths are left as they are: they change no order.
+        """
+        if self.similarity != "cosine":
+            zeros = np.zeros((len(queries), 1), dtype=np.float32)
+            queries = np.concatenate([queries, weights, zeros], axis=1)
+        return queries if self.axes is None else queries @ self.axes
 
     def _cut(self, rows: Floats) -> Floats:
         return rows if self.axes is None else unit_rows(rows @ self.axes)

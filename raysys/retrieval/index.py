@@ -182,14 +182,17 @@ class Index:
         plans = [self._plan(top_k + len(e), n_allowed, setting) for e in excluded]
         routed = self._route(queries, weights, max(plans))
         room = min(top_k, self.n_items)
-        everything = self._full_scan(denied)
+        everything: tuple[NDArray[Any], NDArray[Any]] | None = None
         for q, plan in enumerate(plans):
             best = nums[q, :room], scores[q, :room]
-            starts, stops = self._runs(routed[q, :plan]) if plan else everything
             query = self._stored, tables[q], weights[q]
-            found = search_runs(*query, starts, stops, denied, excluded[q], *best)
-            if guarantee and plan and found < room:
-                search_runs(*query, *everything, denied, excluded[q], *best)
+            if plan:
+                runs = self._runs(routed[q, :plan])
+                found = search_runs(*query, *runs, denied, excluded[q], *best)
+                if found == room or not guarantee:
+                    continue
+            everything = everything or self._full_scan(denied)
+            search_runs(*query, *everything, denied, excluded[q], *best)
         return nums, scores
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
@@ -281,16 +284,18 @@ class Index:
             raise SearchError(
                 f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
             )
-        for name, array in (("query", queries), ("weights of query", weights)):
-            if not np.isfinite(array).all():
-                bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-                raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
+        squares = np.einsum("qd,qd->q", queries, queries)
+        if not (np.isfinite(squares).all() and np.isfinite(weights).all()):
+            _refuse_not_finite("query", queries)
+            _refuse_not_finite("weights of query", weights)
         if self.similarity != "cosine":
             return queries, weights
-        norms = np.sqrt(np.einsum("qd,qd->q", queries, queries))
-        if not norms.all():
-            zero = np.flatnonzero(norms == 0)
-            raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+        norms = np.sqrt(squares)
+        if not (norms > 0).all() or np.isinf(norms).any():  # zero, or too small or large to square
+            zero = np.flatnonzero(~queries.any(axis=1))
+            if len(zero):
+                raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+            norms = np.linalg.norm(queries.astype(np.float64), axis=1).astype(np.float32)
         return queries / norms[:, None], weights
 
     def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -312,6 +317,12 @@ class Index:
         if len(exclude) != n_queries:
             raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
         return [np.unique(np.asarray(nums, dtype=np.int32)) for nums in exclude]
+
+
+def _refuse_not_finite(name: str, array: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
