@@ -43,7 +43,7 @@ class Manifest:
     """What a build is and what it was made from (written as `manifest.json`).
 
     Attributes:
-        kind: interactions, profiles, autoencoder, embeddings, compressor, codes or index.
+        kind: interactions, profiles, autoencoder, embeddings, compressor, codes, index or changes.
         build_id: digest of kind, schema version, settings, source fingerprint and inputs.
         content_id: digest of the build_id and the files table.
         inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
@@ -355,6 +355,7 @@ _WRITERS = {
     "compressor": "train",
     "codes": "train",
     "index": "index",
+    "changes": "update",
 }
 
 

@@ -63,6 +63,9 @@ COMMANDS = {
         "raysys.stages.compare", "CompareConfig", "compare", "paired difference of two runs"
     ),
     "query": Command("raysys.stages.query", "QueryConfig", "query", "ask the index from the shell"),
+    "update": Command(
+        "raysys.stages.update", "UpdateConfig", "update", "upsert and delete items between builds"
+    ),
     "serve": Command("raysys.stages.serve", "ServeConfig", "serve", "answer over HTTP"),
 }
 

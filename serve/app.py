@@ -25,7 +25,8 @@ from raysys.builds import Workspace
 from raysys.config import JobConfig, load, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
-from raysys.retrieval.search import Search, absolute_run, served_chain
+from raysys.retrieval.search import Search
+from raysys.retrieval.served import absolute_run, served_chain
 from raysys.serving.api import create_app
 
 log = logging.getLogger(__name__)

@@ -1,47 +1,42 @@
-"""Search on one thread: flat, ivf and graph over codes against hnswlib, usearch and faiss.
+"""Search: flat, ivf and graph over codes against hnswlib, usearch and faiss, on the same cores.
 
     raysys bench suite=retrieval source=embeddings.npy [limit=20000]
+    raysys bench suite=retrieval source=embeddings.npy grow=1000000 keep=DIR kinds=[flat,ivf]
 
 Every engine gets the same vectors and answers the same held-out queries one by one, each at the
 smallest setting with which it finds `target_recall` of its own exact ranking (its codes compared
-exhaustively; for hnswlib the dense vectors). `recall@10` is against the dense truth.
-`resident_bytes` is what an engine keeps per index: our arrays, the peers' files.
+exhaustively; for hnswlib the dense vectors). `recall@10` is against the dense truth. With `grow=`
+the vectors are grown by the rule of `bench.grown`; the dictionary is learned from the real ones.
+`keep=` holds vectors, codes and the peers' files, so that a second run only measures. Wall times
+are those of the machine as it was: `load_average` stands beside them, CPU times as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from raysys.bench.engines import TOP, Opened, Search, ladder, load_average, measure, timed_cpu
+from raysys.bench.grown import Kept, grow
+from raysys.bench.peers import PEERS, Peer
 from raysys.bench.suites import BenchConfig
-from raysys.bench.vectors import (
-    Dataset,
-    Floats,
-    exact_top,
-    fit_codes,
-    latency,
-    load_dataset,
-    recall,
-    scratch,
-    timed,
-)
+from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
 from raysys.builds import Build, Draft, Workspace
 from raysys.config import local, require
+from raysys.models.compressae import CompresSAEConfig
 from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import KINDS, Index
+from raysys.retrieval.index_files import open_index, save_index
+from raysys.stages.encode import encode, fit_dictionary
 
 log = logging.getLogger(__name__)
-
-_TOP = 10
-_EF_LADDER = [10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 453, 640, 1280]
-
-Search = Callable[[Floats], Any]
 
 
 @dataclasses.dataclass
@@ -51,47 +46,95 @@ class RetrievalBenchConfig(BenchConfig):
     Attributes:
         source: .npy of vectors (cosine); empty: the run's embeddings build.
         limit: use only the first rows.
+        grow: grow the vectors to so many rows; null: as they are.
+        keep: folder for vectors, codes and peers' files; empty: nothing is kept.
+        train_rows: rows of the real vectors that the dictionary is learned from; null: up to 16
+            per atom, which takes most of the suite's time.
         n_active: non-zeros per item.
         target_recall: of an engine's own exact ranking.
         queries: query rows put aside.
+        kinds: of our index.
+        build_threads: of the peers' builds; ours here takes one.
         peers: measure hnswlib, usearch and faiss too (the last two where they are installed).
     """
 
     source: str = ""
     limit: int | None = None
+    grow: int | None = None
+    keep: str = local("")
+    train_rows: int | None = None
     n_active: int = 32
     target_recall: float = 0.95
     queries: int = 1000
+    kinds: list[str] = dataclasses.field(default_factory=lambda: list(KINDS))
+    build_threads: int = local(1)
     peers: bool = local(True)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be used."""
         require(self.n_active >= 1, "n_active", self.n_active, "1 or more")
         require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
-        require(self.queries >= 1, "queries", self.queries, "1 or more")
+        require(self.grow is None or self.grow >= 1, "grow", self.grow, "1 or more")
+        require(set(self.kinds) <= set(KINDS), "kinds", self.kinds, f"of {', '.join(KINDS)}")
 
 
 def rows(cfg: RetrievalBenchConfig) -> list[dict[str, Any]]:
-    """Measure all engines."""
+    """Return one row per engine."""
     data = load_dataset(cfg, source=cfg.source, limit=cfg.limit, n_queries=cfg.queries)
-    truth, _ = exact_top(data.queries, data.vectors, _TOP)
-    (atoms, values, dictionary), train_s = timed(lambda: fit_codes(data, cfg.n_active, cfg.seed))
-    codes = Codes.pack(
-        atoms, values, dictionary=dictionary, vectors=data.vectors, similarity=data.similarity
-    )
     found = []
     with scratch() as folder:
-        chain = _write_builds(folder, data, codes, dictionary)
-        for kind in KINDS:
-            found.append(_ours(cfg, kind, data, codes, dictionary, chain, truth, folder))
-            found[-1]["train_s"] = train_s
+        kept = Kept(cfg.keep, f"{folder}/kept")
+        dictionary = kept.array("dictionary", lambda: learned_dictionary(data, cfg))
+        if cfg.grow is not None:
+            data = grow(data, cfg.grow, seed=cfg.seed, kept=kept)
+        codes = codes_of(data, dictionary, cfg, kept)
+        truth = kept.array(
+            f"truth-{len(data.vectors)}", lambda: exact_top(data.queries, data.vectors, TOP)[0]
+        )
+        shared = {"data": data.name, "n_items": len(data.vectors), "dim": data.vectors.shape[1]}
+        chain = _write_builds(folder, data, codes, np.asarray(dictionary))
+        for kind in cfg.kinds:
+            row = _ours(cfg, kind, data, codes, chain, truth, folder)
+            found.append({"engine": f"raysys {kind}", **shared, **row})
             log.info("bench %s", found[-1])
-        for peer in (_hnswlib, _usearch, *_FAISS) if cfg.peers else ():
-            row = peer(cfg, data, truth, Path(folder))
-            if row is not None:
-                found.append(row)
-                log.info("bench %s", row)
+        for peer in PEERS if cfg.peers else ():
+            if peer.cosine_only and data.similarity != "cosine":
+                continue
+            if not peer.installed:
+                log.warning("%s is not installed: no row", peer.name)
+                continue
+            row = _peer(cfg, peer, data, truth, kept)
+            found.append({"engine": peer.name, **shared, **row})
+            log.info("bench %s", found[-1])
     return found
+
+
+def learned_dictionary(data: Dataset, cfg: RetrievalBenchConfig) -> Floats:
+    """Return the dictionary of the default compressor, learned from the real vectors."""
+    code_dim, n_active = CompresSAEConfig(n_active=cfg.n_active).sizes(len(data.vectors))
+    order = np.random.default_rng([cfg.seed, 0x7A1]).permutation(len(data.vectors))
+    rows = data.vectors[np.sort(order[: cfg.train_rows])]
+    fitted = fit_dictionary(rows, code_dim=code_dim, n_active=n_active, seed=cfg.seed)
+    return np.ascontiguousarray(fitted.numpy())
+
+
+def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept: Kept) -> Codes:
+    """Return the codes of all rows; atoms and values are kept."""
+    names = [f"{name}-{len(data.vectors)}" for name in ("atoms", "values")]
+    if not all(kept.path(f"{name}.npy").exists() for name in names):
+        path = kept.path(f"vectors-{len(data.vectors)}.npy")
+        np.save(path, data.vectors)
+        pair = encode(
+            path, torch.from_numpy(np.array(dictionary)), n_active=cfg.n_active, model=None
+        )
+        path.unlink()
+        types = (np.uint16, np.float32)
+        for name, array, kind in zip(names, pair, types, strict=True):
+            kept.array(name, lambda array=array, kind=kind: array.astype(kind))  # type: ignore[misc]
+    atoms, values = (np.load(kept.path(f"{name}.npy"), mmap_mode="r") for name in names)
+    return Codes.pack(
+        atoms, values, dictionary=dictionary, vectors=data.vectors, similarity=data.similarity
+    )
 
 
 def _write_builds(folder: str, data: Dataset, codes: Codes, dictionary: Floats) -> dict[str, Build]:
@@ -120,189 +163,65 @@ def _ours(
     kind: str,
     data: Dataset,
     codes: Codes,
-    dictionary: Floats,
     chain: dict[str, Build],
-    truth: Any,
+    truth: NDArray[Any],
     folder: str,
 ) -> dict[str, Any]:
+    """Build, write, open and measure one kind of ours."""
+    dictionary = np.load(chain["compressor"].path("dictionary.npy"))
     params = IndexParams(kind=kind, target_recall=cfg.target_recall, allow_miss=True)
     none = np.zeros((codes.n_items, 0), dtype=np.float32)
-    made, build_s = timed(
-        lambda: build_index(
-            codes, dictionary, none, similarity=data.similarity, params=params, seed=cfg.seed
-        )
+    common = {"similarity": data.similarity, "params": params, "seed": cfg.seed}
+    made, build_s, build_cpu_s = timed_cpu(
+        lambda: build_index(codes, dictionary, none, **common)  # type: ignore[arg-type]
     )
     probes = sample_probes(data.vectors, 0, similarity=data.similarity, sample=200, seed=cfg.seed)
-    (made.settings, _), choose_s = timed(lambda: choose_settings(made, probes, params=params))
+    chosen, choose_s, _ = timed_cpu(lambda: choose_settings(made, probes, params=params))
+    made.settings = chosen[0]
     draft = _draft(Workspace(folder), "index")
-    build = draft.commit(made.save(draft))
-    index, load_s = timed(lambda: Index.open(build, chain))
-    nums, scores = index.search(data.queries, top_k=_TOP)
-    exact = np.sort(index.score_all(data.queries), axis=1)[:, -_TOP]
-    size = sum(build.manifest.files[name]["bytes"] for name in build.files())
-    if kind != "ivf":
-        size += sum(chain["codes"].manifest.files[name]["bytes"] for name in chain["codes"].files())
+    build = draft.commit(save_index(made, draft))
+    row = measure(lambda: _open(build, chain), data, truth, target=cfg.target_recall)
     return {
-        "engine": f"raysys {index.kind}",
-        **_shape(data),
-        "setting": f"{index.settings.get(_TOP, '')}",
         "bytes_per_item": build.facts["bytes_per_item"],
-        "recall@10": recall(nums, truth, _TOP),
-        "own_recall@10": round(float(np.mean(scores >= exact[:, None])), 4),
-        **latency(lambda query: index.search(query, top_k=_TOP), data.queries),
+        "bytes_per_item_with_dictionary": build.facts["bytes_per_item_with_dictionary"],
+        **row,
+        "chosen_setting": build.facts["settings"].get(str(TOP)),
         "build_s": build_s,
+        "build_cpu_s": build_cpu_s,
         "choose_s": choose_s,
-        "load_s": load_s,
-        "resident_bytes": size + dictionary.nbytes,
+        "load_average": load_average(),
     }
 
 
-def _shape(data: Dataset) -> dict[str, Any]:
-    return {
-        "data": data.name,
-        "n_items": len(data.vectors),
-        "dim": data.vectors.shape[1],
-        "similarity": data.similarity,
-        "threads": 1,
-    }
+def _open(build: Build, chain: dict[str, Build]) -> Opened:
+    index = open_index(build, chain)
+    assert isinstance(index, Index)
+    most = {"flat": 1, "ivf": index.n_cells, "graph": min(index.n_items, 8192)}[index.kind]
+
+    def search_at(setting: int) -> Search:
+        return lambda queries: index.search(queries, top_k=TOP, setting=setting)[0]
+
+    def own(queries: Floats) -> NDArray[Any]:
+        return index.search(queries, top_k=TOP, setting=index.n_items)[0]
+
+    return Opened(search_at, ladder(1 if index.kind == "ivf" else min(TOP, most), most), own)
 
 
-def _measure(
-    name: str,
-    cfg: RetrievalBenchConfig,
-    data: Dataset,
-    truth: Any,
-    own: Any,
-    settings: Iterable[int],
-    search_at: Callable[[int], Search],
+def _peer(
+    cfg: RetrievalBenchConfig, peer: Peer, data: Dataset, truth: NDArray[Any], kept: Kept
 ) -> dict[str, Any]:
-    """Find a peer's smallest setting that reaches the target on its own ranking; time that."""
-    setting, nums, search = 0, own, search_at(10)
-    for setting in settings:
-        search = search_at(setting)
-        nums = np.concatenate([search(data.queries[q : q + 1]) for q in range(len(data.queries))])
-        if recall(nums, own, _TOP) >= cfg.target_recall:
-            break
-    return {
-        "engine": name,
-        **_shape(data),
-        "setting": f"{setting}",
-        "recall@10": recall(nums, truth, _TOP),
-        "own_recall@10": recall(nums, own, _TOP),
-        **latency(search, data.queries),
-    }
-
-
-def _sizes(row: dict[str, Any], data: Dataset, path: Path, build_s: float) -> dict[str, Any]:
-    size = path.stat().st_size
-    per_item = round(size / len(data.vectors), 1)
-    return row | {"bytes_per_item": per_item, "build_s": build_s, "resident_bytes": size}
-
-
-def _hnswlib(cfg: RetrievalBenchConfig, data: Dataset, truth: Any, folder: Path) -> dict[str, Any]:
-    import hnswlib
-
-    dim = data.vectors.shape[1]
-
-    def build() -> Any:
-        graph = hnswlib.Index(space="ip", dim=dim)
-        graph.init_index(len(data.vectors), M=16, ef_construction=200, random_seed=cfg.seed)
-        graph.add_items(data.vectors, num_threads=1)
-        return graph
-
-    graph, build_s = timed(build)
-    path = folder / "peer.hnswlib"
-    graph.save_index(str(path))
-    loaded = hnswlib.Index(space="ip", dim=dim)
-    _, load_s = timed(lambda: loaded.load_index(str(path)))
-
-    def search_at(ef: int) -> Search:
-        loaded.set_ef(ef)
-        return lambda query: loaded.knn_query(query, k=_TOP, num_threads=1)[0].astype(np.int64)
-
-    row = _measure("hnswlib float32", cfg, data, truth, truth, _EF_LADDER, search_at)
-    return _sizes(row, data, path, build_s) | {"load_s": load_s}
-
-
-def _usearch(
-    cfg: RetrievalBenchConfig, data: Dataset, truth: Any, folder: Path
-) -> dict[str, Any] | None:
-    try:
-        from usearch.index import Index as UsearchIndex
-    except ImportError:
-        log.warning("usearch is not installed: no row")
-        return None
-    metric = "cos" if data.similarity == "cosine" else "ip"
-    settings = {"ndim": data.vectors.shape[1], "metric": metric, "dtype": "i8"}
-    graph = UsearchIndex(**settings, connectivity=16, expansion_add=200)
-    keys = np.arange(len(data.vectors))
-    _, build_s = timed(lambda: graph.add(keys, data.vectors, threads=1))
-    path = folder / "peer.usearch"
-    graph.save(str(path))
-    loaded = UsearchIndex(**settings)
-    _, load_s = timed(lambda: loaded.load(str(path)))
-    own = _keys(loaded.search(data.queries, _TOP, threads=1, exact=True))
-
-    def search_at(ef: int) -> Search:
-        loaded.expansion_search = ef
-        return lambda query: _keys(loaded.search(query, _TOP, threads=1))
-
-    row = _measure("usearch i8", cfg, data, truth, own, _EF_LADDER, search_at)
-    return _sizes(row, data, path, build_s) | {"load_s": load_s}
-
-
-def _keys(matches: Any) -> Any:
-    return np.asarray(matches.keys, dtype=np.int64).reshape(-1, _TOP)
-
-
-def _faiss(
-    kind: str, cfg: RetrievalBenchConfig, data: Dataset, truth: Any, folder: Path
-) -> dict[str, Any] | None:
-    try:
-        import faiss
-    except ImportError:
-        log.warning("faiss is not installed: no row")
-        return None
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        n_lists = max(1, int(4 * len(data.vectors) ** 0.5))
-        dim = data.vectors.shape[1]
-        text = kind.format(lists=n_lists, dim=dim, parts=dim // 6 if dim % 6 == 0 else dim // 4)
-        lists = faiss.index_factory(dim, text, faiss.METRIC_INNER_PRODUCT)
-
-        def build() -> None:
-            lists.train(data.vectors)
-            lists.add(data.vectors)
-
-        _, build_s = timed(build)
-        path = folder / "peer.faiss"
-        faiss.write_index(lists, str(path))
-        loaded, load_s = timed(lambda: faiss.read_index(str(path)))
-        inner = faiss.extract_index_ivf(loaded)
-
-        def search_at(n_probe: int) -> Search:
-            inner.nprobe = n_probe
-            return lambda query: loaded.search(query, _TOP)[1]
-
-        own = search_at(n_lists)(data.queries)
-        row = _measure(f"faiss {text}", cfg, data, truth, own, _probes(n_lists), search_at)
-        return _sizes(row, data, path, build_s) | {"load_s": load_s}
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
-def _ivf_opq(*arguments: Any) -> dict[str, Any] | None:
-    return _faiss("OPQ{parts},IVF{lists},PQ{parts}x8", *arguments)
-
-
-def _ivf_rabitq(*arguments: Any) -> dict[str, Any] | None:
-    return _faiss("RR{dim},IVF{lists},RaBitQ", *arguments)
-
-
-_FAISS = (_ivf_opq, _ivf_rabitq)
-
-
-def _probes(n_lists: int) -> list[int]:
-    steps = np.rint(2 ** (np.arange(40) / 2)).astype(int)
-    return [*dict.fromkeys(int(s) for s in steps if s < n_lists), n_lists]
+    """Build (unless it is kept), open and measure one peer."""
+    stem = f"{peer.name.replace(' ', '-')}-{len(data.vectors)}"
+    path, facts = kept.path(f"{stem}.bin"), kept.path(f"{stem}.json")
+    if not facts.exists():
+        _, build_s, build_cpu_s = timed_cpu(
+            lambda: peer.build(data.vectors, path, cfg.seed, cfg.build_threads)
+        )
+        times = {"build_s": build_s, "build_cpu_s": build_cpu_s}
+        facts.write_text(json.dumps(times | {"build_threads": cfg.build_threads}))
+    row = measure(
+        lambda: peer.open(path, data.vectors.shape[1]), data, truth, target=cfg.target_recall
+    )
+    per_item = round(path.stat().st_size / len(data.vectors), 1)
+    sizes = {"bytes_per_item": per_item, "bytes_per_item_with_dictionary": per_item}
+    return {**sizes, **row, **json.loads(facts.read_text()), "load_average": load_average()}

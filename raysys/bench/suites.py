@@ -23,6 +23,7 @@ SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
+    "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
 }
 

@@ -23,7 +23,7 @@ from raysys.stages.encode import encode, fit_dictionary
 T = TypeVar("T")
 Floats = NDArray[np.float32]
 
-_TRUTH_CHUNK = 256
+_TRUTH_CHUNK = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,18 +95,24 @@ def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats
 
 
 def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:
-    """Return item numbers and scores [Q, K] of the largest dot products, best first."""
+    """Return item numbers and scores [Q, K] of the largest dot products, best first.
+
+    Vectors may be memory-mapped: they are read once, in blocks, for all queries.
+    """
     top_k = min(top_k, len(vectors))
-    nums = np.empty((len(queries), top_k), dtype=np.int64)
-    scores = np.empty((len(queries), top_k), dtype=np.float32)
-    for start in range(0, len(queries), _TRUTH_CHUNK):
-        rows = slice(start, start + _TRUTH_CHUNK)
-        product = queries[rows] @ vectors.T
-        some = np.argpartition(-product, top_k - 1, axis=1)[:, :top_k]
-        order = np.argsort(-np.take_along_axis(product, some, 1), axis=1, kind="stable")
-        nums[rows] = np.take_along_axis(some, order, 1)
-        scores[rows] = np.take_along_axis(product, nums[rows], 1)
-    return nums, scores
+    nums: NDArray[Any] = np.empty((len(queries), 0), dtype=np.int64)
+    scores: NDArray[Any] = np.empty((len(queries), 0), dtype=np.float32)
+    for start in range(0, len(vectors), _TRUTH_CHUNK):
+        product = queries @ np.asarray(vectors[start : start + _TRUTH_CHUNK]).T
+        scores = np.concatenate([scores, product], axis=1)
+        here = np.arange(start, start + product.shape[1])
+        nums = np.concatenate([nums, np.broadcast_to(here, product.shape)], axis=1)
+        if start + product.shape[1] >= top_k:
+            some = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
+            nums = np.take_along_axis(nums, some, 1)
+            scores = np.take_along_axis(scores, some, 1)
+    order = np.lexsort((nums, -scores), axis=1)
+    return np.take_along_axis(nums, order, 1), np.take_along_axis(scores, order, 1)
 
 
 def recall(found: NDArray[Any], truth: NDArray[Any], top_k: int) -> float:
@@ -121,23 +127,6 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     result = function()
     return result, round(time.perf_counter() - started, 3)
-
-
-def latency(search: Callable[[Floats], object], queries: Floats) -> dict[str, float]:
-    """Return p50_ms, p99_ms and qps of single queries on this thread, after a short warm-up."""
-    for query in queries[:10]:
-        search(query[None])
-    seconds = np.empty(len(queries))
-    for q in range(len(queries)):
-        started = time.perf_counter()
-        search(queries[q : q + 1])
-        seconds[q] = time.perf_counter() - started
-    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
-    return {
-        "p50_ms": round(float(p50), 4),
-        "p99_ms": round(float(p99), 4),
-        "qps": round(float(len(queries) / seconds.sum()), 1),
-    }
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -39,6 +39,7 @@ MIN_ROUTED_ITEMS = 1000
 ITEMS_PER_CELL = 48
 LIST_LENGTHS = (10, 100, 300)
 _MAX_POINTS = 400_000
+_DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
 
 
@@ -53,6 +54,7 @@ class IndexParams:
         n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
         allow_miss: keep an index that misses its target.
         sample: queries measured, per kind of query.
+        n_shards: item shards that an ivf index is written as, for as many processes or nodes.
     """
 
     kind: str = "ivf"
@@ -61,6 +63,7 @@ class IndexParams:
     n_probe: int | None = None
     allow_miss: bool = False
     sample: int = 200
+    n_shards: int = 1
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be used."""
@@ -69,6 +72,9 @@ class IndexParams:
         require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
         require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
         require(self.sample >= 1, "sample", self.sample, ">= 1")
+        require(self.n_shards >= 1, "n_shards", self.n_shards, ">= 1")
+        sharded = self.kind == "ivf" or self.n_shards == 1
+        require(sharded, "n_shards", self.n_shards, f"1 for kind={self.kind}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,9 @@ def build_index(
         kind = "flat"
     if kind == "flat":
         return Index(kind=kind, codes=codes, bias=bias, **common)  # type: ignore[arg-type]
-    space = RoutingSpace.fit(lambda rows: codes.decode(dictionary, rows), bias, similarity)
+    space = RoutingSpace.fit(
+        lambda rows: codes.decode(dictionary, rows), bias, similarity, cut=kind == "ivf"
+    )
     started = time.perf_counter()
     if kind == "graph":
         points = decode_points(np.arange(codes.n_items), codes, dictionary, bias, space)
@@ -149,8 +157,13 @@ def build_index(
 def decode_points(
     rows: NDArray[np.int64], codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace
 ) -> Floats:
-    """Return some items [M, D'] in the routing space."""
-    return space.items(codes.decode(dictionary, rows), np.asarray(bias)[rows])
+    """Return some items [M, D'] in the routing space; few are decoded at a time."""
+    out = np.empty((len(rows), space.dim), dtype=np.float32)
+    for start in range(0, len(rows), _DECODED_ROWS):
+        part = rows[start : start + _DECODED_ROWS]
+        decoded = codes.decode(dictionary, part)
+        out[start : start + len(part)] = space.items(decoded, np.asarray(bias)[part])
+    return out
 
 
 def assign_rows(

@@ -5,7 +5,9 @@
 Routing space: unit vectors whose cosine orders items as their scores do. For `cosine` these are the
 reconstructions. For `inner_product` a row is y = [xhat, bias] minus its mean (a shift that every
 item shares changes no ranking and makes M smaller), extended to [y, sqrt(M^2 - |y|^2)] / M with
-M = max |y|; a query is [q, weights, 0]. Source of the extension: Bachrach et al., "Speeding up the
+M = max |y|; a query is [q, weights, 0]. Beyond 128 dims both are cut to the 128 principal axes of
+the items and made unit rows again: a third of the centroids' bytes and of their comparisons, for a
+quarter more cells probed. Source of the extension: Bachrach et al., "Speeding up the
 Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014.
 
 Cells come from a two-level spherical k-means: about sqrt(C) coarse cells, each split alone (one
@@ -31,7 +33,9 @@ Tasks = Callable[..., list[Any]]
 
 _STEPS = 8
 _ASSIGN_EF = 48
-_ROUTE_EF = 64
+_ROUTE_EF = 32
+_ROUTED_DIMS = 128
+_AXES_ROWS = 50_000
 _LINKS = 16
 _EF_CONSTRUCTION = 160
 _CHUNK_ROWS = 8192
@@ -54,11 +58,13 @@ class RoutingSpace:
         similarity: `cosine` or `inner_product`.
         mean: [D + n_bias] float32 shift of inner_product rows; zeros for cosine.
         norm: M, the largest shifted norm; 1 for cosine.
+        axes: [W, D'] float32, orthonormal columns; None: the W dims are kept.
     """
 
     similarity: str
     mean: Floats
     norm: float
+    axes: Floats | None = None
 
     @classmethod
     def fit(
@@ -66,18 +72,22 @@ class RoutingSpace:
         decode: Callable[[NDArray[np.int64]], Floats],
         bias: Floats,
         similarity: str,
+        *,
+        cut: bool = True,
     ) -> RoutingSpace:
-        """Measure shift and norm on all items.
+        """Measure shift and norm on all items, and the principal axes.
 
         Args:
             decode: returns the reconstructions [M, D] of some rows.
             bias: [N, n_bias].
             similarity: `cosine` or `inner_product`.
+            cut: keep at most 128 dims; cells can do with fewer, a graph of items cannot.
         """
         n_items = len(bias)
         width = decode(np.zeros(1, dtype=np.int64)).shape[1] + bias.shape[1]
         if similarity == "cosine":
-            return cls(similarity, np.zeros(width, dtype=np.float32), 1.0)
+            space = cls(similarity, np.zeros(width, dtype=np.float32), 1.0)
+            return space._with_axes(decode, bias) if cut else space
         total = np.zeros(width)
         for rows in chunks(n_items):
             total += np.concatenate([decode(rows), bias[rows]], axis=1).sum(0, dtype=np.float64)
@@ -86,27 +96,51 @@ class RoutingSpace:
         for rows in chunks(n_items):
             shifted = np.concatenate([decode(rows), bias[rows]], axis=1) - mean
             largest = max(largest, float((shifted * shifted).sum(1).max()))
-        return cls(similarity, mean, math.sqrt(largest) * (1 + 1e-6) or 1.0)
+        space = cls(similarity, mean, math.sqrt(largest) * (1 + 1e-6) or 1.0)
+        return space._with_axes(decode, bias) if cut else space
+
+    def _with_axes(
+        self, decode: Callable[[NDArray[np.int64]], Floats], bias: Floats
+    ) -> RoutingSpace:
+        """Return the space cut to the principal axes of (a fixed stride of) the items."""
+        if self.dim <= _ROUTED_DIMS:
+            return self
+        square = np.zeros((self.dim, self.dim))
+        sample = np.arange(0, len(bias), -(-len(bias) // _AXES_ROWS), dtype=np.int64)
+        for start in range(0, len(sample), _CHUNK_ROWS):
+            rows = sample[start : start + _CHUNK_ROWS]
+            part = self.items(decode(rows), bias[rows])
+            square += part.T @ part
+        axes = np.linalg.eigh(square)[1][:, ::-1][:, :_ROUTED_DIMS]
+        return dataclasses.replace(self, axes=np.ascontiguousarray(axes, dtype=np.float32))
 
     @property
     def dim(self) -> int:
         """Dimensions D' of the routing space."""
+        if self.axes is not None:
+            return int(self.axes.shape[1])
         return len(self.mean) + (self.similarity == "inner_product")
 
     def items(self, vectors: Floats, bias: Floats) -> Floats:
         """Return reconstructions [M, D] with biases [M, n_bias] as unit rows [M, D']."""
         if self.similarity == "cosine":
-            return unit_rows(vectors)
+            return self._cut(unit_rows(vectors))
         y = (np.concatenate([vectors, bias], axis=1) - self.mean) / np.float32(self.norm)
         rest = np.sqrt(np.maximum(0, 1 - (y * y).sum(1, keepdims=True)))
-        return np.asarray(np.concatenate([y, rest], axis=1), dtype=np.float32)
+        return self._cut(np.asarray(np.concatenate([y, rest], axis=1), dtype=np.float32))
 
     def queries(self, queries: Floats, weights: Floats) -> Floats:
-        """Return queries [Q, D] with weights [Q, n_bias] as unit rows [Q, D']."""
-        if self.similarity == "cosine":
-            return unit_rows(queries)
-        zeros = np.zeros((len(queries), 1), dtype=np.float32)
-        return unit_rows(np.concatenate([queries, weights, zeros], axis=1))
+        """Return queries [Q, D] with weights [Q, n_bias] as rows [Q, D'].
+
+        Their lengths are left as they are: they change no order.
+        """
+        if self.similarity != "cosine":
+            zeros = np.zeros((len(queries), 1), dtype=np.float32)
+            queries = np.concatenate([queries, weights, zeros], axis=1)
+        return queries if self.axes is None else queries @ self.axes
+
+    def _cut(self, rows: Floats) -> Floats:
+        return rows if self.axes is None else unit_rows(rows @ self.axes)
 
 
 def chunks(n_rows: int) -> list[NDArray[np.int64]]:

@@ -118,6 +118,10 @@ class Codes:
 
     # -- reading back ----------------------------------------------------------------------
 
+    def atoms(self) -> NDArray[np.uint16]:
+        """Return the atoms [N, n] of all rows (not for dense8)."""
+        return np.asarray(self.entries >> 4 if self.packing == "packed4" else self.entries)
+
     def atoms_and_values(self, rows: NDArray[Any]) -> tuple[NDArray[np.uint16], Floats]:
         """Return the atoms [C, n] and scaled values [C, n] of some rows (not for dense8)."""
         entries = self.entries[rows]
@@ -245,22 +249,41 @@ class Codes:
             value_bits=bits,
         )
 
-    def take(self, rows: NDArray[Any]) -> Codes:
+    def take(self, rows: NDArray[Any] | slice) -> Codes:
         """Return the codes of some rows, in that order."""
         return dataclasses.replace(
             self, entries=self.entries[rows], values=self.values[rows], scale=self.scale[rows]
         )
 
+    def joined(self, other: Codes) -> Codes:
+        """Return the rows of both, packed alike; scales of `other` are brought to this unit."""
+        factor = other.unit[0] / self.unit[0]
+        scale = (other.scale.astype(np.float32) * factor).astype(np.float16)
+        return dataclasses.replace(
+            self,
+            entries=np.concatenate([self.entries, other.entries]),
+            values=np.concatenate([self.values, other.values]),
+            scale=np.concatenate([self.scale, scale]),
+        )
+
     # -- files -----------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return {name: array} of what is stored."""
+        return {name: getattr(self, name) for name in _FILES}
 
     def save(self, draft: Draft) -> None:
         """Write the arrays into a build that is being made."""
-        for name in _FILES:
-            np.save(draft.path(f"{name}.npy"), getattr(self, name))
+        for name, array in self.arrays().items():
+            np.save(draft.path(f"{name}.npy"), array)
 
     @classmethod
-    def open(cls, build: Build) -> Codes:
+    def open(cls, build: Build, *, folder: str = "") -> Codes:
         """Open what `save` wrote, memory-mapped; needs the fact `packing`.
+
+        Args:
+            build: the build.
+            folder: where in the build the arrays lie, ending with a slash.
 
         Raises:
             BuildError: the build holds no codes, or of an unknown packing.
@@ -268,7 +291,7 @@ class Codes:
         packing = build.facts.get("packing")
         if packing not in PACKINGS:
             raise BuildError(f"{build.kind} {build.build_id} has packing {packing!r}: {PACKINGS}")
-        arrays = [np.load(build.path(f"{name}.npy"), mmap_mode="r") for name in _FILES]
+        arrays = [np.load(build.path(f"{folder}{name}.npy"), mmap_mode="r") for name in _FILES]
         return cls(str(packing), *arrays)
 
 

@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft
-from raysys.errors import BuildError, SearchError
-from raysys.retrieval.cells import Router, RoutingSpace, unit_rows
+from raysys.errors import SearchError
+from raysys.retrieval.cells import Router, RoutingSpace
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.kernels import score_all, score_rows, search_runs
 
@@ -84,6 +83,9 @@ class Index:
         space: how queries enter the router's space; None for flat.
         router: cells (ivf) or items (graph); None for flat.
         settings: {list length: n_probe or ef}.
+        n_items: size N of the item_num space, for an index that holds only some of the rows (an
+            item shard); default: every item has a row here.
+        first_row: row of the whole index that is row 0 here.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class Index:
         space: RoutingSpace | None = None,
         router: Router | None = None,
         settings: Mapping[int, int] | None = None,
+        n_items: int | None = None,
+        first_row: int = 0,
     ) -> None:
         self.kind = kind
         self.similarity = similarity
@@ -105,92 +109,18 @@ class Index:
         self.dictionary = read_only(np.ascontiguousarray(dictionary))
         self.layout = layout or Layout.identity(codes.n_items)
         self.settings = dict(sorted((settings or {}).items()))
-        self._space = space
+        self.space = space
         self.router = router
+        self.n_items = codes.n_items if n_items is None else n_items
+        self.first_row = first_row
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
-
-    @classmethod
-    def open(cls, index: Build, chain: Mapping[str, Build]) -> Index:
-        """Open an index build; arrays stay on disk until they are touched.
-
-        Args:
-            index: the build.
-            chain: {kind: Build} with the codes, compressor and embeddings it was made from.
-
-        Raises:
-            BuildError: a build it needs is missing from the chain.
-        """
-        missing = {"codes", "compressor", "embeddings"} - set(chain)
-        if missing:
-            raise BuildError(f"index {index.build_id} needs builds of {sorted(missing)}")
-        facts = index.facts
-        in_cells = facts["kind"] == "ivf"
-        codes = Codes.open(index if in_cells else chain["codes"])
-        bias = np.load((index if in_cells else chain["embeddings"]).path("bias.npy"), mmap_mode="r")
-        parts: dict[str, Any] = {}
-        if in_cells:
-            arrays = [
-                np.load(index.path(f"{name}.npy"), mmap_mode="r")
-                for name in ("items", "rows", "starts")
-            ]
-            parts["layout"] = Layout(*arrays)
-        if facts["kind"] != "flat":
-            space = RoutingSpace(
-                facts["similarity"], np.load(index.path("mean.npy")), facts["norm"]
-            )
-            n_rows = facts["n_cells"] if in_cells else facts["n_items"]
-            parts["space"] = space
-            parts["router"] = Router.open(index.path("router.hnsw"), dim=space.dim, n_rows=n_rows)
-        return cls(
-            kind=facts["kind"],
-            similarity=facts["similarity"],
-            codes=codes,
-            bias=bias,
-            dictionary=load_dictionary(codes, chain, facts["dim"]),
-            settings={int(k): v for k, v in facts["settings"].items()},
-            **parts,
-        )
-
-    def save(self, draft: Draft) -> dict[str, Any]:
-        """Write what `open` needs beside the other builds, and return the facts it needs.
-
-        An ivf index holds its own copy of codes and biases, in cell order, so that a cell is one
-        run on disk; flat and graph read those of the codes and embeddings builds.
-        """
-        facts: dict[str, Any] = {
-            "kind": self.kind,
-            "similarity": self.similarity,
-            "packing": self.codes.packing,
-            "n_items": self.n_items,
-            "dim": self.dim,
-            "n_bias": self.n_bias,
-            "n_cells": self.n_cells,
-            "settings": {str(k): v for k, v in self.settings.items()},
-        }
-        extra = self.n_bias * 4.0
-        if self.kind == "ivf":
-            self.codes.save(draft)
-            arrays = {"bias": self._stored.bias, **dataclasses.asdict(self.layout)}
-            for name, array in arrays.items():
-                np.save(draft.path(f"{name}.npy"), array)
-            extra += 8
-        if self.router is not None and self._space is not None:
-            np.save(draft.path("mean.npy"), self._space.mean)
-            facts["norm"] = self._space.norm
-            path = draft.path("router.hnsw")
-            self.router.save(path)
-            extra += path.stat().st_size / self.n_items
-        shared = self.codes.bytes_per_item_with(self.dictionary) - self.codes.bytes_per_item
-        facts["bytes_per_item"] = round(self.codes.bytes_per_item + extra, 2)
-        facts["bytes_per_item_with_dictionary"] = round(facts["bytes_per_item"] + shared, 2)
-        return facts
 
     # -- sizes -----------------------------------------------------------------------------
 
     @property
-    def n_items(self) -> int:
-        """Number of items N."""
-        return self.codes.n_items
+    def bias(self) -> Floats:
+        """Biases [rows, n_bias] in row order."""
+        return np.asarray(self._stored.bias)
 
     @property
     def dim(self) -> int:
@@ -252,21 +182,24 @@ class Index:
         plans = [self._plan(top_k + len(e), n_allowed, setting) for e in excluded]
         routed = self._route(queries, weights, max(plans))
         room = min(top_k, self.n_items)
-        everything = self._full_scan(denied)
+        everything: tuple[NDArray[Any], NDArray[Any]] | None = None
         for q, plan in enumerate(plans):
             best = nums[q, :room], scores[q, :room]
-            starts, stops = self._runs(routed[q, :plan]) if plan else everything
             query = self._stored, tables[q], weights[q]
-            found = search_runs(*query, starts, stops, denied, excluded[q], *best)
-            if guarantee and plan and found < room:
-                search_runs(*query, *everything, denied, excluded[q], *best)
+            if plan:
+                runs = self._runs(routed[q, :plan])
+                found = search_runs(*query, *runs, denied, excluded[q], *best)
+                if found == room or not guarantee:
+                    continue
+            everything = everything or self._full_scan(denied)
+            search_runs(*query, *everything, denied, excluded[q], *best)
         return nums, scores
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
-        """Return the code scores of all items [Q, N], by item_num."""
+        """Return the code scores of all items [Q, N], by item_num; -inf for rows not held."""
         queries, weights = self._checked(queries, weights)
         tables = self.codes.table(queries, self.dictionary)
-        out = np.empty((len(queries), self.n_items), dtype=np.float32)
+        out = np.full((len(queries), self.n_items), -np.inf, dtype=np.float32)
         for q in range(len(queries)):
             score_all(self._stored, tables[q], weights[q], out[q])
         return out
@@ -278,12 +211,21 @@ class Index:
         queries, checked = self._checked(query[None], None if weights is None else weights[None])
         table = self.codes.table(queries, self.dictionary)[0]
         out = np.empty(len(item_nums), dtype=np.float32)
-        score_rows(self._stored, table, checked[0], self.layout.rows[np.asarray(item_nums)], out)
+        score_rows(self._stored, table, checked[0], self.rows_of(item_nums), out)
         return out
 
     def decode(self, item_nums: NDArray[Any]) -> Floats:
         """Return the stored reconstructions [C, D] of some items."""
-        return self.codes.decode(self.dictionary, self.layout.rows[np.asarray(item_nums)])
+        return self.codes.decode(self.dictionary, self.rows_of(item_nums))
+
+    def rows_of(self, item_nums: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the rows [C] of some items; below 0 or past the end: held by another shard."""
+        return np.asarray(self.layout.rows[np.asarray(item_nums)].astype(np.int64) - self.first_row)
+
+    def holds(self, item_nums: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which items [C] have a row here."""
+        rows = self.rows_of(item_nums)
+        return np.asarray((rows >= 0) & (rows < self.codes.n_items))
 
     # -- internals -------------------------------------------------------------------------
 
@@ -308,21 +250,28 @@ class Index:
         return max(-(-setting * depth // length), depth if self.kind == "graph" else 1)
 
     def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
-        if count == 0 or self.router is None or self._space is None:
+        if count == 0 or self.router is None or self.space is None:
             return np.zeros((len(queries), 0), dtype=np.int64)
-        return self.router.nearest(self._space.queries(queries, weights), count)
+        return self.router.nearest(self.space.queries(queries, weights), count)
 
     def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if self.kind == "graph":
-            return routed, routed + 1
-        return self.layout.starts[routed], self.layout.starts[routed + 1]
+        starts, stops = (
+            (routed, routed + 1)
+            if self.kind == "graph"
+            else (self.layout.starts[routed], self.layout.starts[routed + 1])
+        )
+        if self.codes.n_items == self.n_items:
+            return starts, stops
+        held = self.first_row, self.first_row + self.codes.n_items
+        return np.clip(starts, *held) - held[0], np.clip(stops, *held) - held[0]
 
     def _full_scan(self, denied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the runs of all rows, or of the allowed rows where they are a minority."""
         if 2 * np.count_nonzero(denied) > self.n_items:
-            rows = np.sort(self.layout.rows[np.flatnonzero(~denied)]).astype(np.int64)
+            allowed = np.flatnonzero(~denied)
+            rows = np.sort(self.rows_of(allowed[self.holds(allowed)]))
             return rows, rows + 1
-        return np.zeros(1, dtype=np.int64), np.array([self.n_items], dtype=np.int64)
+        return np.zeros(1, dtype=np.int64), np.array([self.codes.n_items], dtype=np.int64)
 
     def _checked(self, queries: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
@@ -335,16 +284,19 @@ class Index:
             raise SearchError(
                 f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
             )
-        for name, array in (("query", queries), ("weights of query", weights)):
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-            if len(bad):
-                raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
-        if self.similarity == "cosine":
+        squares = np.einsum("qd,qd->q", queries, queries)
+        if not (np.isfinite(squares).all() and np.isfinite(weights).all()):
+            _refuse_not_finite("query", queries)
+            _refuse_not_finite("weights of query", weights)
+        if self.similarity != "cosine":
+            return queries, weights
+        norms = np.sqrt(squares)
+        if not (norms > 0).all() or np.isinf(norms).any():  # zero, or too small or large to square
             zero = np.flatnonzero(~queries.any(axis=1))
             if len(zero):
                 raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
-            queries = unit_rows(queries)
-        return queries, weights
+            norms = np.linalg.norm(queries.astype(np.float64), axis=1).astype(np.float32)
+        return queries / norms[:, None], weights
 
     def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         if allow is None:
@@ -367,15 +319,14 @@ class Index:
         return [np.unique(np.asarray(nums, dtype=np.int32)) for nums in exclude]
 
 
+def _refuse_not_finite(name: str, array: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
+
+
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """Return a read-only view: kernels then compile once for memory and for files."""
     view = np.asarray(array).view()
     view.setflags(write=False)
     return view
-
-
-def load_dictionary(codes: Codes, chain: Mapping[str, Build], dim: int) -> Floats:
-    """Return the dictionary [S, D], memory-mapped; [0, D] for dense8 codes, which use none."""
-    if codes.packing == "dense8":
-        return np.zeros((0, dim), dtype=np.float32)
-    return np.asarray(np.load(chain["compressor"].path("dictionary.npy"), mmap_mode="r"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,9 @@ class RecommendQuery:
         ranking: one of `Search.rankings`; None takes the first of them.
         exclude_seen: leave out the items of the profile.
         gamma: of the discover ranking, log P(like) - gamma log P(consume).
+        allow: conditions on item attributes that must hold (`filters`); None: no condition.
+        deny: conditions none of which may hold.
+        levels: return P(level | item, profile) of every level with each hit.
     """
 
     user_id: str | None = None
@@ -57,11 +60,17 @@ class RecommendQuery:
     ranking: str | None = None
     exclude_seen: bool = True
     gamma: float = DEFAULT_GAMMA
+    allow: Mapping[str, Any] | None = None
+    deny: Mapping[str, Any] | None = None
+    levels: bool = False
 
 
 @dataclasses.dataclass
 class Hit:
-    """One item of an answer; probabilities are None without an autoencoder."""
+    """One item of an answer; probabilities are None without an autoencoder.
+
+    `levels`, {name: probability}, is there on request only, and never for upserted items.
+    """
 
     item_id: str
     title: str | None
@@ -69,6 +78,7 @@ class Hit:
     p_consume: float | None = None
     p_like: float | None = None
     expected_rating: float | None = None
+    levels: dict[str, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +106,8 @@ class Ranked:
         item_nums: int32 [k].
         scores: [k] of the ranking.
         p_consume, p_like: [k], None without an autoencoder.
-        expected_rating: [k], None where the model has no rated levels.
+        expected_rating: [k], None where the model has no rated levels, nan for upserted items.
+        level_probs: [k, R], nan for upserted items; None without an autoencoder.
     """
 
     item_nums: Items
@@ -104,3 +115,4 @@ class Ranked:
     p_consume: Floats | None = None
     p_like: Floats | None = None
     expected_rating: Floats | None = None
+    level_probs: Floats | None = None

@@ -9,7 +9,6 @@ score their cosine, and `similar` the only ranking.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,15 +17,24 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.builds import Build, Workspace
-from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
-from raysys.errors import BuildError, SearchError
-from raysys.models.conv4rec import Conv4Rec, ItemScores
-from raysys.retrieval.index import Index
+from raysys.errors import SearchError
+from raysys.models.conv4rec import Conv4Rec
+from raysys.retrieval import explain
+from raysys.retrieval.changes import KIND as CHANGES
+from raysys.retrieval.changes import Changed, Changes
+from raysys.retrieval.filters import Attributes, Conditions, Mask
+from raysys.retrieval.index_files import open_index
 from raysys.retrieval.neighbours import Neighbours, candidate_count
-from raysys.retrieval.profile_store import ItemTable, UserStore, posted_cells, seen_items
+from raysys.retrieval.profile_store import (
+    ItemTable,
+    UserStore,
+    hits_of,
+    posted_cells,
+    seen_items,
+)
 from raysys.retrieval.query import (
     DEFAULT_GAMMA,
     Answer,
@@ -36,38 +44,11 @@ from raysys.retrieval.query import (
     RecommendQuery,
     UnknownUserError,
 )
+from raysys.retrieval.rescoring import best_of, encode
+from raysys.retrieval.served import served_chain
+from raysys.retrieval.shards import Searchable
 
 SIMILAR = "similar"
-
-
-def served_chain(
-    workspace: Workspace, *, build_id: str | None = None, verify: bool = True
-) -> dict[str, Build]:
-    """Open an index and everything that it was made from, bound by content.
-
-    Args:
-        workspace: the run.
-        build_id: of the index; None takes the current one.
-        verify: compare every file that is served with its hash.
-
-    Raises:
-        BuildError: a build is missing, damaged, or was made from others than those that are there.
-    """
-    index = workspace.open("index", build_id) if build_id else workspace.current("index")
-    chain = workspace.chain(index)
-    for kind in ("codes", "compressor", "embeddings"):
-        if kind not in chain:
-            raise BuildError(f"index {index.build_id} of {workspace.run} names no {kind} build")
-    if verify:
-        for kind, build in chain.items():
-            if kind != "interactions":  # the raw log is never served
-                build.verify()
-    return chain
-
-
-def absolute_run(workspace: Workspace) -> str:
-    """Return the run as processes with another working directory can open it."""
-    return workspace.storage.root if workspace.storage.is_local else workspace.run
 
 
 class Search:
@@ -81,8 +62,15 @@ class Search:
     def __init__(self, chain: dict[str, Build], *, users: bool = True) -> None:
         self._chain = chain
         embeddings = chain["embeddings"]
-        self._index = Index.open(chain["index"], chain)
-        self._items = ItemTable.load(embeddings)
+        self._changes = Changes.load(chain[CHANGES]) if CHANGES in chain else None
+        encoded = "autoencoder" in chain
+        self._items = ItemTable.load(embeddings, self._changes, encoded=encoded)
+        self._codes = open_index(chain["index"], chain)
+        self._index: Searchable = self._codes
+        if self._changes is not None:
+            cosine = embeddings.facts["similarity"] == "cosine"
+            self._index = Changed(self._codes, self._changes, self._items.built, cosine=cosine)
+        self._attributes: Attributes | None = None
         self._model = self._levels = self._fitted_until = self._users = None
         if "autoencoder" in chain:
             autoencoder = chain["autoencoder"]
@@ -90,7 +78,8 @@ class Search:
             self._levels = RatingLevels.load(autoencoder.path("levels.json"))
             self._fitted_until = autoencoder.facts.get("fitted_until")
         width = self._model.cfg.latent if self._model is not None else None
-        self._neighbours = Neighbours.open(embeddings, self._index, width=width)
+        fresh = self._changes.vectors if self._changes is not None else None
+        self._neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
         if users and "profiles" in chain:
             self._users = UserStore.load(Profiles.load(chain["profiles"]))
 
@@ -134,7 +123,7 @@ class Search:
 
     @property
     def n_items(self) -> int:
-        """Size N of the served catalogue."""
+        """Size of the item_num space: the build's items, then upserted ones."""
         return len(self._items)
 
     @property
@@ -173,21 +162,89 @@ class Search:
                 ranking=ranking,
                 gamma=query.gamma,
                 exclude_seen=query.exclude_seen,
+                allow=self.allowed(query.allow, query.deny),
             )
         )
-        return Answer(self.build_id, ranking, unknown, self._hits(ranked))
+        return Answer(self.build_id, ranking, unknown, self._hits(ranked, with_levels=query.levels))
 
-    def similar(self, item_id: str, *, top_k: int = 20) -> list[Hit]:
+    def similar(
+        self,
+        item_id: str,
+        *,
+        top_k: int = 20,
+        allow: Conditions | None = None,
+        deny: Conditions | None = None,
+    ) -> list[Hit]:
         """Return the items whose vectors have the highest cosine with that of `item_id`.
 
         Vectors of an autoencoder are compared in their consume block g.
+
+        Args:
+            item_id: an item of the catalogue.
+            top_k: length of the list.
+            allow: conditions on item attributes that must hold (see `filters`).
+            deny: conditions none of which may hold.
 
         Raises:
             UnknownItemError: the catalogue does not hold the item.
         """
         self._check(self.rankings[0], top_k)
         num = self._items.num(item_id)
-        return self._hits(self._neighbours.of_item(num, top_k=top_k))
+        mask = self.allowed(allow, deny)
+        return self._hits(self._neighbours.of_item(num, top_k=top_k, allow=mask))
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        top_k: int = 20,
+        allow: Conditions | None = None,
+        deny: Conditions | None = None,
+    ) -> list[list[Hit]]:
+        """Return, for every query vector, the items with the highest cosine; see `similar`.
+
+        Args:
+            vectors: [Q, H] queries in the space of the indexed vectors (of their consume block,
+                with an autoencoder).
+            top_k: length of the lists.
+            allow: as in `similar`.
+            deny: as in `similar`.
+
+        Raises:
+            SearchError: a vector of another length, not finite, or zero.
+        """
+        self._check(self.rankings[0], top_k)
+        mask = self.allowed(allow, deny)
+        lists = self._neighbours.of_vectors(_array(vectors), top_k=top_k, allow=mask)
+        return [self._hits(ranked) for ranked in lists]
+
+    def explain(self, item_id: str, query: RecommendQuery) -> explain.Explained:
+        """Take apart the score by which the index found an item for a query.
+
+        Raises:
+            SearchError: the item came after the build and has no code yet, or codes have no atoms.
+        """
+        ranking = query.ranking or self.rankings[0]
+        self._check(ranking, 1)
+        num = self._items.num(item_id)
+        if num >= self._items.n_built:
+            raise SearchError(f"item_id={item_id!r} came after the build: it has no code yet")
+        history, _ = self._history(query)
+        if self._model is None:
+            vector = self._neighbours.mean_of(history)[0]
+            weights = np.zeros(0, dtype=np.float32)
+        else:
+            both = self._model.retrieval_query(self.encode(history), ranking, query.gamma)
+            vector, weights = (_array(part)[0] for part in both)
+        return explain.explain(self._codes, vector, weights, num, profile=history.item_num)
+
+    def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
+        """Return which items may be returned under conditions on attributes; None: all."""
+        if not allow and not deny:
+            return None
+        if self._attributes is None:
+            self._attributes = Attributes.load(self._chain["embeddings"], self._changes)
+        return self._attributes.mask(allow, deny)
 
     def rank(
         self,
@@ -232,44 +289,49 @@ class Search:
         gamma: float = DEFAULT_GAMMA,
         rescore: bool = True,
         exclude_seen: bool = True,
+        allow: Mask | None = None,
     ) -> Iterator[Ranked]:
-        """Yield the list of every user of `history` in order; arguments as in `rank`."""
+        """Yield the list of every user of `history` in order; arguments as in `rank`.
+
+        `allow` [n_items] tells which items may be returned; None: all.
+        """
         self._check(ranking, top_k)
-        if history.n_cells and history.item_num.max() >= self.n_items:
-            history = history.take(history.item_num < self.n_items)
-        seen = seen_items(history) if exclude_seen else None
+        known = self.n_items if self._model is None else self._items.n_built
+        if history.n_cells and history.item_num.max() >= known:
+            history = history.take(history.item_num < known)
+        seen = seen_items(history, self._items) if exclude_seen else None
         if self._model is None:
             yield from self._neighbours.of_profiles(
-                history, top_k=top_k, exclude=seen, rescore=rescore
+                history, top_k=top_k, exclude=seen, rescore=rescore, allow=allow
             )
             return
+        if ranking == "rating" and self.n_items > known:  # upserted items have no levels
+            built = np.arange(self.n_items) < known
+            allow = built if allow is None else allow & built
         z = self.encode(history)
         n_candidates = candidate_count(top_k, self.n_items, rescore=rescore)
-        nums, scores = self.candidates(z, ranking, n_candidates, gamma=gamma, exclude=seen)
+        nums, scores = self.candidates(
+            z, ranking, n_candidates, gamma=gamma, exclude=seen, allow=allow
+        )
         for row in range(history.n_users):
             found = nums[row][nums[row] >= 0]
             if rescore:
-                exact = self._model.score_items(z[row], found)
-                yield _best(found, exact, top_k=top_k, ranking=ranking, gamma=gamma)
+                yield best_of(
+                    self._model,
+                    z[row],
+                    found,
+                    changes=self._changes,
+                    top_k=top_k,
+                    ranking=ranking,
+                    gamma=gamma,
+                )
             else:
                 yield Ranked(found[:top_k], scores[row][: len(found)][:top_k])
 
-    @torch.inference_mode()
     def encode(self, history: Cells) -> torch.Tensor:
-        """Return the latents [B, H] of profiles.
-
-        Ages count from the end of the fitted period, or from a user's newest cell if that is
-        later; so they depend neither on the clock nor on who else is in the batch.
-        """
+        """Return the latents [B, H] of profiles; see `rescoring.encode`."""
         assert self._model is not None
-        if self._fitted_until is None:
-            return self._model.encode(ragged(history))
-        late = np.zeros(history.n_users, dtype=np.int64)
-        some = history.counts > 0
-        late[some] = history.timestamp[history.offsets[1:][some] - 1] - self._fitted_until
-        moved = history.timestamp - np.repeat(np.maximum(late, 0), history.counts)
-        history = dataclasses.replace(history, timestamp=moved)
-        return self._model.encode(ragged(history, reference_time=self._fitted_until))
+        return encode(self._model, history, self._fitted_until)
 
     @torch.inference_mode()
     def candidates(
@@ -280,6 +342,7 @@ class Search:
         *,
         gamma: float = DEFAULT_GAMMA,
         exclude: Sequence[Items] | None = None,
+        allow: Mask | None = None,
     ) -> tuple[Items, NDArray[np.float32]]:
         """Return what the index alone finds: item_nums and scores [B, n_candidates].
 
@@ -289,11 +352,16 @@ class Search:
             n_candidates: per user; rows with fewer are padded with -1.
             gamma: of the discover ranking.
             exclude: per user, item_nums to leave out.
+            allow: [n_items] which items may be returned; None: all.
         """
         assert self._model is not None
         query, weights = self._model.retrieval_query(z, ranking, gamma)
         return self._index.search(
-            _array(query), weights=_array(weights), top_k=n_candidates, exclude=exclude
+            _array(query),
+            weights=_array(weights),
+            top_k=n_candidates,
+            exclude=exclude,
+            allow=allow,
         )
 
     # -- internals -------------------------------------------------------------------------
@@ -321,29 +389,9 @@ class Search:
             query.profile, items=self._items, levels=self._levels, now=max(now, newest)
         )
 
-    def _hits(self, ranked: Ranked) -> list[Hit]:
-        nums = ranked.item_nums.tolist()
-        columns = [ranked.scores, ranked.p_consume, ranked.p_like, ranked.expected_rating]
-        values = [[None] * len(nums) if c is None else c.tolist() for c in columns]
-        ids, titles = self._items.item_ids, self._items.titles
-        return [
-            Hit(ids[num], titles[num], *row)
-            for num, row in zip(nums, zip(*values, strict=True), strict=True)
-        ]
-
-
-def _best(nums: Items, exact: ItemScores, *, top_k: int, ranking: str, gamma: float) -> Ranked:
-    """Sort candidates by the exact score of a ranking."""
-    scores = exact.ranking_score(ranking, gamma)
-    order = np.argsort(-scores, kind="stable")[:top_k]
-    rating = exact.expected_rating
-    return Ranked(
-        item_nums=nums[order],
-        scores=scores[order],
-        p_consume=np.exp(exact.log_p_consume[order]),
-        p_like=exact.p_like[order],
-        expected_rating=None if rating is None else rating[order],
-    )
+    def _hits(self, ranked: Ranked, *, with_levels: bool = False) -> list[Hit]:
+        levels = self._levels if with_levels else None
+        return hits_of(ranked, self._items, levels)
 
 
 def _array(values: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:

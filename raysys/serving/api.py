@@ -1,6 +1,7 @@
 """HTTP v1: `create_app(search)`, an ordinary FastAPI app without Ray.
 
     POST /v1/recommend                     -> Recommendations
+    POST /v1/search                        -> VectorHits
     GET  /v1/items/{item_id}/similar?k=20  -> SimilarItems
     GET  /v1/health                        -> Health
     GET  /v1/status                        -> Status
@@ -18,22 +19,29 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from raysys.errors import DataError, SearchError, UnknownItemError
-from raysys.retrieval.query import Answer, ProfileEntry, RecommendQuery, UnknownUserError
+from raysys.retrieval.query import Answer, Hit, ProfileEntry, RecommendQuery, UnknownUserError
 from raysys.serving.wire import (
+    CONDITIONS,
     ErrorBody,
     Health,
     Recommendations,
     RecommendRequest,
     SimilarItems,
     Status,
+    VectorHits,
+    VectorRequest,
+    conditions,
 )
 
 if TYPE_CHECKING:  # keeps torch out of this module
@@ -81,13 +89,37 @@ def create_app(search: Search) -> FastAPI:
         return JSONResponse(_answer_body(answer))
 
     @app.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems)
-    def similar(item_id: str, k: Annotated[int, Query(ge=1)] = 20) -> JSONResponse:
-        """List the items whose vectors have the highest cosine with that of `item_id`."""
+    def similar(
+        item_id: str,
+        k: Annotated[int, Query(ge=1)] = 20,
+        allow: str | None = None,
+        deny: str | None = None,
+    ) -> JSONResponse:
+        """List the items whose vectors have the highest cosine with that of `item_id`.
+
+        `allow` and `deny` are conditions on attributes as JSON, as in /v1/recommend.
+        """
         _check_k(k, k_limit)
-        hits = search.similar(item_id, top_k=k)
+        masks = {"allow": _parsed(allow, "allow"), "deny": _parsed(deny, "deny")}
+        hits = search.similar(item_id, top_k=k, **masks)
         counts.add("similar")
-        items = [{"item_id": h.item_id, "title": h.title, "score": h.score} for h in hits]
-        return JSONResponse({"build_id": search.build_id, "item_id": item_id, "items": items})
+        answer = {"build_id": search.build_id, "item_id": item_id, "items": _scored(hits)}
+        return JSONResponse(answer)
+
+    @app.post("/v1/search", response_model=VectorHits)
+    def nearest(body: VectorRequest) -> JSONResponse:
+        """List the items nearest to vectors in the space of the indexed ones."""
+        _check_k(body.k, k_limit)
+        if len({len(vector) for vector in body.vectors}) > 1:
+            raise SearchError("vectors must have one length")
+        lists = search.nearest(
+            np.array(body.vectors, dtype=np.float32),
+            top_k=body.k,
+            allow=conditions(body.allow),
+            deny=conditions(body.deny),
+        )
+        counts.add("search")
+        return JSONResponse({"build_id": search.build_id, "lists": [_scored(h) for h in lists]})
 
     @app.get("/v1/health")
     async def health() -> Health:
@@ -126,7 +158,21 @@ def _to_query(body: RecommendRequest) -> RecommendQuery:
         ranking=body.ranking,
         exclude_seen=body.exclude_seen,
         gamma=body.gamma,
+        allow=conditions(body.allow),
+        deny=conditions(body.deny),
+        levels=body.levels,
     )
+
+
+def _parsed(text: str | None, name: str) -> dict[str, Any] | None:
+    """Return the conditions of a query parameter."""
+    if text is None:
+        return None
+    try:
+        return conditions(CONDITIONS.validate_json(text))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise SearchError(f"{name}={text} is no JSON object of conditions: {reason}") from error
 
 
 def _answer_body(answer: Answer) -> dict[str, Any]:
@@ -134,8 +180,15 @@ def _answer_body(answer: Answer) -> dict[str, Any]:
         "build_id": answer.build_id,
         "ranking": answer.ranking,
         "unknown_items": answer.unknown_items,
-        "items": [vars(hit) for hit in answer.items],
+        "items": [
+            {name: value for name, value in vars(hit).items() if name != "levels" or value}
+            for hit in answer.items
+        ],
     }
+
+
+def _scored(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    return [{"item_id": h.item_id, "title": h.title, "score": h.score} for h in hits]
 
 
 def _printable(path: tuple[int | str, ...]) -> str:

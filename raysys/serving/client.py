@@ -7,6 +7,7 @@ with Client("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -26,6 +27,7 @@ from raysys.serving.wire import (
     RecommendRequest,
     SimilarItems,
     Status,
+    VectorHits,
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -77,6 +79,9 @@ class Client:
         ranking: str | None = None,
         exclude_seen: bool = True,
         gamma: float = DEFAULT_GAMMA,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+        levels: bool = False,
     ) -> Recommendations:
         """Recommend `k` items to a stored user or for a profile; give one of the two.
 
@@ -87,6 +92,9 @@ class Client:
             ranking: consume, rating, like, discover or similar; None takes the build's first.
             exclude_seen: leave out the items of the profile.
             gamma: of the discover ranking.
+            allow: conditions on item attributes that must hold, e.g. {"year": {"min": 1990}}.
+            deny: conditions none of which may hold.
+            levels: return P(level) of every level with each item.
 
         Raises:
             ServiceError: 404 for an unknown user, 422 for anything a caller should change (also
@@ -99,6 +107,9 @@ class Client:
             "ranking": ranking,
             "exclude_seen": exclude_seen,
             "gamma": gamma,
+            "allow": allow,
+            "deny": deny,
+            "levels": levels,
         }
         try:
             body = RecommendRequest.model_validate(values)
@@ -109,10 +120,31 @@ class Client:
         content = body.model_dump(mode="json", exclude_none=True)
         return self._call("POST", "/v1/recommend", Recommendations, json=content)
 
-    def similar(self, item_id: str, *, k: int = 20) -> SimilarItems:
+    def similar(
+        self,
+        item_id: str,
+        *,
+        k: int = 20,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+    ) -> SimilarItems:
         """List the `k` items most similar to `item_id`; ServiceError 404 when it is unknown."""
         path = f"/v1/items/{quote(item_id, safe='')}/similar"
-        return self._call("GET", path, SimilarItems, params={"k": k})
+        given = {"allow": allow, "deny": deny}
+        masks = {name: json.dumps(dict(each)) for name, each in given.items() if each}
+        return self._call("GET", path, SimilarItems, params={"k": k, **masks})
+
+    def search(
+        self,
+        vectors: Sequence[Sequence[float]],
+        *,
+        k: int = 20,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+    ) -> VectorHits:
+        """List the `k` items nearest to every vector in the space of the indexed ones."""
+        content = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
+        return self._call("POST", "/v1/search", VectorHits, json=content)
 
     def health(self) -> Health:
         """Return the service's health; ServiceError when it is not up."""

@@ -14,12 +14,14 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    TypeAdapter,
     model_validator,
 )
 
 from raysys.retrieval.query import DEFAULT_GAMMA
 
 MAX_PROFILE = 10_000
+MAX_VECTORS = 1_000
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
 
 Ranking = Literal["consume", "rating", "like", "discover", "similar"]
@@ -44,6 +46,20 @@ Id = Annotated[
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+Value = str | bool | int | float
+
+
+class Range(_Wire):
+    """A range of numbers, ends included."""
+
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+
+
+Condition = Value | list[Value] | Range
+"""One value, any of several, or a range; values are compared as text."""
 
 
 class ProfileItem(_Wire):
@@ -71,6 +87,14 @@ class RecommendRequest(_Wire):
         DEFAULT_GAMMA, ge=0, le=10, description="discover: weight against likely finds"
     )
 
+    allow: dict[str, Condition] | None = Field(
+        None, description="conditions on item attributes that must hold"
+    )
+    deny: dict[str, Condition] | None = Field(
+        None, description="conditions on item attributes none of which may hold"
+    )
+    levels: bool = Field(False, description="return P(level) of every level with each item")
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.user_id is None) == (self.profile is None):
@@ -87,6 +111,7 @@ class Item(_Wire):
     p_consume: float | None = Field(None, description="P(item | profile), sums to 1 over items")
     p_like: float | None = Field(None, description="P(a liked level | item, profile)")
     expected_rating: float | None = Field(None, description="in rating units; null: no ratings")
+    levels: dict[str, float] | None = Field(None, description="P(level), on request")
 
 
 class Recommendations(_Wire):
@@ -112,6 +137,22 @@ class SimilarItems(_Wire):
     build_id: str
     item_id: str
     items: list[SimilarItem]
+
+
+class VectorRequest(_Wire):
+    """Body of POST /v1/search: vectors in the space of the indexed ones."""
+
+    vectors: Annotated[list[list[FiniteFloat]], Field(min_length=1, max_length=MAX_VECTORS)]
+    k: int = Field(20, ge=1, description="length of every list")
+    allow: dict[str, Condition] | None = None
+    deny: dict[str, Condition] | None = None
+
+
+class VectorHits(_Wire):
+    """Answer of POST /v1/search: one list per vector; the score is a cosine."""
+
+    build_id: str
+    lists: list[list[SimilarItem]]
 
 
 class Health(_Wire):
@@ -152,3 +193,16 @@ class ErrorBody(_Wire):
     """The body of every answer that is not 200."""
 
     error: ErrorInfo
+
+
+CONDITIONS = TypeAdapter(dict[str, Condition])
+
+
+def conditions(given: dict[str, Condition] | None) -> dict[str, Any] | None:
+    """Return conditions as plain values."""
+    if given is None:
+        return None
+    return {
+        name: c.model_dump(exclude_none=True) if isinstance(c, Range) else c
+        for name, c in given.items()
+    }

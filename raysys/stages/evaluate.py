@@ -33,7 +33,7 @@ from raysys.errors import DataError
 from raysys.evaluation import audit, fitting, layout, protocols, report
 from raysys.evaluation.temporal import Evaluator
 from raysys.retrieval.query import DEFAULT_GAMMA
-from raysys.retrieval.search import absolute_run
+from raysys.retrieval.served import absolute_run
 from raysys.stages.backtest import backtest
 from raysys.stages.rankers import VIA, open_chain
 from raysys.stages.shards import (

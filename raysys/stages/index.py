@@ -1,8 +1,9 @@
 """Index: arrange codes for search and choose the smallest setting that reaches the target recall.
 
-Up to 200,000 items everything runs in this process; beyond that the coarse cells' k-means and the
-assignment of items are Ray tasks. The size of the catalogue decides, not the cluster, and a task's
-input never depends on the number of workers: the same seed gives the same files.
+Up to 200,000 items everything runs in this process; beyond that the coarse cells' k-means, the
+assignment of items and the writing of item shards are Ray tasks. The size of the catalogue decides,
+not the cluster, and a task's input never depends on the number of workers: the same seed gives the
+same files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,17 @@ from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import JobConfig, identity, require_run
 from raysys.errors import BuildError
 from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
-from raysys.retrieval.cells import run_here
+from raysys.retrieval.cells import Tasks, run_here
 from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import Index, load_dictionary
+from raysys.retrieval.index_files import load_dictionary, save_index
 from raysys.stages.cluster import connected
+from raysys.stages.compact import compacted
 
 log = logging.getLogger(__name__)
 
 DISTRIBUTED_ITEMS = 200_000
 _INPUTS = ("codes", "compressor", "embeddings")
+_FILES_VERSION = 2  # of what an index build holds
 
 
 @dataclasses.dataclass
@@ -36,16 +40,17 @@ class IndexConfig(IndexParams, JobConfig):
 
 
 def index(cfg: IndexConfig) -> StageResult:
-    """Build the index of the current codes.
+    """Build the index of the current codes, changes since they were made taken in.
 
     Raises:
         BuildError: there are no codes yet, or the index misses its target recall.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = workspace.chain(workspace.current("codes"))
+    chain = compacted(workspace, workspace.chain(workspace.current("codes")))
     inputs = [chain[kind] for kind in _INPUTS]
-    got = workspace.begin("index", config=identity(cfg), inputs=inputs, force=cfg.force)
+    settings = identity(cfg) | {"files": _FILES_VERSION}
+    got = workspace.begin("index", config=settings, inputs=inputs, force=cfg.force)
     if isinstance(got, Draft):
         with workspace.writing(got):
             build = got.commit(_write(cfg, got, chain))
@@ -72,7 +77,7 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
             f"{len(vectors)}: an index needs the same items, one or more"
         )
     similarity = chain["embeddings"].facts["similarity"]
-    made = _build(cfg, codes, load_dictionary(codes, chain, vectors.shape[1]), bias, similarity)
+    dictionary = load_dictionary(codes, chain, vectors.shape[1])
     prefix, suffix = "queries-", ".npy"
     users = {
         name[len(prefix) : -len(suffix)]: np.load(chain["embeddings"].path(name), mmap_mode="r")
@@ -86,8 +91,11 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
         seed=cfg.seed,
         users=users,
     )
-    made.settings, table = choose_settings(made, probes, params=cfg)
-    facts = made.save(draft)
+    settings: dict[str, Any] = {"similarity": similarity, "params": cfg, "seed": cfg.seed}
+    with _tasks(cfg, codes.n_items) as tasks:
+        made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
+        made.settings, table = choose_settings(made, probes, params=cfg)
+        facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)
     return facts | {
@@ -99,12 +107,14 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
     }
 
 
-def _build(cfg: IndexConfig, codes: Codes, dictionary: Any, bias: Any, similarity: str) -> Index:
-    settings: dict[str, Any] = {"similarity": similarity, "params": cfg, "seed": cfg.seed}
-    if codes.n_items <= DISTRIBUTED_ITEMS or cfg.kind != "ivf":
-        return build_index(codes, dictionary, bias, tasks=run_here, **settings)
+@contextmanager
+def _tasks(cfg: IndexConfig, n_items: int) -> Iterator[Tasks]:
+    """Give what runs independent pieces: this process, or the cluster for many items."""
+    if n_items <= DISTRIBUTED_ITEMS or cfg.kind != "ivf":
+        yield run_here
+        return
     with connected(cfg.ray):
-        return build_index(codes, dictionary, bias, tasks=run_on_ray, **settings)
+        yield run_on_ray
 
 
 def run_on_ray(

@@ -18,7 +18,8 @@ from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import expected_rating
 from raysys.models.conv4rec import Conv4Rec
 from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import Index, load_dictionary
+from raysys.retrieval.index import Index
+from raysys.retrieval.index_files import load_dictionary
 from raysys.retrieval.search import Search
 
 _RATED_AT_ONCE = 1 << 14

@@ -26,7 +26,8 @@ from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import SHARD_PREFIX, Profiles
 from raysys.errors import BuildError, ConfigError
 from raysys.retrieval.query import DEFAULT_GAMMA, Ranked
-from raysys.retrieval.search import Search, absolute_run, served_chain
+from raysys.retrieval.search import Search
+from raysys.retrieval.served import absolute_run, served_chain
 from raysys.stages.cluster import connected
 from raysys.storage import Storage
 

@@ -207,7 +207,7 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
     np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
     items = profiles.items.slice(0, model.n_items)
-    pq.write_table(items.select(["item_num", "item_id", "title"]), draft.path("items.parquet"))
+    pq.write_table(items, draft.path("items.parquet"))
     data = fit_data(profiles, autoencoder.facts["period"])
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
     z = model.encode(ragged(data.train.users(rows), reference_time=data.now))

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
 
-from raysys.bench import codes, retrieval
+from raysys.bench import codes, retrieval, scale
+from raysys.bench.engines import measure
+from raysys.bench.grown import Kept, grow
+from raysys.bench.peers import PEERS
 from raysys.bench.vectors import exact_top, load_dataset, recall
 from raysys.errors import ConfigError, DataError
+from raysys.retrieval.codes import Codes
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,47 @@ def test_retrieval_suite_measures_every_engine(source):
     for row in rows:
         assert row["own_recall@10"] > 0.85
         assert 0 < row["p50_ms"] <= row["p99_ms"]
-        assert row["resident_bytes"] > row["n_items"] * 18
+        assert row["qps_2_threads"] > 0
+
+
+@pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8"])
+def test_peers_reach_the_target_of_their_own_ranking(source, tmp_path, name):
+    [peer] = [peer for peer in PEERS if peer.name == name]
+    pytest.importorskip(peer.module)
+    data = load_dataset(codes.CodesBenchConfig(), source=source, limit=None, n_queries=50)
+    peer.build(data.vectors, tmp_path / "peer", 0, 1)
+    truth = exact_top(data.queries, data.vectors, 10)[0]
+    row = measure(lambda: peer.open(tmp_path / "peer", 24), data, truth, target=0.95)
+    assert row["own_recall@10"] >= 0.95
+    assert row["recall@10"] > (0.9 if "float32" in name else 0.3)
+
+
+def test_grown_sets_begin_alike_and_stay_near_real_rows(source, tmp_path):
+    data = load_dataset(codes.CodesBenchConfig(), source=source, limit=None, n_queries=100)
+    small = grow(data, 9000, seed=3, kept=Kept(str(tmp_path), ""))
+    large = grow(data, 20_000, seed=3, kept=Kept("", str(tmp_path / "other")))
+    np.testing.assert_array_equal(small.vectors, large.vectors[:9000])
+    np.testing.assert_array_equal(small.vectors[:1399], data.vectors)
+    np.testing.assert_allclose(np.linalg.norm(large.vectors, axis=1), 1, atol=1e-5)
+    nearest = exact_top(large.vectors[-50:], data.vectors, 1)[1][:, 0]
+    assert 0.6 < np.median(nearest) < 0.98
+    again = grow(data, 9000, seed=4, kept=Kept("", str(tmp_path / "seed")))
+    assert not np.array_equal(again.vectors[1399:], small.vectors[1399:])
+
+
+def test_kept_arrays_are_made_once(tmp_path):
+    kept = Kept(str(tmp_path), "")
+    assert kept.array("x", lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert Kept(str(tmp_path), "").array("x", lambda: np.arange(9)).tolist() == [0, 1, 2]
+
+
+def test_the_exact_answer_is_that_of_one_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(7, 6)), rng.integers(-1, 2, (500, 6))
+    whole = exact_top(queries.astype(np.float32), vectors.astype(np.float32), 12)
+    monkeypatch.setattr("raysys.bench.vectors._TRUTH_CHUNK", 5)
+    parts = exact_top(queries.astype(np.float32), vectors.astype(np.float32), 12)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
 
 
 def test_a_source_that_cannot_be_used(tmp_path, source):
@@ -82,3 +126,19 @@ def test_a_source_that_cannot_be_used(tmp_path, source):
         load_dataset(config, source=source, limit=10, n_queries=5)
     with pytest.raises(ConfigError, match="source"):
         load_dataset(config, source="", limit=None, n_queries=5)
+
+
+def test_grown_codes_begin_alike_and_keep_the_strongest_entries():
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(64, 16)).astype(np.float32)
+    atoms = np.argsort(rng.random((200, 64)), axis=1)[:, :12]
+    real = Codes.pack(atoms, rng.normal(size=(200, 12)), dictionary=dictionary)
+    small, large = (scale.grown_codes(real, n, seed=3) for n in (500, 900))
+    np.testing.assert_array_equal(small.entries, large.entries[:500])
+    np.testing.assert_array_equal(small.entries[:200], real.entries)
+    heads = {row.tobytes() for row in real.entries[:, :8]}
+    tails = {row.tobytes() for row in real.entries[:, 8:]}
+    assert {row.tobytes() for row in large.entries[:, :8]} <= heads
+    assert {row.tobytes() for row in large.entries[:, 8:]} <= tails
+    assert len({row.tobytes() for row in large.entries}) > 850
+    assert scale.grown_codes(real, 50, seed=3).n_items == 50

@@ -12,6 +12,7 @@ from raysys.retrieval.building import (
     choose_settings,
     sample_probes,
 )
+from raysys.retrieval.cells import RoutingSpace
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import KINDS
 
@@ -269,3 +270,17 @@ def test_probes_take_the_queries_of_real_users_along():
     assert like.queries.shape == (10, DIM)
     both = np.hstack([like.queries, like.weights])
     assert {tuple(row) for row in both} <= {tuple(row) for row in users}
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_a_wide_routing_space_is_cut_to_its_principal_axes(similarity):
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(900, 100)) @ rng.normal(size=(100, 200))).astype(np.float32)
+    bias = np.zeros((900, 1 if similarity == "inner_product" else 0), np.float32)
+    whole = RoutingSpace.fit(lambda rows: vectors[rows], bias, similarity, cut=False)
+    space = RoutingSpace.fit(lambda rows: vectors[rows], bias, similarity)
+    assert (space.dim, whole.dim) == (128, 200 + 2 * bias.shape[1])
+    query = vectors[:5], np.ones((5, bias.shape[1]), np.float32)
+    full = whole.queries(*query) @ whole.items(vectors, bias).T
+    cut = space.queries(*query) @ space.items(vectors, bias).T
+    np.testing.assert_allclose(cut, full, atol=0.02)  # 100 axes hold all there is

@@ -12,7 +12,8 @@ from raysys.data.schema import RANKINGS
 from raysys.errors import BuildError, CorruptBuildError, SearchError, UnknownItemError
 from raysys.models.conv4rec import Conv4Rec
 from raysys.retrieval.query import ProfileEntry, RecommendQuery, UnknownUserError
-from raysys.retrieval.search import Search, served_chain
+from raysys.retrieval.search import Search
+from raysys.retrieval.served import served_chain
 
 
 def unit(rows):

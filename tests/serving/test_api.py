@@ -7,6 +7,7 @@ from serving.planted import item_id, model_run, title, user_id, vectors_run
 
 from raysys.retrieval.search import Search
 from raysys.serving.api import create_app
+from raysys.serving.client import Client, ServiceError
 
 
 class InProcess(httpx.BaseTransport):
@@ -205,6 +206,7 @@ def test_the_schema_documents_every_answer(http):
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/v1/recommend",
+        "/v1/search",
         "/v1/items/{item_id}/similar",
         "/v1/health",
         "/v1/status",
@@ -212,3 +214,25 @@ def test_the_schema_documents_every_answer(http):
     errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
     assert set(errors) == {"200", "404", "422", "500", "503"}
     assert json.dumps(errors).count("ErrorBody") == 4
+
+
+def test_filters_levels_and_vectors_over_http(rated, search):
+    transport = InProcess(create_app(rated))
+    with Client("http://service", transport=transport) as client:
+        some = {"item_id": [item_id(5), item_id(9)]}
+        answer = client.recommend(profile=[], allow=some, deny={"title": "Title 9"}, levels=True)
+        assert [item.item_id for item in answer.items] == [item_id(5)]
+        assert sum(answer.items[0].levels.values()) == pytest.approx(1)
+        assert client.recommend(profile=[]).items[0].levels is None
+        with pytest.raises(ServiceError, match="no attribute 'year'"):
+            client.recommend(profile=[], allow={"year": {"min": 1990}})
+        alike = client.similar(item_id(1), allow=some)
+        assert {item.item_id for item in alike.items} == {item_id(5), item_id(9)}
+    with Client("http://service", transport=InProcess(create_app(search))) as client:
+        lists = client.search([[1.0] * 8, [-1.0] * 8], k=3).lists
+        assert [len(items) for items in lists] == [3, 3]
+        for bad in ([[1.0]], [[1.0] * 8, [1.0]], [[0.0] * 8]):
+            with pytest.raises(ServiceError):
+                client.search(bad)
+    with httpx.Client(transport=transport, base_url="http://service") as http:
+        assert http.get("/v1/items/42/similar", params={"allow": "[1]"}).status_code == 422

@@ -40,7 +40,8 @@ def test_retries_503_and_lost_connections():
         answer = service.recommend(user_id="42", k=3, ranking="like")
     assert answer.build_id == "b"
     assert len(requests) == 4
-    sent = {"user_id": "42", "k": 3, "ranking": "like", "exclude_seen": True, "gamma": 0.5}
+    sent = {"user_id": "42", "k": 3, "ranking": "like", "exclude_seen": True}
+    sent |= {"gamma": 0.5, "levels": False}
     assert [json.loads(request.content) for request in requests] == [sent] * 4
 
 

@@ -5,7 +5,7 @@ from raysys.builds import Workspace
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError
 from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import Index
+from raysys.retrieval.index_files import open_index
 from raysys.stages import index as stage
 from raysys.stages.index import IndexConfig, index
 
@@ -51,7 +51,7 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
     result = index(IndexConfig(run=str(tmp_path), kind=kind, sample=40))
     build = workspace.current("index")
     assert result.build_ids == {"index": build.build_id}
-    opened = Index.open(build, workspace.chain(build))
+    opened = open_index(build, workspace.chain(build))
     assert (opened.kind, opened.n_items, opened.dim) == (kind, 3000, DIM)
     weights = np.ones((30, opened.n_bias), np.float32)
     nums, scores = opened.search(vectors[:30], weights=weights, top_k=10)
@@ -79,7 +79,7 @@ def test_small_catalogues_become_flat(tmp_path):
     index(IndexConfig(run=str(tmp_path)))
     build = workspace.current("index")
     assert (build.facts["requested_kind"], build.facts["kind"]) == ("ivf", "flat")
-    opened = Index.open(build, workspace.chain(build))
+    opened = open_index(build, workspace.chain(build))
     nums, _ = opened.search(vectors[:3], top_k=5)
     exact = vectors[:3] @ vectors.T
     assert np.mean(np.isin(nums, np.argsort(-exact, 1)[:, :6])) > 0.8
@@ -112,3 +112,12 @@ def test_tasks_on_ray_give_the_same_files(tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr(stage, "DISTRIBUTED_ITEMS", 1000)
     there = index(IndexConfig(run=str(tmp_path), sample=20, force=True)).build_ids["index"]
     assert workspace.open("index", there).manifest.files == files
+    sharded = index(IndexConfig(run=str(tmp_path), sample=20, n_shards=3)).build_ids["index"]
+    build = workspace.open("index", sharded)
+    assert len(build.files("items.npy")) == 3
+    shards = open_index(build, workspace.chain(build))
+    vectors = np.load(workspace.current("embeddings").path("vectors.npy"))[:20]
+    whole = open_index(workspace.open("index", here), workspace.chain(build))
+    np.testing.assert_array_equal(
+        shards.search(vectors, top_k=9)[0], whole.search(vectors, top_k=9)[0]
+    )

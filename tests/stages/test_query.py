@@ -1,10 +1,11 @@
 import re
 
+import numpy as np
 import pytest
 from serving.planted import item_id, model_run, user_id, vectors_run
 
 from raysys.config import load
-from raysys.errors import ConfigError
+from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
 from raysys.retrieval.query import Hit
 from raysys.serving.client import ServiceError
 from raysys.stages.query import QueryConfig, format_table, query
@@ -64,3 +65,42 @@ def test_tables_cut_long_titles_and_drop_empty_columns():
     assert "x" * 47 + "…" in first
     assert second.split() == ["2", "long", "id", "-2.5e-07"]
     assert format_table([]) == "no items\n"
+
+
+def test_titles_filters_and_levels(run):
+    by_title = ask(run, "titles=[Title 7, title 12]", "top_k=60", "levels=true")
+    header, first, *_ = by_title.splitlines()
+    assert "P(level)" in header
+    assert re.search(r"1:0\.\d\d 2:0\.\d\d 3:0\.\d\d 4:0\.\d\d 5:0\.\d\d", first)
+    assert len(by_title.splitlines()) == 59
+    two = ask(run, "titles=[Title 7]", f"allow={{item_id: [{item_id(5)}, {item_id(9)}]}}")
+    assert {line.split()[1] for line in two.splitlines()[1:]} == {item_id(5), item_id(9)}
+    rest = ask(run, f"similar_to={item_id(9)}", "deny={title: Title 5}", "top_k=99")
+    assert len(rest.splitlines()) == 1 + 58
+    with pytest.raises(SearchError, match="no attribute 'genre'"):
+        ask(run, "profile=[]", "allow={genre: Comedy}")
+    with pytest.raises(UnknownItemError, match="is several items"):
+        ask(run, "titles=[Title]")
+
+
+def test_vectors_on_the_command_line_and_in_files(tmp_path):
+    _, vectors = vectors_run(tmp_path)
+    numbers = ",".join(str(float(x)) for x in vectors[5])
+    one = ask(tmp_path, f"vector=[{numbers}]", "top_k=2")
+    assert one.splitlines()[1].split()[1] == item_id(5)
+    np.save(tmp_path / "q.npy", vectors[:3])
+    three = ask(tmp_path, f"vectors={tmp_path / 'q.npy'}", "top_k=1")
+    assert [line.split()[0] for line in three.splitlines() if line] == ["rank", "1"] * 3
+    with pytest.raises(SearchError, match="query vectors have shape"):
+        ask(tmp_path, "vector=[1,2]")
+    with pytest.raises(DataError, match="cannot be read as a"):
+        ask(tmp_path, "vectors=none.npy")
+
+
+def test_explain_needs_a_profile_and_atoms(run):
+    with pytest.raises(ConfigError, match="explain= goes with"):
+        ask(run, "similar_to=42", "explain=42")
+    with pytest.raises(SearchError, match="needs atoms"):
+        ask(run, "profile=[]", "explain=42")
+    with pytest.raises(ConfigError, match="needs run="):
+        query(QueryConfig(url="http://127.0.0.1:9", titles=["x"]))

@@ -1,0 +1,121 @@
+"""The cost curve: what a query and a build cost as the catalogue grows.
+
+    raysys bench suite=scale source=embeddings.npy keep=DIR sizes=[10000,100000,1000000,3000000]
+
+Only codes are grown, so that millions of items fit a laptop. Row i of the first B is a real code; a
+later one takes the 8 strongest entries (and the scale) of a real code a and the others of a real
+code b, drawn by a generator seeded by (seed, block of 65,536 rows). Queries are real held-out
+vectors; recall is against the exact ranking of the codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+
+from raysys.bench.engines import TOP, Search, ladder, latency, load_average, one_by_one, timed_cpu
+from raysys.bench.grown import Kept
+from raysys.bench.retrieval import RetrievalBenchConfig, codes_of, learned_dictionary
+from raysys.bench.vectors import load_dataset, recall, scratch
+from raysys.config import require
+from raysys.retrieval.building import IndexParams, build_index
+from raysys.retrieval.codes import Codes
+from raysys.retrieval.index import Index
+
+log = logging.getLogger(__name__)
+
+_BLOCK_ROWS = 65_536
+_KEPT_ENTRIES = 8
+_PURPOSE = 0x5CA1
+_ASKED = 300
+
+
+@dataclasses.dataclass
+class ScaleBenchConfig(RetrievalBenchConfig):
+    """Settings of the scale suite: those of the retrieval suite, and the sizes.
+
+    Attributes:
+        sizes: numbers of items.
+    """
+
+    sizes: list[int] = dataclasses.field(
+        default_factory=lambda: [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000]
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be used."""
+        super().__post_init__()
+        require(min(self.sizes, default=0) >= 1000, "sizes", self.sizes, "1000 or more each")
+
+
+def rows(cfg: ScaleBenchConfig) -> list[dict[str, Any]]:
+    """Return one row per size."""
+    data = load_dataset(cfg, source=cfg.source, limit=cfg.limit, n_queries=cfg.queries)
+    require(data.similarity == "cosine", "source", cfg.source, "vectors compared by cosine")
+    with scratch() as folder:
+        kept = Kept(cfg.keep, f"{folder}/kept")
+        dictionary = np.array(kept.array("dictionary", lambda: learned_dictionary(data, cfg)))
+        real = codes_of(data, dictionary, cfg, kept)
+        found = []
+        for size in cfg.sizes:
+            codes = grown_codes(real, size, seed=cfg.seed)
+            found.append(
+                {"engine": "raysys ivf", "n_items": size, **_measure(cfg, codes, data, dictionary)}
+            )
+            log.info("bench %s", found[-1])
+    return found
+
+
+def grown_codes(real: Codes, n_items: int, *, seed: int) -> Codes:
+    """Return codes grown (or cut) to `n_items` rows by the rule of the module's docstring."""
+    a, b = np.arange(n_items), np.arange(n_items)
+    for start in range(0, n_items, _BLOCK_ROWS):
+        rng = np.random.default_rng([seed, _PURPOSE, start // _BLOCK_ROWS])
+        drawn = rng.integers(0, real.n_items, (2, _BLOCK_ROWS))[:, : n_items - start]
+        part = slice(start, start + _BLOCK_ROWS)
+        late = a[part] >= real.n_items
+        a[part][late], b[part][late] = drawn[0][late], drawn[1][late]
+    codes = real.take(a)
+    entries = codes.entries.copy()
+    entries[:, _KEPT_ENTRIES:] = real.entries[b, _KEPT_ENTRIES:]
+    return dataclasses.replace(codes, entries=entries)
+
+
+def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) -> dict[str, Any]:
+    params = IndexParams(kind="ivf", target_recall=cfg.target_recall)
+    none = np.zeros((codes.n_items, 0), dtype=np.float32)
+    index, build_s, build_cpu_s = timed_cpu(
+        lambda: build_index(
+            codes, dictionary, none, similarity="cosine", params=params, seed=cfg.seed
+        )
+    )
+
+    def search_at(setting: int) -> Search:
+        return lambda queries: index.search(queries, top_k=TOP, setting=setting)[0]
+
+    queries = data.queries[:_ASKED]
+    own = search_at(index.n_cells)(queries)
+    setting = index.n_cells
+    for setting in ladder(1, index.n_cells):
+        found = one_by_one(search_at(setting), queries)
+        if recall(found, own, TOP) >= cfg.target_recall:
+            break
+    return {
+        "n_cells": index.n_cells,
+        "setting": setting,
+        "own_recall@10": recall(found, own, TOP),
+        **latency(search_at(setting), queries),
+        "exact_cpu_ms": _exact_ms(index, queries[:20]),
+        "build_s": build_s,
+        "build_cpu_s": build_cpu_s,
+        "load_average": load_average(),
+    }
+
+
+def _exact_ms(index: Index, queries: Any) -> float:
+    """Return the CPU time of one exact scan in ms."""
+    answer = timed_cpu(lambda: index.search(queries, top_k=TOP, setting=index.n_cells))
+    return round(answer[2] / len(queries) * 1e3, 3)

@@ -1,0 +1,163 @@
+"""Index builds: what is written, and how it is opened again, memory-mapped.
+
+shard-00000/   ivf: codes, biases and item_nums of a run of rows, in cell order, so that a cell
+is one run on disk; flat and graph read those of the codes and embeddings builds
+rows.npy starts.npy            ivf: where every item and every cell lies
+router.hnsw mean.npy axes.npy  ivf and graph
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from raysys.builds import Build, Draft
+from raysys.errors import BuildError
+from raysys.retrieval.cells import Router, RoutingSpace, Tasks, run_here
+from raysys.retrieval.codes import Codes, Floats
+from raysys.retrieval.index import Index, Layout
+from raysys.retrieval.shards import Shards, shard_bounds
+from raysys.storage import open_filesystem
+
+
+def save_index(
+    index: Index, draft: Draft, *, n_shards: int = 1, tasks: Tasks = run_here
+) -> dict[str, Any]:
+    """Write what `open_index` needs beside the other builds, and return the facts it needs.
+
+    Args:
+        index: a whole index.
+        draft: the build that is being made.
+        n_shards: runs of rows (ivf only), each of its own files.
+        tasks: writes the shards, here or on Ray.
+    """
+    facts: dict[str, Any] = {
+        "kind": index.kind,
+        "similarity": index.similarity,
+        "packing": index.codes.packing,
+        "n_items": index.n_items,
+        "dim": index.dim,
+        "n_bias": index.n_bias,
+        "n_cells": index.n_cells,
+        "settings": {str(k): v for k, v in index.settings.items()},
+        "shard_rows": [0, index.n_items],
+    }
+    extra = index.n_bias * 4.0
+    if index.kind == "ivf":
+        bounds = facts["shard_rows"] = shard_bounds(index, n_shards)
+        runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
+        tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout.items))
+        for name in ("rows", "starts"):
+            np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
+        extra += 8
+    if index.router is not None and index.space is not None:
+        np.save(draft.path("mean.npy"), index.space.mean)
+        if index.space.axes is not None:
+            np.save(draft.path("axes.npy"), index.space.axes)
+        facts["norm"] = index.space.norm
+        path = draft.path("router.hnsw")
+        index.router.save(path)
+        extra += path.stat().st_size / index.n_items
+    shared = index.codes.bytes_per_item_with(index.dictionary) - index.codes.bytes_per_item
+    facts["bytes_per_item"] = round(index.codes.bytes_per_item + extra, 2)
+    facts["bytes_per_item_with_dictionary"] = round(facts["bytes_per_item"] + shared, 2)
+    return facts
+
+
+def write_shard(
+    number: int, start: int, stop: int, url: str, codes: Codes, bias: Floats, items: Any
+) -> None:
+    """Write rows [start, stop) as one shard's files below `url` (one task)."""
+    rows = slice(start, stop)
+    arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": items[rows]}
+    filesystem, folder = open_filesystem(f"{url}/{_folder(number)}")
+    filesystem.create_dir(folder, recursive=True)
+    for name, array in arrays.items():
+        with filesystem.open_output_stream(f"{folder}/{name}.npy") as stream:
+            np.save(stream, np.ascontiguousarray(array))
+
+
+def open_index(index: Build, chain: Mapping[str, Build]) -> Index | Shards:
+    """Open an index build, all of its shards; arrays stay on disk until they are touched.
+
+    Args:
+        index: the build.
+        chain: {kind: Build} with the codes, compressor and embeddings it was made from.
+
+    Raises:
+        BuildError: a build it needs is missing from the chain.
+    """
+    routing = _open_router(index)
+    parts = [_open_part(index, chain, s, routing) for s in range(len(_bounds(index)) - 1)]
+    return parts[0] if len(parts) == 1 else Shards(parts)
+
+
+def open_shard(index: Build, chain: Mapping[str, Build], number: int) -> Index:
+    """Open one shard of an index build; no other shard's files are fetched or read.
+
+    Raises:
+        BuildError: there is no such shard, or a build it needs is missing from the chain.
+    """
+    return _open_part(index, chain, number, _open_router(index))
+
+
+def _open_part(
+    index: Build, chain: Mapping[str, Build], number: int, routing: dict[str, Any]
+) -> Index:
+    missing = {"codes", "compressor", "embeddings"} - set(chain)
+    if missing:
+        raise BuildError(f"index {index.build_id} needs builds of {sorted(missing)}")
+    facts, bounds = index.facts, _bounds(index)
+    if not 0 <= number < len(bounds) - 1:
+        raise BuildError(f"index {index.build_id} has shards 0 to {len(bounds) - 2}, not {number}")
+    parts: dict[str, Any] = {"n_items": facts["n_items"], "first_row": bounds[number]}
+    if facts["kind"] == "ivf":
+        folder = _folder(number)
+        codes = Codes.open(index, folder=folder)
+        names = (f"{folder}bias", f"{folder}items", "rows", "starts")
+        bias, *layout = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
+        parts["layout"] = Layout(*layout)
+    else:
+        codes = Codes.open(chain["codes"])
+        bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")
+    return Index(
+        kind=facts["kind"],
+        similarity=facts["similarity"],
+        codes=codes,
+        bias=bias,
+        dictionary=load_dictionary(codes, chain, facts["dim"]),
+        settings={int(k): v for k, v in facts["settings"].items()},
+        **parts,
+        **routing,
+    )
+
+
+def _open_router(index: Build) -> dict[str, Any]:
+    """Return the router and its space, as arguments of an index; none for flat."""
+    facts = index.facts
+    if facts["kind"] == "flat":
+        return {}
+    axes = np.load(index.path("axes.npy")) if "axes.npy" in index.files() else None
+    mean = np.load(index.path("mean.npy"))
+    space = RoutingSpace(facts["similarity"], mean, facts["norm"], axes)
+    n_rows = facts["n_cells"] if facts["kind"] == "ivf" else facts["n_items"]
+    router = Router.open(index.path("router.hnsw"), dim=space.dim, n_rows=n_rows)
+    return {"space": space, "router": router}
+
+
+def load_dictionary(codes: Codes, chain: Mapping[str, Build], dim: int) -> Floats:
+    """Return the dictionary [S, D], memory-mapped; [0, D] for dense8 codes, which use none."""
+    if codes.packing == "dense8":
+        return np.zeros((0, dim), dtype=np.float32)
+    return np.asarray(np.load(chain["compressor"].path("dictionary.npy"), mmap_mode="r"))
+
+
+def _bounds(index: Build) -> list[int]:
+    rows: list[int] = index.facts.get("shard_rows") or [0, index.facts["n_items"]]
+    return rows
+
+
+def _folder(number: int) -> str:
+    return f"shard-{number:05d}/"

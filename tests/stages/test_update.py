@@ -1,0 +1,176 @@
+"""Changes between builds, from the command's settings to what a search returns."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from serving.planted import item_id, model_run, user_id, vectors_run
+
+from raysys.builds import Workspace
+from raysys.errors import ConfigError, DataError, UnknownItemError
+from raysys.retrieval.query import ProfileEntry, RecommendQuery
+from raysys.retrieval.search import Search
+from raysys.stages.index import IndexConfig, index
+from raysys.stages.query import QueryConfig, QueryEntry, query
+from raysys.stages.train import TrainConfig, train
+from raysys.stages.update import UpdateConfig, update
+
+DIM = 16
+
+
+def write_rows(path, ids, vectors, column="vector", **more):
+    lists = pa.array(list(np.asarray(vectors, np.float32)))
+    pq.write_table(pa.table({"item_id": ids, column: lists, **more}), path)
+    return str(path)
+
+
+def own_vectors(folder, n_items=600):
+    """Train a compressor on vectors in groups and index them; returns the vectors."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, DIM))
+    vectors = (centres[np.arange(n_items) % 20] + 0.3 * rng.normal(size=(n_items, DIM))).astype(
+        "f4"
+    )
+    ids = [f"i{n}" for n in range(n_items)]
+    kinds = ["odd" if n % 2 else "even" for n in range(n_items)]
+    source = folder / "v.parquet"
+    write_rows(
+        source, ids, vectors, "embedding", title=[f"T{n}" for n in range(n_items)], kind=kinds
+    )
+    run = str(folder / "run")
+    train(TrainConfig(run=run, model="compressor", source=str(source)))
+    index(IndexConfig(run=run))
+    return run, vectors
+
+
+def found(run, vector, **limits):
+    [hits] = Search.open(Workspace(run)).nearest(np.atleast_2d(vector), **limits)
+    return [hit.item_id for hit in hits]
+
+
+def test_own_vectors_change_at_once_and_are_taken_in_by_the_next_index(tmp_path):
+    run, vectors = own_vectors(tmp_path)
+    assert found(run, vectors[5], top_k=1) == ["i5"]
+    before = found(run, vectors[25], top_k=10)
+    fresh = write_rows(
+        tmp_path / "n.parquet", ["ü", "i7"], [vectors[5], -vectors[7]], kind=["odd"] * 2
+    )
+    why = query(QueryConfig(run=run, profile=[QueryEntry("i25"), QueryEntry("i45")], explain="i65"))
+    assert "in the profile" in why.splitlines()[0]
+    assert "T25" in why or "T45" in why
+    assert "score 0." in why.splitlines()[-1]
+    result = update(UpdateConfig(run=run, upsert=fresh, delete=["i5", "i6"]))
+    assert result.extra == {"n_upserted": 2, "n_deleted": 2}
+    again = update(UpdateConfig(run=run, delete=["i8"]))
+    assert again.extra == {"n_upserted": 2, "n_deleted": 3}
+
+    def check():
+        assert found(run, vectors[5], top_k=1) == ["ü"]
+        assert found(run, -vectors[7], top_k=1) == ["i7"]
+        assert found(run, vectors[5], top_k=2, allow={"kind": "odd"})[0] == "ü"
+        everything = found(run, vectors[5], top_k=999)
+        assert sorted(everything) == sorted(
+            {f"i{n}" for n in range(600)} - {"i5", "i6", "i8"} | {"ü"}
+        )
+        search = Search.open(Workspace(run))
+        with pytest.raises(UnknownItemError, match="'i6'"):
+            search.similar("i6")
+        assert search.similar("ü", top_k=3)[0].item_id != "ü"
+        profile = [ProfileEntry("ü"), ProfileEntry("i25")]
+        assert len(search.recommend(RecommendQuery(profile=profile, top_k=7)).items) == 7
+
+    check()
+    workspace = Workspace(run)
+    old = workspace.current("codes").build_id
+    index(IndexConfig(run=run))
+    assert workspace.current("codes").build_id != old
+    search = Search.open(workspace)
+    assert "changes" not in search.build_ids
+    assert search.n_items == 598
+    check()
+    assert len(set(found(run, vectors[25], top_k=10)) & set(before)) >= 8
+    same = index(IndexConfig(run=run)).build_ids
+    assert same == {"index": search.build_id}
+
+
+def test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked(tmp_path):
+    workspace, _ = model_run(tmp_path)
+    run = str(tmp_path)
+    vectors = np.load(workspace.current("embeddings").path("vectors.npy"))
+    plain = Search.open(workspace).recommend(RecommendQuery(user_id=user_id(4), top_k=60))
+    best = plain.items[0]
+    num = int(Search.open(workspace).items.num(best.item_id))
+    fresh = write_rows(tmp_path / "n.parquet", ["new"], [vectors[num]], title=["New"])
+    update(UpdateConfig(run=run, upsert=fresh, delete=[best.item_id]))
+    search = Search.open(workspace)
+    for ranking in search.rankings:
+        query = RecommendQuery(user_id=user_id(4), top_k=99, ranking=ranking, levels=True)
+        hits = search.recommend(query).items
+        ids = [hit.item_id for hit in hits]
+        assert best.item_id not in ids
+        assert ("new" in ids) == (ranking != "rating")
+        assert all((hit.levels is None) == (hit.item_id == "new") for hit in hits)
+        known = [hit for hit in hits if hit.item_id != "new"]
+        assert all(sum(hit.levels.values()) == pytest.approx(1) for hit in known)
+    consume = search.recommend(RecommendQuery(user_id=user_id(4), top_k=99)).items
+    new = next(hit for hit in consume if hit.item_id == "new")
+    bias = np.load(workspace.current("embeddings").path("bias.npy"))[num, 0]
+    assert new.score == pytest.approx(best.score - bias, abs=1e-5)
+    assert new.expected_rating is None
+    replaced = write_rows(tmp_path / "r.parquet", [item_id(9)], [vectors[9]], title=["Nine"])
+    update(UpdateConfig(run=run, upsert=replaced))
+    search = Search.open(workspace)
+    seen = RecommendQuery(profile=[ProfileEntry(item_id(9), rating=5)], top_k=99)
+    assert item_id(9) not in [hit.item_id for hit in search.recommend(seen).items]
+    loose = RecommendQuery(profile=seen.profile, top_k=99, exclude_seen=False)
+    titles = {hit.item_id: hit.title for hit in search.recommend(loose).items}
+    assert titles[item_id(9)] == "Nine"
+
+
+def test_content_becomes_vectors_where_the_catalogue_has_content(tmp_path):
+    workspace, _ = model_run(tmp_path, n_items=120)
+    embeddings = workspace.current("embeddings")
+    upsert = write_rows(tmp_path / "n.parquet", ["new"], np.ones((1, 6)), "embedding")
+    with pytest.raises(DataError, match="catalogue has none"):
+        update(UpdateConfig(run=str(tmp_path), upsert=upsert))
+    vectors = np.load(embeddings.path("vectors.npy"))
+    mix = np.random.default_rng(0).normal(size=(vectors.shape[1], 6))
+    items = pq.read_table(embeddings.path("items.parquet"))
+    path = tmp_path / "embeddings" / embeddings.build_id / "items.parquet"
+    pq.write_table(items.append_column("embedding", pa.array(list(vectors @ mix))), path)
+    manifest = path.with_name("manifest.json")
+    size = str(embeddings.manifest.files["items.parquet"]["bytes"])
+    manifest.write_text(
+        manifest.read_text().replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}')
+    )
+    result = update(UpdateConfig(run=str(tmp_path), upsert=upsert))
+    assert result.extra["cold_held_out"] == 12
+    assert 0 <= result.extra["cold_recall@10"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("column", "vectors", "ids", "message"),
+    [
+        ("vector", np.ones((1, 3)), ["n"], "vectors of 3 numbers, the index 8"),
+        ("vector", np.full((1, 8), np.nan), ["n"], "row 0 holds a value that is not finite"),
+        ("vector", np.zeros((1, 8)), ["n"], "vector of item 'n' is zero"),
+        ("vector", np.ones((2, 8)), ["n", "n"], "item_id twice"),
+        ("vec", np.ones((1, 8)), ["n"], "needs item_id and vector or embedding"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, column, vectors, ids, message):
+    vectors_run(tmp_path)
+    path = write_rows(tmp_path / "n.parquet", ids, vectors, column)
+    with pytest.raises(DataError, match=message):
+        update(UpdateConfig(run=str(tmp_path), upsert=path))
+    assert not Workspace(str(tmp_path)).has("changes")
+
+
+def test_nothing_to_do_and_unknown_items(tmp_path):
+    vectors_run(tmp_path)
+    with pytest.raises(ConfigError, match="needs upsert=FILE"):
+        update(UpdateConfig(run=str(tmp_path)))
+    with pytest.raises(UnknownItemError, match="'nope'"):
+        update(UpdateConfig(run=str(tmp_path), delete=["nope"]))
+    with pytest.raises(DataError, match="is not a Parquet file"):
+        update(UpdateConfig(run=str(tmp_path), upsert=str(tmp_path / "none.parquet")))
