@@ -18,14 +18,17 @@ from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import (
     Dataset,
     Floats,
+    dictionary_of,
+    encode_with,
     exact_top,
-    fit_codes,
     load_dataset,
     recall,
     timed,
 )
 from raysys.config import local, require
-from raysys.retrieval.codes import Codes
+from raysys.models.compressae import WIDE_FACTOR, CompresSAEConfig
+from raysys.retrieval.atoms import atom_usage
+from raysys.retrieval.codes import SIMILARITIES, Codes
 from raysys.retrieval.index import Index
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ class CodesBenchConfig(BenchConfig):
     """Settings of the codes suite.
 
     Attributes:
-        source: .npy of vectors (cosine); empty: the run's embeddings build.
+        source: .npy of vectors; empty: the run's embeddings build.
+        similarity: of a source, `cosine` or `inner_product`.
         limit: use only the first rows.
         sizes: bytes per item to compare at; ours take (size - 2) / 2 non-zeros.
         queries: query rows put aside.
@@ -46,6 +50,7 @@ class CodesBenchConfig(BenchConfig):
     """
 
     source: str = ""
+    similarity: str = "cosine"
     limit: int | None = None
     sizes: list[int] = dataclasses.field(default_factory=lambda: [48, 64, 96])
     queries: int = 1000
@@ -53,13 +58,20 @@ class CodesBenchConfig(BenchConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for sizes that hold no code."""
+        require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
         require(min(self.sizes, default=0) >= 4, "sizes", self.sizes, "4 bytes or more each")
         require(self.queries >= 1, "queries", self.queries, "1 or more")
 
 
 def rows(cfg: CodesBenchConfig) -> list[dict[str, Any]]:
     """Measure all engines at all sizes."""
-    data = load_dataset(cfg, source=cfg.source, limit=cfg.limit, n_queries=cfg.queries)
+    data = load_dataset(
+        cfg,
+        source=cfg.source,
+        limit=cfg.limit,
+        n_queries=cfg.queries,
+        similarity=cfg.similarity,
+    )
     truth, _ = exact_top(data.queries, data.vectors, _TOP)
     found = _ours(cfg, data, truth)
     if cfg.peers:
@@ -71,16 +83,13 @@ def rows(cfg: CodesBenchConfig) -> list[dict[str, Any]]:
 
 
 def _ours(cfg: CodesBenchConfig, data: Dataset, truth: Any) -> list[dict[str, Any]]:
+    """Measure our codes at all sizes; one dictionary serves them all, as in a deployment."""
+    code_dim, _ = CompresSAEConfig().sizes(len(data.vectors))
+    dictionary, train_s = timed(lambda: dictionary_of(data, cfg.seed))
     result = []
     for size in cfg.sizes:
-        n_active = (size - 2) // 2
-        fitted, seconds = timed(lambda n=n_active: fit_codes(data, n, cfg.seed))  # type: ignore[misc]
-        atoms, values, dictionary = fitted
-        codes, pack_s = timed(
-            lambda a=atoms, v=values, d=dictionary: Codes.pack(  # type: ignore[misc]
-                a, v, dictionary=d, vectors=data.vectors, similarity=data.similarity
-            )
-        )
+        n_active = min((size - 2) // 2, code_dim // WIDE_FACTOR)
+        codes, encode_s = timed(lambda n=n_active: _encode(data, dictionary, n))  # type: ignore[misc]
         none = np.zeros((codes.n_items, 0), dtype=np.float32)
         index = Index(
             kind="flat",
@@ -91,13 +100,37 @@ def _ours(cfg: CodesBenchConfig, data: Dataset, truth: Any) -> list[dict[str, An
         )
         nums, _ = index.search(data.queries, top_k=_TOP)
         row = _row(f"raysys {codes.packing}", data, codes.bytes_per_item, nums, truth)
-        row["setting"] = f"n_active={codes.n_active} code_dim={len(dictionary)}"
-        row["bytes_with_dictionary"] = round(codes.bytes_per_item_with(dictionary), 1)
         row["cosine"] = mean_cosine(codes.decode(dictionary), data.vectors)
-        row["train_s"], row["pack_s"] = seconds, pack_s
+        row["train_s"], row["encode_s"] = train_s, encode_s
+        row["items_per_s"] = round(codes.n_items / encode_s, 1)
+        row["setting"] = f"n_active={codes.n_active}"
+        if codes.packing != "dense8":
+            row["setting"] += f" code_dim={code_dim}"
+            usage = atom_usage(codes, code_dim)
+            row["dead_atoms"] = int(np.count_nonzero(usage == 0))
+            row["usage_p1_p50_p99"] = [int(u) for u in np.quantile(usage, [0.01, 0.5, 0.99])]
+            row["dictionary_bytes"] = dictionary.nbytes
+            row["bytes_with_dictionary"] = round(codes.bytes_per_item_with(dictionary), 1)
+            row["pays_from_items"] = pays_from(dictionary, codes.bytes_per_item)
         result.append(row)
         log.info("bench %s", row)
     return result
+
+
+def _encode(data: Dataset, dictionary: Floats, n_active: int) -> Codes:
+    """Return packed codes; 8-bit dense ones where these are no larger."""
+    if data.vectors.shape[1] <= 2 * n_active:
+        return Codes.pack_dense(data.vectors, similarity=data.similarity)
+    atoms, values = encode_with(data, dictionary, n_active)
+    return Codes.pack(
+        atoms, values, dictionary=dictionary, vectors=data.vectors, similarity=data.similarity
+    )
+
+
+def pays_from(dictionary: Floats, code_bytes: float) -> int:
+    """Return from how many items on codes and dictionary are smaller than float16 vectors."""
+    saved = 2 * dictionary.shape[1] - code_bytes
+    return -1 if saved <= 0 else int(np.ceil(dictionary.nbytes / saved))
 
 
 def peer_kinds(size: int, dim: int) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raysys.builds import Workspace
@@ -47,20 +48,28 @@ class Dataset:
     weights: Floats
 
 
-def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: int) -> Dataset:
+def load_dataset(
+    cfg: JobConfig,
+    *,
+    source: str,
+    limit: int | None,
+    n_queries: int,
+    similarity: str = "cosine",
+) -> Dataset:
     """Read vectors and put `n_queries` rows, picked by a seeded hash of their number, aside.
 
     Args:
         cfg: run and seed.
-        source: a .npy file of vectors, compared by cosine; empty: the run's embeddings build.
+        source: a .npy file of vectors; empty: the run's embeddings build.
         limit: use only the first rows.
         n_queries: at most half of the rows.
+        similarity: how the vectors of a source are compared; a build knows its own.
 
     Raises:
         DataError: the file cannot be read, or holds no matrix of finite numbers.
     """
     if source:
-        vectors, similarity = _read_matrix(source), "cosine"
+        vectors = _read_matrix(source)
         bias = np.zeros((len(vectors), 0), dtype=np.float32)
     else:
         require(bool(cfg.run), "source", source, "a .npy file, or run= with embeddings")
@@ -85,13 +94,23 @@ def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: i
 
 def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats]:
     """Return atoms, values and dictionary of the default compressor, trained on the database."""
-    code_dim, n_active = CompresSAEConfig(n_active=n_active).sizes(len(data.vectors))
-    fitted = fit_dictionary(data.vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+    dictionary = dictionary_of(data, seed)
+    return *encode_with(data, dictionary, n_active), dictionary
+
+
+def dictionary_of(data: Dataset, seed: int) -> Floats:
+    """Return the dictionary [S, D] of the default compressor, trained on the database."""
+    code_dim, _ = CompresSAEConfig().sizes(len(data.vectors))
+    fitted = fit_dictionary(data.vectors, code_dim=code_dim, seed=seed)
+    return np.ascontiguousarray(fitted.numpy())
+
+
+def encode_with(data: Dataset, dictionary: Floats, n_active: int) -> tuple[Any, Any]:
+    """Return the atoms and values [N, n] of the database."""
     with scratch() as folder:
         path = Path(folder) / "vectors.npy"
         np.save(path, data.vectors)
-        atoms, values = encode(path, fitted, n_active=n_active, model=None)
-    return atoms, values, np.ascontiguousarray(fitted.numpy())
+        return encode(path, torch.from_numpy(dictionary), n_active=n_active, model=None)
 
 
 def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:

@@ -83,11 +83,14 @@ def _train(
     vectors = np.load(path, mmap_mode="r")
     _check(vectors, embeddings.facts["similarity"])
     facts: dict[str, Any] = {"n_items": len(vectors), "dim": vectors.shape[1]}
-    if len(vectors) < MIN_ITEMS:
-        log.warning("only %d items: vectors are kept as 8-bit dense ones", len(vectors))
+    small = len(vectors) < MIN_ITEMS
+    code_dim, n_active = (0, 0) if small else cfg.sizes(len(vectors))
+    narrow = cfg.preset == "best" and vectors.shape[1] <= 2 * n_active
+    if small or narrow:
+        why = f"only {len(vectors)} items" if small else f"{vectors.shape[1]} bytes are no more"
+        log.warning("%s: vectors are kept as 8-bit dense ones", why)
         np.save(draft.path("dictionary.npy"), np.zeros((0, vectors.shape[1]), dtype=np.float32))
         return facts | {"code_dim": 0, "n_active": 0}
-    code_dim, n_active = cfg.sizes(len(vectors))
     if cfg.preset == "paper":
         sizes: dict[str, Any] = {
             "code_dim": code_dim,
@@ -111,7 +114,7 @@ def _train(
         dictionary = model.dictionary.detach()
         forget(workspace.storage, name)
     else:
-        dictionary = fit_dictionary(vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+        dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
     np.save(draft.path("dictionary.npy"), dictionary.numpy())
     return facts | {"code_dim": code_dim, "n_active": n_active}
 
@@ -133,6 +136,7 @@ def _write_codes(
             torch.from_numpy(dictionary),
             n_active=n_active,
             model=_encoder(compressor, n_active, cfg),
+            value_bits=cfg.value_bits,
         )
         fitted = cfg.preset == "best" or similarity == "inner_product"
         codes = Codes.pack(
