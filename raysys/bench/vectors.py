@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from raysys.builds import Workspace
 from raysys.config import JobConfig, require
+from raysys.data.profiles import Profiles
 from raysys.errors import DataError
 from raysys.models.compressae import CompresSAEConfig
 from raysys.retrieval.cells import unit_rows
@@ -38,6 +39,7 @@ class Dataset:
         bias: [N, n_bias].
         queries: [Q, D], kept out of training and database.
         weights: [Q, n_bias], zeros: the bench compares vectors.
+        popularity: [N] interactions of each item of the database; None where unknown.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Dataset:
     bias: Floats
     queries: Floats
     weights: Floats
+    popularity: NDArray[np.int64] | None = None
 
 
 def load_dataset(
@@ -68,6 +71,7 @@ def load_dataset(
     Raises:
         DataError: the file cannot be read, or holds no matrix of finite numbers.
     """
+    popularity = None
     if source:
         vectors = _read_matrix(source)
         bias = np.zeros((len(vectors), 0), dtype=np.float32)
@@ -77,6 +81,7 @@ def load_dataset(
         vectors = np.load(build.path("vectors.npy"), mmap_mode="r")
         bias = np.load(build.path("bias.npy"))
         similarity = build.facts["similarity"]
+        popularity = _popularity(cfg, len(vectors))
     vectors = np.ascontiguousarray(vectors[:limit], dtype=np.float32)
     good = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     if len(good) < 20:
@@ -89,13 +94,23 @@ def load_dataset(
     rest = np.setdiff1d(good, held)
     weights = np.zeros((len(held), bias.shape[1]), dtype=np.float32)
     name = str(Path(source).parent.name) if source else cfg.run
-    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights)
+    known = None if popularity is None else popularity[rest]
+    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights, known)
+
+
+def _popularity(cfg: JobConfig, n_items: int) -> NDArray[np.int64] | None:
+    """Return the number of interactions [N] of every item of a run that has profiles."""
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    if not workspace.has("profiles"):
+        return None
+    nums = Profiles.load(workspace.current("profiles")).cells().item_num
+    return np.bincount(nums[nums < n_items], minlength=n_items)
 
 
 def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats]:
     """Return atoms, values and dictionary of the default compressor, trained on the database."""
     dictionary = dictionary_of(data, seed)
-    return *encode_with(data, dictionary, n_active), dictionary
+    return *encode_with(data.vectors, dictionary, n_active), dictionary
 
 
 def dictionary_of(data: Dataset, seed: int) -> Floats:
@@ -105,12 +120,16 @@ def dictionary_of(data: Dataset, seed: int) -> Floats:
     return np.ascontiguousarray(fitted.numpy())
 
 
-def encode_with(data: Dataset, dictionary: Floats, n_active: int) -> tuple[Any, Any]:
-    """Return the atoms and values [N, n] of the database."""
+def encode_with(
+    vectors: Floats, dictionary: Floats, n_active: int, codebook: Floats | None = None
+) -> tuple[Any, Any]:
+    """Return the atoms and values [N, n] of vectors [N, D]."""
     with scratch() as folder:
         path = Path(folder) / "vectors.npy"
-        np.save(path, data.vectors)
-        return encode(path, torch.from_numpy(dictionary), n_active=n_active, model=None)
+        np.save(path, vectors)
+        return encode(
+            path, torch.from_numpy(dictionary), n_active=n_active, model=None, codebook=codebook
+        )
 
 
 def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:
