@@ -16,6 +16,11 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    remove_placement_group,
+)
 from torch import Tensor
 
 from raysys.config import local, require
@@ -25,6 +30,7 @@ from raysys.training.loop import OptimConfig, Ranks, State, Task, train
 log = logging.getLogger(__name__)
 
 _STATE = "state.pt"
+PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
 _POLL_S = 1.0
 
 Factory = Callable[..., Sequence[Callable[[], Task]]]
@@ -115,6 +121,19 @@ def forget(storage: Storage, name: str) -> None:
     storage.delete(f"training/{name}")
 
 
+def release(placement_group: str) -> None:
+    """Free what the workers of a training hold that was killed from outside.
+
+    Train's own cleaner asks the dashboard whether the controller lives; where that does not answer,
+    the workers' CPUs stay taken for good.
+
+    Args:
+        placement_group: the last value that the training reported as `PLACEMENT_GROUP`.
+    """
+    ident = ray.PlacementGroupID(bytes.fromhex(placement_group))
+    remove_placement_group(PlacementGroup(ident))
+
+
 def _worker(config: dict[str, Any]) -> None:
     """Run on each Ray Train worker."""
     context = ray.train.get_context()
@@ -146,6 +165,7 @@ def _total(tensor: Tensor) -> None:
 
 def _save(metrics: dict[str, Any], state: State | None) -> None:
     """Report to the controller; rank 0 hands over the state, which is complete on disk first."""
+    metrics = metrics | {PLACEMENT_GROUP: get_current_placement_group().id.hex()}
     if state is None or ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return

@@ -29,7 +29,7 @@ from raysys.errors import ConfigError, find_cause
 from raysys.stages.cluster import connected
 from raysys.stages.train import TrainConfig, fit
 from raysys.training.autoencoder import NLL, RECALL
-from raysys.training.launch import forget
+from raysys.training.launch import PLACEMENT_GROUP, forget, release
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,8 @@ def _tuner(
     mode = METRICS[cfg.metric]
     epochs = cfg.train.optim.epochs
     grace = min(_GRACE_EPOCHS, epochs)
-    scheduler = ASHAScheduler(time_attr="epoch", max_t=epochs, grace_period=grace)
+    # a trial that reaches its last epoch ends by itself: only those that fall behind are stopped
+    scheduler = ASHAScheduler(time_attr="epoch", max_t=epochs + 1, grace_period=grace)
     return ray.tune.Tuner(
         trainable,
         param_space={"values": {key: _domain(d, grid=only_lists) for key, d in flat.items()}},
@@ -202,6 +203,9 @@ class _Progress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._done += 1
+        held = (trial.last_result or {}).get(PLACEMENT_GROUP)
+        if held is not None:
+            release(held)  # one that the scheduler stopped may still hold its workers
         log.info("trial ended id=%s done=%d/%d", trial.trial_id, self._done, self._n_trials)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
