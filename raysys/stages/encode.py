@@ -45,8 +45,7 @@ def fit_dictionary(
         vectors: [N, D]; at most 16 S of the rows are used, picked by the seed.
         code_dim: atoms S, at most N.
         seed: picks the rows and the first atoms, which are rows themselves.
-        n_active: atoms per row, at most S / 4. One dictionary serves codes of any length: fitted at
-            32, it codes 23 and 47 atoms as well as one of their own.
+        n_active: atoms per row, at most S / 4. One dictionary serves codes of any length.
     """
     n_active = max(1, min(n_active, code_dim // WIDE_FACTOR))
     rng = np.random.default_rng([seed, 0xD1C7])
