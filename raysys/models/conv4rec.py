@@ -23,7 +23,9 @@ so every observed cell is predicted from the rest of the profile (exact for its 
 `consume_loss=likelihood` trains P(i | u) by its exact log-likelihood (g free, link the identity).
 `cosine` (default) trains unit vectors g_i = E_i by 1 - cos(x, y) between the profile's 0/1 row x
 and its scores y, as ELSA does (Vancura et al., RecSys 2022) but linear; then |y|^2 needs only the
-Gram matrix of g, never a B x N matrix. A monotone link, fitted afterwards, makes P(i | u) of it.
+Gram matrix of g, never a B x N matrix. Where validation prefers it, the closed form takes its place
+(models/closed_form.py): the same vectors, scaled for the encoder and for the decoder. A monotone
+link, fitted afterwards, makes P(i | u) of the scores.
 The blocks share no parameters, so no weight between their losses changes either optimum.
 """
 
@@ -101,6 +103,10 @@ class Conv4Rec(nn.Module):
 
         self.items = normal(n_items, cfg.latent)  # E
         self.level_scale = nn.Parameter(torch.ones(n_levels))  # a
+        self.solved: Tensor  # whether the closed form holds: rows of E then keep their length
+        self.scales: Tensor  # of E in the encoder and in the decoder, where it does
+        self.register_buffer("solved", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("scales", torch.ones(2, n_items))
         if cfg.consume_loss == "likelihood":
             self.decoder = normal(n_items, cfg.latent)  # g
             self.consume_bias = nn.Parameter((counts.sum(dim=1) + 1).log())
@@ -126,7 +132,7 @@ class Conv4Rec(nn.Module):
         self.mean_level_latent: Tensor
         self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1))
         self.link = Link()
-        self._unit: Tensor | None = None
+        self._consume: tuple[Tensor, Tensor] | None = None
 
     # -- encoder and decoder ---------------------------------------------------------------
 
@@ -137,9 +143,32 @@ class Conv4Rec(nn.Module):
 
     def consume_vectors(self) -> Tensor:
         """Return g, the item vectors of the consume scores, [N, Hc]."""
+        return self._consume_blocks()[1]
+
+    def _consume_blocks(self) -> tuple[Tensor, Tensor]:
+        """Return the item vectors of the consume block's encoder and decoder, [N, Hc] each."""
+        if self._consume is not None:
+            return self._consume
         if self.cfg.consume_loss == "likelihood":
-            return self.decoder
-        return F.normalize(self.items, dim=1) if self._unit is None else self._unit
+            return self.items, self.decoder
+        if self.solved:
+            return self.items * self.scales[0, :, None], self.items * self.scales[1, :, None]
+        unit = F.normalize(self.items, dim=1)
+        return unit, unit
+
+    @torch.no_grad()
+    def solve_consume(self, vectors: Tensor, scales: Tensor) -> None:
+        """Take the closed form's vectors A [N, Hc] and their scales [2, N]."""
+        self.items.copy_(vectors)
+        self.scales.copy_(scales)
+        self.level_scale.fill_(1.0)
+        self.solved.fill_(True)
+
+    def own_scores(self, batch: Ragged) -> Tensor:
+        """Return what every cell contributes to the consume score of its own item, [M]."""
+        encoder, decoder = self._consume_blocks()
+        weight = self.cell_weights(batch) * self.level_scale[batch.level]
+        return weight * (encoder * decoder).sum(dim=1)[batch.item_num]
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -163,9 +192,8 @@ class Conv4Rec(nn.Module):
         return weight * size.clamp_min(1e-6).pow(-self.cfg.profile_exponent)[batch.rows]
 
     def _encode_consume(self, batch: Ragged, weight: Tensor) -> Tensor:
-        free = self.cfg.consume_loss == "likelihood"
-        vectors = self.items if free else self.consume_vectors()
-        return bag(batch, vectors, weight * self.level_scale[batch.level])
+        encoder, _ = self._consume_blocks()
+        return bag(batch, encoder, weight * self.level_scale[batch.level])
 
     def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
@@ -371,6 +399,5 @@ class Conv4Rec(nn.Module):
         model = cls(cfg, n_items=len(state["items"]), levels=levels)
         model.load_state_dict(state)
         model.requires_grad_(False).eval()
-        if cfg.consume_loss == "cosine":
-            model._unit = model.consume_vectors()
+        model._consume = model._consume_blocks()
         return model

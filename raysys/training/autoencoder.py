@@ -21,8 +21,9 @@ from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
+from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.training.loop import Head, Task
+from raysys.training.loop import Head, Ranks, Task
 
 TOP_K = 20
 RECALL, NLL = f"recall@{TOP_K}", "nll"
@@ -31,11 +32,12 @@ _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
 _CHUNK_USERS = 256
+_PENALTY = "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
 # training cells beside its score, in standard deviations of scores; validation picks one
 _PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
-_HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0)
+_HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0, 1.0)
 _TIMED_PRIORS = _PRIORS + [(w, h) for h in _HALF_LIVES_D for w in (0.3, 1.0, 3.0, 10.0)]
 
 
@@ -140,6 +142,46 @@ class AutoencoderTask:
                 sums[:2] += torch.tensor([len(rows), loss.item()])
         return sums
 
+    def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Solve the consume block in closed form: {RECALL: its value}, or nothing where it cannot.
+
+        The penalty is the one that validation prefers, or the one that an earlier phase chose.
+        """
+        train, model = self._data.train, self._model
+        rank = model.cfg.latent
+        chosen = choices.get(_PENALTY)
+        small = affordable(train.n_users, self._data.n_items, rank)
+        judged = self._validation is not None or chosen is not None
+        if model.cfg.consume_loss != "cosine" or not small or not judged:
+            return {}
+        solution = spectrum(
+            train.rows,
+            train.item_num,
+            n_users=train.n_users,
+            n_items=self._data.n_items,
+            rank=rank,
+            seed=self._seed,
+        )
+        found: dict[float, float] = {}
+        for penalty in PENALTIES if chosen is None else [chosen]:
+            self._solve(solution, penalty, ranks)
+            sums = self.validate(ranks.rank, ranks.world)
+            if sums is not None:
+                ranks.total(sums)
+            found[penalty] = 0.0 if sums is None else self.metrics(sums)[RECALL]
+        best = max(found, key=found.__getitem__)
+        self._solve(solution, best, ranks)
+        choices[_PENALTY] = best
+        return {RECALL: found[best]}
+
+    def _solve(self, solution: Spectrum, penalty: float, ranks: Ranks) -> None:
+        """Set the closed form on every rank, as rank 0 computed it."""
+        parts = [torch.from_numpy(part) for part in solution.item_vectors(penalty)]
+        parts = [part.to(ranks.device) * (ranks.rank == 0) for part in parts]
+        for part in parts:
+            ranks.total(part)
+        self._model.solve_consume(*parts)
+
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """Return recall@20 with the best prior and, with levels, nll."""
         cells, loss, users, recall = [*sums[:3].tolist(), float(sums[3:].max())]
@@ -209,9 +251,8 @@ class AutoencoderTask:
         if model.cfg.consume_loss == "likelihood":
             return
         scores = model.consume_scores(z)
-        own = model.cell_weights(batch) * model.level_scale[batch.level]
         rows, items = batch.rows, batch.item_num
-        scores = scores.index_put((rows, items), -own, accumulate=True)
+        scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
         model.link.fit(scores, rows, items)
 
     def _sample(self, n_users: int) -> Cells:

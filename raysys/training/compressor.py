@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysys.models.compressae import CompresSAE
-from raysys.training.loop import Head, Task
+from raysys.training.loop import Head, Ranks, Task
 
 
 class CompressorTask:
@@ -34,6 +34,11 @@ class CompressorTask:
         del epoch
         picked = np.asarray(self._vectors[np.sort(rows)], dtype=np.float32)
         return torch.from_numpy(picked).to(self.module.bias.device)
+
+    def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Leave the model as it is: nothing can be solved without gradient steps."""
+        del choices, ranks
+        return {}
 
     def validate(self, rank: int, world: int) -> Tensor | None:
         """Return None: there is nothing to choose."""

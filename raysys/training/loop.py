@@ -94,6 +94,15 @@ class Task(Protocol):
     def batch(self, rows: NDArray[np.int64], epoch: int) -> Any:
         """Return the model's input for these rows; the loss is their weighted mean."""
 
+    def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Solve heads without gradient steps where that is possible.
+
+        May add to `choices`; in a later phase it finds what the first one chose.
+
+        Returns:
+            {metric: value} of the heads that it solved; nothing leaves the model as it was.
+        """
+
     def validate(self, rank: int, world: int) -> Tensor | None:
         """Return this rank's sums for `metrics`, or None when there is nothing to validate."""
 
@@ -170,6 +179,7 @@ def _run_phase(
     if state.get("optimiser") is not None:
         optimiser.load_state_dict(state["optimiser"])
     last = max(state["epochs"].values(), default=optim.epochs)
+    solved = _solve(task, module, state, phase, ranks)
     for epoch in range(state["epoch"], last):
         started = time.perf_counter()
         torch.manual_seed(hash((seed, phase, epoch, ranks.rank)) & 0x7FFFFFFF)
@@ -188,6 +198,8 @@ def _run_phase(
         if due:
             state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
         ranks.save(record, state if due else None)
+    for metric, best in solved.items():
+        state["best"][metric] = _better(task, metric, state["best"].get(metric), best)
     for best in state["best"].values():
         module.load_state_dict(best["weights"], strict=False)
     if phase == 0:
@@ -197,6 +209,44 @@ def _run_phase(
     with torch.no_grad():
         state["choices"] |= task.finish(state["choices"])
     state["model"] = _weights(module)
+
+
+def _solve(
+    task: Task, module: nn.Module, state: State, phase: int, ranks: Ranks
+) -> dict[str, dict[str, Any]]:
+    """Return the heads that need no training as candidates of epoch 0; the model stays as it was.
+
+    A later phase solves those alone for which the first one chose that.
+    """
+    if phase > 0 and 0 not in state["epochs"].values():
+        return {}
+    before = _weights(module)
+    module.eval()
+    with torch.no_grad():
+        values = task.start(state["choices"], ranks)
+    after = module.state_dict()
+    wanted = [h for h in task.heads if h.metric in values]
+    if phase > 0:
+        wanted = [h for h in wanted if state["epochs"].get(h.metric) == 0]
+    solved: dict[str, dict[str, Any]] = {}
+    for head in wanted:
+        log.info("solved %s=%.5g", head.metric, values[head.metric])
+        weights = {name: after[name].detach().cpu().clone() for name in head.names}
+        value = values[head.metric]
+        solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": weights}
+    module.load_state_dict(before)
+    return solved
+
+
+def _better(
+    task: Task, metric: str, trained: dict[str, Any] | None, solved: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the candidate with the better metric; without a trained one, the solved one."""
+    if trained is None:
+        return solved
+    minimise = next(head.minimise for head in task.heads if head.metric == metric)
+    wins = solved["value"] < trained["value"] if minimise else solved["value"] > trained["value"]
+    return solved if wins else trained
 
 
 def _groups(module: nn.Module, optim: OptimConfig) -> Any:

@@ -39,6 +39,9 @@ class LineTask:
     def metrics(self, sums):
         return {"error": float(sums)}
 
+    def start(self, choices, ranks):
+        return {}
+
     def finish(self, choices):
         return {"told": choices.get("told", 0) + 1}
 
@@ -76,6 +79,26 @@ def test_a_resumed_run_ends_with_the_same_weights(stop_after):
     resumed = train(phases, OPTIM, seed=1, ranks=Ranks(restored=saved[-1]))
     assert torch.equal(resumed["model"]["slope"], whole["model"]["slope"])
     assert resumed["epochs"] == whole["epochs"]
+
+
+@pytest.mark.parametrize(("answer", "wins"), [(3.0, True), (7.0, False)])
+def test_a_solution_without_training_is_taken_where_it_is_better(answer, wins):
+    class SolvedTask(LineTask):
+        def start(self, choices, ranks):
+            self.module.slope.fill_(answer)
+            choices["solved"] = answer
+            return {"error": abs(answer - 3)}
+
+    phases = [SolvedTask, lambda: SolvedTask(validated=False)]
+    state = train(phases, OPTIM, seed=1, ranks=Ranks())
+    plain = train([LineTask], OPTIM, seed=1, ranks=Ranks())
+    assert state["choices"]["solved"] == answer
+    assert (state["epochs"]["error"] == 0) is wins
+    if wins:
+        assert float(state["model"]["slope"]) == answer
+        assert {record["phase"] for record in state["history"]} == {0}
+    else:
+        assert state["metrics"] == plain["metrics"]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():

@@ -1,0 +1,99 @@
+"""Item vectors of the consume block without gradient steps: EASE in low rank.
+
+EASE (Steck, WWW 2019) predicts a 0/1 row x by x B with a zero diagonal, in closed form:
+    P = (X' X + L)^-1,   B[i, j] = -P[i, j] / P[j, j]
+With users weighted by w_u = n_u^-a and penalties L_i = penalty (n_i / mean n)^b, and the leading
+singular triplets of the scaled matrix sqrt(w) X S = U s V', S = (L / penalty)^-1/2,
+    A = V sqrt(s^2 / (s^2 + penalty)),   B[i, j] = (S_i A_i) . (A_j / (S_j (1 - |A_j|^2)))
+so one vector A_i per item, scaled once for the encoder and once for the decoder, holds the whole
+model (exactly at full rank), and another penalty costs nothing.
+Exponents a, b: validation on two logs (raysys/NOTES.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float32]
+
+PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+MAX_ELEMENTS = 1 << 28  # of a users x rank or items x rank matrix
+_USER_EXPONENT = 0.5
+_PENALTY_EXPONENT = 0.4
+_OVERSAMPLE = 32
+_ITERATIONS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """The leading singular triplets of a scaled interaction matrix.
+
+    Attributes:
+        values: float32 [H] singular values s, zeros beyond the matrix's rank.
+        vectors: float32 [N, H] right singular vectors V.
+        scale: float32 [N] S.
+    """
+
+    values: Floats
+    vectors: Floats
+    scale: Floats
+
+    def item_vectors(self, penalty: float) -> tuple[Floats, Floats]:
+        """Return A [N, H] and its scales [2, N]: for the encoder, for the decoder."""
+        square = self.values**2
+        vectors = self.vectors * np.sqrt(square / (square + np.float32(penalty)))
+        rest = np.maximum(1 - (vectors * vectors).sum(axis=1), 1e-6)
+        return vectors, np.stack([self.scale, 1 / (self.scale * rest)]).astype(np.float32)
+
+
+def affordable(n_users: int, n_items: int, rank: int) -> bool:
+    """Tell whether `spectrum` fits into about 2 GB."""
+    return max(n_users, n_items) * (rank + _OVERSAMPLE) <= MAX_ELEMENTS
+
+
+def spectrum(
+    rows: NDArray[np.integer[Any]],
+    items: NDArray[np.integer[Any]],
+    *,
+    n_users: int,
+    n_items: int,
+    rank: int,
+    seed: int,
+) -> Spectrum:
+    """Decompose by randomised subspace iteration (Halko, Martinsson, Tropp, 2011).
+
+    Args:
+        rows: [M] users; an item that a user has several times counts once.
+        items: [M] their items.
+        n_users: rows of the matrix.
+        n_items: N.
+        rank: H.
+        seed: of the starting subspace.
+    """
+    pairs = np.unique(rows.astype(np.int64) * n_items + items)
+    rows, items = pairs // n_items, pairs % n_items
+    per_user = np.bincount(rows, minlength=n_users).clip(1)
+    per_item = np.bincount(items, minlength=n_items).clip(1)
+    weight = (per_user / per_user.mean()) ** (-_USER_EXPONENT / 2)
+    scale = (per_item / per_item.mean()) ** (-_PENALTY_EXPONENT / 2)
+    values = (weight[rows] * scale[items]).astype(np.float32)
+    matrix = sparse.csr_matrix((values, (rows, items)), shape=(n_users, n_items))
+    transposed = matrix.T.tocsr()
+    width = min(rank + _OVERSAMPLE, n_items)
+    draw = np.random.default_rng([seed, 0x33])
+    basis = draw.standard_normal((n_items, width), dtype=np.float32)
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
+    image = matrix @ basis
+    squares, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
+    order = np.argsort(-squares)[:rank]
+    found = np.zeros(rank, dtype=np.float32)
+    vectors = np.zeros((n_items, rank), dtype=np.float32)
+    found[: len(order)] = np.sqrt(squares[order].clip(0))
+    vectors[:, : len(order)] = basis @ rotation[:, order].astype(np.float32)
+    return Spectrum(found, vectors, scale.astype(np.float32))
