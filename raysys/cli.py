@@ -1,6 +1,7 @@
 """The command line: `raysys <command> [--config file.yaml] key=value ...`.
 
-Progress goes to stderr; stdout carries one line of JSON at the end (readable text for `query`).
+Progress goes to stderr; stdout carries one line of JSON at the end (readable text for `query` and
+`atoms`).
 Exit status: 0 success, 2 a RaysysError (one line, no traceback), 1 anything else, 130 interrupted.
 """
 
@@ -65,6 +66,9 @@ COMMANDS = {
     "query": Command("raysys.stages.query", "QueryConfig", "query", "ask the index from the shell"),
     "update": Command(
         "raysys.stages.update", "UpdateConfig", "update", "upsert and delete items between builds"
+    ),
+    "atoms": Command(
+        "raysys.stages.atoms", "AtomsConfig", "atoms", "what the atoms of the codes stand for"
     ),
     "serve": Command("raysys.stages.serve", "ServeConfig", "serve", "answer over HTTP"),
 }

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raysys.builds import Workspace
 from raysys.config import JobConfig, require
+from raysys.data.profiles import Profiles
 from raysys.errors import DataError
 from raysys.models.compressae import CompresSAEConfig
 from raysys.retrieval.cells import unit_rows
@@ -37,6 +39,7 @@ class Dataset:
         bias: [N, n_bias].
         queries: [Q, D], kept out of training and database.
         weights: [Q, n_bias], zeros: the bench compares vectors.
+        popularity: [N] interactions of each item of the database; None where unknown.
     """
 
     name: str
@@ -45,22 +48,32 @@ class Dataset:
     bias: Floats
     queries: Floats
     weights: Floats
+    popularity: NDArray[np.int64] | None = None
 
 
-def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: int) -> Dataset:
+def load_dataset(
+    cfg: JobConfig,
+    *,
+    source: str,
+    limit: int | None,
+    n_queries: int,
+    similarity: str = "cosine",
+) -> Dataset:
     """Read vectors and put `n_queries` rows, picked by a seeded hash of their number, aside.
 
     Args:
         cfg: run and seed.
-        source: a .npy file of vectors, compared by cosine; empty: the run's embeddings build.
+        source: a .npy file of vectors; empty: the run's embeddings build.
         limit: use only the first rows.
         n_queries: at most half of the rows.
+        similarity: how the vectors of a source are compared; a build knows its own.
 
     Raises:
         DataError: the file cannot be read, or holds no matrix of finite numbers.
     """
+    popularity = None
     if source:
-        vectors, similarity = _read_matrix(source), "cosine"
+        vectors = _read_matrix(source)
         bias = np.zeros((len(vectors), 0), dtype=np.float32)
     else:
         require(bool(cfg.run), "source", source, "a .npy file, or run= with embeddings")
@@ -68,6 +81,7 @@ def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: i
         vectors = np.load(build.path("vectors.npy"), mmap_mode="r")
         bias = np.load(build.path("bias.npy"))
         similarity = build.facts["similarity"]
+        popularity = _popularity(cfg, len(vectors))
     vectors = np.ascontiguousarray(vectors[:limit], dtype=np.float32)
     good = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     if len(good) < 20:
@@ -80,18 +94,42 @@ def load_dataset(cfg: JobConfig, *, source: str, limit: int | None, n_queries: i
     rest = np.setdiff1d(good, held)
     weights = np.zeros((len(held), bias.shape[1]), dtype=np.float32)
     name = str(Path(source).parent.name) if source else cfg.run
-    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights)
+    known = None if popularity is None else popularity[rest]
+    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights, known)
+
+
+def _popularity(cfg: JobConfig, n_items: int) -> NDArray[np.int64] | None:
+    """Return the number of interactions [N] of every item of a run that has profiles."""
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    if not workspace.has("profiles"):
+        return None
+    nums = Profiles.load(workspace.current("profiles")).cells().item_num
+    return np.bincount(nums[nums < n_items], minlength=n_items)
 
 
 def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats]:
     """Return atoms, values and dictionary of the default compressor, trained on the database."""
-    code_dim, n_active = CompresSAEConfig(n_active=n_active).sizes(len(data.vectors))
-    fitted = fit_dictionary(data.vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+    dictionary = dictionary_of(data, seed)
+    return *encode_with(data.vectors, dictionary, n_active), dictionary
+
+
+def dictionary_of(data: Dataset, seed: int) -> Floats:
+    """Return the dictionary [S, D] of the default compressor, trained on the database."""
+    code_dim, _ = CompresSAEConfig().sizes(len(data.vectors))
+    fitted = fit_dictionary(data.vectors, code_dim=code_dim, seed=seed)
+    return np.ascontiguousarray(fitted.numpy())
+
+
+def encode_with(
+    vectors: Floats, dictionary: Floats, n_active: int, codebook: Floats | None = None
+) -> tuple[Any, Any]:
+    """Return the atoms and values [N, n] of vectors [N, D]."""
     with scratch() as folder:
         path = Path(folder) / "vectors.npy"
-        np.save(path, data.vectors)
-        atoms, values = encode(path, fitted, n_active=n_active, model=None)
-    return atoms, values, np.ascontiguousarray(fitted.numpy())
+        np.save(path, vectors)
+        return encode(
+            path, torch.from_numpy(dictionary), n_active=n_active, model=None, codebook=codebook
+        )
 
 
 def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:

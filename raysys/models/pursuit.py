@@ -16,12 +16,15 @@ import numba
 import numpy as np
 import scipy.sparse
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from raysys.errors import DataError
 
 _RIDGE = 1e-6  # keeps the normal equations of nearly parallel atoms solvable
+_BLOCK = 128
+_SWEEPS = 2  # a third sweep gained less than .001 recall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,113 @@ def _pursue(start: Any, gram: Any, atoms: Any, values: Any) -> None:
                 left[atoms[b, j]] = 0.0
 
 
+def exchange(
+    x: Tensor,
+    codes: SparseCodes,
+    dictionary: Tensor,
+    gram: Tensor,
+    codebook: NDArray[np.float32],
+) -> SparseCodes:
+    """Round values to levels and exchange atoms for better ones, position by position.
+
+    The atom at a position is taken out and the one nearest to what is then left over put in its
+    place, at the nearest level; the row's scale is fitted again between sweeps. So atoms are
+    chosen for what rounding left, which pursuit cannot know.
+
+    Args:
+        x: [B, D] rows.
+        codes: where to start, largest values first; zero rows stay as they are.
+        dictionary: [S, D] atoms of unit norm.
+        gram: [S, S] = dictionary dictionary^T.
+        codebook: [n, 16] levels of each position, of values over their row's root mean square.
+
+    Returns:
+        Codes whose values are levels times one scale per row.
+
+    Source: coordinate descent as in local search quantisation (Martinez, Clement, Hoos, Little,
+    ECCV 2016), over one dictionary with values instead of many codebooks.
+    """
+    start = (x @ dictionary.T).numpy()
+    atoms, values = codes.atoms.numpy().copy(), codes.values.numpy().copy()
+    _exchange(start, gram.numpy(), codebook, atoms, values)
+    return SparseCodes(torch.from_numpy(atoms), torch.from_numpy(values))
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> None:
+    """Change atoms and values [B, n] in place; see `exchange`. One row a thread."""
+    n_active = atoms.shape[1]
+    for b in numba.prange(len(start)):
+        held, x = atoms[b], start[b]
+        scale = np.sqrt(np.sum(values[b] * values[b]) / np.float32(n_active))
+        if scale == 0:
+            continue
+        level = np.empty(n_active, dtype=np.float32)
+        for j in range(n_active):
+            level[j] = codebook[j, nearest_level(codebook[j], values[b, j] / scale)]
+        left = np.empty_like(x)
+        kept = np.empty(n_active, dtype=np.float32)
+        for _ in range(_SWEEPS):
+            left[:] = x
+            for j in range(n_active):
+                left -= scale * level[j] * gram[held[j]]
+            for j in range(n_active):
+                value, old = scale * level[j], gram[held[j]]
+                for i in range(n_active):  # atoms at other positions do not compete
+                    if i != j:
+                        kept[i] = left[held[i]]
+                        left[held[i]] = -value * old[held[i]]
+                pick = _strongest(left, value, old)
+                for i in range(n_active):
+                    if i != j:
+                        left[held[i]] = kept[i]
+                wish = (left[pick] + value * old[pick]) / scale
+                wish = codebook[j, nearest_level(codebook[j], wish)]
+                if pick != held[j] or wish != level[j]:
+                    new, added = gram[pick], scale * wish
+                    for s in range(len(left)):
+                        left[s] += value * old[s] - added * new[s]
+                    held[j], level[j] = pick, wish
+            fit = np.float32(0)
+            energy = np.float32(0)
+            for j in range(n_active):
+                fit += level[j] * x[held[j]]
+                energy += level[j] * (x[held[j]] - left[held[j]]) / scale
+            if energy > 0 and fit > 0:
+                scale = fit / energy
+        values[b] = scale * level
+
+
+@numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+def _strongest(left: Any, factor: Any, row: Any) -> int:
+    """Return where |left + factor * row| is largest; by blocks, whose maxima are vectorised."""
+    best = np.float32(-1)
+    block = 0
+    for first in range(0, len(left), _BLOCK):
+        top = np.float32(0)
+        for s in range(first, min(first + _BLOCK, len(left))):
+            size = abs(left[s] + factor * row[s])
+            top = size if size > top else top
+        if top > best:
+            best, block = top, first
+    best, pick = np.float32(-1), block
+    for s in range(block, min(block + _BLOCK, len(left))):
+        size = abs(left[s] + factor * row[s])
+        if size > best:
+            best, pick = size, s
+    return pick
+
+
+@numba.njit(fastmath=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def nearest_level(levels: Any, value: Any) -> int:
+    """Return the position of the level [16] that is nearest to a value."""
+    best, error = 0, abs(levels[0] - value)
+    for v in range(1, levels.shape[0]):
+        if abs(levels[v] - value) < error:
+            best, error = v, abs(levels[v] - value)
+    return best
+
+
 def reconstruct(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     """Return the reconstructions [B, D]."""
     return F.embedding_bag(
@@ -147,6 +257,12 @@ def best_codes(
     return SparseCodes(
         torch.where(keep, codes.atoms, other.atoms), torch.where(keep, codes.values, other.values)
     )
+
+
+def by_magnitude(codes: SparseCodes) -> SparseCodes:
+    """Return the codes with the largest |value| of each row first, ties in their old order."""
+    order = codes.values.abs().argsort(dim=1, descending=True, stable=True)
+    return SparseCodes(codes.atoms.gather(1, order), codes.values.gather(1, order))
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ the dot product of q with the stored reconstruction.
     int8      uint16 atom          int8             3 n + 2
     dense8    -                    int8 per dim     D + 2      (catalogues too small for atoms)
 
-The scale brings the stored sum xhat nearest to x, the row's quantiser step included: for
-`inner_product` x . xhat / |xhat|^2, the item's norm included; for `cosine` the same with x of unit
-length, and 1/|xhat| where the dense vectors are not at hand. (Least squares ranks better than unit
-length: it lowers the scores of items that are reconstructed badly.) Entries keep the order in which
-they were given (selection order), so a code can be cut to fewer.
+The scale absorbs the quantiser's step and the item's norm. For `inner_product` it brings the
+stored sum xhat nearest to x: x . xhat / |xhat|^2. For `cosine` it gives xhat the length
+sqrt(cos(x, xhat)), between unit length and least squares (length cos): lower scores for what is
+reconstructed badly rank better, but least squares lowers them too much. Where the dense vectors are
+not at hand, the length is 1. Entries keep the order in which they were given, so a code can be cut
+to fewer.
 Files: `entries.npy`, `values.npy`, `codebook.npy`, `scale.npy`, `unit.npy`; opened memory-mapped.
 """
 
@@ -162,7 +163,7 @@ class Codes:
         """Quantise and pack codes. Arrays may be memory-mapped: rows are read in chunks.
 
         Args:
-            atoms: [N, n] row numbers of `dictionary`, in selection order.
+            atoms: [N, n] row numbers of `dictionary`, the most important first.
             values: [N, n] finite, any common factor per row.
             dictionary: [S, D] float32, S <= 65536.
             vectors: [N, D] the dense vectors: levels and scale are then fitted to them. Without
@@ -343,6 +344,7 @@ def _fit_scale(
     elif similarity == "cosine":
         norm = np.linalg.norm(vectors, axis=1)
         product = np.divide(product, norm, out=np.zeros_like(norm), where=norm > 0)
+        product = np.sqrt(np.maximum(product, 0) * np.sqrt(energy))  # length sqrt(cos)
     scale = np.divide(product, energy, out=np.zeros_like(energy), where=energy > 0)
     scale[~np.any(values, axis=1)] = 0
     return scale

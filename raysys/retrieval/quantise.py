@@ -4,8 +4,8 @@
 
 A row's values u are divided by their root mean square, then position j takes one of 8 magnitudes
 learned for that position (Lloyd, "Least squares quantization in PCM", IEEE Trans. IT 28, 1982)
-and a sign. Positions differ because entries are stored in the order of selection, large ones
-first. Rounding each value alone ignores that atoms overlap; coordinate descent over the levels on
+and a sign. Positions differ because the large values of a row come first. Rounding each value
+alone ignores that atoms overlap; coordinate descent over the levels on
 |x - s * sum_j c_j d_j|^2, with s re-fitted between sweeps, gives back a part of that cost.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.models.pursuit import nearest_level
 from raysys.retrieval.kernels import compiled_fast
 
 N_LEVELS = 16
@@ -74,15 +75,6 @@ def _add(total: NDArray[Any], factor: float, atom: NDArray[Any]) -> None:
 
 
 @compiled_fast
-def _nearest(levels: NDArray[Any], value: float) -> int:
-    best, error = 0, abs(levels[0] - value)
-    for v in range(1, levels.shape[0]):
-        if abs(levels[v] - value) < error:
-            best, error = v, abs(levels[v] - value)
-    return best
-
-
-@compiled_fast
 def choose_levels(
     atoms: NDArray[Any],
     values: NDArray[Any],
@@ -122,7 +114,7 @@ def choose_levels(
                 target[j] = _dot(dictionary[atoms[row, j]], vectors[row])
             else:
                 target[j] = _dot(gram[j], values[row])
-            levels[row, j] = _nearest(codebook[j], values[row, j] / scale)
+            levels[row, j] = nearest_level(codebook[j], values[row, j] / scale)
             chosen[j] = codebook[j, levels[row, j]]
         for i in range(n):
             against[i] = _dot(gram[i], chosen)
@@ -137,7 +129,7 @@ def choose_levels(
                 if gram[j, j] == 0:
                     continue
                 wish = chosen[j] + (target[j] / scale - against[j]) / gram[j, j]
-                level = _nearest(codebook[j], wish)
+                level = nearest_level(codebook[j], wish)
                 if level != levels[row, j]:
                     step = codebook[j, level] - chosen[j]
                     for i in range(n):

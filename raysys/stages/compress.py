@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.builds import Build, Draft, Workspace
-from raysys.config import identity
+from raysys.config import identity, local
 from raysys.errors import DataError
 from raysys.models.compressae import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.retrieval.codes import Codes
@@ -31,12 +31,15 @@ class CompressorConfig(CompresSAEConfig):
     Attributes:
         optim: used by `preset=paper`.
         value_bits: bits of a stored value: 4, 8 or 16.
+        keep: cut the finished codes to this many non-zeros, as a further build that becomes the
+            current one; needs neither training nor the dense vectors again.
     """
 
     optim: OptimConfig = dataclasses.field(
         default_factory=lambda: OptimConfig(lr=0.001, epochs=20, batch_size=1024, patience=0)
     )
     value_bits: int = 4
+    keep: int | None = local(None)
 
 
 def compress(
@@ -67,7 +70,35 @@ def compress(
             codes = got.commit(_write_codes(got, compressor, embeddings, cfg))
     else:
         codes = got
+    if cfg.keep is not None:
+        codes = _cut(workspace, codes, [compressor, embeddings], settings, cfg.keep, force)
     return [compressor, codes]
+
+
+def _cut(
+    workspace: Workspace,
+    whole: Build,
+    inputs: list[Build],
+    settings: dict[str, Any],
+    keep: int,
+    force: bool,
+) -> Build:
+    """Write the codes that keep the first `keep` non-zeros of every item, or reuse them.
+
+    Raises:
+        ConfigError: the codes do not hold so many.
+    """
+    settings = settings | {"keep": keep, "from": whole.content_id}
+    got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
+    if isinstance(got, Build):
+        return got
+    with workspace.writing(got):
+        dictionary = np.load(inputs[0].path("dictionary.npy"))
+        similarity = whole.facts["similarity"]
+        codes = Codes.open(whole).truncate(keep, dictionary=dictionary, similarity=similarity)
+        codes.save(got)
+        vectors = np.load(inputs[1].path("vectors.npy"), mmap_mode="r")
+        return got.commit(_facts(codes, dictionary, vectors, similarity))
 
 
 def _train(
@@ -83,11 +114,14 @@ def _train(
     vectors = np.load(path, mmap_mode="r")
     _check(vectors, embeddings.facts["similarity"])
     facts: dict[str, Any] = {"n_items": len(vectors), "dim": vectors.shape[1]}
-    if len(vectors) < MIN_ITEMS:
-        log.warning("only %d items: vectors are kept as 8-bit dense ones", len(vectors))
+    small = len(vectors) < MIN_ITEMS
+    code_dim, n_active = (0, 0) if small else cfg.sizes(len(vectors))
+    narrow = cfg.preset == "best" and vectors.shape[1] <= 2 * n_active
+    if small or narrow:
+        why = f"only {len(vectors)} items" if small else f"{vectors.shape[1]} bytes are no more"
+        log.warning("%s: vectors are kept as 8-bit dense ones", why)
         np.save(draft.path("dictionary.npy"), np.zeros((0, vectors.shape[1]), dtype=np.float32))
         return facts | {"code_dim": 0, "n_active": 0}
-    code_dim, n_active = cfg.sizes(len(vectors))
     if cfg.preset == "paper":
         sizes: dict[str, Any] = {
             "code_dim": code_dim,
@@ -111,7 +145,7 @@ def _train(
         dictionary = model.dictionary.detach()
         forget(workspace.storage, name)
     else:
-        dictionary = fit_dictionary(vectors, code_dim=code_dim, n_active=n_active, seed=seed)
+        dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
     np.save(draft.path("dictionary.npy"), dictionary.numpy())
     return facts | {"code_dim": code_dim, "n_active": n_active}
 
@@ -133,6 +167,7 @@ def _write_codes(
             torch.from_numpy(dictionary),
             n_active=n_active,
             model=_encoder(compressor, n_active, cfg),
+            value_bits=cfg.value_bits,
         )
         fitted = cfg.preset == "best" or similarity == "inner_product"
         codes = Codes.pack(
@@ -144,6 +179,16 @@ def _write_codes(
             value_bits=cfg.value_bits,
         )
     codes.save(draft)
+    return _facts(codes, dictionary, vectors, similarity)
+
+
+def _facts(
+    codes: Codes,
+    dictionary: NDArray[np.float32],
+    vectors: NDArray[np.floating[Any]],
+    similarity: str,
+) -> dict[str, Any]:
+    """Return what readers need to know of finished codes."""
     cosine = _mean_cosine(codes, dictionary, vectors)
     log.info(
         "codes written n_items=%d bytes_per_item=%.0f cosine=%.4f",
@@ -154,7 +199,7 @@ def _write_codes(
     return {
         "n_items": codes.n_items,
         "code_dim": len(dictionary),
-        "n_active": n_active,
+        "n_active": codes.n_active,
         "packing": codes.packing,
         "similarity": similarity,
         "bytes_per_item": codes.bytes_per_item,

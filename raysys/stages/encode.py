@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysys.models import pursuit
-from raysys.models.compressae import CompresSAE
+from raysys.models.compressae import WIDE_FACTOR, CompresSAE
+from raysys.retrieval.codes import MAX_PACKED_ATOMS
+from raysys.retrieval.quantise import fit_codebook
 from raysys.stages.distribute import distribute
 
 log = logging.getLogger(__name__)
 
 DISTRIBUTED_ROWS = 100_000
 _BLOCK_ROWS = 4096
-_ROUNDS = 12
+_ROUNDS = 8  # four more gained .001 cosine
 _ROWS_PER_ATOM = 16  # more rows than this per atom did not make a better dictionary
 
 
@@ -35,16 +37,17 @@ def unit_rows(vectors: NDArray[np.floating[Any]]) -> Tensor:
 
 @torch.no_grad()
 def fit_dictionary(
-    vectors: NDArray[np.floating[Any]], *, code_dim: int, n_active: int, seed: int
+    vectors: NDArray[np.floating[Any]], *, code_dim: int, seed: int, n_active: int = 32
 ) -> Tensor:
     """Return a dictionary [S, D] by alternating pursuit and the method of optimal directions.
 
     Args:
         vectors: [N, D]; at most 16 S of the rows are used, picked by the seed.
         code_dim: atoms S, at most N.
-        n_active: atoms per row.
         seed: picks the rows and the first atoms, which are rows themselves.
+        n_active: atoms per row, at most S / 4. One dictionary serves codes of any length.
     """
+    n_active = max(1, min(n_active, code_dim // WIDE_FACTOR))
     rng = np.random.default_rng([seed, 0xD1C7])
     order = rng.permutation(np.flatnonzero(np.any(vectors, axis=1)))[: _ROWS_PER_ATOM * code_dim]
     x = unit_rows(vectors[np.sort(order)])
@@ -63,23 +66,42 @@ def fit_dictionary(
 
 
 def encode(
-    path: Path, dictionary: Tensor, *, n_active: int, model: CompresSAE | None
+    path: Path,
+    dictionary: Tensor,
+    *,
+    n_active: int,
+    model: CompresSAE | None,
+    value_bits: int = 4,
+    codebook: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the atoms [N, n] and values [N, n] of every row of a .npy matrix.
+    """Return the atoms [N, n] and values [N, n] of every row of a .npy matrix, large values first.
 
     Args:
         path: the matrix [N, D], readable by every worker.
         dictionary: [S, D].
         n_active: atoms per row.
         model: encode with this trained encoder alone (the paper's way); None: pursuit.
+        value_bits: of the packing that follows; for 4, pursuit's codes are rounded here, where
+            atoms can still be exchanged for others.
+        codebook: the levels [n, 16] to round to; default: those of some of the rows.
     """
     vectors = np.load(path, mmap_mode="r")
     starts = list(range(0, len(vectors), _BLOCK_ROWS))
     gram = dictionary @ dictionary.T
+    if model is not None or value_bits != 4 or len(dictionary) > MAX_PACKED_ATOMS:
+        codebook = None
+    elif codebook is None:
+        some = np.unique(np.linspace(0, len(vectors) - 1, _BLOCK_ROWS).astype(np.int64))
+        x = unit_rows(vectors[some])
+        codebook = fit_codebook(_encode_rows(x, dictionary, gram, n_active, None)[1].numpy())
 
     def block(start: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         x = unit_rows(np.load(path, mmap_mode="r")[start : start + _BLOCK_ROWS])
         atoms, values = _encode_rows(x, dictionary, gram, n_active, model)
+        if codebook is not None:
+            codes = pursuit.SparseCodes(atoms, values)
+            codes = pursuit.exchange(x, codes, dictionary, gram, codebook)
+            atoms, values = codes.atoms, codes.values
         return atoms.numpy(), values.numpy()
 
     if len(vectors) > DISTRIBUTED_ROWS:
@@ -102,6 +124,7 @@ def _encode_rows(
     elif len(known):
         proposal = (x[known] @ dictionary.T).abs().topk(n_active, dim=1).indices
         codes = pursuit.best_codes(x[known], dictionary, gram, n_active, proposal)
+        codes = pursuit.by_magnitude(codes)
         atoms[known], values[known] = codes.atoms, codes.values
     return atoms, values
 

@@ -20,8 +20,15 @@ log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 
 
-def import_vectors(workspace: Workspace, *, source: str, ids: str | None, force: bool) -> Build:
-    """Write vectors as an `embeddings` build of similarity `cosine`, or reuse it.
+def import_vectors(
+    workspace: Workspace,
+    *,
+    source: str,
+    ids: str | None,
+    force: bool,
+    similarity: str = "cosine",
+) -> Build:
+    """Write vectors as an `embeddings` build, or reuse it.
 
     Args:
         workspace: the run.
@@ -29,6 +36,7 @@ def import_vectors(workspace: Workspace, *, source: str, ids: str | None, force:
         ids: for `.npy`: a text file with one id a line, or Parquet with `item_id` (and `title`);
             without it the row numbers are the ids.
         force: write it anew even if it exists.
+        similarity: `cosine` or `inner_product`: whether the norm of a vector counts.
 
     Raises:
         DataError: a file cannot be read, sizes differ, or a row is zero or not finite.
@@ -37,6 +45,8 @@ def import_vectors(workspace: Workspace, *, source: str, ids: str | None, force:
     if not path.is_file():
         raise DataError(f"source={source!r} does not exist")
     settings = {"source": "own vectors"}
+    if similarity != "cosine":
+        settings["similarity"] = similarity
     prints = [_fingerprint(Path(name).expanduser()) for name in (source, ids) if name]
     got = workspace.begin("embeddings", config=settings, source=prints, force=force)
     if isinstance(got, Build):
@@ -48,7 +58,7 @@ def import_vectors(workspace: Workspace, *, source: str, ids: str | None, force:
         np.save(got.path("bias.npy"), np.zeros((len(vectors), 0), dtype=np.float32))
         pq.write_table(items, got.path("items.parquet"))
         facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": 0}
-        return got.commit(facts | {"similarity": "cosine"})
+        return got.commit(facts | {"similarity": similarity})
 
 
 def _read_npy(path: Path, ids: str | None) -> tuple[NDArray[np.float32], pa.Table]:

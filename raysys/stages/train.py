@@ -18,6 +18,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.retrieval.codes import SIMILARITIES
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
@@ -40,6 +41,7 @@ class TrainConfig(JobConfig):
         model: `autoencoder`, `compressor`, or `all`: the autoencoder's item vectors are compressed.
         source: own embeddings instead of the autoencoder's (`.npy` or Parquet), compressor only.
         ids: item ids of a `.npy` source.
+        similarity: of a source, `cosine` or `inner_product` (norms count).
         refit: windows that the final model adds to FIT after epochs are chosen: `none`, `val` (for
             the test period of a temporal split), `all` (for production; nothing is left to
             evaluate on).
@@ -52,6 +54,7 @@ class TrainConfig(JobConfig):
     model: str = "all"
     source: str | None = local(None)
     ids: str | None = local(None)
+    similarity: str = "cosine"
     refit: str = "val"
     autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
     optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
@@ -61,6 +64,7 @@ class TrainConfig(JobConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that conflict."""
         require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
+        require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
         require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
         if self.source is not None and self.model != "compressor":
             raise ConfigError(f"source={self.source!r} needs model=compressor, not {self.model!r}")
@@ -79,7 +83,13 @@ def train(cfg: TrainConfig) -> StageResult:
     result = StageResult()
     with connected(cfg.ray):
         if cfg.source is not None:
-            embeddings = import_vectors(workspace, source=cfg.source, ids=cfg.ids, force=cfg.force)
+            embeddings = import_vectors(
+                workspace,
+                source=cfg.source,
+                ids=cfg.ids,
+                force=cfg.force,
+                similarity=cfg.similarity,
+            )
             builds = [embeddings]
         elif cfg.model == "compressor":
             embeddings = workspace.current("embeddings")

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from raysys.bench import codes, retrieval, scale
+from raysys.bench.codes_plot import families
 from raysys.bench.engines import measure
 from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS
@@ -50,17 +53,55 @@ def test_peers_of_a_size():
     assert codes.peer_kinds(96, 256)[-1] == ("RR256,RaBitQ", 256)
 
 
-def test_codes_suite_compares_at_equal_bytes(source, monkeypatch):
+def test_codes_suite_compares_at_equal_bytes(source, monkeypatch, tmp_path):
     pytest.importorskip("faiss")
     kinds = codes.peer_kinds
     fast = lambda size, dim: [kind for kind in kinds(size, dim) if "PQ" not in kind[0]]  # noqa: E731
     monkeypatch.setattr(codes, "peer_kinds", fast)  # the product quantisers take minutes to train
-    config = codes.CodesBenchConfig(source=source, sizes=[8], queries=60, limit=700)
+    config = codes.CodesBenchConfig(
+        source=source, sizes=[8], queries=60, limit=700, plot=str(tmp_path / "plot.png")
+    )
     rows = codes.rows(config)
     assert rows[0]["engine"] == "raysys packed4"
     assert {row["bytes_per_item"] for row in rows if "RaBitQ" not in row["engine"]} == {8}
     assert all(0 < row["recall@10"] <= 1 and row["cosine"] <= 1 for row in rows)
     assert rows[0]["recall@10"] > 0.3
+    assert rows[0]["pays_from_items"] > 0
+    assert rows[0]["cosine_held_out"] < rows[0]["cosine"]
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "plot.json").read_text()) == rows
+
+
+def test_recall_by_decile_counts_true_neighbours():
+    popularity = np.arange(20)[::-1]  # items 18 and 19 are the rarest
+    found, truth = np.array([[0, 19], [1, 5]]), np.array([[0, 18], [1, 0]])
+    shares = codes.recall_by_decile(found, truth, popularity, 2)
+    assert shares[0] == 0.0
+    assert shares[9] == pytest.approx(2 / 3, abs=1e-4)
+    assert shares[1:9] == [None] * 8
+
+
+def test_families_of_the_plot():
+    rows = [
+        {"engine": engine, "bytes_per_item": size, "recall@10": 0.5}
+        for engine, size in [
+            ("faiss OPQ48_384,PQ48x8", 48),
+            ("faiss PQ48x8", 48),
+            ("faiss PCA48,SQ8", 48),
+            ("faiss PCAR320,RaBitQ", 48),
+            ("raysys packed4", 96),
+            ("raysys packed4", 48),
+        ]
+    ]
+    found = families(rows)
+    assert set(found) == {
+        "faiss OPQ",
+        "faiss PQ",
+        "faiss PCA+SQ8",
+        "faiss RaBitQ",
+        "raysys packed4",
+    }
+    assert found["raysys packed4"] == [(48.0, 0.5), (96.0, 0.5)]
 
 
 def test_retrieval_suite_measures_every_engine(source):

@@ -82,3 +82,33 @@ def test_a_bad_row_is_named():
     x[7] = 0
     with pytest.raises(DataError, match="row 7"):
         pursuit.check_rows(x)
+
+
+def test_exchange_is_never_worse_than_rounding():
+    x, dictionary = world()
+    gram = dictionary @ dictionary.T
+    codes = pursuit.by_magnitude(pursuit.matching_pursuit(x, dictionary, gram, 6))
+    assert (codes.values.abs().diff(dim=1) <= 0).all()
+    levels = np.linspace(0.2, 2.2, 8, dtype=np.float32)
+    codebook = np.tile(np.concatenate([levels, -levels]), (6, 1))
+    found = pursuit.exchange(x, codes, dictionary, gram, codebook)
+    rms = codes.values.square().mean(dim=1, keepdim=True).sqrt()
+    book = torch.from_numpy(codebook[0])
+    rounded = book[(codes.values / rms)[:, :, None].sub(book).abs().argmin(dim=2)] * rms
+    plain = pursuit.SparseCodes(codes.atoms, rounded)
+    errors = [(x - pursuit.reconstruct(c, dictionary)).norm(dim=1) for c in (found, plain)]
+    assert (errors[0] <= errors[1] + 1e-5).all()
+    assert errors[0].mean() < 0.9 * errors[1].mean()
+    assert (found.atoms.sort(dim=1).values.diff(dim=1) > 0).all()
+    ratio = found.values / found.values[:, :1]  # levels times one scale per row
+    allowed = (book[None] / book[:, None]).reshape(-1)
+    gap = (ratio[:, :, None] - allowed).abs().amin(dim=2) / ratio.abs()
+    assert float(gap.max()) < 1e-4
+
+
+def test_exchange_leaves_zero_rows_alone():
+    x, dictionary = world(n_rows=3)
+    codes = pursuit.SparseCodes(torch.arange(4).repeat(3, 1), torch.zeros(3, 4))
+    codebook = np.ones((4, 16), dtype=np.float32)
+    found = pursuit.exchange(x, codes, dictionary, dictionary @ dictionary.T, codebook)
+    assert not found.values.any()

@@ -142,7 +142,7 @@ def workspace_path(workspace):
 @pytest.mark.ray
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 def test_own_vectors_need_no_log(ray_cluster, tmp_path, suffix):
-    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
     source = tmp_path / f"vectors.{suffix}"
     if suffix == "npy":
         np.save(source, vectors)
@@ -157,6 +157,27 @@ def test_own_vectors_need_no_log(ray_cluster, tmp_path, suffix):
     assert codes.facts["code_dim"] == 75
     assert codes.facts["n_active"] == 75 // 4
     assert codes.facts["mean_cosine"] > 0.9
+    cut = train(load(TrainConfig, [f"run={workspace.run}", *words, "compressor.keep=9"]))
+    assert cut.build_ids["compressor"] == result.build_ids["compressor"]
+    assert cut.build_ids["codes"] != result.build_ids["codes"]
+    short = workspace.current("codes")
+    assert (short.facts["n_active"], Codes.open(short).bytes_per_item) == (9, 20)
+    again = train(load(TrainConfig, [f"run={workspace.run}", *words]))
+    assert again.build_ids == result.build_ids
+
+
+@pytest.mark.ray
+def test_narrow_vectors_stay_dense_where_codes_are_no_smaller(ray_cluster, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(400, 12)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    words = ["model=compressor", f"source={tmp_path / 'vectors.npy'}", "launch.workers=0"]
+    words += [f"run={tmp_path / 'run'}", "similarity=inner_product"]
+    result = train(load(TrainConfig, words))
+    codes = Workspace(str(tmp_path / "run")).current("codes")
+    assert result.extra["codes"]["bytes_per_item"] == 12 + 2
+    assert (codes.facts["packing"], codes.facts["similarity"]) == ("dense8", "inner_product")
+    back = Codes.open(codes).decode(np.zeros((0, 12), dtype=np.float32))
+    np.testing.assert_allclose(back, vectors, atol=0.02 * np.abs(vectors).max())
 
 
 @pytest.mark.ray
