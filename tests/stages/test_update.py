@@ -15,7 +15,7 @@ from raysys.stages.query import QueryConfig, QueryEntry, query
 from raysys.stages.train import TrainConfig, train
 from raysys.stages.update import UpdateConfig, update
 
-DIM = 16
+DIM = 80  # wide enough for codes: narrow vectors are kept dense
 
 
 def write_rows(path, ids, vectors, column="vector", **more):
