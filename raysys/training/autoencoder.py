@@ -168,7 +168,7 @@ class AutoencoderTask:
             sums = self.validate(ranks.rank, ranks.world)
             if sums is not None:
                 ranks.total(sums)
-            found[penalty] = 0.0 if sums is None else self.metrics(sums)[RECALL]
+            found[penalty] = float("nan") if sums is None else self.metrics(sums)[RECALL]
         best = max(found, key=found.__getitem__)
         self._solve(solution, best, ranks)
         choices[_PENALTY] = best

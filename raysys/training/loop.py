@@ -230,7 +230,7 @@ def _solve(
         wanted = [h for h in wanted if state["epochs"].get(h.metric) == 0]
     solved: dict[str, dict[str, Any]] = {}
     for head in wanted:
-        log.info("solved %s=%.5g", head.metric, values[head.metric])
+        log.info("solved phase=%d %s=%.5g", phase, head.metric, values[head.metric])
         weights = {name: after[name].detach().cpu().clone() for name in head.names}
         value = values[head.metric]
         solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": weights}
