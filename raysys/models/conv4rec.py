@@ -24,8 +24,7 @@ so every observed cell is predicted from the rest of the profile (exact for its 
 `cosine` (default) trains unit vectors g_i = E_i by 1 - cos(x, y) between the profile's 0/1 row x
 and its scores y, as ELSA does (Vancura et al., RecSys 2022) but linear; then |y|^2 needs only the
 Gram matrix of g, never a B x N matrix. Where validation prefers it, the closed form takes its place
-(models/closed_form.py): the same vectors, scaled for the encoder and for the decoder. A monotone
-link, fitted afterwards, makes P(i | u) of the scores.
+(models/closed_form.py). A monotone link, fitted afterwards, makes P(i | u) of the scores.
 The blocks share no parameters, so no weight between their losses changes either optimum.
 """
 
@@ -104,8 +103,8 @@ class Conv4Rec(nn.Module):
         self.items = normal(n_items, cfg.latent)  # E
         self.level_scale = nn.Parameter(torch.ones(n_levels))  # a
         self.solved: Tensor  # whether the closed form holds: rows of E then keep their length
-        self.scales: Tensor  # of E in the encoder and in the decoder, where it does
         self.register_buffer("solved", torch.zeros((), dtype=torch.bool))
+        self.scales: Tensor  # of E in the encoder and in the decoder, where it does
         self.register_buffer("scales", torch.ones(2, n_items))
         if cfg.consume_loss == "likelihood":
             self.decoder = normal(n_items, cfg.latent)  # g
@@ -166,9 +165,8 @@ class Conv4Rec(nn.Module):
 
     def own_scores(self, batch: Ragged) -> Tensor:
         """Return what every cell contributes to the consume score of its own item, [M]."""
-        encoder, decoder = self._consume_blocks()
-        weight = self.cell_weights(batch) * self.level_scale[batch.level]
-        return weight * (encoder * decoder).sum(dim=1)[batch.item_num]
+        own: Tensor = torch.linalg.vecdot(*self._consume_blocks())
+        return self.cell_weights(batch) * self.level_scale[batch.level] * own[batch.item_num]
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -192,8 +190,7 @@ class Conv4Rec(nn.Module):
         return weight * size.clamp_min(1e-6).pow(-self.cfg.profile_exponent)[batch.rows]
 
     def _encode_consume(self, batch: Ragged, weight: Tensor) -> Tensor:
-        encoder, _ = self._consume_blocks()
-        return bag(batch, encoder, weight * self.level_scale[batch.level])
+        return bag(batch, self._consume_blocks()[0], weight * self.level_scale[batch.level])
 
     def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]

@@ -198,8 +198,10 @@ def _run_phase(
         if due:
             state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
         ranks.save(record, state if due else None)
-    for metric, best in solved.items():
-        state["best"][metric] = _better(task, metric, state["best"].get(metric), best)
+    for head in task.heads:
+        best = solved.get(head.metric)
+        if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
+            state["best"][head.metric] = best
     for best in state["best"].values():
         module.load_state_dict(best["weights"], strict=False)
     if phase == 0:
@@ -238,15 +240,11 @@ def _solve(
     return solved
 
 
-def _better(
-    task: Task, metric: str, trained: dict[str, Any] | None, solved: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the candidate with the better metric; without a trained one, the solved one."""
-    if trained is None:
-        return solved
-    minimise = next(head.minimise for head in task.heads if head.metric == metric)
-    wins = solved["value"] < trained["value"] if minimise else solved["value"] > trained["value"]
-    return solved if wins else trained
+def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
+    """Tell whether a value of the head's metric is better than the candidate kept so far."""
+    if old is None:
+        return True
+    return bool(value < old["value"] if head.minimise else value > old["value"])
 
 
 def _groups(module: nn.Module, optim: OptimConfig) -> Any:
@@ -271,9 +269,7 @@ def _keep_best(
         old = state["best"].get(head.metric)
         if validated:
             value = record[head.metric]
-            better = old is None or (
-                value < old["value"] if head.minimise else value > old["value"]
-            )
+            better = _improves(head, value, old)
         else:
             value, better = 0.0, state["epochs"].get(head.metric) == epoch
         if better:
