@@ -230,8 +230,8 @@ class Conv4Rec(nn.Module):
         size = max(len(batch.item_num), 1)
         if self.cfg.consume_loss == "cosine":
             z, g = self._encode_consume(batch, weight), self.consume_vectors()
-            own = pairs.total(weight * self.level_scale[batch.level])  # as g has unit rows
-            own = own if self.cfg.zero_diagonal else None
+            diagonal = pairs.total(weight * self.level_scale[batch.level])  # as g has unit rows
+            own = diagonal if self.cfg.zero_diagonal else None
             consume = self.typical_size * cosine_loss(z, g, batch, pairs, own) / size
         else:
             consume = -self._cell_log_p(batch, weight, pairs).sum() / size
