@@ -70,7 +70,7 @@ class RecoveryBenchConfig(BenchConfig):
     n_items: int = 300
     rank: int = 4
     latent: int = 32
-    lr: float = 0.02
+    lr: float = 0.005
     epochs: int = 60
     discover: bool = True
     gammas: list[float] = dataclasses.field(default_factory=lambda: [0.1, 0.3, 1.0])
