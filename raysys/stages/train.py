@@ -28,6 +28,7 @@ from raysys.training.history import write_history
 from raysys.training.launch import LaunchConfig, forget, launch
 from raysys.training.loop import State
 from raysys.training.optim import OptimConfig
+from raysys.training.validation import RECALL, check_metric
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ class TrainConfig(JobConfig):
         refit: windows that the final model adds to FIT after epochs are chosen: `none`, `val` (for
             the test period of a temporal split), `all` (for production; nothing is left to
             evaluate on).
+        select: metric on the validation targets that the consume block's epochs, penalty and prior
+            are chosen by: `recall@20`, `ndcg@100`, or pooled `recall@20^BETA` that penalises
+            popular items. Levels are chosen by their likelihood.
         autoencoder: the model.
         optim: its training.
         compressor: the compressor and its training.
@@ -60,6 +64,7 @@ class TrainConfig(JobConfig):
     ids: str | None = local(None)
     similarity: str = "cosine"
     refit: str = "val"
+    select: str = RECALL
     autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
     optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
     compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
@@ -69,6 +74,7 @@ class TrainConfig(JobConfig):
         """Raise ConfigError for settings that conflict."""
         require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
         require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
+        check_metric("select", self.select)
         require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
         if self.source is not None and self.model != "compressor":
             raise ConfigError(f"source={self.source!r} needs model=compressor, not {self.model!r}")
@@ -126,7 +132,7 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     profiles_build = workspace.current("profiles")
     workspace.chain(profiles_build)
     settings = identity(cfg)
-    settings = {k: settings[k] for k in ("seed", "refit", "autoencoder", "optim")}
+    settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
     inputs = [profiles_build]
     got = workspace.begin("autoencoder", config=settings, inputs=inputs, force=cfg.force)
     if isinstance(got, Draft):
@@ -175,6 +181,7 @@ def fit(
             "cfg": as_dict(cfg.autoencoder),
             "seed": cfg.seed,
             "refit": cfg.refit,
+            "select": cfg.select,
         },
         optim=cfg.optim,
         seed=cfg.seed,

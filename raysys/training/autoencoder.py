@@ -25,15 +25,20 @@ from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.level_start import level_start
 from raysys.training.loop import Head, Ranks, Task
+from raysys.training.validation import (
+    CHUNK_USERS,
+    NLL,
+    RECALL,
+    Quality,
+    few,
+    validation,
+    without,
+)
 
-TOP_K = 20
-RECALL, NLL = f"recall@{TOP_K}", "nll"
 _DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
-_CHUNK_USERS = 256
-_MAX_ELEMENTS = 1 << 25  # of a users x N matrix
 _MAX_RANKED = 1 << 33  # scores that a validation sorts, over users, items and priors
 _PENALTY = "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
@@ -86,10 +91,18 @@ class AutoencoderTask:
         period: whose windows to fit on.
         seed: seed of the initial weights and of samples.
         validated: measure on the validation targets after every epoch.
+        select: metric there that the consume block is chosen by, see `check_metric`.
     """
 
     def __init__(
-        self, profiles: Profiles, cfg: Conv4RecConfig, *, period: str, seed: int, validated: bool
+        self,
+        profiles: Profiles,
+        cfg: Conv4RecConfig,
+        *,
+        period: str,
+        seed: int,
+        validated: bool,
+        select: str = RECALL,
     ) -> None:
         self._profiles = profiles
         self._data = data = fit_data(profiles, period)
@@ -112,13 +125,14 @@ class AutoencoderTask:
         names = [*self._model.state_dict()]
         level = tuple(name for name in names if name.startswith(_LEVEL_STATE))
         rest = tuple(name for name in names if name not in level)
-        self.heads: Sequence[Head] = [Head(RECALL, False, rest)]
+        self._item_counts = counts.sum(axis=1).astype(np.int64)
+        self._quality = Quality(select, self._item_counts)
+        self.heads: Sequence[Head] = [Head(select, False, rest)]
         if levels.n_levels > 1:
             self.heads = [*self.heads, Head(NLL, True, level)]
-        users = max(_CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
-        self._validation = (
-            _validation(profiles, seed, min(users, _VALIDATED_USERS)) if validated else None
-        )
+        users = max(CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
+        users = min(users, _VALIDATED_USERS)
+        self._validation = validation(profiles, seed=seed, n_users=users) if validated else None
         self._shares = {h: self._log_share(h) for _, h in self._priors}
 
     @property
@@ -136,7 +150,10 @@ class AutoencoderTask:
         return batch.to(self._model.level_scale.device)
 
     def validate(self, rank: int, world: int) -> Tensor | None:
-        """Return sums: target cells, their -log P(level), users, their recall with each prior."""
+        """Return sums: target cells, their -log P(level), the metric's denominator, its numerators.
+
+        There is one numerator for each prior.
+        """
         if self._validation is None:
             return None
         model = self._model
@@ -144,8 +161,7 @@ class AutoencoderTask:
         spread = self._spread()
         for history, targets in self._validation.chunks(rank, world):
             z = model.encode(self._ragged(history))
-            sums[2] += history.n_users
-            sums[3:] += self._recalls(z, history, targets, spread)
+            sums[2:] += self._qualities(z, history, targets, spread)
             if model.has_levels:
                 rows, items = torch.from_numpy(targets.rows), _long(targets.item_num)
                 rows, items, wanted = (
@@ -157,7 +173,7 @@ class AutoencoderTask:
         return sums
 
     def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
-        """Solve the consume block in closed form: {RECALL: its value}, or nothing where it cannot.
+        """Solve the consume block in closed form: {metric: its value}, or nothing where it cannot.
 
         The penalty is the one that validation prefers, or the one that an earlier phase chose.
         """
@@ -182,11 +198,12 @@ class AutoencoderTask:
             sums = self.validate(ranks.rank, ranks.world)
             if sums is not None:
                 ranks.total(sums)
-            found[penalty] = float("nan") if sums is None else self.metrics(sums)[RECALL]
+            value = float("nan") if sums is None else self.metrics(sums)[self._quality.name]
+            found[penalty] = value
         best = max(found, key=found.__getitem__)
         self._solve(solution, best, ranks)
         choices[_PENALTY] = best
-        return {RECALL: found[best]}
+        return {self._quality.name: found[best]}
 
     def _solve(self, solution: Spectrum, penalty: float, ranks: Ranks) -> None:
         """Set the closed form on every rank, as rank 0 computed it."""
@@ -197,9 +214,9 @@ class AutoencoderTask:
         self._model.solve_consume(*parts)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
-        """Return recall@20 with the best prior and, with levels, nll."""
-        cells, loss, users, recall = [*sums[:3].tolist(), float(sums[3:].max())]
-        result = {RECALL: recall / max(users, 1.0)}
+        """Return the metric with the best prior and, with levels, nll."""
+        cells, loss, below, above = [*sums[:3].tolist(), float(sums[3:].max())]
+        result = {self._quality.name: above / max(below, 1e-12)}
         if self._model.has_levels:
             result[NLL] = loss / max(cells, 1.0)
         return result
@@ -221,18 +238,27 @@ class AutoencoderTask:
             return _PRIORS[:1]
         return _PRIORS if self._data.now is None else _TIMED_PRIORS
 
-    def _recalls(self, z: Tensor, history: Cells, targets: Cells, spread: Tensor) -> Tensor:
-        """Return the sum of the users' recall@20 with each prior."""
+    def report(self) -> dict[str, float]:
+        """Return the evaluator's metrics of the finished model on the validation users."""
+        if self._validation is None:
+            return {}
+        return self._validation.report(self._scores, self._item_counts)
+
+    def _scores(self, history: Cells) -> Tensor:
+        return self._model.consume_scores(self._model.encode(self._ragged(history)))
+
+    def _qualities(self, z: Tensor, history: Cells, targets: Cells, spread: Tensor) -> Tensor:
+        """Return the metric's denominator and, for each prior, its numerator."""
         model = self._model
         scores = model.split(z)[0] @ model.consume_vectors().T
         if model.cfg.consume_loss != "cosine":
             scores = scores + model.consume_prior()
-        scores = _without(scores, history)
+        scores = without(scores, history)
         wanted = torch.zeros(scores.shape, dtype=torch.bool)
         wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
         shares = {h: spread * share.to(z.device) for h, share in self._shares.items()}
-        recalls = [_recall(scores + w * shares[h], wanted) for w, h in self._priors]
-        return torch.stack(recalls).sum(dim=1)
+        found = [self._quality.sums(scores + w * shares[h], wanted) for w, h in self._priors]
+        return torch.tensor([found[0][1], *(above for above, _ in found)], dtype=torch.float64)
 
     def _log_share(self, half_life_d: float) -> Tensor:
         """Return the log share of each item in the training cells, decayed towards the cut."""
@@ -252,7 +278,7 @@ class AutoencoderTask:
 
     def _spread(self) -> Tensor:
         """Return the standard deviation of scores over some training users and all items."""
-        z = self._model.encode(self._ragged(self._sample(_few(_SPREAD_USERS, self._model.n_items))))
+        z = self._model.encode(self._ragged(self._sample(few(_SPREAD_USERS, self._model.n_items))))
         return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
 
     def _fit_link(self) -> None:
@@ -263,7 +289,7 @@ class AutoencoderTask:
             model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
         if model.cfg.consume_loss == "likelihood":
             return
-        batch = self._ragged(self._sample(_few(_LINK_USERS, model.n_items)))
+        batch = self._ragged(self._sample(few(_LINK_USERS, model.n_items)))
         z = model.encode(batch)
         scores = model.consume_scores(z)
         rows, items = batch.rows, batch.item_num
@@ -276,64 +302,18 @@ class AutoencoderTask:
         return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Validation:
-    """History and targets of the validation users, row by row."""
-
-    history: Cells
-    targets: Cells
-    chunk_users: int
-
-    def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
-        """Return this rank's users in chunks."""
-        rows = np.arange(self.history.n_users)[rank::world]
-        size = self.chunk_users
-        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-        return [(self.history.users(part), self.targets.users(part)) for part in parts]
-
-
-def _validation(profiles: Profiles, seed: int, n_users: int) -> _Validation | None:
-    """Return at most so many users with history and new targets in the val catalogue."""
-    windows = period_windows(profiles.facts["protocol"], "val")
-    cells = profiles.cells()
-    n_items = int(profiles.facts["catalogue"]["val"])
-    cells = cells.take(cells.item_num < n_items)
-    history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)
-    key = history.rows * n_items + history.item_num
-    targets = targets.take(~np.isin(targets.rows * n_items + targets.item_num, key))
-    rows = np.flatnonzero((history.counts > 0) & (targets.counts > 0))
-    if len(rows) == 0:
-        return None
-    rng = np.random.default_rng([seed, 0x22])
-    rows = np.sort(rng.permutation(rows)[:n_users])
-    return _Validation(history.users(rows), targets.users(rows), _few(_CHUNK_USERS, n_items))
-
-
-def _few(n_users: int, n_items: int) -> int:
-    """Return how many users' scores of all items to hold at once."""
-    return max(1, min(n_users, _MAX_ELEMENTS // n_items))
-
-
-def _without(scores: Tensor, history: Cells) -> Tensor:
-    """Return scores [B, N] with the history's items at minus infinity."""
-    rows, items = torch.from_numpy(history.rows), _long(history.item_num)
-    blocked = torch.tensor(-torch.inf, device=scores.device)
-    return scores.index_put((rows.to(scores.device), items.to(scores.device)), blocked)
-
-
-def _recall(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Return hits / min(20, targets) of every user [B], targets given as a mask [B, N]."""
-    top = scores.topk(min(TOP_K, scores.shape[1]), dim=1).indices.cpu()
-    hits = wanted.gather(1, top).sum(dim=1)
-    return (hits / wanted.sum(dim=1).clamp(1, TOP_K)).double()
-
-
 def _long(values: NDArray[Any]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
 
 
 def autoencoder_phases(
-    run: str, cache_dir: str | None, profiles: str, cfg: dict[str, Any], seed: int, refit: str
+    run: str,
+    cache_dir: str | None,
+    profiles: str,
+    cfg: dict[str, Any],
+    seed: int,
+    refit: str,
+    select: str = RECALL,
 ) -> Sequence[Callable[[], Task]]:
     """Return the phases of the autoencoder, as each Ray Train worker calls it.
 
@@ -344,13 +324,16 @@ def autoencoder_phases(
         cfg: fields of `Conv4RecConfig`.
         seed: seed of everything.
         refit: `none`, `val` or `all`: which windows the second phase adds.
+        select: metric that the consume block is chosen by.
     """
     workspace = Workspace(run, cache_dir=cache_dir)
     loaded = Profiles.load(workspace.open("profiles", profiles))
     model = Conv4RecConfig(**cfg)
 
     def phase(period: str, validated: bool) -> Callable[[], Task]:
-        return lambda: AutoencoderTask(loaded, model, period=period, seed=seed, validated=validated)
+        return lambda: AutoencoderTask(
+            loaded, model, period=period, seed=seed, validated=validated, select=select
+        )
 
     last = last_period(loaded.facts["protocol"], refit)
     phases = [phase("val", True)]

@@ -81,6 +81,9 @@ class Task(Protocol):
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
         """Complete the model after its last epoch; return what the next phase needs to know."""
 
+    def report(self) -> dict[str, float]:
+        """Return further metrics of the finished model on what it was validated on."""
+
 
 @dataclasses.dataclass
 class Ranks:
@@ -180,6 +183,7 @@ def _run_phase(
     module.eval()
     with torch.no_grad():
         state["choices"] |= task.finish(state["choices"])
+        state["metrics"] = task.report() | state["metrics"]
     state["model"] = _weights(module)
 
 

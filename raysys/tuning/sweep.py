@@ -28,12 +28,12 @@ from raysys.config import JobConfig, digest, identity, require, require_run
 from raysys.errors import ConfigError, find_cause
 from raysys.stages.cluster import connected
 from raysys.stages.train import TrainConfig, fit
-from raysys.training.autoencoder import NLL, RECALL
 from raysys.training.launch import PLACEMENT_GROUP, forget, release
+from raysys.training.validation import NLL, RECALL, check_metric
 
 log = logging.getLogger(__name__)
 
-METRICS = {RECALL: "max", NLL: "min"}
+DEFAULT_METRIC = f"{RECALL}^0.2"  # what picks online winners most often (raysys/NOTES.md)
 _GRACE_EPOCHS = 3
 
 
@@ -53,7 +53,8 @@ class TuneConfig(JobConfig):
             `space.autoencoder.level_weight=[1,5]`. Lists alone are tried in all combinations;
             default: learning rate and profile exponent.
         trials: settings to try where a key has a range.
-        metric: `recall@20` or `nll` of the validation targets.
+        metric: of the validation targets; sets `train.select`, whose choices it has, or is `nll`.
+            The default penalises popular items.
         concurrent: trials at a time; each holds `train.launch.workers` workers.
         stop_early: let a scheduler (ASHA) stop trials that fall behind.
         train: settings that all trials share.
@@ -61,7 +62,7 @@ class TuneConfig(JobConfig):
 
     space: dict[str, Any] = dataclasses.field(default_factory=dict)
     trials: int = 4
-    metric: str = RECALL
+    metric: str = DEFAULT_METRIC
     concurrent: int = 1
     stop_early: bool = True
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -70,7 +71,9 @@ class TuneConfig(JobConfig):
         """Raise ConfigError for a space that cannot be searched."""
         require(self.trials >= 1, "trials", self.trials, "at least 1")
         require(self.concurrent >= 1, "concurrent", self.concurrent, "at least 1")
-        require(self.metric in METRICS, "metric", self.metric, f"one of {', '.join(METRICS)}")
+        if self.metric != NLL:
+            check_metric("metric", self.metric)
+            self.train.select = self.metric
         self.space = self.space or _default_space()
         flat = flatten(self.space)
         for key, domain in flat.items():
@@ -97,7 +100,7 @@ def tune(cfg: TuneConfig) -> StageResult:
     if not done:
         known = find_cause(results.errors[0]) if results.errors else None
         raise ConfigError(f"all {len(trials)} trials failed: {known or 'see the log'}")
-    sign = 1 if METRICS[cfg.metric] == "min" else -1
+    sign = 1 if cfg.metric == NLL else -1
     done.sort(key=lambda trial: sign * trial["value"])
     where = _write(workspace, sweep_id, trials, done[0])
     for trial in done:
@@ -136,7 +139,7 @@ def _tuner(
         )
     flat = flatten(cfg.space)
     only_lists = all(isinstance(domain, list) for domain in flat.values())
-    mode = METRICS[cfg.metric]
+    mode = "min" if cfg.metric == NLL else "max"
     epochs = cfg.train.optim.epochs
     grace = min(_GRACE_EPOCHS, epochs)
     # a trial that reaches its last epoch ends by itself: only those that fall behind are stopped
@@ -274,7 +277,7 @@ def _row(result: Any, cfg: TuneConfig) -> dict[str, Any]:
     metrics = result.metrics or {}
     frame = result.metrics_dataframe
     values = [] if frame is None or cfg.metric not in frame else frame[cfg.metric].dropna().tolist()
-    pick = min if METRICS[cfg.metric] == "min" else max
+    pick = min if cfg.metric == NLL else max
     best = pick(values) if values and result.error is None else None
     return {
         "values": dict((result.config or {}).get("values", {})),

@@ -94,7 +94,10 @@ def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
     facts = chain["autoencoder"].facts
     assert (facts["period"], facts["n_items"]) == ("test", CATALOGUE["test"])
     assert facts["fitted_until"] == CUTOFFS["test"]
-    assert set(facts["val_metrics"]) == {"recall@20", "nll"}
+    assert set(facts["val_metrics"]) == {"recall@20", "ndcg@100", "recall@20^0.3", "nll"}
+    recall = chain["embeddings"].facts["candidate_recall"]
+    assert set(recall) == {"consume", "rating", "like", "discover"}
+    assert min(recall.values()) == 1  # fewer items than candidates
     model = Conv4Rec.load(chain["autoencoder"])
     vectors = np.load(chain["embeddings"].path("vectors.npy"))
     assert vectors.shape == (model.n_items, chain["embeddings"].facts["dim"]) == (45, 8 + 5 + 3)
