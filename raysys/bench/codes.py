@@ -32,8 +32,9 @@ from raysys.bench.vectors import (
 from raysys.config import local, require
 from raysys.models.compressae import WIDE_FACTOR, CompresSAEConfig
 from raysys.retrieval.atoms import atom_usage
-from raysys.retrieval.codes import SIMILARITIES, Codes
+from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import Index
+from raysys.retrieval.packing import SIMILARITIES
 
 log = logging.getLogger(__name__)
 

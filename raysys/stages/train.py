@@ -18,7 +18,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.retrieval.codes import SIMILARITIES
+from raysys.retrieval.packing import SIMILARITIES
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
