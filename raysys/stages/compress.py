@@ -23,7 +23,7 @@ from raysys.stages.encode_parts import encode_in_parts
 from raysys.storage import Storage
 from raysys.training.compressor import compressor_phases
 from raysys.training.launch import LaunchConfig, forget, launch
-from raysys.training.loop import OptimConfig
+from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 
