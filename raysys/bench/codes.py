@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.codes_plot import write_plot
+from raysys.bench.paper_rate import training_row
 from raysys.bench.suites import BenchConfig
-from raysys.bench.training_rate import training_row
 from raysys.bench.vectors import (
     Dataset,
     Floats,

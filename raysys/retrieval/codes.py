@@ -248,6 +248,7 @@ class Codes:
             targets = self.decode(dictionary, rows)
             atoms = self.atoms_and_values(rows)[0][:, :n_active]
             release(self.entries)
+            release(self.values)
             return atoms, quantise.least_squares(atoms, targets, dictionary), targets
 
         def chunks(step: int) -> Iterator[NDArray[Any]]:

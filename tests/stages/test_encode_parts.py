@@ -132,6 +132,7 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster):
     wanted = Workspace(str(tmp_path / "whole")).current("codes")
     assert ws.current("codes").content_id == wanted.content_id
     assert not list((folder / "training").glob("*"))
+    assert not list((folder / "codes").glob(".*"))  # the draft of the killed job
 
 
 @pytest.mark.ray
