@@ -59,32 +59,46 @@ class Storage:
         Raises:
             BuildError: it cannot be read; CorruptBuildError: it holds no JSON object.
         """
-        try:
-            with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
-                record = json.loads(stream.read())
-        except (FileNotFoundError, NotADirectoryError):
+        content = self.read(name)
+        if content is None:
             return None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise BuildError(f"cannot read {self.run}/{name}: {error}") from error
+        try:
+            record = json.loads(content)
         except ValueError as error:
             raise CorruptBuildError(f"{self.run}/{name} is not valid JSON: {error}") from error
         if not isinstance(record, dict):
             raise CorruptBuildError(f"{self.run}/{name} is not a JSON object")
         return record
 
-    def write_atomic(self, name: str, text: str) -> None:
-        """Replace file `name` in one step: readers see the old text or the new one."""
+    def read(self, name: str) -> bytes | None:
+        """Return the content of file `name`, or None where there is no such file.
+
+        Raises:
+            BuildError: it cannot be read.
+        """
+        try:
+            with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
+                content: bytes = stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise BuildError(f"cannot read {self.run}/{name}: {error}") from error
+        return content
+
+    def write_atomic(self, name: str, content: str | bytes) -> None:
+        """Replace file `name` in one step: readers see the old content or the new one."""
         path = f"{self.root}/{name}"
+        data = content.encode() if isinstance(content, str) else content
         if not self.is_local:
             with self.filesystem.open_output_stream(path) as out:
-                out.write(text.encode())
+                out.write(data)
             return
         partial = Path(f"{path}.{secrets.token_hex(4)}")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
 
     def table_of_files(self, folder: str) -> dict[str, dict[str, Any]]:

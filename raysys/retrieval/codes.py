@@ -25,6 +25,7 @@ Files: `entries.npy`, `values.npy`, `codebook.npy`, `scale.npy`, `unit.npy`; ope
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,14 @@ from numpy.typing import NDArray
 
 from raysys.builds import Build, Draft
 from raysys.config import require
-from raysys.errors import BuildError, DataError
+from raysys.data.arrays import new_file, release, row_blocks
+from raysys.errors import BuildError
 from raysys.retrieval import quantise
 from raysys.retrieval.kernels import Stored, products
-
-PACKINGS = ("packed4", "int8", "float16", "dense8")  # positions are the kernels' kinds
-MAX_PACKED_ATOMS = 4096
-MIN_SPARSE_ITEMS = 256
-SIMILARITIES = ("cosine", "inner_product")
+from raysys.retrieval.packing import PACKINGS, Packed, Packer, bits_of, fold_scale
 
 _FILES = ("entries", "values", "codebook", "scale", "unit")
 _CHUNK_ROWS = 16_384
-_LARGEST_SCALE = 1024.0
 
 Floats = NDArray[np.float32]
 
@@ -149,6 +146,37 @@ class Codes:
     # -- making ----------------------------------------------------------------------------
 
     @classmethod
+    def assemble(
+        cls, packer: Packer, parts: Iterable[Packed], *, n_items: int, draft: Draft | None = None
+    ) -> Codes:
+        """Put packed rows together, in memory or straight in the files of a draft.
+
+        Args:
+            packer: what they were packed with.
+            parts: all rows in order; of a part only the scales (4 bytes a row) stay in memory
+                where a draft is given.
+            n_items: rows of all parts.
+            draft: the build that is being made; the result is then memory-mapped.
+        """
+        width, dtype = packer.value_type
+        entries = _new("entries", (n_items, packer.n_active), np.uint16, draft)
+        values = _new("values", (n_items, width), dtype, draft)
+        scales = np.empty(n_items, dtype=np.float32)
+        start = 0
+        for part in parts:
+            rows = slice(start, start + len(part.scale))
+            entries[rows], values[rows], scales[rows] = part.entries, part.values, part.scale
+            start = rows.stop
+            release(entries)
+            release(values)
+        assert start == n_items, (start, n_items)
+        scale, unit = fold_scale(scales)
+        if draft is not None:
+            for name, array in (("codebook", packer.codebook), ("scale", scale), ("unit", unit)):
+                np.save(draft.path(f"{name}.npy"), array)
+        return cls(packer.packing, entries, values, packer.codebook, scale, unit)
+
+    @classmethod
     def pack(
         cls,
         atoms: NDArray[np.integer[Any]],
@@ -175,80 +203,67 @@ class Codes:
         Raises:
             DataError: values or vectors are not finite (the row is named).
         """
-        require(similarity in SIMILARITIES, "similarity", similarity, " or ".join(SIMILARITIES))
-        require(value_bits in (4, 8, 16), "value_bits", value_bits, "4, 8 or 16")
-        dictionary = np.ascontiguousarray(dictionary, dtype=np.float32)
-        packed = value_bits == 4 and len(dictionary) <= MAX_PACKED_ATOMS
-        if not packed:
-            codebook = np.zeros((0, quantise.N_LEVELS), dtype=np.float32)
-        elif codebook is None:
-            codebook = quantise.fit_codebook(values)
-        kind = "packed4" if packed else "int8" if value_bits == 8 else "float16"
-        parts = []
-        for start in range(0, len(atoms), _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
-            chunk = [np.ascontiguousarray(values[rows], dtype=np.float32)]
-            if vectors is not None:
-                chunk.append(np.ascontiguousarray(vectors[rows], dtype=np.float32))
-            for array in chunk:
-                _check_finite(array, start)
-            target = chunk[1] if vectors is not None else np.empty((0, dictionary.shape[1]))
-            parts.append(
-                _pack_chunk(
-                    np.ascontiguousarray(atoms[rows], dtype=np.uint16),
-                    chunk[0],
-                    target.astype(np.float32, copy=False),
-                    dictionary,
-                    codebook,
-                    kind,
-                    similarity,
-                )
+        packer = Packer.fit(
+            values,
+            dictionary=dictionary,
+            similarity=similarity,
+            value_bits=value_bits,
+            codebook=codebook,
+        )
+        parts = (
+            packer.rows(
+                atoms[start : start + _CHUNK_ROWS],
+                values[start : start + _CHUNK_ROWS],
+                None if vectors is None else vectors[start : start + _CHUNK_ROWS],
+                start=start,
             )
-        n_active = atoms.shape[1]
-        if not parts:
-            width = 0 if packed else n_active
-            value_type = np.float16 if kind == "float16" else np.int8
-            empty = np.empty((0, width), dtype=value_type)
-            parts = [(np.empty((0, n_active), np.uint16), empty, np.empty(0, np.float32))]
-        entries, stored, scale = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return cls(kind, entries, stored, codebook, *_fold_scale(scale))
+            for start in range(0, len(atoms), _CHUNK_ROWS)
+        )
+        return cls.assemble(packer, parts, n_items=len(atoms))
 
     @classmethod
-    def pack_dense(cls, vectors: NDArray[np.floating[Any]], *, similarity: str) -> Codes:
-        """Keep vectors [N, D] as 8-bit dense ones, for catalogues of a few hundred items."""
-        require(similarity in SIMILARITIES, "similarity", similarity, " or ".join(SIMILARITIES))
-        dense = np.ascontiguousarray(vectors, dtype=np.float32)
-        _check_finite(dense, 0)
-        values, step = _to_int8(dense)
-        scale = step
-        if similarity == "cosine":
-            norm = np.linalg.norm(values.astype(np.float32), axis=1)
-            scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        nothing = np.zeros((0, quantise.N_LEVELS), dtype=np.float32)
-        entries = np.empty((len(dense), 0), dtype=np.uint16)
-        return cls("dense8", entries, values, nothing, *_fold_scale(scale))
+    def pack_dense(
+        cls, vectors: NDArray[np.floating[Any]], *, similarity: str, draft: Draft | None = None
+    ) -> Codes:
+        """Keep vectors [N, D] as 8-bit dense ones, where codes would be no smaller."""
+        packer = Packer.dense(vectors.shape[1], similarity=similarity)
+        parts = (packer.dense_rows(rows, start=start) for start, rows in row_blocks(vectors))
+        return cls.assemble(packer, parts, n_items=len(vectors), draft=draft)
 
-    def truncate(self, n_active: int, *, dictionary: Floats, similarity: str) -> Codes:
+    def truncate(
+        self, n_active: int, *, dictionary: Floats, similarity: str, draft: Draft | None = None
+    ) -> Codes:
         """Keep the first `n_active` entries of every item, values and scale fitted again.
 
-        The target is the stored reconstruction, so no dense vectors are needed.
+        The target is the stored reconstruction, so no dense vectors are needed. Rows are cut in
+        chunks; with a draft the result lies in its files.
 
         Raises:
             ConfigError: `n_active` is not between 1 and what is stored.
         """
         require(0 < n_active <= self.n_active, "n_active", n_active, f"1..{self.n_active}")
-        targets = self.decode(dictionary)
-        atoms, values = self.atoms_and_values(np.arange(self.n_items))
-        values = quantise.least_squares(atoms[:, :n_active], targets, dictionary)
-        bits = {"packed4": 4, "int8": 8, "float16": 16}[self.packing]
-        return Codes.pack(
-            atoms[:, :n_active],
-            values,
+        dictionary = np.ascontiguousarray(dictionary)
+
+        def cut(rows: NDArray[Any]) -> tuple[NDArray[np.uint16], Floats, Floats]:
+            targets = self.decode(dictionary, rows)
+            atoms = self.atoms_and_values(rows)[0][:, :n_active]
+            release(self.entries)
+            release(self.values)
+            return atoms, quantise.least_squares(atoms, targets, dictionary), targets
+
+        def chunks(step: int) -> Iterator[NDArray[Any]]:
+            for start in range(0, self.n_items, step * _CHUNK_ROWS):
+                yield np.arange(start, min(start + step * _CHUNK_ROWS, self.n_items), step)
+
+        sample = [cut(rows)[1] for rows in chunks(quantise.sample_stride(self.n_items))]
+        packer = Packer.fit(
+            np.concatenate([np.empty((0, n_active), dtype=np.float32), *sample]),
             dictionary=dictionary,
-            vectors=targets,
             similarity=similarity,
-            value_bits=bits,
+            value_bits=bits_of(self.packing),
         )
+        parts = (packer.rows(*cut(rows), start=int(rows[0])) for rows in chunks(1))
+        return self.assemble(packer, parts, n_items=self.n_items, draft=draft)
 
     def take(self, rows: NDArray[Any] | slice) -> Codes:
         """Return the codes of some rows, in that order."""
@@ -296,75 +311,8 @@ class Codes:
         return cls(str(packing), *arrays)
 
 
-def _pack_chunk(
-    atoms: NDArray[np.uint16],
-    values: Floats,
-    vectors: Floats,
-    dictionary: Floats,
-    codebook: Floats,
-    kind: str,
-    similarity: str,
-) -> tuple[NDArray[np.uint16], NDArray[Any], Floats]:
-    """Return (entries, stored values, scale as float32) of one chunk of rows."""
-    if atoms.size and int(atoms.max()) >= len(dictionary):
-        raise DataError(f"atom {int(atoms.max())} is outside a dictionary of {len(dictionary)}")
-    if kind == "packed4":
-        levels = np.zeros(atoms.shape, dtype=np.uint8)
-        quantise.choose_levels(atoms, values, vectors, dictionary, codebook, levels)
-        stored: NDArray[Any] = np.empty((len(atoms), 0), dtype=np.int8)
-        entries = (atoms << 4 | levels).astype(np.uint16)
-        used = codebook[np.arange(atoms.shape[1]), levels]
-    elif kind == "int8":
-        stored, _ = _to_int8(values)
-        entries, used = atoms, stored.astype(np.float32)
-    else:
-        largest = np.abs(values).max(axis=1, keepdims=True, initial=1e-30)
-        stored = (values / largest).astype(np.float16)
-        entries, used = atoms, stored.astype(np.float32)
-    return entries, stored, _fit_scale(atoms, values, used, vectors, dictionary, similarity)
-
-
-def _fit_scale(
-    atoms: NDArray[np.uint16],
-    values: Floats,
-    used: Floats,
-    vectors: Floats,
-    dictionary: Floats,
-    similarity: str,
-) -> Floats:
-    """Return the factor [M] that turns the stored values `used` into the row's score values."""
-    energy = np.zeros(len(atoms), dtype=np.float32)
-    product = np.zeros(len(atoms), dtype=np.float32)
-    if len(vectors) == 0 and similarity == "inner_product":
-        vectors = np.empty((len(atoms), dictionary.shape[1]), dtype=np.float32)
-        quantise.reconstruct(atoms, values, dictionary, vectors)
-    quantise.project(atoms, used, vectors, dictionary, energy, product)
-    if len(vectors) == 0:
-        product = np.sqrt(energy)
-    elif similarity == "cosine":
-        norm = np.linalg.norm(vectors, axis=1)
-        product = np.divide(product, norm, out=np.zeros_like(norm), where=norm > 0)
-        product = np.sqrt(np.maximum(product, 0) * np.sqrt(energy))  # length sqrt(cos)
-    scale = np.divide(product, energy, out=np.zeros_like(energy), where=energy > 0)
-    scale[~np.any(values, axis=1)] = 0
-    return scale
-
-
-def _to_int8(values: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return values rounded to steps of max/127 per row, and the steps."""
-    step = np.abs(values).max(axis=1, initial=0.0).astype(np.float32) / np.float32(127)
-    safe = np.where(step > 0, step, 1)[:, None]
-    return np.rint(values / safe).astype(np.int8), step
-
-
-def _fold_scale(scale: Floats) -> tuple[NDArray[np.float16], Floats]:
-    """Return float16 scales and the unit that brings the largest to 1024."""
-    largest = float(np.abs(scale).max(initial=0.0))
-    unit = np.float32(largest / _LARGEST_SCALE) if largest > 0 else np.float32(1)
-    return (scale / unit).astype(np.float16), np.array([unit], dtype=np.float32)
-
-
-def _check_finite(array: Floats, start: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise DataError(f"row {start + int(bad[0])} holds a value that is not finite")
+def _new(name: str, shape: tuple[int, ...], dtype: Any, draft: Draft | None) -> NDArray[Any]:
+    """Return an array to fill, in a draft's file where one is given."""
+    if draft is None:
+        return np.empty(shape, dtype=dtype)
+    return new_file(draft.path(f"{name}.npy"), shape, dtype)

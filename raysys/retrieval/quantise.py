@@ -37,14 +37,23 @@ def fit_codebook(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         [n, 16]: 8 ascending magnitudes, then the same with a minus sign; each position's levels
         apply to values divided by their row's root mean square.
     """
-    stride = max(1, len(values) // _SAMPLE_ROWS)
-    sample = np.asarray(values[::stride], dtype=np.float32)
+    sample = np.asarray(values[:: sample_stride(len(values))], dtype=np.float32)
     rms = np.sqrt(np.mean(sample * sample, axis=1, keepdims=True))
     sample = np.abs(sample[rms[:, 0] > 0] / rms[rms[:, 0] > 0])
     if len(sample) == 0:
         sample = np.ones((1, values.shape[1]), dtype=np.float32)
     magnitudes = np.stack([_lloyd(np.sort(column)) for column in sample.T])
     return np.concatenate([magnitudes, -magnitudes], axis=1).astype(np.float32)
+
+
+def sample_stride(n_rows: int) -> int:
+    """Return s: every s-th of all rows decides about the levels."""
+    return max(1, n_rows // _SAMPLE_ROWS)
+
+
+def no_codebook() -> NDArray[np.float32]:
+    """Return the codebook [0, 16] of packings that have none."""
+    return np.zeros((0, N_LEVELS), dtype=np.float32)
 
 
 def _lloyd(ordered: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from raysys.builds import Build, Draft, Workspace
+from raysys.data.drafts import owned
 from raysys.models.compressae import CompresSAE
 from raysys.retrieval.changes import KIND, Changes, current_changes, gone_mask, joined_items
 from raysys.retrieval.codes import Codes, Floats
@@ -87,7 +88,7 @@ def _embeddings(
     draft = workspace.begin("embeddings", config={"source": "changes"}, source=source)
     if not isinstance(draft, Draft):
         return draft
-    with workspace.writing(draft):
+    with workspace.writing(draft), owned(workspace, draft):
         for name, fresh in (("vectors", changes.vectors), ("bias", changes.bias)):
             rows = np.load(old.path(f"{name}.npy"), mmap_mode="r")[keep]
             np.save(draft.path(f"{name}.npy"), np.concatenate([rows, fresh]))
@@ -104,7 +105,7 @@ def _compressor(workspace: Workspace, old: Build, embeddings: Build) -> Build:
     draft = workspace.begin("compressor", config=settings, inputs=[embeddings])
     if not isinstance(draft, Draft):
         return draft
-    with workspace.writing(draft):
+    with workspace.writing(draft), owned(workspace, draft):
         for name in old.files():
             shutil.copyfile(old.path(name), draft.path(name))
         return draft.commit(old.facts)
@@ -122,7 +123,7 @@ def _codes(
     draft = workspace.begin("codes", config=settings, inputs=[compressor, embeddings])
     if not isinstance(draft, Draft):
         return draft
-    with workspace.writing(draft):
+    with workspace.writing(draft), owned(workspace, draft):
         codes = Codes.open(old)
         kept = codes.take(keep)
         if len(changes.vectors):

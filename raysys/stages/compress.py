@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from raysys.builds import Build, Draft, Workspace
 from raysys.config import identity, local
+from raysys.data.arrays import row_blocks, take_rows
+from raysys.data.drafts import owned
 from raysys.errors import DataError
 from raysys.models.compressae import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.retrieval.codes import Codes
-from raysys.stages.encode import encode, fit_dictionary, unit_rows
+from raysys.stages.encode import Encoder, fit_dictionary, unit_rows
+from raysys.stages.encode_parts import encode_in_parts
+from raysys.storage import Storage
 from raysys.training.compressor import compressor_phases
 from raysys.training.launch import LaunchConfig, forget, launch
 from raysys.training.optim import OptimConfig
@@ -59,15 +63,20 @@ def compress(
     settings = {"compressor": identity(cfg), "seed": seed}
     got = workspace.begin("compressor", config=settings, inputs=[embeddings], force=force)
     if isinstance(got, Draft):
-        with workspace.writing(got):
+        with workspace.writing(got), owned(workspace, got):
             compressor = got.commit(_train(workspace, got, embeddings, cfg, seed, workers))
     else:
         compressor = got
     inputs = [compressor, embeddings]
     got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
     if isinstance(got, Draft):
-        with workspace.writing(got):
-            codes = got.commit(_write_codes(got, compressor, embeddings, cfg))
+        with workspace.writing(got), owned(workspace, got):
+            name = f"codes-{got.build_id}"
+            if force:
+                forget(workspace.storage, name)  # anew, not on from where an old run stopped
+            facts = _write_codes(got, compressor, embeddings, cfg, workspace.storage, name)
+            codes = got.commit(facts)
+            forget(workspace.storage, name)
     else:
         codes = got
     if cfg.keep is not None:
@@ -92,11 +101,12 @@ def _cut(
     got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
     if isinstance(got, Build):
         return got
-    with workspace.writing(got):
+    with workspace.writing(got), owned(workspace, got):
         dictionary = np.load(inputs[0].path("dictionary.npy"))
         similarity = whole.facts["similarity"]
-        codes = Codes.open(whole).truncate(keep, dictionary=dictionary, similarity=similarity)
-        codes.save(got)
+        codes = Codes.open(whole).truncate(
+            keep, dictionary=dictionary, similarity=similarity, draft=got
+        )
         vectors = np.load(inputs[1].path("vectors.npy"), mmap_mode="r")
         return got.commit(_facts(codes, dictionary, vectors, similarity))
 
@@ -151,34 +161,38 @@ def _train(
 
 
 def _write_codes(
-    draft: Draft, compressor: Build, embeddings: Build, cfg: CompressorConfig
+    draft: Draft,
+    compressor: Build,
+    embeddings: Build,
+    cfg: CompressorConfig,
+    storage: Storage,
+    name: str,
 ) -> dict[str, Any]:
     """Encode every row, pack and write the codes, return the facts."""
-    path = embeddings.path("vectors.npy")
-    vectors = np.load(path, mmap_mode="r")
+    vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
     similarity = embeddings.facts["similarity"]
     n_active = compressor.facts["n_active"]
     dictionary = np.load(compressor.path("dictionary.npy"))
     if n_active == 0:
-        codes = Codes.pack_dense(vectors, similarity=similarity)
+        codes = Codes.pack_dense(vectors, similarity=similarity, draft=draft)
     else:
-        atoms, values = encode(
-            path,
+        encoder = Encoder.fit(
+            vectors,
             torch.from_numpy(dictionary),
             n_active=n_active,
             model=_encoder(compressor, n_active, cfg),
             value_bits=cfg.value_bits,
         )
-        fitted = cfg.preset == "best" or similarity == "inner_product"
-        codes = Codes.pack(
-            atoms,
-            values,
-            dictionary=dictionary,
-            vectors=vectors if fitted else None,
+        codes = encode_in_parts(
+            draft,
+            embeddings,
+            encoder,
+            storage=storage,
+            name=name,
+            fitted=cfg.preset == "best" or similarity == "inner_product",
             similarity=similarity,
             value_bits=cfg.value_bits,
         )
-    codes.save(draft)
     return _facts(codes, dictionary, vectors, similarity)
 
 
@@ -221,12 +235,11 @@ def _mean_cosine(
     """Return the mean cosine of stored reconstructions, over at most 10,000 rows."""
     rows = np.unique(np.linspace(0, len(vectors) - 1, 10_000).astype(np.int64))
     ours = unit_rows(codes.decode(dictionary, rows))
-    return float((ours * unit_rows(vectors[rows])).sum(dim=1).mean())
+    return float((ours * unit_rows(take_rows(vectors, rows))).sum(dim=1).mean())
 
 
 def _check(vectors: NDArray[np.floating[Any]], similarity: str) -> None:
-    for start in range(0, len(vectors), 65_536):
-        part = np.asarray(vectors[start : start + 65_536])
+    for start, part in row_blocks(vectors):
         bad = ~np.isfinite(part).all(axis=1)
         if similarity == "cosine":
             bad |= ~part.any(axis=1)

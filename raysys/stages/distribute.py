@@ -27,6 +27,7 @@ def distribute(
     *,
     stage: str,
     rows: Callable[[R], int] | None = None,
+    here: bool = False,
 ) -> list[R]:
     """Apply `function` to every task, one CPU each, and return the results in task order.
 
@@ -39,6 +40,7 @@ def distribute(
         tasks: what it is called with.
         stage: how log lines call the work.
         rows: number of rows behind a result, for the rate in log lines.
+        here: few tasks that are not worth a cluster run one by one in this process.
 
     Raises:
         RaysysError: the one that the first of the failed tasks raised; BuildError for an OSError.
@@ -47,7 +49,8 @@ def distribute(
     errors: dict[int, RaysysError] = {}
     started = logged = time.perf_counter()
     done_rows = 0
-    for number, result in _stream(function, tasks, stage):
+    done = enumerate(map(function, tasks)) if here else _stream(function, tasks, stage)
+    for number, result in done:
         if isinstance(result, RaysysError):
             errors[number] = result
             continue

@@ -1,23 +1,34 @@
-"""The user's own embeddings -> an `embeddings` build that the compressor can work on."""
+"""The user's own embeddings -> an `embeddings` build that the compressor can work on.
+
+Rows go from the source to the build's matrix in batches; only ids and titles stay in memory.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from raysys.builds import Build, Workspace
+from raysys.builds import Build, Draft, Workspace
+from raysys.data.arrays import new_file, release
+from raysys.data.drafts import owned
+from raysys.data.embeddings import (
+    Embeddings,
+    check_rows,
+    embedding_files,
+    open_npy,
+    open_parquet,
+    read_ids,
+)
+from raysys.data.sources import fingerprint
 from raysys.errors import DataError
 
 log = logging.getLogger(__name__)
-
-_CHUNK_BYTES = 1 << 20
 
 
 def import_vectors(
@@ -32,7 +43,7 @@ def import_vectors(
 
     Args:
         workspace: the run.
-        source: `.npy` matrix [N, D], or Parquet with `item_id` and `embedding` (a list per row).
+        source: as `data.embeddings` describes it.
         ids: for `.npy`: a text file with one id a line, or Parquet with `item_id` (and `title`);
             without it the row numbers are the ids.
         force: write it anew even if it exists.
@@ -41,102 +52,55 @@ def import_vectors(
     Raises:
         DataError: a file cannot be read, sizes differ, or a row is zero or not finite.
     """
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(f"source={source!r} does not exist")
+    files = embedding_files(source)
+    if ids and not Path(ids).expanduser().is_file():
+        raise DataError(f"ids={ids!r} does not exist")
     settings = {"source": "own vectors"}
     if similarity != "cosine":
         settings["similarity"] = similarity
-    prints = [_fingerprint(Path(name).expanduser()) for name in (source, ids) if name]
+    try:
+        prints = fingerprint(files) + (fingerprint(embedding_files(ids)) if ids else [])
+    except OSError as error:
+        raise DataError(f"source={source} cannot be read: {error}") from error
     got = workspace.begin("embeddings", config=settings, source=prints, force=force)
     if isinstance(got, Build):
         return got
-    with workspace.writing(got):
-        vectors, items = _read_parquet(path) if path.suffix != ".npy" else _read_npy(path, ids)
-        _check(vectors, items, source)
-        np.save(got.path("vectors.npy"), vectors)
-        np.save(got.path("bias.npy"), np.zeros((len(vectors), 0), dtype=np.float32))
-        pq.write_table(items, got.path("items.parquet"))
-        facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": 0}
-        return got.commit(facts | {"similarity": similarity})
+    with workspace.writing(got), owned(workspace, got):
+        if files[0].format == "npy":
+            opened = open_npy(files[0], read_ids(Path(ids).expanduser()) if ids else None)
+        else:
+            opened = open_parquet(files)
+            if ids:
+                log.warning("setting ignored key=ids value=%s reason=Parquet_has_item_id", ids)
+        return got.commit(_write(got, opened, source) | {"similarity": similarity})
 
 
-def _read_npy(path: Path, ids: str | None) -> tuple[NDArray[np.float32], pa.Table]:
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a .npy matrix: {error}") from error
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or len(vectors) == 0:
-        raise DataError(f"{path} must hold a matrix [N, D], it is {vectors.dtype} {vectors.shape}")
-    names = [str(row) for row in range(len(vectors))]
-    titles: list[str | None] = [None] * len(vectors)
-    if ids is not None:
-        names, titles = _read_ids(Path(ids).expanduser())
-    if len(names) != len(vectors):
-        raise DataError(f"ids={ids!r} names {len(names)} items, {path} has {len(vectors)} rows")
-    return np.ascontiguousarray(vectors, dtype=np.float32), _items(names, titles)
+def _write(draft: Draft, opened: Embeddings, source: str) -> dict[str, Any]:
+    """Write vectors, biases and items; return the facts."""
+    n_items, dim = opened.shape
+    out = new_file(draft.path("vectors.npy"), (n_items, dim), np.float32)
+    names, titles = [], []
+    start = 0
+    for batch in opened.batches():
+        check_rows(batch)
+        out[start : start + len(batch.vectors)] = batch.vectors
+        release(out)
+        start += len(batch.vectors)
+        names.append(pa.array(batch.names, pa.string()))
+        titles.append(pa.array(batch.titles, pa.string()))
+    assert start == n_items, (start, n_items)
+    item_ids, item_titles = (pa.chunked_array(a) for a in (names, titles))
+    _check_unique(item_ids, source)
+    numbers = pa.array(np.arange(n_items, dtype=np.int32))
+    items = {"item_num": numbers, "item_id": item_ids, "title": item_titles}
+    pq.write_table(pa.table(items), draft.path("items.parquet"))
+    np.save(draft.path("bias.npy"), np.zeros((n_items, 0), dtype=np.float32))
+    log.info("vectors read n_items=%d dim=%d", n_items, dim)
+    return {"n_items": n_items, "dim": dim, "n_bias": 0}
 
 
-def _read_ids(path: Path) -> tuple[list[str], list[str | None]]:
-    try:
-        if path.suffix != ".parquet":
-            names = path.read_text().splitlines()
-            return names, [None] * len(names)
-        table = pq.read_table(path)
-    except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        raise DataError(f"ids={str(path)!r} cannot be read: {error}") from error
-    if "item_id" not in table.column_names:
-        raise DataError(f"{path} has no column item_id, it has {table.column_names}")
-    names = [str(value) for value in table["item_id"].to_pylist()]
-    titles = table["title"].to_pylist() if "title" in table.column_names else [None] * len(names)
-    return names, titles
-
-
-def _read_parquet(path: Path) -> tuple[NDArray[np.float32], pa.Table]:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from error
-    for column in ("item_id", "embedding"):
-        if column not in table.column_names:
-            raise DataError(f"{path} has no column {column}, it has {table.column_names}")
-    names, titles = _read_ids(path)
-    lists = table["embedding"].combine_chunks()
-    widths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
-    if len(widths) != 1 or lists.null_count:
-        raise DataError(f"{path}: every embedding needs the same length, found {widths.tolist()}")
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return flat.reshape(len(names), -1), _items(names, titles)
-
-
-def _items(names: list[str], titles: list[str | None]) -> pa.Table:
-    return pa.table(
-        {
-            "item_num": pa.array(range(len(names)), pa.int32()),
-            "item_id": pa.array(names, pa.string()),
-            "title": pa.array(titles, pa.string()),
-        }
-    )
-
-
-def _check(vectors: NDArray[np.float32], items: pa.Table, source: str) -> None:
-    norms = np.linalg.norm(vectors, axis=1)
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if len(bad):
-        name = items["item_id"][int(bad[0])].as_py()
-        raise DataError(f"{source} row {bad[0]} (item {name!r}) is zero or not finite")
-    counts = items["item_id"].value_counts()
+def _check_unique(item_ids: pa.ChunkedArray, source: str) -> None:
+    counts = item_ids.value_counts()
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         raise DataError(f"item_id {twice[0]['values'].as_py()!r} stands twice in {source}")
-
-
-def _fingerprint(path: Path) -> str:
-    sha = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                sha.update(chunk)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return sha.hexdigest()

@@ -13,12 +13,13 @@ import torch
 from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
 from raysys.data.batches import ragged
+from raysys.data.drafts import owned
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.models.candidates import candidate_recall
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.retrieval.codes import SIMILARITIES
+from raysys.retrieval.packing import SIMILARITIES
 from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
@@ -44,7 +45,8 @@ class TrainConfig(JobConfig):
 
     Attributes:
         model: `autoencoder`, `compressor`, or `all`: the autoencoder's item vectors are compressed.
-        source: own embeddings instead of the autoencoder's (`.npy` or Parquet), compressor only.
+        source: own embeddings instead of the autoencoder's (`.npy`, or Parquet: a file, directory,
+            glob or URI), compressor only.
         ids: item ids of a `.npy` source.
         similarity: of a source, `cosine` or `inner_product` (norms count).
         refit: windows that the final model adds to FIT after epochs are chosen: `none`, `val` (for
@@ -148,7 +150,7 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     inputs = [autoencoder, profiles_build]
     got = workspace.begin("embeddings", config={}, inputs=inputs, force=cfg.force)
     if isinstance(got, Draft):
-        with workspace.writing(got):
+        with workspace.writing(got), owned(workspace, got):
             embeddings = got.commit(_write_embeddings(got, autoencoder, profiles_build))
     else:
         embeddings = got

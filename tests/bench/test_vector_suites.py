@@ -68,8 +68,20 @@ def test_codes_suite_compares_at_equal_bytes(source, monkeypatch, tmp_path):
     assert rows[0]["recall@10"] > 0.3
     assert rows[0]["pays_from_items"] > 0
     assert rows[0]["cosine_held_out"] < rows[0]["cosine"]
+    assert rows[0]["held_out_loss"] > 0
     assert (tmp_path / "plot.png").stat().st_size > 1000
     assert json.loads((tmp_path / "plot.json").read_text()) == rows
+
+
+def test_training_rate_is_measured_beside_its_matrix_products(source):
+    [row] = codes.rows(codes.CodesBenchConfig(source=source, queries=60, parts=["training"]))
+    assert row["engine"] == "raysys paper training"
+    assert row["setting"].startswith("code_dim=359 n_active=32 ")
+    assert row["examples_per_s"] * row["times_the_products"] == pytest.approx(
+        row["products_examples_per_s"], rel=0.01
+    )
+    with pytest.raises(ConfigError, match="recall, training"):
+        codes.CodesBenchConfig(parts=["speed"])
 
 
 def test_recall_by_decile_counts_true_neighbours():

@@ -183,3 +183,19 @@ def test_packing_in_chunks_changes_nothing(monkeypatch):
     parts = Codes.pack(atoms, values, dictionary=dictionary, vectors=dense)
     np.testing.assert_array_equal(parts.entries, whole.entries)
     np.testing.assert_array_equal(parts.scale, whole.scale)
+
+
+@pytest.mark.parametrize("value_bits", [4, 16])
+def test_truncation_in_chunks_and_into_files_changes_nothing(tmp_path, monkeypatch, value_bits):
+    dictionary, atoms, values, dense = planted()
+    codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=dense, value_bits=value_bits)
+    settings = {"dictionary": dictionary, "similarity": "cosine"}
+    whole = codes.truncate(3, **settings).arrays()
+    monkeypatch.setattr("raysys.retrieval.codes._CHUNK_ROWS", 77)
+    monkeypatch.setattr("raysys.data.arrays.BLOCK_ROWS", 50)
+    draft = Workspace(str(tmp_path)).begin("codes", config={})
+    parts = codes.truncate(3, **settings, draft=draft).arrays()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(parts[name], array)
+        np.testing.assert_array_equal(np.load(draft.path(f"{name}.npy")), array)
+        assert parts[name].dtype == array.dtype

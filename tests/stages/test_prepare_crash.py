@@ -37,13 +37,11 @@ def write_log(path, n_rows=400_000):
 
 
 @contextlib.contextmanager
-def job(folder, *settings):
-    """Start prepare on a private one-CPU cluster; whatever is left of it is ended."""
-    command = [sys.executable, str(ROOT / "jobs" / "prepare.py"), f"run={folder}", *settings]
+def job(folder, *settings, name="prepare", log=subprocess.DEVNULL):
+    """Start a job on a private one-CPU cluster; whatever is left of it is ended."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), f"run={folder}", *settings]
     private = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
-    started = subprocess.Popen(
-        [*command, *private], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
+    started = subprocess.Popen([*command, *private], stdout=subprocess.PIPE, stderr=log, cwd=ROOT)
     seen = []
     try:
         yield started, seen

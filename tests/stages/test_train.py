@@ -160,6 +160,8 @@ def test_own_vectors_need_no_log(ray_cluster, tmp_path, suffix):
     assert codes.facts["code_dim"] == 75
     assert codes.facts["n_active"] == 75 // 4
     assert codes.facts["mean_cosine"] > 0.9
+    dictionary = np.load(workspace.current("compressor").path("dictionary.npy"), mmap_mode="r")
+    assert dictionary.flags.c_contiguous  # an index maps it
     cut = train(load(TrainConfig, [f"run={workspace.run}", *words, "compressor.keep=9"]))
     assert cut.build_ids["compressor"] == result.build_ids["compressor"]
     assert cut.build_ids["codes"] != result.build_ids["codes"]
