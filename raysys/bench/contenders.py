@@ -27,7 +27,8 @@ from raysys.evaluation import baselines
 from raysys.evaluation.metrics import top_items
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.training.autoencoder import AutoencoderTask
-from raysys.training.loop import OptimConfig, Ranks, Task, train
+from raysys.training.loop import Ranks, Task, train
+from raysys.training.optim import OptimConfig
 
 _OPTIM = OptimConfig(lr=0.02, epochs=20, batch_size=256)
 _SHALLOW: dict[str, Callable[[Cells, int], Rank]] = {

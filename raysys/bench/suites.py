@@ -23,8 +23,10 @@ SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
+    "recovery": ("raysys.bench.recovery", "RecoveryBenchConfig"),
     "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
+    "train": ("raysys.bench.training", "TrainBenchConfig"),
 }
 
 

@@ -12,15 +12,17 @@ arXiv 2509.07499. Layer sizes and losses are this project's own construction.
     joint likelihood, factored so that levels are computed at observed cells only:
         P(i, r | u) = P(i | u) P(r | i, u)
         P(i | u) = softmax_i link(g_i . z_c + prior_i)
-        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] (W[i, k] . z_l + t[k] m))
+        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] (W[i, k] . z_l + t[k] m) + d[r] h[r])
 
-m, the last entry of z_l, is the user's mean rating above the items' means, shrunk where there are
-few: profiles of a handful of ratings say little else about levels.
+m and h [R], the last entries of z_l, are the user's mean rating above the items' means and the log
+of how often the user gives each level over how often all do, shrunk where there are few: profiles
+of a handful of ratings say little else about levels. Biases start from models/level_start.py.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
 
-`consume_loss=likelihood` trains P(i | u) by its exact log-likelihood (g free, link the identity).
+`consume_loss=likelihood` trains P(i | u) by its exact log-likelihood (g free, link the identity),
+on large catalogues by that of a sample (models/consume_loss.py).
 `cosine` (default) trains unit vectors g_i = E_i by 1 - cos(x, y) between the profile's 0/1 row x
 and its scores y, as ELSA does (Vancura et al., RecSys 2022) but linear; then |y|^2 needs only the
 Gram matrix of g, never a B x N matrix. Where validation prefers it, the closed form takes its place
@@ -44,20 +46,20 @@ from torch.nn import functional as F
 from raysys.builds import Build, Draft
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.models.conv4rec_config import CONSUME_LOSSES as CONSUME_LOSSES
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.item_scores import ItemScores as ItemScores
 from raysys.models.item_scores import like_expansion, rankings_of
+from raysys.models.level_start import LevelStart, no_start
 from raysys.models.link import Link
 from raysys.models.ragged import (
     Pairs,
     bag,
     level_table,
-    log_shares,
-    residual_table,
     sum_rows,
-    user_means,
-    user_means_left_out,
+    user_levels,
+    user_levels_left_out,
 )
 
 WEIGHTS_FILE = "model.safetensors"
@@ -67,6 +69,7 @@ LEVELS_FILE = "levels.json"
 _DAY_S = 86_400.0
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
+_START_SHARE = 0.5  # of d, and of what m keeps beside it
 
 
 class Conv4Rec(nn.Module):
@@ -76,7 +79,8 @@ class Conv4Rec(nn.Module):
         cfg: its settings.
         n_items: catalogue size N.
         levels: the interaction levels; with one level there is no level block.
-        counts: [N, R] interactions of the fitted period, which start the biases; default none.
+        counts: [N, R] interactions of the fitted period; default none.
+        start: of the level block; default without interactions.
         seed: seed of the initial weights.
     """
 
@@ -87,12 +91,11 @@ class Conv4Rec(nn.Module):
         n_items: int,
         levels: RatingLevels,
         counts: Tensor | None = None,
+        start: LevelStart | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.cfg = cfg
-        self.levels = levels
-        self.n_items = n_items
+        self.cfg, self.levels, self.n_items = cfg, levels, n_items
         n_levels = levels.n_levels
         counts = torch.zeros(n_items, n_levels) if counts is None else counts.float()
         draw = torch.Generator().manual_seed(seed)
@@ -117,11 +120,13 @@ class Conv4Rec(nn.Module):
             self.table_in = nn.Parameter(table[:, : cfg.channels].clone())  # A
             outputs = table[:, [c for c in range(size) if c != 1][: cfg.level_channels]]
             self.table_out = nn.Parameter(outputs.T.clone())  # T; presence says nothing here
-            self.table_user = nn.Parameter(torch.eye(1, cfg.level_channels)[0])  # t
-            self.residual: Tensor
-            self.register_buffer("residual", residual_table(levels, counts))
+            self.table_user = nn.Parameter(_START_SHARE * torch.eye(1, cfg.level_channels)[0])  # t
+            self.table_levels = nn.Parameter(torch.full((n_levels,), _START_SHARE))  # d
             self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
-            self.level_bias = nn.Parameter(log_shares(counts))
+            start = no_start(n_items, levels) if start is None else start
+            self.level_bias = nn.Parameter(start.log_shares.clone())
+            for name in ("residual", "log_overall", "user_pseudo_cells"):
+                self.register_buffer(name, getattr(start, name).clone())
         # `prior` orders items for an empty profile before anything else is known
         popularity = (counts.sum(dim=1) + 0.5).log()
         self.prior: Tensor
@@ -129,7 +134,7 @@ class Conv4Rec(nn.Module):
         self.typical_size: Tensor
         self.register_buffer("typical_size", counts.sum().clamp_min(1) / n_items)
         self.mean_level_latent: Tensor
-        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1))
+        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1 + n_levels))
         self.link = Link()
         self._consume: tuple[Tensor, Tensor] | None = None
 
@@ -165,8 +170,9 @@ class Conv4Rec(nn.Module):
 
     def own_scores(self, batch: Ragged) -> Tensor:
         """Return what every cell contributes to the consume score of its own item, [M]."""
-        own: Tensor = torch.linalg.vecdot(*self._consume_blocks())
-        return self.cell_weights(batch) * self.level_scale[batch.level] * own[batch.item_num]
+        one, other = (block[batch.item_num] for block in self._consume_blocks())
+        own = (one * other).sum(dim=1)
+        return self.cell_weights(batch) * self.level_scale[batch.level] * own
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -176,8 +182,7 @@ class Conv4Rec(nn.Module):
         """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
         weight = self.cell_weights(batch)
         parts = [self._encode_consume(batch, weight)]
-        if self.has_levels:
-            parts.append(self._encode_levels(batch, weight))
+        parts += [self._encode_levels(batch, weight)] if self.has_levels else []
         return torch.cat(parts, dim=1)
 
     def cell_weights(self, batch: Ragged) -> Tensor:
@@ -196,13 +201,22 @@ class Conv4Rec(nn.Module):
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
         bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
         z_l = torch.stack(bags).sum(dim=0) + self.level_shift
-        return torch.cat([z_l, user_means(batch, self.residual)[:, None]], dim=1)
+        return torch.cat([z_l, user_levels(batch, *self._user_level_tables())], dim=1)
+
+    def _user_level_tables(self) -> tuple[Any, ...]:
+        return self.residual, self.log_overall, self.user_pseudo_cells
 
     def level_logits(self, z_l: Tensor, items: Tensor) -> Tensor:
-        """Return the level logits of pairs: latents z_l [M, Hl + 1], item_nums [M] -> [M, R]."""
-        hidden = (self.level_out[items] * z_l[:, None, :-1]).sum(dim=2)  # [M, K]
-        hidden = hidden + z_l[:, -1:] * self.table_user
-        return self.level_bias[items] + hidden @ self.table_out
+        """Return the level logits of pairs: z_l [M, Hl + 1 + R], item_nums [M] -> [M, R]."""
+        latent, mean, shares = self._level_parts(z_l)
+        hidden = (self.level_out[items] * latent[:, None, :]).sum(dim=2)  # [M, K]
+        hidden = hidden + mean * self.table_user
+        return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
+
+    def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the learned latent [B, Hl], m [B, 1] and h [B, R]."""
+        size = self.cfg.level_latent
+        return z_l[:, :size], z_l[:, size : size + 1], z_l[:, size + 1 :]
 
     # -- losses ----------------------------------------------------------------------------
 
@@ -215,10 +229,12 @@ class Conv4Rec(nn.Module):
         pairs = Pairs(batch, self.n_items)
         size = max(len(batch.item_num), 1)
         if self.cfg.consume_loss == "cosine":
-            consume = self.typical_size * self._cosine_loss(batch, weight, pairs) / size
+            z, g = self._encode_consume(batch, weight), self.consume_vectors()
+            diagonal = pairs.total(weight * self.level_scale[batch.level])  # as g has unit rows
+            own = diagonal if self.cfg.zero_diagonal else None
+            consume = self.typical_size * cosine_loss(z, g, batch, pairs, own) / size
         else:
-            log_p = F.log_softmax(self._cell_item_logits(batch, weight, pairs), dim=1)
-            consume = -log_p[batch.rows, batch.item_num].sum() / size
+            consume = -self._cell_log_p(batch, weight, pairs).sum() / size
         losses = {"loss": consume, "consume_loss": consume}
         if self.has_levels:
             logits = self._cell_level_logits(batch, weight, pairs)
@@ -226,49 +242,37 @@ class Conv4Rec(nn.Module):
             losses |= {"loss": consume + self.cfg.level_weight * level, "level_loss": level}
         return losses
 
-    def _cosine_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
-        """Return the sum over users of 1 - cos(x, y), by the Gram matrix of the item vectors."""
-        g = self.consume_vectors()
-        z = self._encode_consume(batch, weight)
-        own = pairs.total(weight * self.level_scale[batch.level])  # [P] y's diagonal
-        if not self.cfg.zero_diagonal:
-            own = torch.zeros_like(own)
-        x = bag(batch, g, pairs.share)  # sum of g over the profile's distinct items
-        product = (z * x).sum(dim=1) - pairs.per_user(own)
-        square = ((z @ (g.T @ g)) * z).sum(dim=1) + pairs.per_user(own * own)
-        if self.cfg.zero_diagonal:
-            square = square - 2 * (z * z).sum(dim=1)  # as sum of own_i g_i over the items is z
-        length = (pairs.per_user(torch.ones_like(own)) * square.clamp_min(1e-12)).sqrt()
-        some = (batch.counts > 0).float()
-        return (some - product / length.clamp_min(1e-12)).sum()
-
-    def _cell_item_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
-        """Return logits of P(i | u), [B, N], without the items' own share."""
-        g = self.decoder
-        scores = self._encode_consume(batch, weight) @ g.T + self.consume_bias
-        if self.cfg.zero_diagonal:
-            own = pairs.total(weight * self.level_scale[batch.level])
-            own = own * (self.items[pairs.item] * g[pairs.item]).sum(dim=1)
-            scores = scores.index_put((pairs.row, pairs.item), -own, accumulate=True)
-        return scores
+    def _cell_log_p(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return log P(i | u) of the cells, [M], without the items' own share."""
+        z, g, bias = self._encode_consume(batch, weight), self.decoder, self.consume_bias
+        at = (pairs.row, pairs.item)
+        scores = (z[pairs.row] * g[pairs.item]).sum(dim=1) + bias[pairs.item]
+        own = pairs.total(self.own_scores(batch)) if self.cfg.zero_diagonal else None
+        scores = scores if own is None else scores - own
+        if self.cfg.sampled(self.n_items):
+            whole = sampled_log_normalisers(z, g, bias, at, scores, n_sampled=self.cfg.negatives)
+        else:
+            whole = log_normalisers(z, g, bias, at, own)
+        return pairs.at_cells(scores - whole[pairs.row])
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1]
-        z, mean = z[:, :-1], z[:, -1]
+        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1 + R]
+        z, user = z[:, : self.cfg.level_latent], z[:, self.cfg.level_latent :]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
             z = z - pairs.at_cells(own)
-            mean = user_means_left_out(batch, self.residual, pairs)
-        keep = torch.ones(batch.n_rows, z.shape[1], device=z.device)
-        z = z * F.dropout(keep, self.cfg.dropout, self.training)[batch.rows]
-        return self.level_logits(torch.cat([z, mean[:, None]], dim=1), batch.item_num)
+            user = user_levels_left_out(batch, pairs, *self._user_level_tables())
+        keep = F.dropout(z.new_ones(batch.n_rows, z.shape[1]), self.cfg.dropout, self.training)
+        z = z * keep[batch.rows]
+        return self.level_logits(torch.cat([z, user], dim=1), batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
         decayed = [self.level_in, self.level_out] if self.has_levels else []
-        fast = [self.level_scale, *([self.table_user] if self.has_levels else [])]
+        fast = [self.level_scale]
+        fast += [self.table_user, self.table_levels] if self.has_levels else []
         special = {id(p) for p in [*decayed, *fast]}
         rest = [p for p in self.parameters() if id(p) not in special]
         return [
@@ -285,7 +289,7 @@ class Conv4Rec(nn.Module):
         return rankings_of(self.levels)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1] (width 0 without levels)."""
+        """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1 + R] (width 0 without levels)."""
         return z[:, : self.cfg.latent], z[:, self.cfg.latent :]
 
     def consume_scores(self, z: Tensor) -> Tensor:
@@ -301,10 +305,11 @@ class Conv4Rec(nn.Module):
         items = torch.arange(self.n_items, device=z.device) if items is None else items
         if not self.has_levels:
             return torch.zeros(len(z), len(items), 1, device=z.device)
-        z_l = self.split(z)[1]
-        hidden = torch.einsum("bh,ckh->bck", z_l[:, :-1], self.level_out[items])
-        hidden = hidden + (z_l[:, -1:] * self.table_user)[:, None, :]
-        return F.log_softmax(self.level_bias[items] + hidden @ self.table_out, dim=2)
+        latent, mean, shares = self._level_parts(self.split(z)[1])
+        hidden = torch.einsum("bh,ckh->bck", latent, self.level_out[items])
+        hidden = hidden + (mean * self.table_user)[:, None, :]
+        user = (shares * self.table_levels)[:, None, :]
+        return F.log_softmax(self.level_bias[items] + hidden @ self.table_out + user, dim=2)
 
     @torch.no_grad()
     def scores(self, z: Tensor, ranking: str, gamma: float = 0.0) -> Tensor:
@@ -346,8 +351,6 @@ class Conv4Rec(nn.Module):
         values = torch.from_numpy(self.levels.value_array()[:n_rated])
         return torch.softmax(log_p[..., :n_rated], dim=-1) @ values
 
-    # -- retrieval -------------------------------------------------------------------------
-
     @torch.no_grad()
     def retrieval_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return vectors [N, D] = [g_i, l_i] and biases [N, 2] of log P(i|u) and log P(like|i,u).
@@ -358,13 +361,12 @@ class Conv4Rec(nn.Module):
         if "like" in self.available_rankings:
             mean, items = self.mean_level_latent, torch.arange(self.n_items)
             logits = self.level_logits(mean.expand(self.n_items, -1), items)
-            value, slope = like_expansion(logits, self._liked(), self.table_out)
-            gradient = (slope[:, :, None] * self.level_out).sum(dim=1)
-            gradient = torch.cat([gradient, (slope @ self.table_user)[:, None]], dim=1)
+            tables = (self.table_out, self.level_out, self.table_user, self.table_levels)
+            value, gradient = like_expansion(logits, self._liked(), *tables)
             parts.append(gradient)
             like_bias = value - gradient @ mean
         elif self.has_levels:
-            parts.append(torch.zeros(self.n_items, self.cfg.level_latent + 1))
+            parts.append(torch.zeros(self.n_items, len(self.mean_level_latent)))
         bias = torch.stack([self.consume_prior(), like_bias], dim=1)
         return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
 
@@ -377,8 +379,6 @@ class Conv4Rec(nn.Module):
         z_c, z_l = self.split(z)
         weights = torch.tensor([consume, like], device=z.device).expand(len(z), 2)
         return torch.cat([consume * z_c, like * z_l], dim=1), weights
-
-    # -- files -----------------------------------------------------------------------------
 
     def save(self, draft: Draft) -> None:
         """Write weights, settings and levels into a build that is being made."""

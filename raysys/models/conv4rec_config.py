@@ -7,6 +7,8 @@ import dataclasses
 from raysys.config import require
 
 CONSUME_LOSSES = ("cosine", "likelihood")
+ITEMS_LOSSES = ("auto", "full", "sampled")
+_MANY_ITEMS = 100_000
 
 
 @dataclasses.dataclass
@@ -19,6 +21,9 @@ class Conv4RecConfig:
         channels: input channels C of the level block.
         level_channels: output channels K of the level block.
         consume_loss: `cosine` or `likelihood`.
+        items_loss: normaliser of the likelihood over items: `full`, `sampled`, or `auto`: sampled
+            beyond 100,000 items. The cosine loss needs none.
+        negatives: items of a sample, common to a batch.
         level_weight: lambda on log P(r | i, u); 1 is the exact joint likelihood.
         zero_diagonal: take an item's own share out of its scores in training.
         dropout: of the level block, in training.
@@ -32,16 +37,18 @@ class Conv4RecConfig:
     channels: int = 3
     level_channels: int = 2
     consume_loss: str = "cosine"
+    items_loss: str = "auto"
+    negatives: int = 4096
     level_weight: float = 5.0
     zero_diagonal: bool = True
-    dropout: float = 0.3
+    dropout: float = 0.5
     weight_decay: float = 5.0
     profile_exponent: float = 0.5
     profile_half_life_days: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that no model can use."""
-        for name in ("latent", "level_latent", "channels", "level_channels"):
+        for name in ("latent", "level_latent", "channels", "level_channels", "negatives"):
             value = getattr(self, name)
             require(value >= 1, f"autoencoder.{name}", value, "at least 1")
         for name in ("level_weight", "weight_decay", "profile_half_life_days"):
@@ -49,6 +56,12 @@ class Conv4RecConfig:
             require(value >= 0, f"autoencoder.{name}", value, "at least 0")
         known = self.consume_loss in CONSUME_LOSSES
         require(known, "autoencoder.consume_loss", self.consume_loss, " or ".join(CONSUME_LOSSES))
+        known = self.items_loss in ITEMS_LOSSES
+        require(known, "autoencoder.items_loss", self.items_loss, " or ".join(ITEMS_LOSSES))
         require(0 <= self.dropout < 1, "autoencoder.dropout", self.dropout, "from 0 to below 1")
         exponent = self.profile_exponent
         require(0 <= exponent <= 1, "autoencoder.profile_exponent", exponent, "from 0 to 1")
+
+    def sampled(self, n_items: int) -> bool:
+        """Tell whether the likelihood over so many items is that of a sample."""
+        return self.items_loss == "sampled" or (self.items_loss == "auto" and n_items > _MANY_ITEMS)

@@ -55,16 +55,24 @@ def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
     return tuple(ranking for ranking in RANKINGS if ranking in able)
 
 
-def like_expansion(logits: Tensor, liked: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log P(like) [N] and its gradient with respect to the output channels [N, K].
+def like_expansion(
+    logits: Tensor, liked: Tensor, table: Tensor, vectors: Tensor, user: Tensor, shares: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return log P(like) [N] and its gradient with respect to the level latent, [N, Hl + 1 + R].
 
     Args:
         logits: [N, R] level logits of all items at one latent.
         liked: int64 numbers of the liked levels.
         table: [K, R], from output channels to levels.
+        vectors: [N, K, Hl], from the latent to output channels.
+        user: [K], from the user's mean to output channels.
+        shares: [R], what the user's log shares count.
     """
     log_p = torch.log_softmax(logits, dim=1)
     value = torch.logsumexp(log_p[:, liked], dim=1)
     inside = torch.zeros_like(log_p)
     inside[:, liked] = (log_p[:, liked] - value[:, None]).exp()
-    return value, (inside - log_p.exp()) @ table.T
+    slope = inside - log_p.exp()  # [N, R]
+    channels = slope @ table.T  # [N, K]
+    gradient = (channels[:, :, None] * vectors).sum(dim=1)
+    return value, torch.cat([gradient, (channels @ user)[:, None], slope * shares], dim=1)

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 
-_USER_PSEUDO_CELLS = 5.0  # pull a user's mean residual to zero
-_SMOOTHING = 10.0  # pseudo-observations that pull an item's level shares to the overall ones
+_USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
 
 
 class Pairs:
@@ -64,15 +63,8 @@ def bag(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
 
 
 def sum_rows(values: Tensor, batch: Ragged) -> Tensor:
-    """Sum values [M] over the cells of every profile, [B]."""
-    return values.new_zeros(batch.n_rows).index_add(0, batch.rows, values)
-
-
-def log_shares(counts: Tensor) -> Tensor:
-    """Return [N, R] log shares of the levels per item, smoothed towards the overall shares."""
-    overall = (counts.sum(dim=0) + 1) / (counts.sum() + counts.shape[1])
-    total = counts.sum(dim=1, keepdim=True) + _SMOOTHING
-    return ((counts + _SMOOTHING * overall) / total).log()
+    """Sum values [M, ...] over the cells of every profile, [B, ...]."""
+    return values.new_zeros(batch.n_rows, *values.shape[1:]).index_add(0, batch.rows, values)
 
 
 def level_table(
@@ -101,44 +93,47 @@ def level_table(
     return table[:, :channels]
 
 
-def residual_table(levels: RatingLevels, counts: Tensor) -> Tensor:
-    """Return [N, R]: how far a rating lies above its item's (smoothed) mean, in overall deviations.
+def user_levels(
+    batch: Ragged, residual: Tensor, log_overall: Tensor, pseudo_cells: Tensor
+) -> Tensor:
+    """Return what a user's own ratings say about any other, [B, 1 + R].
 
-    NaN for unordered levels.
-    """
-    values = torch.from_numpy(levels.value_array())
-    rated = levels.n_rated
-    if rated < 2:
-        return torch.full((len(counts), levels.n_levels), torch.nan)
-    shares = log_shares(counts[:, :rated]).exp()  # [N, rated]
-    mean = shares @ values[:rated] / shares.sum(dim=1)
-    overall = counts[:, :rated].sum(dim=0) + 1
-    overall = overall / overall.sum()
-    variance = (overall * (values[:rated] - (overall * values[:rated]).sum()).square()).sum()
-    return (values - mean[:, None]) / variance.sqrt()
-
-
-def user_means(batch: Ragged, table: Tensor) -> Tensor:
-    """Return every user's mean residual, shrunk to zero where there are few, [B].
+    First the mean residual, shrunk to zero by `pseudo_cells`; then by how much the log of the
+    user's distribution over levels differs from the overall one.
 
     Args:
         batch: B users.
-        table: [N, R] of `residual_table`.
+        residual: [N, R] of `LevelStart`.
+        log_overall: [R] of `LevelStart`.
+        pseudo_cells: [] of `LevelStart`.
     """
-    residual, rated = _residuals(batch, table)
-    return sum_rows(residual, batch) / (sum_rows(rated, batch) + _USER_PSEUDO_CELLS)
+    value, rated, hot = _cell_levels(batch, residual)
+    sums = [sum_rows(part, batch) for part in (value, rated, hot)]
+    return _user_levels(sums, log_overall, pseudo_cells)
 
 
-def user_means_left_out(batch: Ragged, table: Tensor, pairs: Pairs) -> Tensor:
-    """Return for every cell its user's mean residual over the other items, [M]."""
-    residual, rated = _residuals(batch, table)
+def user_levels_left_out(
+    batch: Ragged, pairs: Pairs, residual: Tensor, log_overall: Tensor, pseudo_cells: Tensor
+) -> Tensor:
+    """Return the same for every cell from its user's cells of other items, [M, 1 + R]."""
     rows = batch.rows
-    total = sum_rows(residual, batch)[rows] - pairs.at_cells(pairs.total(residual))
-    count = sum_rows(rated, batch)[rows] - pairs.at_cells(pairs.total(rated))
-    return total / (count + _USER_PSEUDO_CELLS)
+    sums = [
+        sum_rows(part, batch)[rows] - pairs.at_cells(pairs.total(part))
+        for part in _cell_levels(batch, residual)
+    ]
+    return _user_levels(sums, log_overall, pseudo_cells)
 
 
-def _residuals(batch: Ragged, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the residual of every cell, 0 for unordered levels, and whether it has one, [M]."""
-    residual = table[batch.item_num, batch.level]
-    return residual.nan_to_num(0.0), torch.isfinite(residual).to(residual.dtype)
+def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each cell's residual (0 where there is none), whether it has one, its level."""
+    value = residual[batch.item_num, batch.level]
+    hot = F.one_hot(batch.level, residual.shape[1]).to(value.dtype)
+    return value.nan_to_num(0.0), torch.isfinite(value).to(value.dtype), hot
+
+
+def _user_levels(sums: list[Tensor], log_overall: Tensor, pseudo_cells: Tensor) -> Tensor:
+    total, count, hist = sums
+    mean = total / (count + pseudo_cells)
+    cells = hist.sum(dim=1, keepdim=True) + _USER_PSEUDO_CELLS
+    shares = (hist + _USER_PSEUDO_CELLS * log_overall.exp()) / cells
+    return torch.cat([mean[:, None], shares.log() - log_overall], dim=1)

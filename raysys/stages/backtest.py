@@ -37,7 +37,7 @@ from raysys.stages.cluster import connected
 from raysys.stages.prepare import prepare
 from raysys.stages.rankers import open_chain
 from raysys.stages.train import TrainConfig, train
-from raysys.training.loop import OptimConfig
+from raysys.training.optim import OptimConfig
 
 if TYPE_CHECKING:
     from raysys.stages.evaluate import EvaluateConfig

@@ -19,7 +19,7 @@ from raysys.retrieval.codes import Codes
 from raysys.stages.encode import encode, fit_dictionary, unit_rows
 from raysys.training.compressor import compressor_phases
 from raysys.training.launch import LaunchConfig, forget, launch
-from raysys.training.loop import OptimConfig
+from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 

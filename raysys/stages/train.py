@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -17,20 +16,25 @@ from raysys.data.batches import ragged
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
+from raysys.models.candidates import candidate_recall
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.retrieval.codes import SIMILARITIES
+from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
 from raysys.training.autoencoder import autoencoder_phases, fit_data, last_period, new_model
+from raysys.training.history import write_history
 from raysys.training.launch import LaunchConfig, forget, launch
-from raysys.training.loop import OptimConfig, State
+from raysys.training.loop import State
+from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 
 MODELS = ("all", "autoencoder", "compressor")
 REFITS = ("none", "val", "all")
 _PROBE_USERS = 500
+_MAX_ELEMENTS = 1 << 26  # of a probes x N matrix
 
 
 @dataclasses.dataclass
@@ -190,9 +194,7 @@ def _write_model(
     model = new_model(profiles, cfg.autoencoder, period)
     model.load_state_dict(state["model"])
     model.save(draft)
-    draft.path("history.jsonl").write_text(
-        "".join(json.dumps(r, sort_keys=True) + "\n" for r in state["history"])
-    )
+    write_history(draft.staging, state["history"])
     fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
     cutoffs = profiles.facts.get("cutoffs") or {}
     return {
@@ -224,10 +226,14 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     for ranking in set(model.available_rankings) & {"consume", "like"}:
         queries = torch.cat(model.retrieval_query(z, ranking, 0.0), dim=1)
         np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
+    few = max(1, _MAX_ELEMENTS // model.n_items)
+    recall = candidate_recall(model, z[:few], gamma=DEFAULT_GAMMA)
+    log.info("candidates recall=%s", " ".join(f"{k}={v:.4f}" for k, v in recall.items()))
     return {
         "n_items": len(vectors),
         "dim": vectors.shape[1],
         "n_bias": bias.shape[1],
         "similarity": "inner_product",
         "rankings": list(model.available_rankings),
+        "candidate_recall": recall,
     }

@@ -23,6 +23,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
 from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.level_start import level_start
 from raysys.training.loop import Head, Ranks, Task
 
 TOP_K = 20
@@ -32,6 +33,8 @@ _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
 _CHUNK_USERS = 256
+_MAX_ELEMENTS = 1 << 25  # of a users x N matrix
+_MAX_RANKED = 1 << 33  # scores that a validation sorts, over users, items and priors
 _PENALTY = "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
@@ -94,8 +97,16 @@ class AutoencoderTask:
         levels = profiles.levels
         counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
         np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
+        train = data.train
         self._model = Conv4Rec(
-            cfg, n_items=data.n_items, levels=levels, counts=torch.from_numpy(counts), seed=seed
+            cfg,
+            n_items=data.n_items,
+            levels=levels,
+            counts=torch.from_numpy(counts),
+            start=level_start(
+                train.rows, train.item_num, train.level, n_items=data.n_items, levels=levels
+            ),
+            seed=seed,
         )
         self.weights = data.train.counts.astype(np.float64)
         names = [*self._model.state_dict()]
@@ -104,7 +115,10 @@ class AutoencoderTask:
         self.heads: Sequence[Head] = [Head(RECALL, False, rest)]
         if levels.n_levels > 1:
             self.heads = [*self.heads, Head(NLL, True, level)]
-        self._validation = _validation(profiles, seed) if validated else None
+        users = max(_CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
+        self._validation = (
+            _validation(profiles, seed, min(users, _VALIDATED_USERS)) if validated else None
+        )
         self._shares = {h: self._log_share(h) for _, h in self._priors}
 
     @property
@@ -238,18 +252,19 @@ class AutoencoderTask:
 
     def _spread(self) -> Tensor:
         """Return the standard deviation of scores over some training users and all items."""
-        z = self._model.encode(self._ragged(self._sample(_SPREAD_USERS)))
+        z = self._model.encode(self._ragged(self._sample(_few(_SPREAD_USERS, self._model.n_items))))
         return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
 
     def _fit_link(self) -> None:
         """Calibrate P(i | u) on training users, each item predicted from the others."""
-        batch = self._ragged(self._sample(_LINK_USERS))
         model = self._model
-        z = model.encode(batch)
         if model.has_levels:
+            z = model.encode(self._ragged(self._sample(_LINK_USERS)))
             model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
         if model.cfg.consume_loss == "likelihood":
             return
+        batch = self._ragged(self._sample(_few(_LINK_USERS, model.n_items)))
+        z = model.encode(batch)
         scores = model.consume_scores(z)
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
@@ -267,16 +282,18 @@ class _Validation:
 
     history: Cells
     targets: Cells
+    chunk_users: int
 
     def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
         """Return this rank's users in chunks."""
         rows = np.arange(self.history.n_users)[rank::world]
-        parts = [rows[i : i + _CHUNK_USERS] for i in range(0, len(rows), _CHUNK_USERS)]
+        size = self.chunk_users
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         return [(self.history.users(part), self.targets.users(part)) for part in parts]
 
 
-def _validation(profiles: Profiles, seed: int) -> _Validation | None:
-    """Return at most 2,000 users with history and new targets in the val catalogue."""
+def _validation(profiles: Profiles, seed: int, n_users: int) -> _Validation | None:
+    """Return at most so many users with history and new targets in the val catalogue."""
     windows = period_windows(profiles.facts["protocol"], "val")
     cells = profiles.cells()
     n_items = int(profiles.facts["catalogue"]["val"])
@@ -288,8 +305,13 @@ def _validation(profiles: Profiles, seed: int) -> _Validation | None:
     if len(rows) == 0:
         return None
     rng = np.random.default_rng([seed, 0x22])
-    rows = np.sort(rng.permutation(rows)[:_VALIDATED_USERS])
-    return _Validation(history.users(rows), targets.users(rows))
+    rows = np.sort(rng.permutation(rows)[:n_users])
+    return _Validation(history.users(rows), targets.users(rows), _few(_CHUNK_USERS, n_items))
+
+
+def _few(n_users: int, n_items: int) -> int:
+    """Return how many users' scores of all items to hold at once."""
+    return max(1, min(n_users, _MAX_ELEMENTS // n_items))
 
 
 def _without(scores: Tensor, history: Cells) -> Tensor:

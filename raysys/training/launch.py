@@ -25,7 +25,8 @@ from torch import Tensor
 
 from raysys.config import local, require
 from raysys.storage import Storage
-from raysys.training.loop import OptimConfig, Ranks, State, Task, train
+from raysys.training.loop import Ranks, State, Task, train
+from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ is its weight divided by the weight of the whole global batch, so gradients are 
 A model has heads: blocks that share no parameters, each judged by a metric of its own. Training
 goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
 (a refit on more data) run that many epochs without looking. A head keeps the weights of its epoch.
-State is saved between epochs; a run that is resumed there continues as if it had never stopped.
+A saved state holds weights, optimiser, what was found so far and the position (phase, epoch, step);
+a run that is resumed there, on any number of ranks, continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,47 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysys.config import require
 from raysys.errors import ConfigError
+from raysys.training.optim import OptimConfig, global_batches, step_seed
 
 log = logging.getLogger(__name__)
 
-_LEAST_STEPS = 8  # per epoch: batches shrink on small data
 _LEAST_GAIN = 1e-3  # relative gain of a metric that patience counts
-_PURPOSE = 0x7261  # keeps the shuffling apart from other uses of the seed
 
 State = dict[str, Any]
-
-
-@dataclasses.dataclass
-class OptimConfig:
-    """Settings of the optimiser (Adam with decoupled weight decay).
-
-    Attributes:
-        lr: learning rate.
-        epochs: upper bound of the passes over the data.
-        batch_size: rows of a global batch, over all ranks; at most an eighth of the data.
-        weight_decay: decoupled weight decay.
-        patience: epochs without a gain of 0.1 % in any head's metric before stopping; 0 never.
-        checkpoint_every: epochs between two saved states.
-    """
-
-    lr: float = 0.003
-    epochs: int = 40
-    batch_size: int = 256
-    weight_decay: float = 0.0
-    patience: int = 4
-    checkpoint_every: int = 5
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that no training can use."""
-        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
-        for name in ("epochs", "batch_size", "checkpoint_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"optim.{name}", value, "at least 1")
-        for name in ("weight_decay", "patience"):
-            value = getattr(self, name)
-            require(value >= 0, f"optim.{name}", value, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +91,8 @@ class Ranks:
         device: where the model and its batches live.
         wrap: moves a module to the device and, with several ranks, keeps gradients in step.
         total: sums a tensor over the ranks, in place.
-        save: keeps a state (on rank 0) and reports metrics; None state reports only.
+        save: keeps a state (on rank 0) and reports metrics; None state reports only. Called on all
+            ranks after the same steps.
         restored: the state to go on from, if any.
     """
 
@@ -151,6 +121,8 @@ def train(
     state: State = ranks.restored or {
         "phase": 0,
         "epoch": 0,
+        "step": 0,
+        "sums": {},
         "history": [],
         "best": {},
         "epochs": {},
@@ -176,28 +148,26 @@ def _run_phase(
     wrapped = ranks.wrap(task.module)
     module: nn.Module = getattr(wrapped, "module", wrapped)
     optimiser = torch.optim.AdamW(_groups(module, optim), lr=optim.lr)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = group["lr"]
     if state.get("optimiser") is not None:
         optimiser.load_state_dict(state["optimiser"])
     last = max(state["epochs"].values(), default=optim.epochs)
     solved = _solve(task, module, state, phase, ranks)
-    for epoch in range(state["epoch"], last):
-        started = time.perf_counter()
-        torch.manual_seed(hash((seed, phase, epoch, ranks.rank)) & 0x7FFFFFFF)
-        record = _run_epoch(wrapped, task, optimiser, (seed, phase, epoch), optim, ranks)
+    run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks)
+    while state["epoch"] < last:
+        record = run.epoch()
         sums = _validate(module, task, ranks) if phase == 0 else None
         record |= {} if sums is None else task.metrics(sums)
-        _keep_best(task, module, state, record, epoch + 1, validated=sums is not None)
-        record |= {"phase": phase, "epoch": epoch + 1, "seconds": time.perf_counter() - started}
+        state["epoch"] = epoch = state["epoch"] + 1
+        _keep_best(task, module, state, record, epoch, validated=sums is not None)
+        record |= {"phase": phase, "epoch": epoch, "time": time.time()}
         state["history"].append(record)
-        log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items()))
-        state["epoch"] = epoch + 1
-        waited = [epoch + 1 - best["gained"] for best in state["best"].values()]
+        log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time"))
+        waited = [epoch - best["gained"] for best in state["best"].values()]
         if phase == 0 and optim.patience and waited and min(waited) >= optim.patience:
             break
-        due = (epoch + 1) % optim.checkpoint_every == 0 and epoch + 1 < last
-        if due:
-            state |= {"model": _weights(module), "optimiser": optimiser.state_dict()}
-        ranks.save(record, state if due else None)
+        run.report(record, due=run.due() and epoch < last)
     for head in task.heads:
         best = solved.get(head.metric)
         if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
@@ -286,46 +256,117 @@ def _keep_best(
             }
 
 
-def _run_epoch(
-    wrapped: nn.Module,
-    task: Task,
-    optimiser: torch.optim.Optimizer,
-    key: tuple[int, int, int],
-    optim: OptimConfig,
-    ranks: Ranks,
-) -> dict[str, float]:
-    """Make one pass and return the weighted means of the losses over all ranks."""
-    wrapped.train()
-    module: Any = getattr(wrapped, "module", wrapped)
-    sums: dict[str, float] = {}
-    batch_size = min(optim.batch_size, max(1, len(task.weights) // _LEAST_STEPS))
-    for rows in global_batches(len(task.weights), batch_size, key):
+@dataclasses.dataclass
+class _Run:
+    """One phase's steps; `state` is brought up to date wherever it is saved."""
+
+    task: Task
+    wrapped: nn.Module
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    state: State
+    optim: OptimConfig
+    seed: int
+    ranks: Ranks
+    unsaved: int = 0
+
+    def epoch(self) -> dict[str, float]:
+        """Make the rest of a pass; return weighted means of the losses over all ranks and rates.
+
+        `examples_per_s` counts rows of all ranks, `waiting` is this rank's share of the time that
+        went into making batches.
+        """
+        self.wrapped.train()
+        state, n_rows = self.state, len(self.task.weights)
+        key = (self.seed, state["phase"], state["epoch"])
+        batches = global_batches(n_rows, self.optim.batch_rows(n_rows), key)
+        sums: dict[str, float] = state["sums"] if self.ranks.rank == 0 else {}
+        started, waited, rows = time.perf_counter(), 0.0, 0
+        for step in range(state["step"], len(batches)):
+            factor = self.optim.lr_factor(key[2] + step / len(batches))
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            torch.manual_seed(step_seed(key, step, self.ranks.rank))
+            waited += self._step(batches[step], key[2], sums)
+            rows += len(batches[step])
+            self.unsaved += 1
+            if self.due() and step + 1 < len(batches):
+                sums = self._totals(sums)
+                state |= {"step": step + 1, "sums": sums}
+                self.report({"phase": key[1], "epoch": key[2]}, due=True)
+                sums = sums if self.ranks.rank == 0 else {}
+        state |= {"step": 0, "sums": {}}
+        seconds = time.perf_counter() - started
+        weight = max(float(self.task.weights.sum()), 1e-12)
+        record = {name: value / weight for name, value in self._totals(sums).items()}
+        return record | {
+            "seconds": seconds,
+            "examples_per_s": rows / max(seconds, 1e-9),
+            "waiting": waited / max(seconds, 1e-9),
+        }
+
+    def due(self) -> bool:
+        """Tell whether it is time to save."""
+        return bool(self.optim.checkpoint_steps) and self.unsaved >= self.optim.checkpoint_steps
+
+    def report(self, record: dict[str, Any], *, due: bool) -> None:
+        """Report a record, with the state where it is due."""
+        if due:
+            self.unsaved = 0
+            optimiser = self.optimiser.state_dict()
+            self.state |= {"model": _weights(self.module), "optimiser": optimiser}
+        self.ranks.save(record, self.state if due else None)
+
+    def _step(self, rows: NDArray[np.int64], epoch: int, sums: dict[str, float]) -> float:
+        """Make one step on this rank's share of a global batch; return the seconds of its batches.
+
+        Adds the losses and the gradient's norm to `sums`, weighted.
+        """
+        task, ranks = self.task, self.ranks
         mine = rows[ranks.rank :: ranks.world]
-        share = float(task.weights[mine].sum() / max(task.weights[rows].sum(), 1e-12))
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=ranks.device.type == "cuda"):
-            losses = wrapped(task.batch(mine, key[2]))
-        optimiser.zero_grad(set_to_none=True)
-        (losses["loss"] * (share * ranks.world)).backward()
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in wrapped.parameters() if p.grad is not None]
-        )
+        whole = max(float(task.weights[rows].sum()), 1e-12)
+        parts = [p for p in np.array_split(mine, self.optim.accumulate) if len(p)] or [mine]
+        self.optimiser.zero_grad(set_to_none=True)
+        cuda, waited = ranks.device.type == "cuda", 0.0
+        for part in parts:
+            started = time.perf_counter()
+            batch = task.batch(part, epoch)
+            waited += time.perf_counter() - started
+            weight = float(task.weights[part].sum())
+            with self._in_step(last=part is parts[-1]):
+                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=cuda):
+                    losses = self.wrapped(batch)
+                (losses["loss"] * (weight / whole * ranks.world)).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + weight * float(value.detach())
+        grads = [p.grad for p in self.wrapped.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
         if not torch.isfinite(norm):
             raise ConfigError(
-                f"the loss is not finite in epoch {key[2] + 1}: lower optim.lr={optim.lr}"
+                f"the loss is not finite in epoch {epoch + 1}: lower optim.lr={self.optim.lr}"
             )
+        module: Any = self.module
         if hasattr(module, "before_step"):
             module.before_step()
-        optimiser.step()
+        self.optimiser.step()
         if hasattr(module, "after_step"):
             module.after_step()
-        weight = float(task.weights[mine].sum())
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + weight * float(value.detach())
-    names = sorted(sums)
-    total = torch.tensor([*(sums[n] for n in names)], dtype=torch.float64, device=ranks.device)
-    ranks.total(total)
-    means = (total / max(float(task.weights.sum()), 1e-12)).tolist()
-    return dict(zip(names, means, strict=True))
+        share = float(task.weights[mine].sum())
+        sums["gradient_norm"] = sums.get("gradient_norm", 0.0) + share * float(norm)
+        return waited
+
+    def _in_step(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Keep gradients on this rank until the last part of a batch."""
+        wrapped: Any = self.wrapped
+        return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
+
+    def _totals(self, sums: dict[str, float]) -> dict[str, float]:
+        """Return the sums over all ranks."""
+        names = sorted(sums)
+        total = torch.tensor([sums[n] for n in names], dtype=torch.float64)
+        total = total.to(self.ranks.device)
+        self.ranks.total(total)
+        return dict(zip(names, total.tolist(), strict=True))
 
 
 def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
@@ -336,21 +377,6 @@ def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
         sums = sums.to(ranks.device, torch.float64)
         ranks.total(sums)
     return sums
-
-
-def global_batches(
-    n_rows: int, batch_size: int, key: tuple[int, int, int]
-) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of each global batch of one epoch.
-
-    Args:
-        n_rows: rows there are.
-        batch_size: rows of a batch; the last one may be smaller.
-        key: (seed, phase, epoch), which alone decides the order.
-    """
-    order = np.random.default_rng([_PURPOSE, *key]).permutation(n_rows)
-    for start in range(0, n_rows, batch_size):
-        yield order[start : start + batch_size]
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

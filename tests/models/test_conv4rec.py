@@ -79,8 +79,10 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
         z = (filled.sum(dim=1) + p["level_shift"])[:, None, :]
         z = z - filled if cfg.zero_diagonal else z.expand_as(filled)
         hidden = torch.einsum("bnh,nkh->bnk", z, p["level_out"])
-        hidden = hidden + dense_means(model, x)[:, :, None] * p["table_user"]
-        log_r = torch.log_softmax(p["level_bias"] + hidden @ p["table_out"], dim=2)
+        means, shares = dense_user(model, x)
+        hidden = hidden + means[:, :, None] * p["table_user"]
+        logits = p["level_bias"] + hidden @ p["table_out"] + shares * p["table_levels"]
+        log_r = torch.log_softmax(logits, dim=2)
         losses["level_loss"] = -(x.transpose(1, 2) * log_r).sum() / total
     losses["loss"] = consume + cfg.level_weight * losses.get("level_loss", torch.zeros(()))
     losses["loss"].backward()
@@ -89,15 +91,20 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
     return losses
 
 
-def dense_means(model: Conv4Rec, x: torch.Tensor) -> torch.Tensor:
-    """The user's mean residual for every item [B, N], with that item left out or not."""
+def dense_user(model: Conv4Rec, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The user's mean residual [B, N] and log shares [B, N, R], that item left out or not."""
     table = model.residual.double().T  # [R, N]
     rated = torch.isfinite(table) * x
     residual = (table.nan_to_num(0.0) * x).sum(dim=1)  # [B, N]
     total, count = residual.sum(dim=1, keepdim=True), rated.sum(dim=(1, 2))[:, None]
+    hist = x.sum(dim=2)[:, None, :]  # [B, 1, R]
     if model.cfg.zero_diagonal:
         total, count = total - residual, count - rated.sum(dim=1)
-    return (total / (count + 5)).expand(len(x), N_ITEMS)
+        hist = hist - x.transpose(1, 2)
+    overall = model.log_overall.double()
+    shares = (hist + 10 * overall.exp()) / (hist.sum(dim=2, keepdim=True) + 10)
+    means = total / (count + model.user_pseudo_cells.double())
+    return means.expand(len(x), N_ITEMS), shares.log() - overall
 
 
 def _length(values: torch.Tensor) -> torch.Tensor:

@@ -37,10 +37,10 @@ def one_pass(model: Conv4Rec, batch: Ragged) -> torch.Tensor:
     """Return the training loss's log P(i, r | u) of every cell, [M]."""
     weight = model.cell_weights(batch)
     pairs = Pairs(batch, model.n_items)
-    items = model._cell_item_logits(batch, weight, pairs).log_softmax(dim=1)
+    items = model._cell_log_p(batch, weight, pairs)
     levels = model._cell_level_logits(batch, weight, pairs).log_softmax(dim=1)
     cells = torch.arange(len(batch.level))
-    return items[batch.rows, batch.item_num] + levels[cells, batch.level]
+    return items + levels[cells, batch.level]
 
 
 @pytest.mark.slow

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import end, tree
 
 from raysys.builds import Workspace
 from raysys.config import load
@@ -37,15 +36,6 @@ def write_log(path, n_rows=400_000):
     pq.write_table(table, path, row_group_size=100_000)
 
 
-def tree(pid):
-    found = [pid]
-    for member in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{member}/task").glob("*/children"):
-                found += [int(child) for child in task.read_text().split()]
-    return found
-
-
 @contextlib.contextmanager
 def job(folder, *settings):
     """Start prepare on a private one-CPU cluster; whatever is left of it is ended."""
@@ -58,9 +48,7 @@ def job(folder, *settings):
     try:
         yield started, seen
     finally:
-        for pid in {*seen, *tree(started.pid)}:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        end({*seen, *tree(started.pid)})
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.communicate(timeout=20)
 
@@ -96,9 +84,7 @@ def test_killed_jobs_leave_no_build_and_the_next_run_is_bit_identical(tmp_path, 
         wait_for(folder, "interactions/.*/.shuffle/*", started, seen)
         names = {pid: Path(f"/proc/{pid}/cmdline") for pid in tree(started.pid)}
         workers = [p for p, path in names.items() if path.read_bytes().startswith(b"ray::")]
-        for pid in workers:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        end(workers)
         started.communicate(timeout=200)
     assert workers
     # Ray Data tries again where it can; without its own actors the job fails, and leaves nothing.

@@ -1,12 +1,17 @@
 import copy
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
 from raysys.errors import ConfigError
-from raysys.training.loop import Head, OptimConfig, Ranks, global_batches, train
+from raysys.training.history import write_history
+from raysys.training.loop import Head, Ranks, train
+from raysys.training.optim import OptimConfig, global_batches
 
 
 class Line(nn.Module):
@@ -46,7 +51,7 @@ class LineTask:
         return {"told": choices.get("told", 0) + 1}
 
 
-OPTIM = OptimConfig(lr=0.3, epochs=40, batch_size=8, patience=3, checkpoint_every=1)
+OPTIM = OptimConfig(lr=0.3, epochs=40, batch_size=8, patience=3, checkpoint_steps=1)
 
 
 def test_the_first_phase_chooses_the_epochs_of_the_second():
@@ -60,7 +65,7 @@ def test_the_first_phase_chooses_the_epochs_of_the_second():
     assert float(state["model"]["slope"]) == pytest.approx(3, abs=0.3)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 10, 21])
 def test_a_resumed_run_ends_with_the_same_weights(stop_after):
     phases = [LineTask, lambda: LineTask(validated=False)]
     whole = train(phases, OPTIM, seed=1, ranks=Ranks())
@@ -79,6 +84,23 @@ def test_a_resumed_run_ends_with_the_same_weights(stop_after):
     resumed = train(phases, OPTIM, seed=1, ranks=Ranks(restored=saved[-1]))
     assert torch.equal(resumed["model"]["slope"], whole["model"]["slope"])
     assert resumed["epochs"] == whole["epochs"]
+    rates = {"seconds", "time", "examples_per_s", "waiting"}
+    for one, other in zip(resumed["history"], whole["history"], strict=True):
+        told = one.keys() - rates
+        assert {k: one[k] for k in told} == pytest.approx({k: other[k] for k in told}, rel=1e-12)
+
+
+def test_a_batch_in_parts_makes_the_same_step():
+    whole = train([LineTask], OPTIM, seed=1, ranks=Ranks())
+    parts = train([LineTask], dataclasses.replace(OPTIM, accumulate=3), seed=1, ranks=Ranks())
+    torch.testing.assert_close(parts["model"], whole["model"])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    optim = OptimConfig(epochs=10, warmup_epochs=2, schedule="cosine")
+    factors = [optim.lr_factor(epoch) for epoch in (0, 1, 2, 5, 10, 12)]
+    assert factors == pytest.approx([0, 0.4877641, 0.9045085, 0.5, 0, 0])
+    assert OptimConfig().lr_factor(7.5) == 1
 
 
 @pytest.mark.parametrize(("answer", "wins"), [(3.0, True), (7.0, False)])
@@ -118,3 +140,33 @@ def test_batches_cover_every_row_once_in_an_order_of_their_own():
     assert sorted(np.concatenate(one).tolist()) == list(range(100))
     assert all((a == b).all() for a, b in zip(one, again, strict=True))
     assert not all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def test_the_history_is_written_as_lines_and_as_scalars(tmp_path):
+    phases = [LineTask, lambda: LineTask(validated=False)]
+    state = train(phases, OPTIM, seed=1, ranks=Ranks())
+    write_history(tmp_path, state["history"])
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [r["epoch"] for r in state["history"]]
+    found = {}
+    for path in (tmp_path / "tensorboard" / "fit").iterdir():
+        for event in RecordReader(path):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(value.simple_value)
+    first = [r for r in state["history"] if r["phase"] == 0]
+    assert found["val/error"] == pytest.approx([r["error"] for r in first], rel=1e-6)
+    assert {"train/loss", "train/gradient_norm", "rate/examples_per_s"} <= found.keys()
+
+
+class RecordReader:
+    """The events of a file: length, its check sum, the record, its check sum (TFRecord)."""
+
+    def __init__(self, path):
+        self.data = path.read_bytes()
+
+    def __iter__(self):
+        at = 0
+        while at < len(self.data):
+            size = int.from_bytes(self.data[at : at + 8], "little")
+            yield Event.FromString(self.data[at + 12 : at + 12 + size])
+            at += 12 + size + 4

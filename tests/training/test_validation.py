@@ -16,7 +16,8 @@ from raysys.evaluation.protocols import cutoff_task
 from raysys.evaluation.temporal import Evaluator
 from raysys.models.conv4rec import Conv4RecConfig
 from raysys.training.autoencoder import AutoencoderTask
-from raysys.training.loop import OptimConfig, Ranks, train
+from raysys.training.loop import Ranks, train
+from raysys.training.optim import OptimConfig
 
 
 @pytest.mark.parametrize("loss", ["cosine", "likelihood"])

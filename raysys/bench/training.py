@@ -1,0 +1,261 @@
+"""Training: the sparse path against the dense textbook form, and what a second worker gives.
+
+    raysys bench suite=train run=runs/bench [n_items=20000]
+
+First part, one thread, a process per engine, the same profiles and sizes: the textbook form makes
+one-hot tensors [B, R, N], a 1x1 convolution [B, C, N], a dense layer to the latent and back, and a
+softmax over all N R cells. Memory is what the peak of a process adds to what it took before it had
+a model: parameters, gradients and optimiser are in it.
+Second part: epochs of the default model on a simulated log, by Ray Train with one and two workers,
+and by two processes that train on half the users each without a word to each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raysys.bench.suites import BenchConfig
+from raysys.builds import Workspace
+from raysys.config import require, require_run
+from raysys.data.batches import Ragged, ragged
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.data.settings import PrepareConfig
+from raysys.models import consume_loss
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.stages.cluster import connected
+from raysys.stages.prepare import prepare
+from raysys.stages.simulate import SimulateConfig, simulate
+from raysys.stages.train import TrainConfig, fit
+from raysys.training.autoencoder import autoencoder_phases
+from raysys.training.launch import LaunchConfig, forget
+from raysys.training.loop import Ranks, train
+from raysys.training.optim import OptimConfig
+
+log = logging.getLogger(__name__)
+
+_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
+_LEVELS = RatingLevels(tuple("12345"), _VALUES, default_liked(_VALUES))
+_SMALL_CHUNK = 1 << 19
+_ENGINES: dict[str, dict[str, Any]] = {
+    "textbook": {},
+    "sparse, cosine (default)": {"consume_loss": "cosine"},
+    "sparse, likelihood": {"consume_loss": "likelihood", "items_loss": "full"},
+    "sparse, likelihood in chunks": {"consume_loss": "likelihood", "items_loss": "full"},
+    "sparse, sampled likelihood": {"consume_loss": "likelihood", "items_loss": "sampled"},
+}
+
+
+@dataclasses.dataclass
+class TrainBenchConfig(BenchConfig):
+    """Settings of the train suite.
+
+    Attributes:
+        n_items: catalogue of the first part.
+        batch: profiles of a step there.
+        profile: cells of a profile, on average.
+        latent: of every latent.
+        steps: timed steps; the first two of each process are not.
+        workers: also run the second part.
+        epochs: of its trainings.
+        n_users, n_catalogue, n_interactions: its log.
+    """
+
+    n_items: int = 20_000
+    batch: int = 256
+    profile: int = 100
+    latent: int = 64
+    steps: int = 10
+    workers: bool = True
+    epochs: int = 4
+    n_users: int = 6000
+    n_catalogue: int = 4000
+    n_interactions: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for sizes that nothing can be measured with."""
+        for name in ("n_items", "batch", "profile", "latent", "steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        fits = self.profile <= self.n_items / 4
+        require(fits, "profile", self.profile, "at most n_items / 4")
+        require(self.epochs >= 2, "epochs", self.epochs, "2 or more: the first one is not timed")
+
+
+def rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:
+    """Return a row per engine, then a row per way to use two cores."""
+    require_run(cfg)
+    found: list[dict[str, Any]] = []
+    for engine in _ENGINES:
+        seconds, added = _alone(_steps, engine, cfg)
+        row = {
+            "engine": engine,
+            "profiles_per_s": round(cfg.batch / seconds, 1),
+            "peak_mb": added >> 20,
+        }
+        if found:
+            row["rate_of_textbook"] = round(row["profiles_per_s"] / found[0]["profiles_per_s"], 2)
+            row["memory_below_textbook"] = round(found[0]["peak_mb"] / max(row["peak_mb"], 1), 2)
+        found.append(row)
+        log.info("bench train %s", row)
+    return found + (_worker_rows(cfg) if cfg.workers else [])
+
+
+def _alone(work: Callable[..., Any], *args: Any) -> Any:
+    """Run a function in a new process with one thread."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_one_thread) as pool:
+        return pool.submit(work, *args).result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
+    """Return the median seconds of a step and the bytes that training adds at its peak."""
+    cells = _profiles(cfg)
+    counts = torch.zeros(cfg.n_items, len(_VALUES))
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).step()  # what torch loads on first use
+    before = _resident()
+    if engine == "textbook":
+        model: nn.Module = _Textbook(cfg)
+        groups: Any = model.parameters()
+    else:
+        if engine.endswith("chunks"):
+            consume_loss.MAX_ELEMENTS = _SMALL_CHUNK
+        sizes = {"latent": cfg.latent, "level_latent": cfg.latent, **_ENGINES[engine]}
+        ours = Conv4Rec(Conv4RecConfig(**sizes), n_items=cfg.n_items, levels=_LEVELS, counts=counts)
+        model, groups = ours, ours.parameter_groups(0.001)
+    optimiser = torch.optim.AdamW(groups, lr=0.001)
+    taken = []
+    for step in range(cfg.steps + 2):
+        started = time.perf_counter()
+        rows = np.arange(step * cfg.batch, (step + 1) * cfg.batch) % cells.n_users
+        optimiser.zero_grad(set_to_none=True)
+        model(ragged(cells.users(rows)))["loss"].backward()
+        optimiser.step()
+        taken.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return statistics.median(taken[2:]), peak - before
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _profiles(cfg: TrainBenchConfig) -> Cells:
+    """Draw profiles of distinct items by a power law, levels at random."""
+    rng = np.random.default_rng([cfg.seed, 0x7472])
+    weight = (np.arange(cfg.n_items) + 10.0) ** -0.8
+    weight /= weight.sum()
+    lists = []
+    for _ in range(4 * cfg.batch):
+        size = min(int(rng.geometric(1 / cfg.profile)), cfg.n_items // 2)
+        items = np.unique(rng.choice(cfg.n_items, size=size, p=weight))
+        lists.append([(int(item), int(rng.integers(len(_VALUES)))) for item in items])
+    return Cells.from_lists(lists)
+
+
+class _Textbook(nn.Module):
+    """The autoencoder as it is drawn: one-hot tensors, convolutions, dense layers."""
+
+    def __init__(self, cfg: TrainBenchConfig) -> None:
+        super().__init__()
+        n_levels, channels = len(_VALUES), Conv4RecConfig.channels
+        self.shape = (n_levels, cfg.n_items)
+        self.inner = nn.Conv1d(n_levels, channels, 1, bias=False)
+        self.encoder = nn.Linear(channels * cfg.n_items, cfg.latent)
+        self.decoder = nn.Linear(cfg.latent, channels * cfg.n_items)
+        self.outer = nn.Conv1d(channels, n_levels, 1)
+
+    def forward(self, batch: Ragged) -> dict[str, Tensor]:
+        x = torch.zeros(batch.n_rows, *self.shape)
+        x[batch.rows, batch.level, batch.item_num] = 1.0
+        size = x.sum(dim=(1, 2)).clamp_min(1)
+        z = self.encoder(self.inner(x).flatten(1) / size.sqrt()[:, None])
+        hidden = self.decoder(z).view(batch.n_rows, -1, self.shape[1])
+        log_p = F.log_softmax(self.outer(hidden).flatten(1), dim=1)
+        return {"loss": -(x.flatten(1) * log_p).sum() / size.sum()}
+
+
+def _worker_rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:
+    """Time epochs of the default model: Ray Train with 1 and 2 workers, two lone processes."""
+    run = Path(cfg.run) / "bench-train"
+    shutil.rmtree(run, ignore_errors=True)
+    common: dict[str, Any] = {"run": str(run), "seed": cfg.seed, "ray": cfg.ray}
+    optim = OptimConfig(batch_size=512, epochs=cfg.epochs, patience=0)
+    rates: dict[str, tuple[float, float]] = {}
+    with connected(cfg.ray):
+        sizes: dict[str, Any] = {"n_users": cfg.n_users, "n_items": cfg.n_catalogue}
+        simulate(SimulateConfig(**common, **sizes, n_interactions=cfg.n_interactions))
+        prepare(PrepareConfig(**common, source=str(run / "world" / "interactions"), split="users"))
+        workspace = Workspace(str(run))
+        profiles = workspace.current("profiles")
+        for workers in (1, 2):
+            job = TrainConfig(
+                **common, optim=optim, refit="none", launch=LaunchConfig(workers=workers)
+            )
+            name = f"bench-{workers}"
+            state = fit(job, workspace, profiles, name=name)
+            forget(workspace.storage, name)
+            rates[f"Ray Train, {workers}"] = _rate(state["history"])
+    half = dataclasses.replace(optim, batch_size=optim.batch_size // 2)
+    arguments = (str(run), profiles.build_id, cfg.seed, half)
+    results: list[tuple[float, float]] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(_alone(_lone, *arguments))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shutil.rmtree(run, ignore_errors=True)
+    rates["two processes, no communication"] = (
+        sum(rate for rate, _ in results),
+        max(waiting for _, waiting in results),
+    )
+    lone, one = rates["two processes, no communication"][0], rates["Ray Train, 1"][0]
+    return [
+        {
+            "engine": engine,
+            "profiles_per_s": round(rate, 1),
+            "of_two_processes": round(rate / lone, 3),
+            "of_one_worker": round(rate / one, 3),
+            "waiting_for_data": round(waiting, 4),
+        }
+        for engine, (rate, waiting) in rates.items()
+    ]
+
+
+def _lone(run: str, profiles: str, seed: int, optim: OptimConfig) -> tuple[float, float]:
+    """Train in this process, with batches of the size that one of two workers gets."""
+    settings = dataclasses.asdict(Conv4RecConfig())
+    phases = autoencoder_phases(run, None, profiles, settings, seed, "none")
+    return _rate(train(phases, optim, seed=seed, ranks=Ranks())["history"])
+
+
+def _rate(history: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return profiles per second and the share of waiting, medians without the first epoch."""
+    later = history[1:]
+    return (
+        statistics.median(record["examples_per_s"] for record in later),
+        statistics.median(record["waiting"] for record in later),
+    )

@@ -1,0 +1,120 @@
+"""Losses of the consume block that never hold a matrix of users x items.
+
+B users, N items, H dims, P distinct (user, item) pairs of the batch, s[u, i] = z_u . g_i + b_i.
+Zero diagonal: `own` [P] is taken out of the scores of the pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from raysys.data.batches import Ragged
+from raysys.models.ragged import Pairs, bag
+
+MAX_ELEMENTS = 1 << 22  # of the scores that are held at once
+
+
+def cosine_loss(z: Tensor, g: Tensor, batch: Ragged, pairs: Pairs, own: Tensor | None) -> Tensor:
+    """Return the sum over users of 1 - cos(x, y), by the Gram matrix of the item vectors.
+
+    Args:
+        z: [B, H].
+        g: [N, H] unit rows, of the encoder and the decoder.
+        batch: the profiles, whose 0/1 rows are x.
+        pairs: its pairs.
+        own: [P] y's diagonal, left out of y; None keeps it.
+    """
+    x = bag(batch, g, pairs.share)  # sum of g over the profile's distinct items
+    product = (z * x).sum(dim=1)
+    square = ((z @ (g.T @ g)) * z).sum(dim=1)
+    if own is not None:
+        product = product - pairs.per_user(own)
+        # as the sum of own_i g_i over the items is z
+        square = square - 2 * (z * z).sum(dim=1) + pairs.per_user(own * own)
+    length = (pairs.per_user(torch.ones_like(pairs.row)) * square.clamp_min(1e-12)).sqrt()
+    return ((batch.counts > 0).float() - product / length.clamp_min(1e-12)).sum()
+
+
+def log_normalisers(
+    z: Tensor, g: Tensor, bias: Tensor, pairs: tuple[Tensor, Tensor], own: Tensor | None
+) -> Tensor:
+    """Return log sum_i exp s[u, i], [B].
+
+    Items are taken in chunks, whose scores are computed again in the backward pass: memory grows
+    with B + N, not with B N.
+
+    Args:
+        z: [B, H].
+        g: [N, H].
+        bias: [N].
+        pairs: rows and items of the pairs, int64 [P] each.
+        own: [P], or None.
+    """
+    chunk = max(1, MAX_ELEMENTS // max(len(z), 1))
+    if len(g) <= chunk:
+        return _chunk(z, g, bias, *pairs, own)
+    row, item = pairs
+    parts = []
+    for start, rows_of_g, part_bias in zip(
+        range(0, len(g), chunk), torch.split(g, chunk), torch.split(bias, chunk), strict=True
+    ):
+        here = torch.nonzero((item >= start) & (item < start + chunk))[:, 0]
+        mine = None if own is None else own[here]
+        arguments = (z, rows_of_g, part_bias, row[here], item[here] - start, mine)
+        parts.append(checkpoint(_chunk, *arguments, use_reentrant=False))
+    return torch.logsumexp(torch.stack(parts), dim=0)
+
+
+def _chunk(
+    z: Tensor, g: Tensor, bias: Tensor, row: Tensor, item: Tensor, own: Tensor | None
+) -> Tensor:
+    scores = torch.addmm(bias, z, g.T)
+    if own is not None:
+        scores = scores.index_put((row, item), -own, accumulate=True)
+    return torch.logsumexp(scores, dim=1)
+
+
+def sampled_log_normalisers(
+    z: Tensor,
+    g: Tensor,
+    bias: Tensor,
+    pairs: tuple[Tensor, Tensor],
+    pair_scores: Tensor,
+    *,
+    n_sampled: int,
+) -> Tensor:
+    """Estimate log sum_i exp s[u, i], [B]: a user's own items exactly, the others by a sample.
+
+    Half of the sample is uniform, half follows the items of the batch; every draw j counts
+    1 / (n q_j) (log-Q correction), so the sum under the logarithm has the right expectation.
+
+    Args:
+        z: [B, H].
+        g: [N, H].
+        bias: [N].
+        pairs: rows and items of the pairs, int64 [P] each.
+        pair_scores: [P] their scores, without `own`.
+        n_sampled: draws n.
+    """
+    row, item = pairs
+    n_items, half = len(g), n_sampled // 2
+    uniform = torch.randint(
+        n_items, (n_sampled - half if len(item) else n_sampled,), device=z.device
+    )
+    popular = item[torch.randint(max(len(item), 1), (n_sampled - len(uniform),), device=z.device)]
+    drawn, counts = torch.unique(torch.cat([uniform, popular]), return_counts=True)
+    place = torch.searchsorted(drawn, item).clamp_max(len(drawn) - 1)
+    known = drawn[place] == item
+    in_batch = torch.zeros(len(drawn), device=z.device)
+    in_batch.index_add_(0, place[known], torch.ones(int(known.sum()), device=z.device))
+    expected = len(uniform) / n_items + len(popular) * in_batch / max(len(item), 1)
+    scores = torch.addmm(bias[drawn] + (counts / expected).log(), z, g[drawn].T)
+    blocked = torch.tensor(-torch.inf, device=z.device, dtype=scores.dtype)
+    scores = scores.index_put((row[known], place[known]), blocked)
+    top = scores.detach().amax(dim=1)
+    top = top.scatter_reduce(0, row, pair_scores.detach().to(top.dtype), "amax")
+    total = (scores - top[:, None]).exp().sum(dim=1)
+    total = total.index_add(0, row, (pair_scores - top[row]).exp().to(total.dtype))
+    return top + total.log()

@@ -1,0 +1,38 @@
+"""What training reported, epoch by epoch: as JSON lines and as TensorBoard scalars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HISTORY_FILE = "history.jsonl"
+SCALARS_FOLDER = "tensorboard"
+_POSITION = ("phase", "epoch", "time")
+_RATES = ("seconds", "examples_per_s", "waiting")
+
+
+def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Write `history.jsonl` and, for `tensorboard --logdir`, the same scalars below `tensorboard/`.
+
+    Args:
+        folder: where to.
+        history: one record per epoch as `training.loop.train` returns them.
+    """
+    lines = (json.dumps(record, sort_keys=True) + "\n" for record in history)
+    (folder / HISTORY_FILE).write_text("".join(lines))
+    from tensorboardX import SummaryWriter
+
+    for phase in sorted({record["phase"] for record in history}):
+        name = "fit" if phase == 0 else "refit"
+        with SummaryWriter(str(folder / SCALARS_FOLDER / name)) as writer:
+            for record in (record for record in history if record["phase"] == phase):
+                for key in sorted(record.keys() - set(_POSITION)):
+                    writer.add_scalar(_tag(key), record[key], record["epoch"], record["time"])
+
+
+def _tag(key: str) -> str:
+    if key in _RATES:
+        return f"rate/{key}"
+    return f"train/{key}" if key.endswith("loss") or key == "gradient_norm" else f"val/{key}"

@@ -1,0 +1,89 @@
+"""Settings of the optimiser, and what follows from them and a position alone.
+
+The order of a phase's batches, the learning rate of a step and the random state that it starts from
+are functions of (seed, phase, epoch, step): a position is all that a resumed run needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.config import local, require
+
+SCHEDULES = ("constant", "cosine")
+_LEAST_STEPS = 8  # per epoch: batches shrink on small data
+_PURPOSE = 0x7261  # keeps the shuffling apart from other uses of the seed
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """Settings of the optimiser (Adam with decoupled weight decay).
+
+    Attributes:
+        lr: learning rate.
+        schedule: `constant`, or `cosine`: down to zero over `epochs`, early stopping or not.
+        warmup_epochs: the learning rate grows linearly over these.
+        epochs: upper bound of the passes over the data.
+        batch_size: rows of a global batch, over all ranks; at most an eighth of the data.
+        accumulate: parts that a rank cuts its share of a batch into, to need less memory; the
+            gradient is that of the whole.
+        weight_decay: decoupled weight decay.
+        patience: epochs without a gain of 0.1 % in any head's metric before stopping; 0 never.
+        checkpoint_steps: steps between two saved states; 0 saves none.
+    """
+
+    lr: float = 0.003
+    schedule: str = "constant"
+    warmup_epochs: float = 0.0
+    epochs: int = 40
+    batch_size: int = 256
+    accumulate: int = 1
+    weight_decay: float = 0.0
+    patience: int = 4
+    checkpoint_steps: int = local(100)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that no training can use."""
+        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        known = self.schedule in SCHEDULES
+        require(known, "optim.schedule", self.schedule, " or ".join(SCHEDULES))
+        for name in ("epochs", "batch_size", "accumulate"):
+            value = getattr(self, name)
+            require(value >= 1, f"optim.{name}", value, "at least 1")
+        for name in ("warmup_epochs", "weight_decay", "patience", "checkpoint_steps"):
+            value = getattr(self, name)
+            require(value >= 0, f"optim.{name}", value, "at least 0")
+
+    def lr_factor(self, epoch: float) -> float:
+        """Return what the learning rate is multiplied by at a (fractional) epoch from 0."""
+        warm = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.schedule == "cosine":
+            warm *= 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.epochs)))
+        return warm
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Return the rows of a global batch of data with so many rows."""
+        return min(self.batch_size, max(1, n_rows // _LEAST_STEPS))
+
+
+def global_batches(
+    n_rows: int, batch_size: int, key: tuple[int, int, int]
+) -> list[NDArray[np.int64]]:
+    """Return the rows of each global batch of one epoch.
+
+    Args:
+        n_rows: rows there are.
+        batch_size: rows of a batch; the last one may be smaller.
+        key: (seed, phase, epoch), which alone decides the order.
+    """
+    order = np.random.default_rng([_PURPOSE, *key]).permutation(n_rows)
+    return [order[start : start + batch_size] for start in range(0, n_rows, batch_size)]
+
+
+def step_seed(key: tuple[int, int, int], step: int, rank: int) -> int:
+    """Return the seed of what is random within one step of a rank, e.g. dropout."""
+    return hash((*key, step, rank)) & 0x7FFFFFFF

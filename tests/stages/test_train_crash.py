@@ -1,0 +1,64 @@
+"""A training whose processes are killed goes on where it was, also on fewer workers."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import end, tree
+from stages.test_train import QUICK, config, workspace
+
+from raysys.builds import Workspace
+from raysys.models.conv4rec import Conv4Rec
+from raysys.stages.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ("model=autoencoder", "refit=none", "optim.epochs=24", "optim.patience=0")
+SAVING = "optim.checkpoint_steps=13"  # no multiple of an epoch's steps
+__all__ = ["workspace"]
+
+
+def train_and_kill(run):
+    """Start the job with two workers; end all its processes once it has saved."""
+    words = [f"run={run}", *QUICK, *WORDS, SAVING, "launch.workers=2"]
+    private = ["ray.address=local", "ray.num_cpus=2", "ray.object_store_mb=100"]
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words, *private]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    until = time.monotonic() + 120
+    seen = []
+    try:
+        while len(list(Path(run).glob("training/*/checkpoint_*"))) < 1:
+            assert job.poll() is None, "the job ended too early"
+            assert time.monotonic() < until, "no saved state"
+            time.sleep(0.02)
+        seen = tree(job.pid)
+    finally:
+        end({*seen, *tree(job.pid)})
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            job.wait(timeout=20)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
+def test_a_killed_training_ends_with_the_weights_of_one_left_alone(
+    ray_cluster, workspace, tmp_path
+):
+    whole = tmp_path / "whole"
+    shutil.copytree(workspace.run, whole)
+    train_and_kill(workspace.run)
+    assert not workspace.has("autoencoder")
+    fewer = tmp_path / "fewer"
+    shutil.copytree(workspace.run, fewer)
+    weights = []
+    for run, workers in ((whole, 2), (workspace.run, 2), (fewer, 1)):
+        there = Workspace(str(run))
+        train(config(there, *WORDS, SAVING, f"launch.workers={workers}"))
+        weights.append(Conv4Rec.load(there.current("autoencoder")).state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(weights[2][name], value, atol=2e-3, rtol=1e-2, msg=name)
