@@ -125,6 +125,7 @@ class Conv4Rec(nn.Module):
             self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
             start = no_start(n_items, levels) if start is None else start
             self.level_bias = nn.Parameter(start.log_shares.clone())
+            self.log_overall: Tensor
             for name in ("residual", "log_overall", "user_pseudo_cells"):
                 self.register_buffer(name, getattr(start, name).clone())
         # `prior` orders items for an empty profile before anything else is known
@@ -137,8 +138,6 @@ class Conv4Rec(nn.Module):
         self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1 + n_levels))
         self.link = Link()
         self._consume: tuple[Tensor, Tensor] | None = None
-
-    # -- encoder and decoder ---------------------------------------------------------------
 
     @property
     def has_levels(self) -> bool:
@@ -206,19 +205,22 @@ class Conv4Rec(nn.Module):
     def _user_level_tables(self) -> tuple[Any, ...]:
         return self.residual, self.log_overall, self.user_pseudo_cells
 
-    def level_logits(self, z_l: Tensor, items: Tensor) -> Tensor:
-        """Return the level logits of pairs: z_l [M, Hl + 1 + R], item_nums [M] -> [M, R]."""
+    def level_logits(self, z_l: Tensor, items: Tensor | None) -> Tensor:
+        """Return the level logits of pairs: z_l [M, Hl + 1 + R], item_nums [M] -> [M, R].
+
+        Items None: those of an item that nothing is known of.
+        """
         latent, mean, shares = self._level_parts(z_l)
-        hidden = (self.level_out[items] * latent[:, None, :]).sum(dim=2)  # [M, K]
-        hidden = hidden + mean * self.table_user
-        return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
+        hidden, bias = mean * self.table_user, self.log_overall
+        if items is not None:
+            hidden = hidden + (self.level_out[items] * latent[:, None, :]).sum(dim=2)  # [M, K]
+            bias = self.level_bias[items]
+        return bias + hidden @ self.table_out + shares * self.table_levels
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the learned latent [B, Hl], m [B, 1] and h [B, R]."""
         size = self.cfg.level_latent
         return z_l[:, :size], z_l[:, size : size + 1], z_l[:, size + 1 :]
-
-    # -- losses ----------------------------------------------------------------------------
 
     def forward(self, batch: Ragged) -> dict[str, Tensor]:
         """Return `loss` and its parts, each a sum over the batch divided by its M cells.
@@ -280,8 +282,6 @@ class Conv4Rec(nn.Module):
             {"params": fast, "lr": 10 * lr, "weight_decay": 0.0},
             {"params": decayed, "lr": lr, "weight_decay": self.cfg.weight_decay},
         ]
-
-    # -- what readers ask ------------------------------------------------------------------
 
     @property
     def available_rankings(self) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ from raysys.config import require
 from raysys.data.arrays import new_file, release, row_blocks
 from raysys.errors import BuildError
 from raysys.retrieval import quantise
-from raysys.retrieval.kernels import Stored, products
+from raysys.retrieval.dictionary import Dictionary
+from raysys.retrieval.kernels import Stored
 from raysys.retrieval.packing import PACKINGS, Packed, Packer, bits_of, fold_scale
 
 _FILES = ("entries", "values", "codebook", "scale", "unit")
@@ -97,15 +98,11 @@ class Codes:
 
     # -- scoring ---------------------------------------------------------------------------
 
-    def table(self, queries: Floats, dictionary: Floats) -> Floats:
+    def table(self, queries: Floats, dictionary: Dictionary) -> Floats:
         """Return what the kernels look up: [Q, S] unit * Dict q, or unit * q for dense8."""
-        unit = self.unit[0]
         if self.packing == "dense8":
-            return np.ascontiguousarray(queries * unit, dtype=np.float32)
-        dictionary = np.ascontiguousarray(dictionary)
-        out = np.empty((len(queries), len(dictionary)), dtype=np.float32)
-        products(dictionary, np.ascontiguousarray(queries * unit, dtype=np.float32), out)
-        return out
+            return np.ascontiguousarray(queries * self.unit[0], dtype=np.float32)
+        return dictionary.products(queries, float(self.unit[0]))
 
     def stored(self, bias: Floats, items: NDArray[np.int32]) -> Stored:
         """Return what kernels read: these rows with their biases [N, n_bias] and item_nums."""

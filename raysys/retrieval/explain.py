@@ -81,7 +81,7 @@ def explain(
     owner = next(part for part in parts if part.holds(np.array([num]))[0])
     atoms, values = (a[0] for a in owner.codes.atoms_and_values(owner.rows_of(np.array([num]))))
     norm = np.linalg.norm(query) if first.similarity == "cosine" else 1.0
-    terms = values * (first.dictionary[atoms.astype(np.int64)] @ (query / norm))
+    terms = values * (first.dictionary.floats[atoms.astype(np.int64)] @ (query / norm))
     bias = float(owner.bias[owner.rows_of(np.array([num]))][0] @ weights)
     largest = np.argsort(-np.abs(terms), kind="stable")[:n_atoms]
     shown = []

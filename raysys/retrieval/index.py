@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from raysys.errors import SearchError
 from raysys.retrieval.cells import Router, RoutingSpace
 from raysys.retrieval.codes import Codes, Floats
-from raysys.retrieval.kernels import score_all, score_rows, search_runs
+from raysys.retrieval.dictionary import Dictionary
+from raysys.retrieval.kernels import score_all, score_rows, search_runs, unit_queries
 
 KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
@@ -78,7 +79,7 @@ class Index:
         similarity: `cosine` or `inner_product`.
         codes: codes in row order.
         bias: [N, n_bias] float32 in row order.
-        dictionary: [S, D] float32; ignored for dense8 codes.
+        dictionary: [S, D] float32, rounded here if it is not yet; ignored for dense8 codes.
         layout: where items lie.
         space: how queries enter the router's space; None for flat.
         router: cells (ivf) or items (graph); None for flat.
@@ -95,7 +96,7 @@ class Index:
         similarity: str,
         codes: Codes,
         bias: Floats,
-        dictionary: Floats,
+        dictionary: Floats | Dictionary,
         layout: Layout | None = None,
         space: RoutingSpace | None = None,
         router: Router | None = None,
@@ -106,7 +107,7 @@ class Index:
         self.kind = kind
         self.similarity = similarity
         self.codes = codes
-        self.dictionary = read_only(np.ascontiguousarray(dictionary))
+        self.dictionary = Dictionary.of(dictionary)
         self.layout = layout or Layout.identity(codes.n_items)
         self.settings = dict(sorted((settings or {}).items()))
         self.space = space
@@ -125,7 +126,7 @@ class Index:
     @property
     def dim(self) -> int:
         """Dimensions D of queries."""
-        return int(self.dictionary.shape[1])
+        return self.dictionary.dim
 
     @property
     def n_bias(self) -> int:
@@ -216,7 +217,7 @@ class Index:
 
     def decode(self, item_nums: NDArray[Any]) -> Floats:
         """Return the stored reconstructions [C, D] of some items."""
-        return self.codes.decode(self.dictionary, self.rows_of(item_nums))
+        return self.codes.decode(self.dictionary.floats, self.rows_of(item_nums))
 
     def rows_of(self, item_nums: NDArray[Any]) -> NDArray[np.int64]:
         """Return the rows [C] of some items; below 0 or past the end: held by another shard."""
@@ -284,19 +285,20 @@ class Index:
             raise SearchError(
                 f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
             )
-        squares = np.einsum("qd,qd->q", queries, queries)
-        if not (np.isfinite(squares).all() and np.isfinite(weights).all()):
-            _refuse_not_finite("query", queries)
+        if self.n_bias:
             _refuse_not_finite("weights of query", weights)
-        if self.similarity != "cosine":
+        checked = np.empty_like(queries)
+        cosine = self.similarity == "cosine"
+        if unit_queries(queries, cosine, checked):
+            return checked, weights
+        _refuse_not_finite("query", queries)
+        zero = np.flatnonzero(~queries.any(axis=1))
+        if cosine and len(zero):
+            raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+        if not cosine:
             return queries, weights
-        norms = np.sqrt(squares)
-        if not (norms > 0).all() or np.isinf(norms).any():  # zero, or too small or large to square
-            zero = np.flatnonzero(~queries.any(axis=1))
-            if len(zero):
-                raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
-            norms = np.linalg.norm(queries.astype(np.float64), axis=1).astype(np.float32)
-        return queries / norms[:, None], weights
+        norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+        return (queries / norms).astype(np.float32), weights
 
     def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         if allow is None:

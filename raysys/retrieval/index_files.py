@@ -60,7 +60,7 @@ def save_index(
         path = draft.path("router.hnsw")
         index.router.save(path)
         extra += path.stat().st_size / index.n_items
-    shared = index.codes.bytes_per_item_with(index.dictionary) - index.codes.bytes_per_item
+    shared = index.codes.bytes_per_item_with(index.dictionary.floats) - index.codes.bytes_per_item
     facts["bytes_per_item"] = round(index.codes.bytes_per_item + extra, 2)
     facts["bytes_per_item_with_dictionary"] = round(facts["bytes_per_item"] + shared, 2)
     return facts
@@ -89,8 +89,11 @@ def open_index(index: Build, chain: Mapping[str, Build]) -> Index | Shards:
     Raises:
         BuildError: a build it needs is missing from the chain.
     """
-    routing = _open_router(index)
-    parts = [_open_part(index, chain, s, routing) for s in range(len(_bounds(index)) - 1)]
+    shared = _open_router(index)
+    parts: list[Index] = []
+    for number in range(len(_bounds(index)) - 1):
+        parts.append(_open_part(index, chain, number, shared))
+        shared["dictionary"] = parts[0].dictionary  # rounded once
     return parts[0] if len(parts) == 1 else Shards(parts)
 
 
@@ -104,7 +107,7 @@ def open_shard(index: Build, chain: Mapping[str, Build], number: int) -> Index:
 
 
 def _open_part(
-    index: Build, chain: Mapping[str, Build], number: int, routing: dict[str, Any]
+    index: Build, chain: Mapping[str, Build], number: int, shared: dict[str, Any]
 ) -> Index:
     missing = {"codes", "compressor", "embeddings"} - set(chain)
     if missing:
@@ -122,15 +125,16 @@ def _open_part(
     else:
         codes = Codes.open(chain["codes"])
         bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")
+    if "dictionary" not in shared:
+        parts["dictionary"] = load_dictionary(codes, chain, facts["dim"])
     return Index(
         kind=facts["kind"],
         similarity=facts["similarity"],
         codes=codes,
         bias=bias,
-        dictionary=load_dictionary(codes, chain, facts["dim"]),
         settings={int(k): v for k, v in facts["settings"].items()},
         **parts,
-        **routing,
+        **shared,
     )
 
 

@@ -44,7 +44,6 @@ from raysys.stages.shards import (
     count_shard,
     evaluate_shard,
     in_order,
-    level_share,
 )
 from raysys.training.launch import LaunchConfig
 
@@ -157,8 +156,8 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         len(shards),
         "this process" if cluster is None else "ray",
     )
-    counts, share = _count(plan, shards, profiles, cluster)
-    tasks = [ShardTask(plan, name, counts, share) for name in shards]
+    counts, rated = _count(plan, shards, profiles, cluster)
+    tasks = [ShardTask(plan, name, counts, rated) for name in shards]
     name = report_name(cfg)
     with _user_files(workspace, name) as folder:
         outcome = _merge(in_order(evaluate_shard, tasks, cluster=cluster), folder)
@@ -281,8 +280,8 @@ def _baselines(
 
 def _count(
     plan: Plan, shards: list[str], profiles: Profiles, cluster: RayConfig | None
-) -> tuple[NDArray[np.int64], tuple[float, ...]]:
-    """Run the first pass; return item counts [N] and level shares [R] of the training window."""
+) -> tuple[NDArray[np.int64], bool]:
+    """Run the first pass; return item counts [N] and whether the training window has ratings."""
     found: list[Counted] = list(
         in_order(count_shard, [(plan, name) for name in shards], cluster=cluster)
     )
@@ -296,7 +295,7 @@ def _count(
         ids=ids.to_pylist(),
     )
     levels = np.sum([c.level_counts for c in found], axis=0)
-    return np.sum([c.item_counts for c in found], axis=0), level_share(profiles.levels, levels)
+    return np.sum([c.item_counts for c in found], axis=0), bool(levels[profiles.levels.rated].any())
 
 
 @contextlib.contextmanager

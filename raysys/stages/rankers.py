@@ -61,8 +61,6 @@ class ModelMethod:
         ranking: one of the model's rankings; None takes its first.
         gamma: of the discover ranking.
         rescore: with via=index, let the model reorder the candidates.
-        level_share: [R] training share of each level, the prediction for items that the model
-            does not know.
 
     Raises:
         ConfigError: the model cannot give this ranking.
@@ -76,14 +74,12 @@ class ModelMethod:
         ranking: str | None,
         gamma: float,
         rescore: bool,
-        level_share: NDArray[np.float64],
     ) -> None:
         autoencoder = chain["autoencoder"]
         self._model = Conv4Rec.load(autoencoder)
         self._n_items = int(autoencoder.facts["n_items"])
         self._fitted_until: int | None = autoencoder.facts.get("fitted_until")
         self._values = RatingLevels.load(autoencoder.path("levels.json")).value_array()
-        self._share = level_share
         self._gamma = gamma
         self._rescore = rescore
         self._via = via
@@ -106,17 +102,18 @@ class ModelMethod:
         return lists
 
     def rate(self, history: Cells, targets: Cells) -> RatingPrediction:
-        """Predict the level of every target; unknown items get the training shares."""
+        """Predict the level of every target; an unknown item gets what the user alone says."""
         known = history.take(history.item_num < self._n_items)
-        probs = np.tile(self._share, (targets.n_cells, 1))
-        rows = targets.rows
-        at = np.flatnonzero(targets.item_num < self._n_items)
+        probs = np.empty((targets.n_cells, len(self._values)))
+        inside = targets.item_num < self._n_items
         with torch.inference_mode():
             z_l = self._model.split(self._encode(known))[1]
-            for part in np.split(at, range(_RATED_AT_ONCE, len(at), _RATED_AT_ONCE)):
-                items = torch.from_numpy(targets.item_num[part].astype(np.int64))
-                logits = self._model.level_logits(z_l[torch.from_numpy(rows[part])], items)
-                probs[part] = torch.softmax(logits.double(), dim=1).numpy()
+            for at, found in ((np.flatnonzero(inside), True), (np.flatnonzero(~inside), False)):
+                for part in np.split(at, range(_RATED_AT_ONCE, len(at), _RATED_AT_ONCE)):
+                    items = torch.from_numpy(targets.item_num[part].astype(np.int64))
+                    rows = torch.from_numpy(targets.rows[part])
+                    logits = self._model.level_logits(z_l[rows], items if found else None)
+                    probs[part] = torch.softmax(logits.double(), dim=1).numpy()
         return RatingPrediction(expected_rating(probs, self._values), probs)
 
     @torch.inference_mode()

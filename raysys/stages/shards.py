@@ -23,7 +23,7 @@ from raysys.builds import Build, Workspace
 from raysys.config import RayConfig
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import PeriodWindows, RatingLevels, Window
+from raysys.data.schema import PeriodWindows, Window
 from raysys.evaluation import audit, fitting, protocols
 from raysys.evaluation.baselines import item_counts
 from raysys.evaluation.blocks import UserSums, rank_task, rate_cells
@@ -156,12 +156,12 @@ def count_shard(task: tuple[Plan, str]) -> Counted:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One shard of the second pass; `item_counts` [N] and `level_share` [R] of all shards."""
+    """One shard of the second pass; `item_counts` [N] and `rated` are of all shards."""
 
     plan: Plan
     name: str
     item_counts: NDArray[np.int64]
-    level_share: tuple[float, ...]
+    rated: bool
 
 
 def evaluate_shard(task: ShardTask) -> Evaluated:
@@ -169,7 +169,7 @@ def evaluate_shard(task: ShardTask) -> Evaluated:
     plan = task.plan
     profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)
     cells = read_cells([_shard_path(profiles, task.name)])
-    methods = _methods(plan, task.level_share)
+    methods = _methods(plan, task.rated)
     first = int(cells.user_num[0]) if cells.n_users else 0
     user_ids = profiles.user_ids.slice(first, cells.n_users).to_pylist()
     keys = user_keys(user_ids)
@@ -237,7 +237,7 @@ def _profiles(run: str, cache_dir: str | None, via: str, head: str) -> Profiles:
 
 
 @functools.lru_cache(maxsize=1)
-def _methods(plan: Plan, level_share: tuple[float, ...]) -> list[Method]:
+def _methods(plan: Plan, rated: bool) -> list[Method]:
     """Open the model and the baselines once per process."""
     model = ModelMethod(
         _chain(plan.run, plan.cache_dir, plan.via, plan.head),
@@ -245,9 +245,7 @@ def _methods(plan: Plan, level_share: tuple[float, ...]) -> list[Method]:
         ranking=plan.ranking,
         gamma=plan.gamma,
         rescore=plan.rescore,
-        level_share=np.array(level_share),
     )
-    rated = sum(level_share) > 0
     methods = [Method(plan.via, model.rank, model.rate if rated else None)]
     workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
     for name, build_id in plan.baselines:
@@ -257,9 +255,3 @@ def _methods(plan: Plan, level_share: tuple[float, ...]) -> list[Method]:
         rates = name in fitting.RATERS
         methods.append(Method(name, None if rates else fitted, fitted if rates else None))
     return methods
-
-
-def level_share(levels: RatingLevels, counts: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return the training share of each rated level, 0 for the others; all 0 without ratings."""
-    kept = np.where(levels.rated, counts, 0)
-    return tuple((kept / max(int(kept.sum()), 1)).tolist())

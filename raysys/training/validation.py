@@ -73,7 +73,8 @@ class Quality:
         hits = wanted.gather(1, top).double()
         targets = wanted.sum(dim=1)
         if self._weights is not None:
-            return float((hits * self._weights[top]).sum()), float(wanted.sum(dim=0).double() @ self._weights)
+            below = wanted.sum(dim=0).double() @ self._weights
+            return float((hits * self._weights[top]).sum()), float(below)
         if self.name == NDCG:
             gains = 1 / torch.arange(2, 2 + NDCG_K, dtype=torch.float64).log2()
             ideal = gains.cumsum(0)[targets.clamp(1, NDCG_K) - 1]

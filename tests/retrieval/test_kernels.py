@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysys.retrieval.codes import Codes
+from raysys.retrieval.dictionary import Dictionary
 from raysys.retrieval.kernels import half, products, score_all, score_rows, search_runs
 
 NOBODY = np.zeros(0, dtype=bool)
@@ -11,17 +12,23 @@ NOTHING = np.zeros(0, dtype=np.int32)
 
 
 def make_codes(packing, rng, n_items=200, n_atoms=32, dim=16, n_active=5):
-    dictionary = rng.normal(size=(n_atoms, dim)).astype(np.float32)
+    rounded = Dictionary(rng.normal(size=(n_atoms, dim)).astype(np.float32))
+    dictionary = rounded.floats
     if packing == "dense8":
         vectors = rng.normal(size=(n_items, dim)).astype(np.float32)
-        return Codes.pack_dense(vectors, similarity="inner_product"), dictionary
+        return Codes.pack_dense(vectors, similarity="inner_product"), rounded
     atoms = rng.integers(0, n_atoms, (n_items, n_active))
     values = rng.normal(size=atoms.shape)
     bits = {"packed4": 4, "int8": 8, "float16": 16}[packing]
     codes = Codes.pack(
         atoms, values, dictionary=dictionary, similarity="inner_product", value_bits=bits
     )
-    return codes, dictionary
+    return codes, rounded
+
+
+def in_16_bits(query):
+    step = np.abs(query).max() / 32767
+    return np.rint(query / step) * step
 
 
 @pytest.mark.parametrize("packing", ["packed4", "int8", "float16", "dense8"])
@@ -32,7 +39,8 @@ def test_scores_equal_the_dense_product_with_the_reconstruction(packing):
     items = rng.permutation(codes.n_items).astype(np.int32)
     query = rng.normal(size=(1, 16)).astype(np.float32)
     weights = np.array([0.5, -2], dtype=np.float32)
-    wanted = codes.decode(dictionary).astype(np.float64) @ query[0] + bias @ weights
+    asked = query[0] if packing == "dense8" else in_16_bits(query[0].astype(np.float64))
+    wanted = codes.decode(dictionary.floats).astype(np.float64) @ asked + bias @ weights
     stored, table = codes.stored(bias, items), codes.table(query, dictionary)[0]
     out = np.empty(codes.n_items, dtype=np.float32)
     score_all(stored, table, weights, out)

@@ -84,7 +84,7 @@ def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     chain = {}
     for kind in ("embeddings", "codes", "compressor"):
         draft = workspace.begin(kind, config={})
-        np.save(draft.path("dictionary.npy"), index.dictionary)
+        np.save(draft.path("dictionary.npy"), index.dictionary.floats)
         chain[kind] = draft.commit({})
     vectors, _ = planted_world("inner_product")
     query = {"weights": np.ones((9, 2), np.float32), "top_k": 25}
