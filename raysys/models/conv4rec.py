@@ -67,6 +67,7 @@ CONFIG_FILE = "model.json"
 LEVELS_FILE = "levels.json"
 
 _DAY_S = 86_400.0
+_DISCOVER_SLOPE = 0.05  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
 _START_SHARE = 0.5  # of d, and of what m keeps beside it
@@ -353,9 +354,9 @@ class Conv4Rec(nn.Module):
 
     @torch.no_grad()
     def retrieval_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return vectors [N, D] = [g_i, l_i] and biases [N, 2] of log P(i|u) and log P(like|i,u).
+        """Return vectors [N, D] = [g_i, l_i] and biases [N, 2] of log P(i|u), logit P(like|i,u).
 
-        l_i is the gradient of log P(like | i, u) with respect to z_l at the mean training latent.
+        l_i is the gradient of logit P(like | i, u) with respect to z_l at the mean training latent.
         """
         parts, like_bias = [self.consume_vectors()], torch.zeros(self.n_items)
         if "like" in self.available_rankings:
@@ -373,9 +374,8 @@ class Conv4Rec(nn.Module):
     @torch.no_grad()
     def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:
         """Return queries [B, D] and weights [B, 2] of the linear form of a ranking."""
-        consume, like = {"consume": (1.0, 0.0), "discover": (-gamma * self.link.slope(), 1.0)}.get(
-            ranking, (0.0, 1.0)
-        )
+        discover = (-gamma * self.link.slope(), _DISCOVER_SLOPE)
+        consume, like = {"consume": (1.0, 0.0), "discover": discover}.get(ranking, (0.0, 1.0))
         z_c, z_l = self.split(z)
         weights = torch.tensor([consume, like], device=z.device).expand(len(z), 2)
         return torch.cat([consume * z_c, like * z_l], dim=1), weights

@@ -58,7 +58,10 @@ def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
 def like_expansion(
     logits: Tensor, liked: Tensor, table: Tensor, vectors: Tensor, user: Tensor, shares: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return log P(like) [N] and its gradient with respect to the level latent, [N, Hl + 1 + R].
+    """Return logit P(like) [N] and its gradient with respect to the level latent [N, Hl + 1 + R].
+
+    The logit orders items as P does and is closer to linear in the latent than log P, which
+    saturates: at the mean latent it holds the order far from it too.
 
     Args:
         logits: [N, R] level logits of all items at one latent.
@@ -68,11 +71,11 @@ def like_expansion(
         user: [K], from the user's mean to output channels.
         shares: [R], what the user's log shares count.
     """
-    log_p = torch.log_softmax(logits, dim=1)
-    value = torch.logsumexp(log_p[:, liked], dim=1)
-    inside = torch.zeros_like(log_p)
-    inside[:, liked] = (log_p[:, liked] - value[:, None]).exp()
-    slope = inside - log_p.exp()  # [N, R]
+    chosen = torch.zeros(logits.shape[1], dtype=torch.bool)
+    chosen[liked] = True
+    above, below = (logits[:, part].logsumexp(dim=1) for part in (chosen, ~chosen))
+    slope = torch.where(chosen, logits - above[:, None], logits - below[:, None]).exp()
+    slope = torch.where(chosen, slope, -slope)  # [N, R]
     channels = slope @ table.T  # [N, K]
     gradient = (channels[:, :, None] * vectors).sum(dim=1)
-    return value, torch.cat([gradient, (channels @ user)[:, None], slope * shares], dim=1)
+    return above - below, torch.cat([gradient, (channels @ user)[:, None], slope * shares], dim=1)

@@ -198,7 +198,8 @@ def test_consume_is_exactly_linear_and_like_is_its_expansion():
     near[:, model.cfg.latent :] = model.mean_level_latent + 1e-3 * z[:, model.cfg.latent :]
     query, weight = model.retrieval_query(near, "like", 0.0)
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
-    torch.testing.assert_close(linear, model.scores(near, "like"), atol=1e-4, rtol=0)
+    logit = torch.logit(model.scores(near, "like").exp())
+    torch.testing.assert_close(linear, logit, atol=1e-4, rtol=0)
 
 
 def test_rankings_follow_the_levels():
