@@ -249,6 +249,20 @@ def test_a_user_who_rates_above_the_items_means_is_expected_to_go_on():
     assert model.score_items(low, other).expected_rating < 2.5
 
 
+def test_an_unknown_item_gets_what_the_user_alone_says():
+    model = make().eval()
+    with torch.no_grad():
+        nobody, low, high = model.encode(
+            ragged(Cells.from_lists([[], [(0, 0)] * 9, [(0, 4)] * 9]))
+        )[:, model.cfg.latent :]
+        model.table_user.copy_(torch.eye(1, model.cfg.level_channels)[0])
+        model.table_levels.fill_(0.5)
+        logits = model.level_logits(torch.stack([nobody, low, high]), None)
+        rating = logits.softmax(dim=1) @ torch.arange(1.0, 6.0)
+    torch.testing.assert_close(logits[0].softmax(dim=0), model.log_overall.exp())
+    assert rating[1] < rating[0] < rating[2]
+
+
 def test_old_cells_weigh_less():
     model = make(profile_half_life_days=1.0)
     cells = Cells.from_lists([[(0, 1), (1, 1)]])
