@@ -39,7 +39,7 @@ _DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
-_MAX_RANKED = 1 << 33  # scores that a validation sorts, over users, items and priors
+_MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _PENALTY = "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
