@@ -8,6 +8,7 @@ that the wanted period allows, if these are more.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from raysys.training.validation import (
     validation,
     without,
 )
+
+log = logging.getLogger(__name__)
 
 _DAY_S = 86_400
 _VALIDATED_USERS = 2000
@@ -200,6 +203,7 @@ class AutoencoderTask:
                 ranks.total(sums)
             value = float("nan") if sums is None else self.metrics(sums)[self._quality.name]
             found[penalty] = value
+            log.info("closed form penalty=%g %s=%.5g", penalty, self._quality.name, value)
         best = max(found, key=found.__getitem__)
         self._solve(solution, best, ranks)
         choices[_PENALTY] = best
