@@ -27,6 +27,8 @@ _USER_EXPONENT = 0.5
 _PENALTY_EXPONENT = 0.4
 _OVERSAMPLE = 32
 _ITERATIONS = 10
+_GRAM_ROWS = 16_384
+_LEAST_SQUARE = 1e-14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def spectrum(
     draw = np.random.default_rng([seed, 0x33])
     basis = draw.standard_normal((n_items, width), dtype=np.float32)
     for _ in range(_ITERATIONS):
-        basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
+        basis = _orthonormal(transposed @ (matrix @ basis))
     image = matrix @ basis
     squares, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
     order = np.argsort(-squares)[:rank]
@@ -97,3 +99,21 @@ def spectrum(
     found[: len(order)] = np.sqrt(squares[order].clip(0))
     vectors[:, : len(order)] = basis @ rotation[:, order].astype(np.float32)
     return Spectrum(found, vectors, scale.astype(np.float32))
+
+
+def _orthonormal(basis: Floats) -> Floats:
+    """Return orthonormal columns of the same span, [N, W]: twice by the Gram matrix.
+
+    For tall matrices that is several times faster than Householder's QR, and as good once it is
+    repeated, with the Gram matrix in float64 (CholeskyQR2, Yamamoto et al., 2015). Directions that
+    are not there stay near zero.
+    """
+    for _ in range(2):
+        gram = np.zeros((basis.shape[1],) * 2)
+        for start in range(0, len(basis), _GRAM_ROWS):
+            part = basis[start : start + _GRAM_ROWS].astype(np.float64)
+            gram += part.T @ part
+        squares, rotation = np.linalg.eigh(gram)
+        squares = np.maximum(squares, squares[-1] * _LEAST_SQUARE)
+        basis = basis @ (rotation / np.sqrt(squares)).astype(np.float32)
+    return basis
