@@ -21,7 +21,7 @@ from ray.util.placement_group import (
     get_current_placement_group,
     remove_placement_group,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysys.config import local, require
 from raysys.storage import Storage
@@ -144,7 +144,7 @@ def _worker(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        wrap=ray.train.torch.prepare_model,
+        wrap=_distributed,
         total=_total,
         save=_save,
         restored=None if checkpoint is None else _read_state(checkpoint),
@@ -157,6 +157,16 @@ def _worker(config: dict[str, Any]) -> None:
         ranks=ranks,
     )
     _save(state["history"][-1] if state["history"] else {}, state)
+
+
+def _distributed(module: nn.Module) -> nn.Module:
+    """Move a module to the device and keep its gradients in step over the ranks.
+
+    Buffers are the same everywhere by construction: sending them at every step would only wait.
+    """
+    settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    prepared: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=settings)
+    return prepared
 
 
 def _total(tensor: Tensor) -> None:
