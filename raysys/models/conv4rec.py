@@ -67,7 +67,7 @@ CONFIG_FILE = "model.json"
 LEVELS_FILE = "levels.json"
 
 _DAY_S = 86_400.0
-_DISCOVER_SLOPE = 0.05  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
+_DISCOVER_SLOPE = 0.1  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
 _START_SHARE = 0.5  # of d, and of what m keeps beside it
