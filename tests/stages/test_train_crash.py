@@ -17,8 +17,8 @@ from raysys.models.conv4rec import Conv4Rec
 from raysys.stages.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = ("model=autoencoder", "refit=none", "optim.epochs=8", "optim.patience=0")
-SAVING = "optim.checkpoint_steps=13"  # no multiple of an epoch's steps
+WORDS = ("model=autoencoder", "refit=none", "optim.epochs=4", "optim.patience=0")
+SAVING = "optim.checkpoint_steps=11"  # no multiple of an epoch's steps
 __all__ = ["workspace"]
 
 
