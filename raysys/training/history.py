@@ -33,6 +33,7 @@ def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def _tag(key: str) -> str:
+    key = key.replace("@", "_at_").replace("^", "_beta_")  # TensorBoard allows no signs
     if key in _RATES:
         return f"rate/{key}"
     return f"train/{key}" if key.endswith("loss") or key == "gradient_norm" else f"val/{key}"

@@ -23,7 +23,7 @@ __all__ = ["workspace"]
 
 
 def train_and_kill(run):
-    """Start the job with two workers; end all its processes once it has saved."""
+    """Start the job with two workers; end all its processes once a saved state is on record."""
     words = [f"run={run}", *QUICK, *WORDS, SAVING, "launch.workers=2"]
     private = ["ray.address=local", "ray.num_cpus=2", "ray.object_store_mb=100"]
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words, *private]
@@ -31,7 +31,7 @@ def train_and_kill(run):
     until = time.monotonic() + 120
     seen = []
     try:
-        while len(list(Path(run).glob("training/*/checkpoint_*"))) < 1:
+        while not saved(run):
             assert job.poll() is None, "the job ended too early"
             assert time.monotonic() < until, "no saved state"
             time.sleep(0.02)
@@ -42,11 +42,16 @@ def train_and_kill(run):
             job.wait(timeout=20)
 
 
+def saved(run):
+    records = Path(run).glob("training/*/checkpoint_manager_snapshot.json")
+    return any("checkpoint_2" in path.read_text() for path in records)  # named by date
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
 def test_a_killed_training_ends_with_the_weights_of_one_left_alone(
-    ray_cluster, workspace, tmp_path
+    ray_cluster, workspace, tmp_path, caplog
 ):
     whole = tmp_path / "whole"
     shutil.copytree(workspace.run, whole)
@@ -57,7 +62,11 @@ def test_a_killed_training_ends_with_the_weights_of_one_left_alone(
     weights = []
     for run, workers in ((whole, 2), (workspace.run, 2), (fewer, 1)):
         there = Workspace(str(run))
-        train(config(there, *WORDS, SAVING, f"launch.workers={workers}"))
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            train(config(there, *WORDS, SAVING, f"launch.workers={workers}"))
+        epochs = [m for m in caplog.messages if m.startswith("trained")]
+        assert (len(epochs) == 4) is (run is whole), epochs
         weights.append(Conv4Rec.load(there.current("autoencoder")).state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-4, msg=name)
