@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.bench.prepare import Measured, measure
-from raysys.bench.suites import BenchConfig
+from raysys.bench.suites import STARS, BenchConfig
 from raysys.builds import Build, Workspace
 from raysys.config import require, require_run
 from raysys.data.cells import Cells
 from raysys.data.profiles import SHARD_PREFIX
-from raysys.data.schema import RatingLevels, Window, default_liked
+from raysys.data.schema import Window
 from raysys.errors import RaysysError
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.layout import Layout
@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 _SHARD_USERS = 8192
 _CUTS = {"val": 800, "test": 900}
 _END = 1000
-_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-_LEVELS = RatingLevels(tuple(f"{v:g}" for v in _VALUES), _VALUES, default_liked(_VALUES))
 _BLOCK = 256
 _AGREE = 1e-9
 
@@ -137,7 +135,7 @@ def _write_run(workspace: Workspace, cfg: EvaluateBenchConfig, n_users: int) -> 
     """Write simulated profiles, shard by shard, and an untrained model of them."""
     draft = workspace.begin("profiles", config={"users": n_users, "seed": cfg.seed})
     assert not isinstance(draft, Build)
-    counts = np.zeros((cfg.n_items, len(_VALUES)), dtype=np.int64)
+    counts = np.zeros((cfg.n_items, STARS.n_levels), dtype=np.int64)
     n_fit = np.zeros(cfg.n_items, dtype=np.int64)
     sizes = np.zeros(len(Window), dtype=np.int64)
     for number, start in enumerate(range(0, n_users, _SHARD_USERS)):
@@ -158,7 +156,7 @@ def _write_run(workspace: Workspace, cfg: EvaluateBenchConfig, n_users: int) -> 
     pq.write_table(pa.table(items), draft.path("items.parquet"))
     users = [f"u{n:08d}" for n in range(n_users)]
     pq.write_table(pa.table({"user_id": users}), draft.path("users.parquet"))
-    _LEVELS.save(draft.path("levels.json"))
+    STARS.save(draft.path("levels.json"))
     profiles = draft.commit(
         {
             "protocol": "temporal",
@@ -180,7 +178,7 @@ def _write_model(
     assert not isinstance(draft, Build)
     settings = Conv4RecConfig(latent=cfg.latent)
     sizes = torch.from_numpy(counts)
-    model = Conv4Rec(settings, n_items=cfg.n_items, levels=_LEVELS, counts=sizes, seed=cfg.seed)
+    model = Conv4Rec(settings, n_items=cfg.n_items, levels=STARS, counts=sizes, seed=cfg.seed)
     model.save(draft)
     draft.commit(
         {
@@ -219,7 +217,7 @@ def _cells(cfg: EvaluateBenchConfig, start: int, stop: int) -> Cells:
         user_num=np.arange(start, stop, dtype=np.int32),
         offsets=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
         item_num=item[order].astype(np.int32),
-        level=rng.integers(0, len(_VALUES), len(user)).astype(np.uint8),
+        level=rng.integers(0, STARS.n_levels, len(user)).astype(np.uint8),
         timestamp=time_[order].astype(np.int64),
         window=window.astype(np.uint8),
     )

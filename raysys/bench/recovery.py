@@ -30,18 +30,16 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.bench.discover import discover_rows
-from raysys.bench.suites import BenchConfig
+from raysys.bench.suites import STARS, BenchConfig
 from raysys.config import require, require_run
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RatingLevels, default_liked
+from raysys.data.schema import RatingLevels
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.training.optim import global_batches
 
 log = logging.getLogger(__name__)
 
-_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-_LEVELS = RatingLevels(tuple("12345"), _VALUES, default_liked(_VALUES))
 _BLIND = RatingLevels(("any",), (None,), (True,))
 _SMOOTHING = 1.0
 _HELD_OUT = 10  # one draw of so many
@@ -109,7 +107,7 @@ def _truth(cfg: RecoveryBenchConfig) -> Floats:
     items = rng.normal(size=(cfg.n_items, cfg.rank)) * 1.5
     likes = rng.normal(size=(cfg.n_items, cfg.rank)) * 1.5
     log_i = users @ items.T + rng.normal(size=cfg.n_items)
-    steps = np.linspace(-1, 1, len(_VALUES))
+    steps = np.linspace(-1, 1, STARS.n_levels)
     mood = users @ likes.T + rng.normal(size=cfg.n_items)
     log_r = mood[:, :, None] * steps - np.square(steps)
     p_i = np.exp(log_i - log_i.max(axis=1, keepdims=True))
@@ -133,7 +131,7 @@ def _recover(truth: Floats, n_draws: int, cfg: RecoveryBenchConfig) -> dict[str,
     cells = _cells(counts, item, level)
     held = np.zeros(n_draws, dtype=bool)
     held[rng.permutation(n_draws)[: n_draws // _HELD_OUT]] = True
-    joint, epochs = _fit(cells, held, _LEVELS, cfg)
+    joint, epochs = _fit(cells, held, STARS, cfg)
     blind, _ = _fit(_cells(counts, item, np.zeros_like(level)), held, _BLIND, cfg)
     table = np.zeros((n_items, n_levels))
     np.add.at(table, (item, level), 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 from raysys.builds import StageResult
 from raysys.config import JobConfig
+from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ SUITES = {
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
     "train": ("raysys.bench.training", "TrainBenchConfig"),
 }
+
+# ratings of the suites' simulated logs
+_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
+STARS = RatingLevels(tuple(f"{v:g}" for v in _VALUES), _VALUES, default_liked(_VALUES))
 
 
 @dataclasses.dataclass

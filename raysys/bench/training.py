@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
-import os
 import resource
 import shutil
 import statistics
@@ -31,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raysys.bench.suites import BenchConfig
+from raysys.bench.engines import resident_bytes
+from raysys.bench.suites import STARS, BenchConfig
 from raysys.builds import Workspace
 from raysys.config import require, require_run
 from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RatingLevels, default_liked
 from raysys.data.settings import PrepareConfig
 from raysys.models import consume_loss
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
@@ -51,8 +50,6 @@ from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 
-_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-_LEVELS = RatingLevels(tuple("12345"), _VALUES, default_liked(_VALUES))
 _SMALL_CHUNK = 1 << 19
 _ENGINES: dict[str, dict[str, Any]] = {
     "textbook": {},
@@ -131,9 +128,9 @@ def _one_thread() -> None:
 def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
     """Return the median seconds of a step and the bytes that training adds at its peak."""
     cells = _profiles(cfg)
-    counts = torch.zeros(cfg.n_items, len(_VALUES))
+    counts = torch.zeros(cfg.n_items, STARS.n_levels)
     torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).step()  # what torch loads on first use
-    before = _resident()
+    before = resident_bytes()
     if engine == "textbook":
         model: nn.Module = _Textbook(cfg)
         groups: Any = model.parameters()
@@ -141,7 +138,7 @@ def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
         if engine.endswith("chunks"):
             consume_loss.MAX_ELEMENTS = _SMALL_CHUNK
         sizes = {"latent": cfg.latent, "level_latent": cfg.latent, **_ENGINES[engine]}
-        ours = Conv4Rec(Conv4RecConfig(**sizes), n_items=cfg.n_items, levels=_LEVELS, counts=counts)
+        ours = Conv4Rec(Conv4RecConfig(**sizes), n_items=cfg.n_items, levels=STARS, counts=counts)
         model, groups = ours, ours.parameter_groups(0.001)
     optimiser = torch.optim.AdamW(groups, lr=0.001)
     taken = []
@@ -156,11 +153,6 @@ def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
     return statistics.median(taken[2:]), peak - before
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def _profiles(cfg: TrainBenchConfig) -> Cells:
     """Draw profiles of distinct items by a power law, levels at random."""
     rng = np.random.default_rng([cfg.seed, 0x7472])
@@ -170,7 +162,7 @@ def _profiles(cfg: TrainBenchConfig) -> Cells:
     for _ in range(4 * cfg.batch):
         size = min(int(rng.geometric(1 / cfg.profile)), cfg.n_items // 2)
         items = np.unique(rng.choice(cfg.n_items, size=size, p=weight))
-        lists.append([(int(item), int(rng.integers(len(_VALUES)))) for item in items])
+        lists.append([(int(item), int(rng.integers(STARS.n_levels))) for item in items])
     return Cells.from_lists(lists)
 
 
@@ -179,7 +171,7 @@ class _Textbook(nn.Module):
 
     def __init__(self, cfg: TrainBenchConfig) -> None:
         super().__init__()
-        n_levels, channels = len(_VALUES), Conv4RecConfig.channels
+        n_levels, channels = STARS.n_levels, Conv4RecConfig.channels
         self.shape = (n_levels, cfg.n_items)
         self.inner = nn.Conv1d(n_levels, channels, 1, bias=False)
         self.encoder = nn.Linear(channels * cfg.n_items, cfg.latent)

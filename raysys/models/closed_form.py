@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from raysys.data.arrays import row_blocks
+
 Floats = NDArray[np.float32]
 
 PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
@@ -27,7 +29,6 @@ _USER_EXPONENT = 0.5
 _PENALTY_EXPONENT = 0.4
 _OVERSAMPLE = 32
 _ITERATIONS = 10
-_GRAM_ROWS = 16_384
 _LEAST_SQUARE = 1e-14
 
 
@@ -110,8 +111,8 @@ def _orthonormal(basis: Floats) -> Floats:
     """
     for _ in range(2):
         gram = np.zeros((basis.shape[1],) * 2)
-        for start in range(0, len(basis), _GRAM_ROWS):
-            part = basis[start : start + _GRAM_ROWS].astype(np.float64)
+        for _, rows in row_blocks(basis):
+            part = rows.astype(np.float64)
             gram += part.T @ part
         squares, rotation = np.linalg.eigh(gram)
         squares = np.maximum(squares, squares[-1] * _LEAST_SQUARE)

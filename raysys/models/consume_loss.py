@@ -99,11 +99,9 @@ def sampled_log_normalisers(
         n_sampled: draws n.
     """
     row, item = pairs
-    n_items, half = len(g), n_sampled // 2
-    uniform = torch.randint(
-        n_items, (n_sampled - half if len(item) else n_sampled,), device=z.device
-    )
-    popular = item[torch.randint(max(len(item), 1), (n_sampled - len(uniform),), device=z.device)]
+    n_items, n_popular = len(g), n_sampled // 2 if len(item) else 0
+    uniform = torch.randint(n_items, (n_sampled - n_popular,), device=z.device)
+    popular = item[torch.randint(max(len(item), 1), (n_popular,), device=z.device)]
     drawn, counts = torch.unique(torch.cat([uniform, popular]), return_counts=True)
     place = torch.searchsorted(drawn, item).clamp_max(len(drawn) - 1)
     known = drawn[place] == item
