@@ -187,14 +187,16 @@ class AutoencoderTask:
         judged = self._validation is not None or chosen is not None
         if model.cfg.consume_loss != "cosine" or not small or not judged:
             return {}
-        solution = spectrum(
-            train.rows,
-            train.item_num,
-            n_users=train.n_users,
-            n_items=self._data.n_items,
-            rank=rank,
-            seed=self._seed,
-        )
+        solution = None
+        if ranks.rank == 0:  # the others take what it found
+            solution = spectrum(
+                train.rows,
+                train.item_num,
+                n_users=train.n_users,
+                n_items=self._data.n_items,
+                rank=rank,
+                seed=self._seed,
+            )
         found: dict[float, float] = {}
         for penalty in PENALTIES if chosen is None else [chosen]:
             self._solve(solution, penalty, ranks)
@@ -209,13 +211,15 @@ class AutoencoderTask:
         choices[_PENALTY] = best
         return {self._quality.name: found[best]}
 
-    def _solve(self, solution: Spectrum, penalty: float, ranks: Ranks) -> None:
-        """Set the closed form on every rank, as rank 0 computed it."""
-        parts = [torch.from_numpy(part) for part in solution.item_vectors(penalty)]
-        parts = [part.to(ranks.device) * (ranks.rank == 0) for part in parts]
+    def _solve(self, solution: Spectrum | None, penalty: float, ranks: Ranks) -> None:
+        """Set the closed form on every rank; rank 0 alone has the solution."""
+        model = self._model
+        parts = [torch.zeros_like(model.items), torch.zeros_like(model.scales)]
+        if solution is not None:
+            parts = [torch.from_numpy(p).to(ranks.device) for p in solution.item_vectors(penalty)]
         for part in parts:
             ranks.total(part)
-        self._model.solve_consume(*parts)
+        model.solve_consume(*parts)
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """Return the metric with the best prior and, with levels, nll."""
