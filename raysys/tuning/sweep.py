@@ -177,12 +177,22 @@ def _trial(
         workspace,
         workspace.open("profiles", profiles_id),
         name=name,
-        callbacks=(TuneReportCallback(),),
+        callbacks=(_Epochs(),),
     )
     epochs = state["epochs"][metric]
     last = max(state["history"], key=lambda record: record["epoch"])["epoch"]
     ray.tune.report({metric: state["metrics"][metric], "best_epoch": epochs, "epoch": last})
     forget(workspace.storage, name)
+
+
+class _Epochs(TuneReportCallback):  # type: ignore[misc]
+    """Passes a trial's epochs on to the sweep; a state saved inside an epoch says nothing yet."""
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        if "time" in metrics[0]:  # a whole epoch's record
+            super().after_report(run_context, metrics, checkpoint)
 
 
 class _Progress(ray.tune.Callback):  # type: ignore[misc]
