@@ -66,6 +66,7 @@ def test_a_sweep_tries_settings_and_names_the_best(built, capfd):
             *(sys.executable, "-m", "raysys.cli", "tune", f"run={folder}", "ray.address=local"),
             "space={autoencoder: {profile_exponent: [0.3, 0.7]}}",
             *("train.optim.epochs=2", "train.launch.workers=1", "train.autoencoder.latent=16"),
+            "train.optim.checkpoint_steps=5",  # also inside an epoch, which the sweep must not see
         ],
         capture_output=True,
         text=True,
