@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from raysys.data.cells import Cells
+from raysys.data.cells import Cells, concat
+from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 RANKERS = ("popularity", "recent", "decayed", "itemknn", "ease")
 RATERS = ("marginal", "histogram", "bias")
 MAX_KNN_ITEMS = 60_000
+MAX_CELLS = 30_000_000
 
 _TIMED = ("recent", "decayed")
 _VAL_USERS = 5000
@@ -57,11 +60,12 @@ class Source:
     """What the baselines are fitted on.
 
     Attributes:
-        cells: all users, all windows.
+        cells: all windows of the users.
         protocol: temporal, users or ratings.
         catalogue: {period: number of items}.
         levels: of the log.
         has_time: whether timestamps mean anything.
+        share: of the log's users that `cells` holds.
     """
 
     cells: Cells
@@ -69,6 +73,33 @@ class Source:
     catalogue: dict[str, int]
     levels: RatingLevels
     has_time: bool
+    share: float = 1.0
+
+
+def source_of(profiles: Profiles) -> Source:
+    """Read what baselines are fitted on: all users, or so many that memory stays bounded.
+
+    Above `MAX_CELLS` cells, users are picked by a hash of their id, shard by shard.
+    """
+    facts = profiles.facts
+    n_cells = sum(facts["n_cells"].values())
+    share = min(1.0, MAX_CELLS / max(n_cells, 1))
+    if share < 1:
+        log.warning("baselines are fitted on %.3g of the users: %d cells", share, n_cells)
+    parts = []
+    for cells in profiles.iter_shards():
+        if share < 1:
+            ids = profiles.user_ids.take(pa.array(cells.user_num)).to_pylist()
+            cells = cells.users(user_keys(ids) < np.uint64(share * 2.0**64))
+        parts.append(cells)
+    return Source(
+        concat(parts),
+        facts["protocol"],
+        facts["catalogue"],
+        profiles.levels,
+        facts["has_time"],
+        share,
+    )
 
 
 def applicable(

@@ -247,11 +247,12 @@ def _baselines(
     cfg: EvaluateConfig, workspace: Workspace, build: Build, profiles: Profiles
 ) -> tuple[dict[str, Build], dict[str, str]]:
     """Fit or reuse one `baselines` build per name; return them and why others are left out."""
-    facts = profiles.facts
+    log_facts = profiles.facts
+    rates_only = log_facts["protocol"] == "ratings"
     wanted = fitting.applicable(
-        [n for n in cfg.baselines if facts["protocol"] != "ratings" or n in fitting.RATERS],
-        n_items=facts["catalogue"][cfg.period],
-        has_time=facts["has_time"],
+        [n for n in cfg.baselines if not rates_only or n in fitting.RATERS],
+        n_items=log_facts["catalogue"][cfg.period],
+        has_time=log_facts["has_time"],
         n_rated=profiles.levels.n_rated,
     )
     builds = {}
@@ -261,19 +262,14 @@ def _baselines(
             "baselines", config={"name": name, "period": cfg.period}, inputs=[build]
         )
         if not isinstance(got, Build):
-            source = source or fitting.Source(
-                profiles.cells(),
-                facts["protocol"],
-                facts["catalogue"],
-                profiles.levels,
-                facts["has_time"],
-            )
+            source = source or fitting.source_of(profiles)
             with workspace.writing(got):
                 folder = got.path("x").parent
                 chosen = fitting.fit_and_save(
                     source, period=cfg.period, names=[name], folder=folder
                 )
-                got = got.commit({"name": name, "settings": chosen[name]})
+                facts = {"name": name, "settings": chosen[name], "user_share": source.share}
+                got = got.commit(facts)
         builds[name] = got
     return builds, {name: reason for name, reason in wanted.items() if reason is not None}
 

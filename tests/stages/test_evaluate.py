@@ -13,8 +13,10 @@ import torch
 from raysys.builds import Workspace
 from raysys.config import load
 from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
+from raysys.evaluation import fitting
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.retrieval.codes import Codes
 from raysys.stages.compare import CompareConfig, compare
@@ -214,6 +216,20 @@ def test_baselines_are_fitted_once(run, monkeypatch):
     first = evaluate(config(workspace))
     monkeypatch.setattr("raysys.evaluation.fitting.fit_and_save", None)
     assert evaluate(config(workspace)).extra["baselines"] == first.extra["baselines"]
+
+
+def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkeypatch):
+    workspace, _, _ = run
+    n_cells = planted_cells().n_cells
+    monkeypatch.setattr(fitting, "MAX_CELLS", n_cells // 2)
+    some = fitting.source_of(Profiles.load(workspace.current("profiles")))
+    assert some.share == 0.5
+    assert 0.3 * n_cells < some.cells.n_cells < 0.7 * n_cells
+    fitted = evaluate(config(workspace))
+    assert set(fitted.extra["baselines"]) == {*fitting.RANKERS, *fitting.RATERS}
+    assert workspace.current("baselines").facts["user_share"] == 0.5
+    monkeypatch.setattr(fitting, "MAX_CELLS", n_cells)
+    assert fitting.source_of(Profiles.load(workspace.current("profiles"))).share == 1
 
 
 def write_served(workspace, model, autoencoder, profiles):
