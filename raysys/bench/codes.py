@@ -1,7 +1,7 @@
 """Recall at equal bytes: sparse codes against the quantisers of faiss.
 
     raysys bench suite=codes source=embeddings.npy [limit=20000] [sizes=[48,64,96]] [plot=X.png]
-    raysys bench suite=codes source=embeddings.npy parts=[training]
+    raysys bench suite=codes source=embeddings.npy parts=[paper,training]
 
 Truth: the exact top 10 and 100 of the dense vectors, for query rows that neither training nor
 database saw. Every engine is trained in this run on the same rows, and asked by the dense query.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.codes_plot import write_plot
-from raysys.bench.paper_rate import training_row
+from raysys.bench.paper_preset import mode_rows, training_row
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import (
     Dataset,
@@ -40,7 +40,7 @@ from raysys.retrieval.packing import SIMILARITIES
 
 log = logging.getLogger(__name__)
 
-PARTS = ("recall", "training")
+PARTS = ("recall", "paper", "training")
 _TOP = 100
 
 
@@ -56,7 +56,8 @@ class CodesBenchConfig(BenchConfig):
         queries: query rows put aside.
         peers: measure faiss too (where it is installed).
         plot: PNG to draw recall@10 against bytes to; the figures go to a .json beside it.
-        parts: `recall`, and `training`: how fast `preset=paper` trains.
+        parts: `recall`; `paper`: recall of the ways to compare codes of `preset=paper` (cosine);
+            `training`: how fast it trains.
     """
 
     source: str = ""
@@ -87,6 +88,9 @@ def rows(cfg: CodesBenchConfig) -> list[dict[str, Any]]:
         similarity=cfg.similarity,
     )
     found = _recall_rows(cfg, data) if "recall" in cfg.parts else []
+    if "paper" in cfg.parts:
+        require(data.similarity == "cosine", "parts", cfg.parts, "no `paper` for inner products")
+        found += mode_rows(data, seed=cfg.seed)
     if "training" in cfg.parts:
         found.append(training_row(data, seed=cfg.seed))
     return found

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from raysys.config import require
 from raysys.errors import ConfigError, DataError
+from raysys.models.sparse_kernels import sparse_decode, top_magnitudes
 
 log = logging.getLogger(__name__)
 
@@ -119,19 +120,19 @@ class CompresSAE(nn.Module):
     def encode(self, x: Tensor, n_active: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the atoms [B, n] and signed values [B, n], largest magnitude first."""
         a = self.preactivations(x)
-        atoms = a.abs().topk(n_active or self.n_active, dim=1).indices
+        atoms = top_magnitudes(a, n_active or self.n_active)
         return atoms, a.gather(1, atoms)
 
     def decode(self, atoms: Tensor, values: Tensor) -> Tensor:
         """Return the reconstructions [B, D] of codes."""
-        return F.embedding_bag(atoms, self.dictionary, per_sample_weights=values, mode="sum")
+        return sparse_decode(atoms, values, self.dictionary)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return `loss` and its parts `cosine_loss` (at n_active) and `wide_loss` (at 4 n)."""
         atoms, values = self.encode(x, WIDE_FACTOR * self.n_active)  # sorted: codes are nested
         n = self.n_active
-        narrow = self.decode(atoms[:, :n].contiguous(), values[:, :n].contiguous())
-        wide = self.decode(atoms, values)
+        narrow = self.decode(atoms[:, :n], values[:, :n])
+        wide = narrow + self.decode(atoms[:, n:], values[:, n:])
         cosine_loss = (1 - F.cosine_similarity(x, narrow, dim=1, eps=_EPSILON)).mean()
         wide_loss = (1 - F.cosine_similarity(x, wide, dim=1, eps=_EPSILON)).mean()
         loss = cosine_loss + self.wide_weight * wide_loss

@@ -73,6 +73,19 @@ def test_codes_suite_compares_at_equal_bytes(source, monkeypatch, tmp_path):
     assert json.loads((tmp_path / "plot.json").read_text()) == rows
 
 
+def test_the_papers_modes_are_compared_over_compression(source):
+    rows = codes.rows(codes.CodesBenchConfig(source=source, queries=60, limit=700, parts=["paper"]))
+    assert [row["compression"] for row in rows] == [12] * 3 + [24] * 3 + [48] * 3
+    assert {row["engine"] for row in rows[:3]} == {
+        "paper, sparse",
+        "paper, reconstructed",
+        "paper, asymmetric",
+    }
+    best = [rows[n]["recall@10"] for n in (2, 5, 8)]
+    assert best == sorted(best, reverse=True)  # longer codes find more
+    assert best[0] > rows[0]["recall@10"] > 0
+
+
 def test_training_rate_is_measured_beside_its_matrix_products(source):
     [row] = codes.rows(codes.CodesBenchConfig(source=source, queries=60, parts=["training"]))
     assert row["engine"] == "raysys paper training"
@@ -80,7 +93,7 @@ def test_training_rate_is_measured_beside_its_matrix_products(source):
     assert row["examples_per_s"] * row["times_the_products"] == pytest.approx(
         row["products_examples_per_s"], rel=0.01
     )
-    with pytest.raises(ConfigError, match="recall, training"):
+    with pytest.raises(ConfigError, match="recall, paper, training"):
         codes.CodesBenchConfig(parts=["speed"])
 
 
