@@ -8,15 +8,18 @@ arXiv 2509.07499. Layer sizes and losses are this project's own construction.
     Hc, Hl sizes of the latent's two blocks: what will be consumed, and at which level
 
     1x1 convolution over levels, then an embedding bag over the profile (s = |profile|^-1/2):
-        z_c = s * sum a[r] E_i            z_l = s * sum_c A[r, c] F[i, c] + b, then m
+        z_c = s * sum a[r] E_i            z_l = s * sum_c A[r, c] F[i, c] + b, then f and h
     joint likelihood, factored so that levels are computed at observed cells only:
         P(i, r | u) = P(i | u) P(r | i, u)
         P(i | u) = softmax_i link(g_i . z_c + prior_i)
-        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] (W[i, k] . z_l + t[k] m) + d[r] h[r])
+        P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] hidden[k] + d[r] h[r])
+        hidden[k] = W[i, k] . z_l + t[k] f_0 + c [k = 0] v_i . f
 
-m and h [R], the last entries of z_l, are the user's mean rating above the items' means and the log
-of how often the user gives each level over how often all do, shrunk where there are few: profiles
-of a handful of ratings say little else about levels. Biases start from models/level_start.py.
+f_0 and f [F] are how far the user rates above the items' means, and what factors v_i of the items
+make of it: a ridge regression on the profile (models/rating_factors.py). h [R] is the log of how
+often the user gives each level over how often all do, shrunk where there are few. Neither is
+trained, nor is c: factors know the ratings that training predicts, so it would grow without end.
+Biases start from models/level_start.py.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
@@ -55,12 +58,14 @@ from raysys.models.level_start import LevelStart, no_start
 from raysys.models.link import Link
 from raysys.models.ragged import (
     Pairs,
+    UserTables,
     bag,
     level_table,
     sum_rows,
     user_levels,
     user_levels_left_out,
 )
+from raysys.models.rating_factors import N_FACTORS
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
@@ -70,7 +75,9 @@ _DAY_S = 86_400.0
 _DISCOVER_SLOPE = 0.1  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
-_START_SHARE = 0.5  # of d, and of what m keeps beside it
+_START_SHARE = 0.5  # of d, and of what f_0 keeps beside it
+_FACTOR_SHARE = 0.7  # c
+_USER_TABLES = tuple(field.name for field in dataclasses.fields(UserTables))
 
 
 class Conv4Rec(nn.Module):
@@ -127,7 +134,8 @@ class Conv4Rec(nn.Module):
             start = no_start(n_items, levels) if start is None else start
             self.level_bias = nn.Parameter(start.log_shares.clone())
             self.log_overall: Tensor
-            for name in ("residual", "log_overall", "user_pseudo_cells"):
+            self.loadings: Tensor
+            for name in _USER_TABLES:
                 self.register_buffer(name, getattr(start, name).clone())
         # `prior` orders items for an empty profile before anything else is known
         popularity = (counts.sum(dim=1) + 0.5).log()
@@ -136,7 +144,8 @@ class Conv4Rec(nn.Module):
         self.typical_size: Tensor
         self.register_buffer("typical_size", counts.sum().clamp_min(1) / n_items)
         self.mean_level_latent: Tensor
-        self.register_buffer("mean_level_latent", torch.zeros(cfg.level_latent + 1 + n_levels))
+        size = cfg.level_latent + 1 + N_FACTORS + n_levels
+        self.register_buffer("mean_level_latent", torch.zeros(size))
         self.link = Link()
         self._consume: tuple[Tensor, Tensor] | None = None
 
@@ -201,27 +210,33 @@ class Conv4Rec(nn.Module):
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
         bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
         z_l = torch.stack(bags).sum(dim=0) + self.level_shift
-        return torch.cat([z_l, user_levels(batch, *self._user_level_tables())], dim=1)
+        return torch.cat([z_l, user_levels(batch, self._user_tables())], dim=1)
 
-    def _user_level_tables(self) -> tuple[Any, ...]:
-        return self.residual, self.log_overall, self.user_pseudo_cells
+    def _user_tables(self) -> UserTables:
+        return UserTables(*(getattr(self, name) for name in _USER_TABLES))
 
     def level_logits(self, z_l: Tensor, items: Tensor | None) -> Tensor:
-        """Return the level logits of pairs: z_l [M, Hl + 1 + R], item_nums [M] -> [M, R].
+        """Return the level logits of pairs: z_l [M, Hl + 1 + F + R], item_nums [M] -> [M, R].
 
         Items None: those of an item that nothing is known of.
         """
-        latent, mean, shares = self._level_parts(z_l)
-        hidden, bias = mean * self.table_user, self.log_overall
+        latent, factors, shares = self._level_parts(z_l)
+        hidden, bias = factors[:, :1] * self.table_user, self.log_overall  # [M, K]
         if items is not None:
-            hidden = hidden + (self.level_out[items] * latent[:, None, :]).sum(dim=2)  # [M, K]
-            bias = self.level_bias[items]
+            hidden = hidden + (self.level_out[items] * latent[:, None, :]).sum(dim=2)
+            liking = (factors * self.loadings[items])[:, 1:].sum(dim=1)
+            bias = self.level_bias[items] + self._liking_logits(liking)
         return bias + hidden @ self.table_out + shares * self.table_levels
 
+    def _liking_logits(self, liking: Tensor) -> Tensor:
+        """Return what v_i . f [...] adds to level logits, [..., R]."""
+        return _FACTOR_SHARE * liking[..., None] * self.table_out[0]
+
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the learned latent [B, Hl], m [B, 1] and h [B, R]."""
-        size = self.cfg.level_latent
-        return z_l[:, :size], z_l[:, size : size + 1], z_l[:, size + 1 :]
+        """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
+        first = self.cfg.level_latent
+        second = first + 1 + N_FACTORS
+        return z_l[:, :first], z_l[:, first:second], z_l[:, second:]
 
     def forward(self, batch: Ragged) -> dict[str, Tensor]:
         """Return `loss` and its parts, each a sum over the batch divided by its M cells.
@@ -260,13 +275,13 @@ class Conv4Rec(nn.Module):
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1 + R]
+        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1 + F + R]
         z, user = z[:, : self.cfg.level_latent], z[:, self.cfg.level_latent :]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
             z = z - pairs.at_cells(own)
-            user = user_levels_left_out(batch, pairs, *self._user_level_tables())
+            user = user_levels_left_out(batch, pairs, self._user_tables())
         keep = F.dropout(z.new_ones(batch.n_rows, z.shape[1]), self.cfg.dropout, self.training)
         z = z * keep[batch.rows]
         return self.level_logits(torch.cat([z, user], dim=1), batch.item_num)
@@ -290,7 +305,7 @@ class Conv4Rec(nn.Module):
         return rankings_of(self.levels)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1 + R] (width 0 without levels)."""
+        """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1 + F + R] (width 0 without levels)."""
         return z[:, : self.cfg.latent], z[:, self.cfg.latent :]
 
     def consume_scores(self, z: Tensor) -> Tensor:
@@ -306,11 +321,13 @@ class Conv4Rec(nn.Module):
         items = torch.arange(self.n_items, device=z.device) if items is None else items
         if not self.has_levels:
             return torch.zeros(len(z), len(items), 1, device=z.device)
-        latent, mean, shares = self._level_parts(self.split(z)[1])
+        latent, factors, shares = self._level_parts(self.split(z)[1])
         hidden = torch.einsum("bh,ckh->bck", latent, self.level_out[items])
-        hidden = hidden + (mean * self.table_user)[:, None, :]
+        hidden = hidden + (factors[:, :1] * self.table_user)[:, None, :]
+        liking = self._liking_logits(factors[:, 1:] @ self.loadings[items, 1:].T)
         user = (shares * self.table_levels)[:, None, :]
-        return F.log_softmax(self.level_bias[items] + hidden @ self.table_out + user, dim=2)
+        logits = self.level_bias[items] + liking + hidden @ self.table_out + user
+        return F.log_softmax(logits, dim=2)
 
     @torch.no_grad()
     def scores(self, z: Tensor, ranking: str, gamma: float = 0.0) -> Tensor:
@@ -362,14 +379,22 @@ class Conv4Rec(nn.Module):
         if "like" in self.available_rankings:
             mean, items = self.mean_level_latent, torch.arange(self.n_items)
             logits = self.level_logits(mean.expand(self.n_items, -1), items)
-            tables = (self.table_out, self.level_out, self.table_user, self.table_levels)
-            value, gradient = like_expansion(logits, self._liked(), *tables)
+            value, slope = like_expansion(logits, self._liked())
+            gradient = self._level_gradient(slope)
             parts.append(gradient)
             like_bias = value - gradient @ mean
         elif self.has_levels:
             parts.append(torch.zeros(self.n_items, len(self.mean_level_latent)))
         bias = torch.stack([self.consume_prior(), like_bias], dim=1)
         return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
+
+    def _level_gradient(self, slope: Tensor) -> Tensor:
+        """Return [N, Hl + 1 + F + R] from what every item's logits count, [N, R]."""
+        channels = slope @ self.table_out.T  # [N, K]
+        latent = (channels[:, :, None] * self.level_out).sum(dim=1)
+        mean = (channels @ self.table_user)[:, None]
+        factors = _FACTOR_SHARE * channels[:, :1] * self.loadings[:, 1:]
+        return torch.cat([latent, mean, factors, slope * self.table_levels], dim=1)
 
     @torch.no_grad()
     def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:

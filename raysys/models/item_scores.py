@@ -1,6 +1,6 @@
 """What the autoencoder says of some items for one user.
 
-Letters: C items of a request, N items of the catalogue, R levels, K output channels.
+Letters: C items of a request, N items of the catalogue, R levels.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
     return tuple(ranking for ranking in RANKINGS if ranking in able)
 
 
-def like_expansion(
-    logits: Tensor, liked: Tensor, table: Tensor, vectors: Tensor, user: Tensor, shares: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return logit P(like) [N] and its gradient with respect to the level latent [N, Hl + 1 + R].
+def like_expansion(logits: Tensor, liked: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logit P(like) [N] and its gradient with respect to the level logits, [N, R].
 
     The logit orders items as P does and is closer to linear in the latent than log P, which
     saturates: at the mean latent it holds the order far from it too.
@@ -66,16 +64,9 @@ def like_expansion(
     Args:
         logits: [N, R] level logits of all items at one latent.
         liked: int64 numbers of the liked levels.
-        table: [K, R], from output channels to levels.
-        vectors: [N, K, Hl], from the latent to output channels.
-        user: [K], from the user's mean to output channels.
-        shares: [R], what the user's log shares count.
     """
     chosen = torch.zeros(logits.shape[1], dtype=torch.bool)
     chosen[liked] = True
     above, below = (logits[:, part].logsumexp(dim=1) for part in (chosen, ~chosen))
     slope = torch.where(chosen, logits - above[:, None], logits - below[:, None]).exp()
-    slope = torch.where(chosen, slope, -slope)  # [N, R]
-    channels = slope @ table.T  # [N, K]
-    gradient = (channels[:, :, None] * vectors).sum(dim=1)
-    return above - below, torch.cat([gradient, (channels @ user)[:, None], slope * shares], dim=1)
+    return above - below, torch.where(chosen, slope, -slope)

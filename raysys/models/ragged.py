@@ -1,9 +1,12 @@
 """Sums over ragged profiles, and where the level tables of Conv4Rec start.
 
-Letters: B users, M cells of a batch, P distinct (user, item) pairs, N items, R levels, C channels.
+Letters: B users, M cells of a batch, P distinct (user, item) pairs, N items, R levels, C channels,
+F factors.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 
 _USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
+_PART_CELLS = 8192
 
 
 class Pairs:
@@ -93,35 +97,74 @@ def level_table(
     return table[:, :channels]
 
 
-def user_levels(
-    batch: Ragged, residual: Tensor, log_overall: Tensor, pseudo_cells: Tensor
-) -> Tensor:
-    """Return what a user's own ratings say about any other, [B, 1 + R].
+@dataclasses.dataclass(frozen=True)
+class UserTables:
+    """What a user's side of the level block is made from; the entries of `LevelStart`."""
 
-    First the mean residual, shrunk to zero by `pseudo_cells`; then by how much the log of the
-    user's distribution over levels differs from the overall one.
+    residual: Tensor
+    log_overall: Tensor
+    loadings: Tensor
+    loading_variance: Tensor
+    penalties: Tensor
 
-    Args:
-        batch: B users.
-        residual: [N, R] of `LevelStart`.
-        log_overall: [R] of `LevelStart`.
-        pseudo_cells: [] of `LevelStart`.
+
+@torch.no_grad()
+def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
+    """Return what a user's own ratings say about any other, [B, 1 + F + R].
+
+    First the user's factors, then by how much the log of the user's distribution over levels
+    differs from the overall one.
     """
-    value, rated, hot = _cell_levels(batch, residual)
-    sums = [sum_rows(part, batch) for part in (value, rated, hot)]
-    return _user_levels(sums, log_overall, pseudo_cells)
+    value, rated, hot = _cell_levels(batch, tables.residual)
+    factors, _ = _user_factors(batch, value, rated, tables)
+    return torch.cat([factors, _log_shares(sum_rows(hot, batch), tables)], dim=1)
 
 
-def user_levels_left_out(
-    batch: Ragged, pairs: Pairs, residual: Tensor, log_overall: Tensor, pseudo_cells: Tensor
-) -> Tensor:
-    """Return the same for every cell from its user's cells of other items, [M, 1 + R]."""
-    rows = batch.rows
-    sums = [
-        sum_rows(part, batch)[rows] - pairs.at_cells(pairs.total(part))
-        for part in _cell_levels(batch, residual)
-    ]
-    return _user_levels(sums, log_overall, pseudo_cells)
+@torch.no_grad()
+def user_levels_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Tensor:
+    """Return the same for every cell from its user's cells of other items, [M, 1 + F + R].
+
+    Leaving out is exact but for the variance of the item's own loadings, which stays in.
+    """
+    value, rated, hot = _cell_levels(batch, tables.residual)
+    factors, inverse = _user_factors(batch, value, rated, tables)
+    own = pairs.at_cells(pairs.total(torch.stack([value, rated], dim=1)))
+    parts = []
+    for part in _cell_parts(batch):
+        rows, items = batch.rows[part], batch.item_num[part]
+        loading, user = tables.loadings[items], factors[rows]  # [m, 1 + F]
+        gain = (inverse[rows] @ loading[:, :, None])[:, :, 0]
+        leverage, expected = (gain * loading).sum(dim=1), (user * loading).sum(dim=1)
+        total, count = own[part].T
+        share = (total - count * expected) / (1 - count * leverage)
+        parts.append(user - gain * share[:, None])
+    left = torch.cat(parts) if parts else factors.new_zeros(0, factors.shape[1])
+    hist = sum_rows(hot, batch)[batch.rows] - pairs.at_cells(pairs.total(hot))
+    return torch.cat([left, _log_shares(hist, tables)], dim=1)
+
+
+def _user_factors(
+    batch: Ragged, value: Tensor, rated: Tensor, tables: UserTables
+) -> tuple[Tensor, Tensor]:
+    """Return the factors [B, 1 + F] by a ridge regression, and the inverse of its matrix."""
+    size = tables.loadings.shape[1]
+    gram = value.new_zeros(batch.n_rows, size * size)
+    for part in _cell_parts(batch):
+        loading = tables.loadings[batch.item_num[part]] * rated[part, None]
+        square = loading[:, :, None] * loading[:, None, :]
+        gram.index_add_(0, batch.rows[part], square.flatten(1))
+    gram = gram.view(-1, size, size)
+    spread = bag(batch, tables.loading_variance, rated) + tables.penalties
+    gram.diagonal(dim1=1, dim2=2).add_(spread)
+    inverse = torch.linalg.inv(gram)
+    right = bag(batch, tables.loadings, value)
+    return (inverse @ right[:, :, None])[:, :, 0], inverse
+
+
+def _cell_parts(batch: Ragged) -> list[slice]:
+    """Cut the cells into parts whose [m, 1 + F, 1 + F] blocks stay small."""
+    size = len(batch.item_num)
+    return [slice(start, start + _PART_CELLS) for start in range(0, size, _PART_CELLS)]
 
 
 def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,9 +174,8 @@ def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor, Tenso
     return value.nan_to_num(0.0), torch.isfinite(value).to(value.dtype), hot
 
 
-def _user_levels(sums: list[Tensor], log_overall: Tensor, pseudo_cells: Tensor) -> Tensor:
-    total, count, hist = sums
-    mean = total / (count + pseudo_cells)
+def _log_shares(hist: Tensor, tables: UserTables) -> Tensor:
+    """Return the log of shares over levels from counts [..., R], shrunk, over the overall ones."""
     cells = hist.sum(dim=1, keepdim=True) + _USER_PSEUDO_CELLS
-    shares = (hist + _USER_PSEUDO_CELLS * log_overall.exp()) / cells
-    return torch.cat([mean[:, None], shares.log() - log_overall], dim=1)
+    shares = (hist + _USER_PSEUDO_CELLS * tables.log_overall.exp()) / cells
+    return shares.log() - tables.log_overall

@@ -12,6 +12,7 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.rating_factors import N_FACTORS
 
 N_ITEMS = 9
 SMALL = {"latent": 6, "level_latent": 5, "channels": 3, "level_channels": 2, "dropout": 0.0}
@@ -43,6 +44,9 @@ def make(levels=None, seed: int = 0, **changes) -> Conv4Rec:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=draw))
+        if model.has_levels:
+            model.loadings[:, 1:] = torch.randn(N_ITEMS, N_FACTORS, generator=draw)
+            model.loading_variance[:, 1:] = torch.rand(N_ITEMS, N_FACTORS, generator=draw)
     return model
 
 
@@ -79,9 +83,11 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
         z = (filled.sum(dim=1) + p["level_shift"])[:, None, :]
         z = z - filled if cfg.zero_diagonal else z.expand_as(filled)
         hidden = torch.einsum("bnh,nkh->bnk", z, p["level_out"])
-        means, shares = dense_user(model, x)
-        hidden = hidden + means[:, :, None] * p["table_user"]
+        factors, shares = dense_user(model, x)
+        hidden = hidden + factors[:, :, :1] * p["table_user"]
+        liking = (factors * model.loadings.double())[:, :, 1:].sum(dim=2, keepdim=True)
         logits = p["level_bias"] + hidden @ p["table_out"] + shares * p["table_levels"]
+        logits = logits + 0.7 * liking * p["table_out"][0]
         log_r = torch.log_softmax(logits, dim=2)
         losses["level_loss"] = -(x.transpose(1, 2) * log_r).sum() / total
     losses["loss"] = consume + cfg.level_weight * losses.get("level_loss", torch.zeros(()))
@@ -92,19 +98,27 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
 
 
 def dense_user(model: Conv4Rec, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The user's mean residual [B, N] and log shares [B, N, R], that item left out or not."""
+    """The user's factors [B, N, 1 + F] and log shares [B, N, R], that item left out or not.
+
+    Leaving out is done here by solving again without the item's ratings, but for the variance of
+    its loadings, which stays.
+    """
     table = model.residual.double().T  # [R, N]
-    rated = torch.isfinite(table) * x
-    residual = (table.nan_to_num(0.0) * x).sum(dim=1)  # [B, N]
-    total, count = residual.sum(dim=1, keepdim=True), rated.sum(dim=(1, 2))[:, None]
+    rated = (torch.isfinite(table) * x).sum(dim=1)  # [B, N]
+    residual = (table.nan_to_num(0.0) * x).sum(dim=1)
+    loadings, variance = model.loadings.double(), model.loading_variance.double()
+    keep = torch.ones(N_ITEMS, N_ITEMS, dtype=torch.float64)
     hist = x.sum(dim=2)[:, None, :]  # [B, 1, R]
     if model.cfg.zero_diagonal:
-        total, count = total - residual, count - rated.sum(dim=1)
+        keep.fill_diagonal_(0)
         hist = hist - x.transpose(1, 2)
+    gram = torch.einsum("bj,ij,jp,jq->bipq", rated, keep, loadings, loadings)
+    gram = gram + torch.diag_embed(rated @ variance + model.penalties.double())[:, None]
+    right = torch.einsum("bj,ij,jp->bip", residual, keep, loadings)
+    factors = torch.linalg.solve(gram, right[..., None])[..., 0]
     overall = model.log_overall.double()
     shares = (hist + 10 * overall.exp()) / (hist.sum(dim=2, keepdim=True) + 10)
-    means = total / (count + model.user_pseudo_cells.double())
-    return means.expand(len(x), N_ITEMS), shares.log() - overall
+    return factors, shares.log() - overall
 
 
 def _length(values: torch.Tensor) -> torch.Tensor:
@@ -113,11 +127,11 @@ def _length(values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("consume_loss", ["cosine", "likelihood"])
 @pytest.mark.parametrize("zero_diagonal", [True, False])
-@pytest.mark.parametrize("case", ["ratings", "events", "one level"])
+@pytest.mark.parametrize("case", ["ratings", "repeated ratings", "events", "one level"])
 def test_losses_and_gradients_equal_the_dense_formula(consume_loss, zero_diagonal, case):
-    levels = {"ratings": stars(), "events": EVENTS, "one level": ONE}[case]
+    levels = {"events": EVENTS, "one level": ONE}.get(case, stars())
     cells = random_cells(3, levels.n_levels)
-    if case == "events":  # several levels per item, and a user without cells
+    if case in ("events", "repeated ratings"):  # several levels per item, and a user without cells
         cells = Cells.from_lists(REPEATED)
     model = make(levels, consume_loss=consume_loss, zero_diagonal=zero_diagonal)
     losses = model(ragged(cells))

@@ -33,7 +33,7 @@ def test_means_are_found_and_shares_have_them():
     spread = 1 / (start.residual[:, 1] - start.residual[:, 0])
     torch.testing.assert_close(1 - start.residual[:, 0] * spread, found, atol=0.15, rtol=0)
     # noise .6 and moods .5, with rounding
-    assert 1 < float(start.user_pseudo_cells) < 3
+    assert 1 < float(start.penalties[0]) < 3
 
 
 def test_an_item_with_one_rating_stays_near_the_overall_distribution():
@@ -60,4 +60,6 @@ def test_without_cells_every_item_is_the_same(levels):
     start = no_start(3, levels)
     torch.testing.assert_close(start.log_shares, start.log_overall.expand(3, -1))
     assert start.log_shares.isfinite().all()
-    assert start.user_pseudo_cells.isfinite()
+    assert start.penalties.isfinite().all()
+    assert (start.loadings[:, 0] == 1).all()
+    assert (start.loadings[:, 1:] == 0).all()
