@@ -171,21 +171,22 @@ def _solve(
     """
     size = given.shape[1]
     for a in numba.prange(len(starts) - 1):
-        gram = np.zeros((size, size), dtype=np.float64)
-        right = np.zeros(size, dtype=np.float64)
+        gram = np.zeros((size, size), dtype=np.float32)
+        right = np.zeros(size, dtype=np.float32)
+        widths = np.zeros(size, dtype=np.float32)
         for at in range(starts[a], starts[a + 1]):
             rating = order[at]
             row, wide = given[other[rating]], spread[other[rating]]
             value = values[rating] - offset[other[rating]]
             for p in range(size):
                 right[p] += row[p] * value
-                gram[p, p] += wide[p]
-                for q in range(p + 1):
-                    gram[p, q] += row[p] * row[q]
+                widths[p] += wide[p]
+            for p in range(size):  # whole rows, not a triangle: these compile to vectors
+                factor, line = row[p], gram[p]
+                for q in range(size):
+                    line[q] += factor * row[q]
         for p in range(size):
-            gram[p, p] += noise * precision[p]
-            for q in range(p):
-                gram[q, p] = gram[p, q]
+            gram[p, p] += widths[p] + np.float32(noise * precision[p])
         inverse = np.linalg.inv(gram)
         solved = inverse @ right
         for p in range(size):
