@@ -115,7 +115,7 @@ class CompresSAE(nn.Module):
         bad = torch.nonzero(~(norms[:, 0] > 0) | ~torch.isfinite(norms[:, 0]))
         if len(bad):
             raise DataError(f"embedding row {int(bad[0])} of the batch is zero or not finite")
-        return torch.addmm(self.bias, x / norms.clamp_min(_EPSILON), self.encoder)
+        return torch.addmm(self.bias, x / norms.clamp_min(_EPSILON), self.encoder).float()
 
     def encode(self, x: Tensor, n_active: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the atoms [B, n] and signed values [B, n], largest magnitude first."""

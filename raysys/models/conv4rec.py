@@ -13,13 +13,13 @@ arXiv 2509.07499. Layer sizes and losses are this project's own construction.
         P(i, r | u) = P(i | u) P(r | i, u)
         P(i | u) = softmax_i link(g_i . z_c + prior_i)
         P(r | i, u) = softmax_r (bias[i, r] + sum_k T[k, r] hidden[k] + d[r] h[r])
-        hidden[k] = W[i, k] . z_l + t[k] f_0 + c [k = 0] v_i . f
+        hidden[k] = W[i, k] . z_l + t[k] f_0 + (c v_i . f where k = 0)
 
 f_0 and f [F] are how far the user rates above the items' means, and what factors v_i of the items
 make of it: a ridge regression on the profile (models/rating_factors.py). h [R] is the log of how
 often the user gives each level over how often all do, shrunk where there are few. Neither is
-trained, nor is c: factors know the ratings that training predicts, so it would grow without end.
-Biases start from models/level_start.py.
+trained, nor is c (but T[0], which both pass, is): factors know the ratings that training predicts,
+so c would grow without end. Biases start from models/level_start.py.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
@@ -57,6 +57,7 @@ from raysys.models.item_scores import like_expansion, rankings_of
 from raysys.models.level_start import LevelStart, no_start
 from raysys.models.link import Link
 from raysys.models.ragged import (
+    USER_TABLES,
     Pairs,
     UserTables,
     bag,
@@ -77,7 +78,6 @@ _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
 _START_SHARE = 0.5  # of d, and of what f_0 keeps beside it
 _FACTOR_SHARE = 0.7  # c
-_USER_TABLES = tuple(field.name for field in dataclasses.fields(UserTables))
 
 
 class Conv4Rec(nn.Module):
@@ -135,7 +135,10 @@ class Conv4Rec(nn.Module):
             self.level_bias = nn.Parameter(start.log_shares.clone())
             self.log_overall: Tensor
             self.loadings: Tensor
-            for name in _USER_TABLES:
+            self.factor_channels: Tensor  # c
+            channels = _FACTOR_SHARE * torch.eye(1, cfg.level_channels)[0]
+            self.register_buffer("factor_channels", channels, persistent=False)
+            for name in USER_TABLES:
                 self.register_buffer(name, getattr(start, name).clone())
         # `prior` orders items for an empty profile before anything else is known
         popularity = (counts.sum(dim=1) + 0.5).log()
@@ -207,13 +210,17 @@ class Conv4Rec(nn.Module):
         return bag(batch, self._consume_blocks()[0], weight * self.level_scale[batch.level])
 
     def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
+        user = user_levels(batch, self._user_tables())
+        return torch.cat([self._level_latent(batch, weight), user], dim=1)
+
+    def _level_latent(self, batch: Ragged, weight: Tensor) -> Tensor:
+        """Return the learned part of z_l, [B, Hl]."""
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
         bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
-        z_l = torch.stack(bags).sum(dim=0) + self.level_shift
-        return torch.cat([z_l, user_levels(batch, self._user_tables())], dim=1)
+        return torch.stack(bags).sum(dim=0) + self.level_shift
 
     def _user_tables(self) -> UserTables:
-        return UserTables(*(getattr(self, name) for name in _USER_TABLES))
+        return UserTables(*(getattr(self, name) for name in USER_TABLES))
 
     def level_logits(self, z_l: Tensor, items: Tensor | None) -> Tensor:
         """Return the level logits of pairs: z_l [M, Hl + 1 + F + R], item_nums [M] -> [M, R].
@@ -224,13 +231,9 @@ class Conv4Rec(nn.Module):
         hidden, bias = factors[:, :1] * self.table_user, self.log_overall  # [M, K]
         if items is not None:
             hidden = hidden + (self.level_out[items] * latent[:, None, :]).sum(dim=2)
-            liking = (factors * self.loadings[items])[:, 1:].sum(dim=1)
-            bias = self.level_bias[items] + self._liking_logits(liking)
+            liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
+            hidden, bias = hidden + liking * self.factor_channels, self.level_bias[items]
         return bias + hidden @ self.table_out + shares * self.table_levels
-
-    def _liking_logits(self, liking: Tensor) -> Tensor:
-        """Return what v_i . f [...] adds to level logits, [..., R]."""
-        return _FACTOR_SHARE * liking[..., None] * self.table_out[0]
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
@@ -275,13 +278,14 @@ class Conv4Rec(nn.Module):
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._encode_levels(batch, weight)[batch.rows]  # [M, Hl + 1 + F + R]
-        z, user = z[:, : self.cfg.level_latent], z[:, self.cfg.level_latent :]
+        z = self._level_latent(batch, weight)[batch.rows]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
             z = z - pairs.at_cells(own)
             user = user_levels_left_out(batch, pairs, self._user_tables())
+        else:
+            user = user_levels(batch, self._user_tables())[batch.rows]
         keep = F.dropout(z.new_ones(batch.n_rows, z.shape[1]), self.cfg.dropout, self.training)
         z = z * keep[batch.rows]
         return self.level_logits(torch.cat([z, user], dim=1), batch.item_num)
@@ -324,10 +328,10 @@ class Conv4Rec(nn.Module):
         latent, factors, shares = self._level_parts(self.split(z)[1])
         hidden = torch.einsum("bh,ckh->bck", latent, self.level_out[items])
         hidden = hidden + (factors[:, :1] * self.table_user)[:, None, :]
-        liking = self._liking_logits(factors[:, 1:] @ self.loadings[items, 1:].T)
+        liking = factors[:, 1:] @ self.loadings[items, 1:].T  # [B, C]
+        hidden = hidden + liking[:, :, None] * self.factor_channels
         user = (shares * self.table_levels)[:, None, :]
-        logits = self.level_bias[items] + liking + hidden @ self.table_out + user
-        return F.log_softmax(logits, dim=2)
+        return F.log_softmax(self.level_bias[items] + hidden @ self.table_out + user, dim=2)
 
     @torch.no_grad()
     def scores(self, z: Tensor, ranking: str, gamma: float = 0.0) -> Tensor:
@@ -379,22 +383,16 @@ class Conv4Rec(nn.Module):
         if "like" in self.available_rankings:
             mean, items = self.mean_level_latent, torch.arange(self.n_items)
             logits = self.level_logits(mean.expand(self.n_items, -1), items)
-            value, slope = like_expansion(logits, self._liked())
-            gradient = self._level_gradient(slope)
+            user = self.factor_channels[:, None] * self.loadings[:, None, :]
+            user[:, :, 0] = self.table_user
+            tables = (self.table_out, self.level_out, user, self.table_levels)
+            value, gradient = like_expansion(logits, self._liked(), *tables)
             parts.append(gradient)
             like_bias = value - gradient @ mean
         elif self.has_levels:
             parts.append(torch.zeros(self.n_items, len(self.mean_level_latent)))
         bias = torch.stack([self.consume_prior(), like_bias], dim=1)
         return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
-
-    def _level_gradient(self, slope: Tensor) -> Tensor:
-        """Return [N, Hl + 1 + F + R] from what every item's logits count, [N, R]."""
-        channels = slope @ self.table_out.T  # [N, K]
-        latent = (channels[:, :, None] * self.level_out).sum(dim=1)
-        mean = (channels @ self.table_user)[:, None]
-        factors = _FACTOR_SHARE * channels[:, :1] * self.loadings[:, 1:]
-        return torch.cat([latent, mean, factors, slope * self.table_levels], dim=1)
 
     @torch.no_grad()
     def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ def level_start(
         mean = float(overall @ values[:rated])
         spread = float(np.sqrt(overall @ np.square(values[:rated] - mean)))
         known = level < rated
-        standard = (values[level[known]] - mean) / spread
+        standard = ((values - mean) / spread).astype(np.float32)[level[known]]
         factors = rating_factors(rows[known], items[known], standard, n_items=n_items)
         means = mean + spread * factors.item_bias.astype(np.float64)
         residual[:, :rated] = (values[:rated] - means[:, None]) / spread

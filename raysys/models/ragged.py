@@ -17,6 +17,7 @@ from raysys.data.schema import RatingLevels
 
 _USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
 _PART_CELLS = 8192
+_LEAST_LEFT = 1e-4  # of what a rating leaves to others
 
 
 class Pairs:
@@ -108,6 +109,9 @@ class UserTables:
     penalties: Tensor
 
 
+USER_TABLES = tuple(field.name for field in dataclasses.fields(UserTables))
+
+
 @torch.no_grad()
 def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     """Return what a user's own ratings say about any other, [B, 1 + F + R].
@@ -116,7 +120,8 @@ def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     differs from the overall one.
     """
     value, rated, hot = _cell_levels(batch, tables.residual)
-    factors, _ = _user_factors(batch, value, rated, tables)
+    with torch.autocast(value.device.type, enabled=False):
+        factors, _ = _user_factors(batch, value, rated, tables)
     return torch.cat([factors, _log_shares(sum_rows(hot, batch), tables)], dim=1)
 
 
@@ -127,18 +132,18 @@ def user_levels_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Ten
     Leaving out is exact but for the variance of the item's own loadings, which stays in.
     """
     value, rated, hot = _cell_levels(batch, tables.residual)
-    factors, inverse = _user_factors(batch, value, rated, tables)
     own = pairs.at_cells(pairs.total(torch.stack([value, rated], dim=1)))
-    parts = []
-    for part in _cell_parts(batch):
-        rows, items = batch.rows[part], batch.item_num[part]
-        loading, user = tables.loadings[items], factors[rows]  # [m, 1 + F]
-        gain = (inverse[rows] @ loading[:, :, None])[:, :, 0]
-        leverage, expected = (gain * loading).sum(dim=1), (user * loading).sum(dim=1)
-        total, count = own[part].T
-        share = (total - count * expected) / (1 - count * leverage)
-        parts.append(user - gain * share[:, None])
-    left = torch.cat(parts) if parts else factors.new_zeros(0, factors.shape[1])
+    with torch.autocast(value.device.type, enabled=False):
+        factors, inverse = _user_factors(batch, value, rated, tables)
+        left = factors.new_zeros(len(value), factors.shape[1])
+        for part in _cell_parts(batch) if rated.any() else ():
+            rows, items = batch.rows[part], batch.item_num[part]
+            loading, user = tables.loadings[items], factors[rows]  # [m, 1 + F]
+            gain = (inverse[rows] @ loading[:, :, None])[:, :, 0]
+            leverage, expected = (gain * loading).sum(dim=1), (user * loading).sum(dim=1)
+            total, count = own[part].T
+            share = (total - count * expected) / (1 - count * leverage).clamp_min(_LEAST_LEFT)
+            left[part] = user - gain * share[:, None]
     hist = sum_rows(hot, batch)[batch.rows] - pairs.at_cells(pairs.total(hot))
     return torch.cat([left, _log_shares(hist, tables)], dim=1)
 
@@ -148,6 +153,8 @@ def _user_factors(
 ) -> tuple[Tensor, Tensor]:
     """Return the factors [B, 1 + F] by a ridge regression, and the inverse of its matrix."""
     size = tables.loadings.shape[1]
+    if not rated.any():  # a log of events
+        return value.new_zeros(batch.n_rows, size), value.new_zeros(0, size, size)
     gram = value.new_zeros(batch.n_rows, size * size)
     for part in _cell_parts(batch):
         loading = tables.loadings[batch.item_num[part]] * rated[part, None]

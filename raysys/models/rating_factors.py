@@ -8,7 +8,8 @@ Variational Bayes with a diagonal posterior for either side (Lim and Teh, "Varia
 Approach to Movie Rating Prediction", KDD Cup 2007, there with full covariances): in turns, users
 given items and items given users are ridge regressions in which an uncertain value also counts by
 its variance. The variances of priors and noise are those that the posterior implies, so nothing is
-tuned; factors that the ratings do not support fade by themselves.
+tuned; factors that the ratings do not support fade by themselves. Noise has a floor: ratings that
+are explained exactly would leave nothing to weigh one against another.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.models.threads import follow_torch
+
 N_FACTORS = 16
 _ROUNDS = 20
 _START_STD = 0.1
 _START_PRECISION = 5.0
 _START_NOISE = 0.6
-_MOST_PRECISION = 1e6
+_LEAST_NOISE = 1e-3
+_LEAST_VARIANCE = 1e-6  # of a prior
+_LEAST_PENALTY = 1e-4
 
 Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
 class RatingFactors:
-    """The items' side; a user's follows from it by a ridge regression (`ragged.user_factors`).
+    """The items' side; a user's follows from it by a ridge regression (`ragged.user_levels`).
 
     Attributes:
         item_bias: [N] b.
@@ -74,10 +79,11 @@ def rating_factors(
     if not len(values):
         return none
     by_user, by_item = _Side.of(rows, items), _Side.of(items, rows, n_items)
+    follow_torch()
     values = values.astype(np.float32)
     size = 1 + N_FACTORS
     loadings, variance = none.loadings, none.variance
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(0)  # tells factors apart; any seed does
     loadings[:, 1:] = draw.standard_normal((n_items, N_FACTORS), dtype=np.float32) * _START_STD
     variance[:, 1:] = _START_STD**2
     user, item = _Posterior.zeros(by_user.size, size), _Posterior.zeros(n_items, size)
@@ -91,12 +97,13 @@ def rating_factors(
         _solve(*by_item.arrays, given, spread, values, bias, noise, item_precision, *item)
         item_bias = item.mean[:, 0].copy()
         loadings[:, 1:], variance[:, 1:] = item.mean[:, 1:], item.variance[:, 1:]
-        user_precision, item_precision = user.precision(), item.precision()
+        user_precision = user.precision(by_user.rated)
+        item_precision = item.precision(by_item.rated)
         errors = np.empty(by_user.size)
         sides = (user.mean, user.variance, loadings, variance)
         _errors(*by_user.arrays, values, item_bias, item.variance[:, 0].copy(), *sides, errors)
-        noise = float(errors.sum() / len(values))
-    penalties = (noise * user_precision).astype(np.float32)
+        noise = max(float(errors.sum() / len(values)), _LEAST_NOISE)
+    penalties = np.maximum(noise * user_precision, _LEAST_PENALTY).astype(np.float32)
     return RatingFactors(item_bias, loadings, variance, penalties)
 
 
@@ -125,6 +132,11 @@ class _Side:
         return len(self.starts) - 1
 
     @property
+    def rated(self) -> NDArray[np.bool_]:
+        """Tell who has ratings, [A]."""
+        return np.asarray(np.diff(self.starts) > 0)
+
+    @property
     def arrays(self) -> tuple[NDArray[np.int64], ...]:
         return self.starts, self.order, self.other
 
@@ -144,11 +156,10 @@ class _Posterior:
     def __iter__(self) -> Any:
         return iter((self.mean, self.variance))
 
-    def precision(self) -> NDArray[np.float64]:
-        """Return the precision [1 + F] of the prior that explains the posterior best."""
-        squares = np.square(self.mean, dtype=np.float64) + self.variance
-        size = np.maximum(squares.mean(axis=0), 1 / _MOST_PRECISION)
-        return np.asarray(1 / size)
+    def precision(self, rated: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the precision [1 + F] of the prior that explains the posterior of `rated` best."""
+        squares = np.square(self.mean[rated], dtype=np.float64) + self.variance[rated]
+        return np.asarray(1 / np.maximum(squares.mean(axis=0), _LEAST_VARIANCE))
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raysys.models.threads import follow_torch
+
 _SHIFT = 20  # float32 magnitudes fall into 2048 buckets: the exponent and 3 bits below it
 _BUCKETS = 1 << (31 - _SHIFT)
 
@@ -29,6 +31,8 @@ def top_magnitudes(a: Tensor, n: int) -> Tensor:
     """
     if a.device.type != "cpu":
         return a.abs().topk(n, dim=1).indices
+    assert n <= a.shape[1], (n, a.shape)
+    follow_torch()
     found = torch.empty((len(a), n), dtype=torch.int64)
     _select(a.detach().contiguous().numpy().view(np.uint32), found.numpy())
     return found
@@ -52,6 +56,7 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
         atoms, values, dictionary = ctx.saved_tensors
         by_value, by_atom = torch.empty_like(values), torch.zeros_like(dictionary)
+        follow_torch()
         arrays = (gradients[0].contiguous(), atoms, values, dictionary, by_value, by_atom)
         _gradients(*(each.detach().numpy() for each in arrays), torch.get_num_threads())
         return None, by_value, by_atom

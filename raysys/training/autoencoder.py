@@ -24,7 +24,8 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
 from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.models.level_start import level_start
+from raysys.models.level_start import LevelStart, level_start
+from raysys.models.ragged import USER_TABLES
 from raysys.training.loop import Head, Ranks, Task
 from raysys.training.validation import (
     CHUNK_USERS,
@@ -113,21 +114,18 @@ class AutoencoderTask:
         levels = profiles.levels
         counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
         np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
-        train = data.train
         self._model = Conv4Rec(
             cfg,
             n_items=data.n_items,
             levels=levels,
             counts=torch.from_numpy(counts),
-            start=level_start(
-                train.rows, train.item_num, train.level, n_items=data.n_items, levels=levels
-            ),
+            start=self._level_start() if _leads() else None,
             seed=seed,
         )
         self.weights = data.train.counts.astype(np.float64)
         names = [*self._model.state_dict()]
         level = tuple(name for name in names if name.startswith(_LEVEL_STATE))
-        rest = tuple(name for name in names if name not in level)
+        rest = tuple(name for name in names if name not in (*level, *USER_TABLES))
         self._item_counts = counts.sum(axis=1).astype(np.int64)
         self._quality = Quality(select, self._item_counts)
         self.heads: Sequence[Head] = [Head(select, False, rest)]
@@ -137,6 +135,11 @@ class AutoencoderTask:
         users = min(users, _VALIDATED_USERS)
         self._validation = validation(profiles, seed=seed, n_users=users) if validated else None
         self._shares = {h: self._log_share(h) for _, h in self._priors}
+
+    def _level_start(self) -> LevelStart:
+        train, levels = self._data.train, self._profiles.levels
+        n_items = self._data.n_items
+        return level_start(train.rows, train.item_num, train.level, n_items=n_items, levels=levels)
 
     @property
     def module(self) -> nn.Module:
@@ -308,6 +311,12 @@ class AutoencoderTask:
         train = self._data.train
         rng = np.random.default_rng([self._seed, 0x11])
         return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
+
+
+def _leads() -> bool:
+    """Tell whether this process starts a model; the other ranks take over its weights."""
+    group = torch.distributed
+    return not (group.is_available() and group.is_initialized()) or group.get_rank() == 0
 
 
 def _long(values: NDArray[Any]) -> Tensor:

@@ -162,10 +162,14 @@ def _worker(config: dict[str, Any]) -> None:
 def _distributed(module: nn.Module) -> nn.Module:
     """Move a module to the device and keep its gradients in step over the ranks.
 
-    Buffers are the same everywhere by construction: sending them at every step would only wait.
+    Rank 0's parameters and buffers become those of all. No step changes a buffer, and sending
+    them at every step would only wait.
     """
     settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     prepared: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=settings)
+    if torch.distributed.is_initialized():
+        for buffer in prepared.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     return prepared
 
 

@@ -1,12 +1,23 @@
 """Factors of ratings on a planted world, and where there is nothing to find."""
 
-import numba
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from raysys.data.batches import Ragged
-from raysys.models.ragged import UserTables, user_levels
+from raysys.data.batches import Ragged, ragged
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.level_start import level_start
+from raysys.models.ragged import (
+    USER_TABLES,
+    Pairs,
+    UserTables,
+    user_levels,
+    user_levels_left_out,
+)
 from raysys.models.rating_factors import N_FACTORS, rating_factors
 
 N_USERS, N_ITEMS, PER_USER = 600, 80, 30
@@ -70,19 +81,68 @@ def test_without_factors_in_the_ratings_biases_are_what_is_left():
     assert rmse(predict(factors, rows, items, values, held), values[held]) < 0.53
 
 
-def test_unrated_items_and_threads_change_nothing():
+def test_threads_change_nothing_and_are_torchs():
     rows, items, values, held = planted(0.7)
-    one = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS + 4)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
+    found = []
+    before = torch.get_num_threads()
     try:
-        two = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS + 4)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS))
+            assert torch.get_num_threads() == threads
     finally:
-        numba.set_num_threads(before)
+        torch.set_num_threads(before)
     for name in ("item_bias", "loadings", "variance", "penalties"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    assert np.abs(one.item_bias[N_ITEMS:]).max() == 0
-    assert np.abs(one.loadings[N_ITEMS:, 1:]).max() == 0
+        np.testing.assert_array_equal(*(getattr(each, name) for each in found))
+
+
+def test_users_without_ratings_change_nothing_and_items_have_nothing():
+    rows, items, values, held = planted(0.7)
+    one = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    rows = rows * 10 + 7  # nine users without ratings for each with
+    two = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    np.testing.assert_allclose(two.penalties, one.penalties, rtol=1e-5)
+    np.testing.assert_allclose(two.loadings, one.loadings, atol=1e-5)
+    more = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS + 400)
+    assert more.penalties[0] == pytest.approx(one.penalties[0], rel=0.05)
+    assert np.abs(more.item_bias[N_ITEMS:]).max() == 0
+    assert np.abs(more.loadings[N_ITEMS:, 1:]).max() == 0
+
+
+@pytest.mark.parametrize("n_levels", [2, 5])
+def test_ratings_that_are_explained_exactly_leave_finite_losses(n_levels):
+    """Users who always give the same level, some of a single rating."""
+    rng = np.random.default_rng(0)
+    profiles = [
+        [(int(i), user % n_levels) for i in rng.permutation(N_ITEMS)[: 1 + user % 39]]
+        for user in range(400)
+    ]
+    cells = Cells.from_lists(profiles)
+    values = tuple(float(v) for v in range(1, n_levels + 1))
+    levels = RatingLevels(tuple(f"{v:g}" for v in values), values, default_liked(values))
+    start = level_start(cells.rows, cells.item_num, cells.level, n_items=N_ITEMS, levels=levels)
+    cfg = Conv4RecConfig(latent=4, level_latent=4)
+    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, start=start)
+    losses = model(ragged(cells))
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_a_rating_left_out_is_as_if_it_were_not_there():
+    """With fitted factors: but for the variance of the item's loadings, see the function."""
+    rows, items, values, held = planted(0.7)
+    level = np.digitize(values, [-1, -0.3, 0.3, 1])
+    levels = RatingLevels(tuple("12345"), (1.0, 2.0, 3.0, 4.0, 5.0), (False,) * 4 + (True,))
+    start = level_start(rows[~held], items[~held], level[~held], n_items=N_ITEMS, levels=levels)
+    tables = UserTables(*(getattr(start, name) for name in USER_TABLES))
+    profile = [(int(i), int(r)) for i, r in zip(items[:12], level[:12])]
+    batch = ragged(Cells.from_lists([profile]))
+    left = user_levels_left_out(batch, Pairs(batch, N_ITEMS), tables)
+    for cell in range(12):
+        rest = ragged(Cells.from_lists([profile[:cell] + profile[cell + 1 :]]))
+        own = dataclasses.replace(
+            tables, penalties=tables.penalties + tables.loading_variance[profile[cell][0]]
+        )
+        torch.testing.assert_close(left[cell], user_levels(rest, own)[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_ratings", [0, 1, 2])

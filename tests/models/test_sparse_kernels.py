@@ -22,6 +22,11 @@ def test_top_magnitudes_are_a_stable_sort(n):
     np.testing.assert_array_equal(top_magnitudes(a, n).numpy(), expected)
 
 
+def test_no_more_columns_than_there_are():
+    with pytest.raises(AssertionError):
+        top_magnitudes(numbers(2, 8), 12)
+
+
 def test_top_magnitudes_of_a_view():
     a = numbers(64, 20).T
     assert torch.equal(top_magnitudes(a, 5), top_magnitudes(a.contiguous(), 5))

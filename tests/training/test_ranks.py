@@ -9,6 +9,7 @@ from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.models.conv4rec import CONSUME_LOSSES, Conv4Rec, Conv4RecConfig
+from raysys.models.level_start import level_start
 
 N_ITEMS = 12
 SIZES = (9, 1, 4, 2, 7)  # ragged on purpose: ranks get 20 and 3 cells
@@ -27,7 +28,9 @@ def _model(consume_loss: str) -> Conv4Rec:
     cfg = Conv4RecConfig(
         latent=8, level_latent=4, channels=2, dropout=0.0, consume_loss=consume_loss
     )
-    return Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, seed=1)
+    cells = _cells()
+    start = level_start(cells.rows, cells.item_num, cells.level, n_items=N_ITEMS, levels=levels)
+    return Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, start=start, seed=1)
 
 
 def _gradients(module: torch.nn.Module, cells: Cells, share: float) -> dict[str, torch.Tensor]:
