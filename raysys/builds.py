@@ -255,7 +255,7 @@ class Workspace:
         if version != SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"{self.run}/{where} has schema version {version!r}, "
-                f"this raysys reads {SCHEMA_VERSION}"
+                f"this raysys reads {SCHEMA_VERSION}: run its stages again, from prepare on"
             )
         try:
             return Build(self, Manifest(**record))
