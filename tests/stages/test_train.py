@@ -100,7 +100,9 @@ def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
     assert min(recall.values()) == 1  # fewer items than candidates
     model = Conv4Rec.load(chain["autoencoder"])
     vectors = np.load(chain["embeddings"].path("vectors.npy"))
-    assert vectors.shape == (model.n_items, chain["embeddings"].facts["dim"]) == (45, 8 + 5 + 3)
+    assert (
+        vectors.shape == (model.n_items, chain["embeddings"].facts["dim"]) == (45, 8 + 5 + 16 + 3)
+    )
     assert Codes.open(chain["codes"]).packing == "dense8"  # under 256 items
     assert train(config(workspace)).build_ids == result.build_ids
 
