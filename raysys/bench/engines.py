@@ -123,14 +123,17 @@ def timed_cpu(function: Callable[[], T]) -> tuple[T, float, float]:
     return result, round(seconds, 3), round(cpu, 2)
 
 
-def resident_bytes() -> int:
-    """Return this process's resident memory, after freed memory went back to the system."""
+def resident_bytes(*, peak: bool = False) -> int:
+    """Return this process's resident memory, after freed memory went back to the system.
+
+    With `peak`, the most it ever was; `ru_maxrss` would count its parent's from before exec too.
+    """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc
         trim(0)
     text = Path("/proc/self/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+    return int(text.partition("VmHWM:" if peak else "VmRSS:")[2].split()[0]) * 1024
 
 
 def load_average() -> float:

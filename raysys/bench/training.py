@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
-import resource
 import shutil
 import statistics
 import threading
@@ -149,8 +148,7 @@ def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
         model(ragged(cells.users(rows)))["loss"].backward()
         optimiser.step()
         taken.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return statistics.median(taken[2:]), peak - before
+    return statistics.median(taken[2:]), resident_bytes(peak=True) - before
 
 
 def _profiles(cfg: TrainBenchConfig) -> Cells:
