@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from raysys.models.conv4rec import Conv4Rec
+from raysys.models.linear_form import retrieval_query, retrieval_vectors
 
 TOP_K = 20
 N_CANDIDATES = 300
@@ -20,10 +21,10 @@ def candidate_recall(model: Conv4Rec, z: Tensor, *, gamma: float) -> dict[str, f
         z: latents [B, H] of some users.
         gamma: of the discover ranking.
     """
-    vectors, bias = (torch.from_numpy(part) for part in model.retrieval_vectors())
+    vectors, bias = (torch.from_numpy(part) for part in retrieval_vectors(model))
     found = {}
     for ranking in model.available_rankings:
-        queries, weights = model.retrieval_query(z, ranking, gamma)
+        queries, weights = retrieval_query(model, z, ranking, gamma)
         linear = queries @ vectors.T + weights @ bias.T
         candidates = linear.topk(min(N_CANDIDATES, model.n_items), dim=1).indices
         exact = model.scores(z, ranking, gamma).topk(min(TOP_K, model.n_items), dim=1).indices

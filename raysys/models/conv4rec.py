@@ -53,7 +53,7 @@ from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log
 from raysys.models.conv4rec_config import CONSUME_LOSSES as CONSUME_LOSSES
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.item_scores import ItemScores as ItemScores
-from raysys.models.item_scores import like_expansion, rankings_of
+from raysys.models.item_scores import rankings_of
 from raysys.models.level_start import LevelStart, no_start
 from raysys.models.link import Link
 from raysys.models.ragged import (
@@ -73,7 +73,6 @@ CONFIG_FILE = "model.json"
 LEVELS_FILE = "levels.json"
 
 _DAY_S = 86_400.0
-_DISCOVER_SLOPE = 0.1  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 _START_STD = 0.05
 _START_SHARE = 0.5  # of d, and of what f_0 keeps beside it
@@ -347,7 +346,7 @@ class Conv4Rec(nn.Module):
         log_p = self.log_p_levels(z)
         if ranking == "rating":
             return self._expected_rating(log_p)
-        like = torch.logsumexp(log_p[:, :, self._liked()], dim=2)
+        like = torch.logsumexp(log_p[:, :, self.liked_levels()], dim=2)
         return like - gamma * self.log_p_consume(z) if ranking == "discover" else like
 
     @torch.no_grad()
@@ -360,48 +359,19 @@ class Conv4Rec(nn.Module):
         return ItemScores(
             log_p_consume=F.log_softmax(self.link(scores), dim=1)[0, items].numpy(),
             level_probs=log_p[0].exp().numpy(),
-            p_like=torch.logsumexp(log_p[0][:, self._liked()], dim=1).exp().numpy(),
+            p_like=torch.logsumexp(log_p[0][:, self.liked_levels()], dim=1).exp().numpy(),
             expected_rating=rating,
             consume_score=scores[0, items].numpy(),
         )
 
-    def _liked(self) -> Tensor:
+    def liked_levels(self) -> Tensor:
+        """Return the numbers of the levels that say a user liked an item."""
         return torch.from_numpy(np.flatnonzero(self.levels.liked_array()))
 
     def _expected_rating(self, log_p: Tensor) -> Tensor:
         n_rated = self.levels.n_rated
         values = torch.from_numpy(self.levels.value_array()[:n_rated])
         return torch.softmax(log_p[..., :n_rated], dim=-1) @ values
-
-    @torch.no_grad()
-    def retrieval_vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return vectors [N, D] = [g_i, l_i] and biases [N, 2] of log P(i|u), logit P(like|i,u).
-
-        l_i is the gradient of logit P(like | i, u) with respect to z_l at the mean training latent.
-        """
-        parts, like_bias = [self.consume_vectors()], torch.zeros(self.n_items)
-        if "like" in self.available_rankings:
-            mean, items = self.mean_level_latent, torch.arange(self.n_items)
-            logits = self.level_logits(mean.expand(self.n_items, -1), items)
-            user = self.factor_channels[:, None] * self.loadings[:, None, :]
-            user[:, :, 0] = self.table_user
-            tables = (self.table_out, self.level_out, user, self.table_levels)
-            value, gradient = like_expansion(logits, self._liked(), *tables)
-            parts.append(gradient)
-            like_bias = value - gradient @ mean
-        elif self.has_levels:
-            parts.append(torch.zeros(self.n_items, len(self.mean_level_latent)))
-        bias = torch.stack([self.consume_prior(), like_bias], dim=1)
-        return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
-
-    @torch.no_grad()
-    def retrieval_query(self, z: Tensor, ranking: str, gamma: float) -> tuple[Tensor, Tensor]:
-        """Return queries [B, D] and weights [B, 2] of the linear form of a ranking."""
-        discover = (-gamma * self.link.slope(), _DISCOVER_SLOPE)
-        consume, like = {"consume": (1.0, 0.0), "discover": discover}.get(ranking, (0.0, 1.0))
-        z_c, z_l = self.split(z)
-        weights = torch.tensor([consume, like], device=z.device).expand(len(z), 2)
-        return torch.cat([consume * z_c, like * z_l], dim=1), weights
 
     def save(self, draft: Draft) -> None:
         """Write weights, settings and levels into a build that is being made."""

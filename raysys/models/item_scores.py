@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raysys.data.schema import RANKINGS, RatingLevels
 
@@ -53,29 +51,3 @@ def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
     if liked.any() and not liked.all():
         able |= {"like", "discover"}
     return tuple(ranking for ranking in RANKINGS if ranking in able)
-
-
-def like_expansion(
-    logits: Tensor, liked: Tensor, table: Tensor, vectors: Tensor, user: Tensor, shares: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return logit P(like) [N] and its gradient with respect to z_l, [N, Hl + 1 + F + R].
-
-    The logit orders items as P does and is closer to linear in the latent than log P, which
-    saturates: at the mean latent it holds the order far from it too.
-
-    Args:
-        logits: [N, R] level logits of all items at one latent.
-        liked: int64 numbers of the liked levels.
-        table: [K, R], from output channels to levels.
-        vectors: [N, K, Hl], from the latent to output channels.
-        user: [N, K, 1 + F], from the user's factors to output channels.
-        shares: [R], what the user's log shares count.
-    """
-    chosen = torch.zeros(logits.shape[1], dtype=torch.bool)
-    chosen[liked] = True
-    above, below = (logits[:, part].logsumexp(dim=1) for part in (chosen, ~chosen))
-    slope = torch.where(chosen, logits - above[:, None], logits - below[:, None]).exp()
-    slope = torch.where(chosen, slope, -slope)  # [N, R]
-    channels = (slope @ table.T)[:, :, None]  # [N, K, 1]
-    latent, factors = ((channels * part).sum(dim=1) for part in (vectors, user))
-    return above - below, torch.cat([latent, factors, slope * shares], dim=1)

@@ -22,6 +22,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
 from raysys.models.conv4rec import Conv4Rec
+from raysys.models.linear_form import retrieval_query
 from raysys.retrieval import explain
 from raysys.retrieval.changes import KIND as CHANGES
 from raysys.retrieval.changes import Changed, Changes
@@ -234,7 +235,7 @@ class Search:
             vector = self._neighbours.mean_of(history)[0]
             weights = np.zeros(0, dtype=np.float32)
         else:
-            both = self._model.retrieval_query(self.encode(history), ranking, query.gamma)
+            both = retrieval_query(self._model, self.encode(history), ranking, query.gamma)
             vector, weights = (_array(part)[0] for part in both)
         return explain.explain(self._codes, vector, weights, num, profile=history.item_num)
 
@@ -355,7 +356,7 @@ class Search:
             allow: [n_items] which items may be returned; None: all.
         """
         assert self._model is not None
-        query, weights = self._model.retrieval_query(z, ranking, gamma)
+        query, weights = retrieval_query(self._model, z, ranking, gamma)
         return self._index.search(
             _array(query),
             weights=_array(weights),

@@ -247,12 +247,11 @@ def _baselines(
     cfg: EvaluateConfig, workspace: Workspace, build: Build, profiles: Profiles
 ) -> tuple[dict[str, Build], dict[str, str]]:
     """Fit or reuse one `baselines` build per name; return them and why others are left out."""
-    log_facts = profiles.facts
-    rates_only = log_facts["protocol"] == "ratings"
+    facts = profiles.facts
     wanted = fitting.applicable(
-        [n for n in cfg.baselines if not rates_only or n in fitting.RATERS],
-        n_items=log_facts["catalogue"][cfg.period],
-        has_time=log_facts["has_time"],
+        [n for n in cfg.baselines if facts["protocol"] != "ratings" or n in fitting.RATERS],
+        n_items=facts["catalogue"][cfg.period],
+        has_time=facts["has_time"],
         n_rated=profiles.levels.n_rated,
     )
     builds = {}
@@ -268,8 +267,8 @@ def _baselines(
                 chosen = fitting.fit_and_save(
                     source, period=cfg.period, names=[name], folder=folder
                 )
-                facts = {"name": name, "settings": chosen[name], "user_share": source.share}
-                got = got.commit(facts)
+                settings = {"settings": chosen[name], "user_share": source.share}
+                got = got.commit({"name": name, **settings})
         builds[name] = got
     return builds, {name: reason for name, reason in wanted.items() if reason is not None}
 

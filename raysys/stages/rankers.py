@@ -17,6 +17,7 @@ from raysys.errors import BuildError, ConfigError
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import expected_rating
 from raysys.models.conv4rec import Conv4Rec
+from raysys.models.linear_form import retrieval_query
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import Index
 from raysys.retrieval.index_files import load_dictionary
@@ -121,7 +122,7 @@ class ModelMethod:
         z = self._encode(history)
         if self._flat is None:
             return self._model.scores(z, self.ranking, self._gamma).cpu().numpy()
-        query, weights = self._model.retrieval_query(z, self.ranking, self._gamma)
+        query, weights = retrieval_query(self._model, z, self.ranking, self._gamma)
         return self._flat.score_all(
             np.asarray(query, dtype=np.float32), np.asarray(weights, dtype=np.float32)
         )

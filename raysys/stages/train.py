@@ -19,6 +19,7 @@ from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.models.candidates import candidate_recall
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.linear_form import retrieval_query, retrieval_vectors
 from raysys.retrieval.packing import SIMILARITIES
 from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.stages.cluster import connected
@@ -224,7 +225,7 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     """Write item vectors, and queries of some users that the index measures its recall with."""
     model = Conv4Rec.load(autoencoder)
     profiles = Profiles.load(profiles_build)
-    vectors, bias = model.retrieval_vectors()
+    vectors, bias = retrieval_vectors(model)
     np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
     np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
     items = profiles.items.slice(0, model.n_items)
@@ -233,7 +234,7 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
     z = model.encode(ragged(data.train.users(rows), reference_time=data.now))
     for ranking in set(model.available_rankings) & {"consume", "like"}:
-        queries = torch.cat(model.retrieval_query(z, ranking, 0.0), dim=1)
+        queries = torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1)
         np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
     few = max(1, _MAX_ELEMENTS // model.n_items)
     recall = candidate_recall(model, z[:few], gamma=DEFAULT_GAMMA)

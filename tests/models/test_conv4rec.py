@@ -12,6 +12,7 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.linear_form import retrieval_query, retrieval_vectors
 from raysys.models.rating_factors import N_FACTORS
 
 N_ITEMS = 9
@@ -204,13 +205,13 @@ def test_consume_is_exactly_linear_and_like_is_its_expansion():
     model = make().eval()
     with torch.no_grad():
         z = model.encode(ragged(random_cells(1, 5)))
-    vectors, bias = model.retrieval_vectors()
-    query, weight = model.retrieval_query(z, "consume", 0.0)
+    vectors, bias = retrieval_vectors(model)
+    query, weight = retrieval_query(model, z, "consume", 0.0)
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
     torch.testing.assert_close(linear, model.scores(z, "consume"))
     near = z.clone()
     near[:, model.cfg.latent :] = model.mean_level_latent + 1e-3 * z[:, model.cfg.latent :]
-    query, weight = model.retrieval_query(near, "like", 0.0)
+    query, weight = retrieval_query(model, near, "like", 0.0)
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
     logit = torch.logit(model.scores(near, "like").exp())
     torch.testing.assert_close(linear, logit, atol=1e-4, rtol=0)

@@ -11,6 +11,7 @@ from raysys.builds import Workspace
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.linear_form import retrieval_vectors
 from raysys.retrieval.codes import Codes
 
 STARS = RatingLevels(
@@ -126,7 +127,7 @@ def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
     cells = random_cells(n_users, n_items, levels.n_levels)
     profiles = write_profiles(ws, cells, levels, n_items)
     autoencoder = write_autoencoder(ws, profiles, levels, n_items, fitted_until=fitted_until)
-    vectors, bias = Conv4Rec.load(autoencoder).retrieval_vectors()
+    vectors, bias = retrieval_vectors(Conv4Rec.load(autoencoder))
     inputs = [autoencoder, profiles]
     embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
     write_flat_index(ws, embeddings, vectors, similarity="inner_product")

@@ -18,6 +18,7 @@ from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.evaluation import fitting
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.linear_form import retrieval_vectors
 from raysys.retrieval.codes import Codes
 from raysys.stages.compare import CompareConfig, compare
 from raysys.stages.evaluate import EvaluateConfig, evaluate
@@ -234,7 +235,7 @@ def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkey
 
 def write_served(workspace, model, autoencoder, profiles):
     """Embeddings, 8-bit codes and a flat index of the model's vectors."""
-    vectors, bias = model.retrieval_vectors()
+    vectors, bias = retrieval_vectors(model)
     draft = workspace.begin("embeddings", config={}, inputs=[autoencoder, profiles])
     np.save(draft.path("vectors.npy"), vectors)
     np.save(draft.path("bias.npy"), bias)
