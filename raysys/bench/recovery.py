@@ -202,7 +202,7 @@ def _passes(
         profile_exponent=1.0,
     )
     model = Conv4Rec(settings, n_items=cfg.n_items, levels=levels, counts=counts, seed=cfg.seed)
-    optimiser = torch.optim.AdamW(model.parameter_groups(cfg.lr))
+    optimiser = torch.optim.AdamW(model.parameter_groups(cfg.lr), fused=True)
     best, best_epoch = float("inf"), 0
     users = np.flatnonzero(train.counts)
     for epoch in range(epochs):

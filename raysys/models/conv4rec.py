@@ -52,6 +52,7 @@ from raysys.data.schema import RatingLevels
 from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.models.conv4rec_config import CONSUME_LOSSES as CONSUME_LOSSES
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
+from raysys.models.gathered import of_rows, product_sums
 from raysys.models.item_scores import ItemScores as ItemScores
 from raysys.models.item_scores import rankings_of
 from raysys.models.level_start import LevelStart, no_start
@@ -61,6 +62,7 @@ from raysys.models.ragged import (
     Pairs,
     UserTables,
     bag,
+    bag_channels,
     level_table,
     sum_rows,
     user_levels,
@@ -181,8 +183,8 @@ class Conv4Rec(nn.Module):
 
     def own_scores(self, batch: Ragged) -> Tensor:
         """Return what every cell contributes to the consume score of its own item, [M]."""
-        one, other = (block[batch.item_num] for block in self._consume_blocks())
-        own = (one * other).sum(dim=1)
+        one, other = self._consume_blocks()
+        own = product_sums(one, batch.item_num, other, batch.item_num)
         return self.cell_weights(batch) * self.level_scale[batch.level] * own
 
     def consume_prior(self) -> Tensor:
@@ -215,8 +217,7 @@ class Conv4Rec(nn.Module):
     def _level_latent(self, batch: Ragged, weight: Tensor) -> Tensor:
         """Return the learned part of z_l, [B, Hl]."""
         table = self.table_in[batch.level] * weight[:, None]  # [M, C]
-        bags = [bag(batch, self.level_in[:, c], table[:, c]) for c in range(self.cfg.channels)]
-        return torch.stack(bags).sum(dim=0) + self.level_shift
+        return bag_channels(batch, self.level_in, table) + self.level_shift
 
     def _user_tables(self) -> UserTables:
         return UserTables(*(getattr(self, name) for name in USER_TABLES))
@@ -226,12 +227,20 @@ class Conv4Rec(nn.Module):
 
         Items None: those of an item that nothing is known of.
         """
-        latent, factors, shares = self._level_parts(z_l)
-        hidden, bias = factors[:, :1] * self.table_user, self.log_overall  # [M, K]
+        latent = self._level_parts(z_l)[0]
+        learned = None
         if items is not None:
-            hidden = hidden + (self.level_out[items] * latent[:, None, :]).sum(dim=2)
+            learned = (self.level_out[items] * latent[:, None, :]).sum(dim=2)
+        return self._logits(learned, z_l[:, self.cfg.level_latent :], items)
+
+    def _logits(self, learned: Tensor | None, user: Tensor, items: Tensor | None) -> Tensor:
+        """Return level logits [M, R] from W z_l [M, K] and what a user's own ratings say."""
+        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
+        hidden, bias = factors[:, :1] * self.table_user, self.log_overall  # [M, K]
+        if items is not None and learned is not None:
             liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
-            hidden, bias = hidden + liking * self.factor_channels, self.level_bias[items]
+            hidden = hidden + learned + liking * self.factor_channels
+            bias = self.level_bias[items]
         return bias + hidden @ self.table_out + shares * self.table_levels
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,7 +275,7 @@ class Conv4Rec(nn.Module):
         """Return log P(i | u) of the cells, [M], without the items' own share."""
         z, g, bias = self._encode_consume(batch, weight), self.decoder, self.consume_bias
         at = (pairs.row, pairs.item)
-        scores = (z[pairs.row] * g[pairs.item]).sum(dim=1) + bias[pairs.item]
+        scores = product_sums(z, pairs.row, g, pairs.item) + bias[pairs.item]
         own = pairs.total(self.own_scores(batch)) if self.cfg.zero_diagonal else None
         scores = scores if own is None else scores - own
         if self.cfg.sampled(self.n_items):
@@ -277,17 +286,18 @@ class Conv4Rec(nn.Module):
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._level_latent(batch, weight)[batch.rows]
+        z = self._level_latent(batch, weight)
+        keep = F.dropout(torch.ones_like(z), self.cfg.dropout, self.training)
+        tables, places = [z * keep, self.level_out], [batch.rows, batch.item_num]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
-            own = (table[:, :, None] * self.level_in[pairs.item]).sum(dim=1)  # [P, Hl]
-            z = z - pairs.at_cells(own)
+            tables += [keep, pairs.at_cells(table), self.level_in]
+            learned = of_rows(_level_products, tables, [*places, batch.rows, None, batch.item_num])
             user = user_levels_left_out(batch, pairs, self._user_tables())
         else:
+            learned = of_rows(_level_products, tables, places)
             user = user_levels(batch, self._user_tables())[batch.rows]
-        keep = F.dropout(z.new_ones(batch.n_rows, z.shape[1]), self.cfg.dropout, self.training)
-        z = z * keep[batch.rows]
-        return self.level_logits(torch.cat([z, user], dim=1), batch.item_num)
+        return self._logits(learned, user, batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
@@ -391,3 +401,24 @@ class Conv4Rec(nn.Module):
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()
         return model
+
+
+def _level_products(
+    z: Tensor,
+    outer: Tensor,
+    keep: Tensor | None = None,
+    table: Tensor | None = None,
+    inner: Tensor | None = None,
+) -> Tensor:
+    """Return W z_l [m, K] of cells, without the items' own share where that is given.
+
+    Args:
+        z: [m, Hl] users' latents, after dropout.
+        outer: [m, K, Hl] W.
+        keep: [m, Hl] what dropout multiplied them by.
+        table: [m, C] what the items' own levels put in,
+        inner: [m, C, Hl] and by which vectors F.
+    """
+    if keep is not None and table is not None and inner is not None:
+        z = z - keep * (table[:, :, None] * inner).sum(dim=1)
+    return (outer * z[:, None, :]).sum(dim=2)

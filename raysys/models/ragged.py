@@ -67,6 +67,19 @@ def bag(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
     )
 
 
+def bag_channels(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
+    """Return the sums over profiles and channels of vectors [N, C, H] by weights [M, C], [B, H]."""
+    channels = vectors.shape[1]
+    places = batch.item_num[:, None] * channels + torch.arange(channels, device=weight.device)
+    return F.embedding_bag(
+        places.flatten(),
+        vectors.flatten(0, 1),
+        batch.offsets[:-1] * channels,
+        mode="sum",
+        per_sample_weights=weight.flatten(),
+    )
+
+
 def sum_rows(values: Tensor, batch: Ragged) -> Tensor:
     """Sum values [M, ...] over the cells of every profile, [B, ...]."""
     return values.new_zeros(batch.n_rows, *values.shape[1:]).index_add(0, batch.rows, values)

@@ -150,7 +150,7 @@ def _run_phase(
         task.module.load_state_dict(state["model"])
     wrapped = ranks.wrap(task.module)
     module: nn.Module = getattr(wrapped, "module", wrapped)
-    optimiser = torch.optim.AdamW(_groups(module, optim), lr=optim.lr)
+    optimiser = torch.optim.AdamW(_groups(module, optim), lr=optim.lr, fused=True)
     for group in optimiser.param_groups:
         group["initial_lr"] = group["lr"]
     if state.get("optimiser") is not None:

@@ -1,0 +1,88 @@
+"""Functions of gathered rows that hold a part of them at a time.
+
+A batch of M cells that looks up rows of its tables would keep [M, H] copies of them until the
+backward pass. Here a part of the cells is looked up, used and forgotten, and looked up once more
+when gradients are asked for: memory is that of the tables and of one part, which a cache holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PART_ELEMENTS = 1 << 18  # of the rows of a part, over all tables
+
+Rows = Callable[..., Tensor]
+
+
+def of_rows(function: Rows, tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> Tensor:
+    """Return function(table[place], ...) of all M cells, computed part by part.
+
+    Args:
+        function: of the rows of every table, [m, ...] each, for some of the cells; returns
+            [m, ...], cell by cell. It must give the same when it is called again.
+        tables: float tensors; those that need a gradient get one.
+        places: for each table the row of every cell, int64 [M]; None: the cells' own, in order.
+            At least one is not None.
+    """
+    result: Tensor = _OfRows.apply(function, tuple(places), *tables)  # type: ignore[no-untyped-call]
+    return result
+
+
+def product_sums(one: Tensor, at_one: Tensor, other: Tensor, at_other: Tensor) -> Tensor:
+    """Return sum_h one[i, h] other[j, h] for pairs (i, j) of rows, [M]."""
+    return of_rows(lambda a, b: (a * b).sum(dim=1), [one, other], [at_one, at_other])
+
+
+class _OfRows(torch.autograd.Function):
+    """See `of_rows`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Rows, places: tuple[Tensor | None, ...], *tables: Tensor
+    ) -> Any:
+        ctx.function, ctx.places = function, places
+        ctx.save_for_backward(*tables)
+        with torch.autocast(tables[0].device.type, enabled=False):
+            parts = [function(*_rows(tables, places, part)) for part in _parts(tables, places)]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        tables, places = ctx.saved_tensors, ctx.places
+        wanted = [n for n, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        sums: list[Tensor | None] = [None] * len(tables)
+        for n in wanted:
+            sums[n] = torch.zeros_like(tables[n])
+        for part in _parts(tables, places):
+            rows = [row.detach() for row in _rows(tables, places, part)]
+            for n in wanted:
+                rows[n].requires_grad_()
+            with torch.enable_grad():
+                out = ctx.function(*rows)
+            found = torch.autograd.grad(out, [rows[n] for n in wanted], grads[0][part])
+            for n, gradient in zip(wanted, found, strict=True):
+                total, place = sums[n], places[n]
+                assert total is not None
+                if place is None:
+                    total[part] = gradient
+                else:
+                    total.index_add_(0, place[part], gradient)
+        return None, None, *sums
+
+
+def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice) -> list[Tensor]:
+    return [
+        table[part] if place is None else table[place[part]]
+        for table, place in zip(tables, places, strict=True)
+    ]
+
+
+def _parts(tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[slice]:
+    size = next(len(place) for place in places if place is not None)
+    width = sum(table[:1].numel() for table in tables)
+    step = max(1, _PART_ELEMENTS // max(width, 1))
+    return [slice(start, start + step) for start in range(0, max(size, 1), step)]
