@@ -10,6 +10,8 @@ from raysys.models.linear_form import retrieval_query, retrieval_vectors
 
 TOP_K = 20
 N_CANDIDATES = 300
+_SLOPES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.4)
+_GAMMAS = (0.1, 0.25, 0.5, 1.0)
 
 
 @torch.no_grad()
@@ -26,8 +28,41 @@ def candidate_recall(model: Conv4Rec, z: Tensor, *, gamma: float) -> dict[str, f
     for ranking in model.available_rankings:
         queries, weights = retrieval_query(model, z, ranking, gamma)
         linear = queries @ vectors.T + weights @ bias.T
-        candidates = linear.topk(min(N_CANDIDATES, model.n_items), dim=1).indices
-        exact = model.scores(z, ranking, gamma).topk(min(TOP_K, model.n_items), dim=1).indices
-        hit = (exact[:, :, None] == candidates[:, None, :]).any(dim=2)
-        found[ranking] = float(hit.float().mean())
+        found[ranking] = _held(model.scores(z, ranking, gamma), linear)
     return found
+
+
+@torch.no_grad()
+def fit_discover_slope(model: Conv4Rec, z: Tensor) -> None:
+    """Set the weight of logit P(like) among the discover ranking's candidates.
+
+    It is the one whose candidates hold most of the exact top 20, at the gamma where it holds least.
+
+    Args:
+        model: of N items, with the link fitted.
+        z: latents [B, H] of some users.
+    """
+    if "discover" not in model.available_rankings:
+        return
+    vectors, bias = (torch.from_numpy(part).to(z.device) for part in retrieval_vectors(model))
+    linear = {}
+    for ranking in ("consume", "like"):
+        queries, weights = retrieval_query(model, z, ranking, 0.0)
+        linear[ranking] = queries @ vectors.T + weights @ bias.T
+    like, log_p = model.scores(z, "like"), model.log_p_consume(z)
+    worst = dict.fromkeys(_SLOPES, 1.0)
+    for gamma in _GAMMAS:
+        exact, unlikely = like - gamma * log_p, -gamma * model.link.slope() * linear["consume"]
+        for slope in _SLOPES:
+            held = _held(exact, unlikely + slope * linear["like"])
+            worst[slope] = min(worst[slope], held)
+    model.discover_slope.fill_(max(worst, key=worst.__getitem__))
+
+
+def _held(exact: Tensor, linear: Tensor) -> float:
+    """Return the share of the top 20 by one score [B, N] among the 300 best by another."""
+    n_items = exact.shape[1]
+    candidates = linear.topk(min(N_CANDIDATES, n_items), dim=1).indices
+    best = exact.topk(min(TOP_K, n_items), dim=1).indices
+    marks = torch.zeros_like(exact, dtype=torch.bool).scatter_(1, candidates, True)
+    return float(marks.gather(1, best).float().mean())

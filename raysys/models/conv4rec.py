@@ -151,6 +151,8 @@ class Conv4Rec(nn.Module):
         size = cfg.level_latent + 1 + N_FACTORS + n_levels
         self.register_buffer("mean_level_latent", torch.zeros(size))
         self.link = Link()
+        self.discover_slope: Tensor  # d log P(like) / d its logit where discover's lists lie
+        self.register_buffer("discover_slope", torch.tensor(0.1))
         self._consume: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -397,6 +399,7 @@ class Conv4Rec(nn.Module):
         cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
         levels = RatingLevels.load(build.path(LEVELS_FILE))
         model = cls(cfg, n_items=len(state["items"]), levels=levels)
+        state.setdefault("discover_slope", model.discover_slope)  # builds of before it was fitted
         model.load_state_dict(state)
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from raysys.models.conv4rec import Conv4Rec
 
-_DISCOVER_SLOPE = 0.1  # of log P(like) over its logit, where discover's lists lie (NOTES.md)
-
 
 @torch.no_grad()
 def retrieval_vectors(model: Conv4Rec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -43,7 +41,7 @@ def retrieval_query(
     model: Conv4Rec, z: Tensor, ranking: str, gamma: float
 ) -> tuple[Tensor, Tensor]:
     """Return queries [B, D] and weights [B, 2] of the linear form of a ranking."""
-    discover = (-gamma * model.link.slope(), _DISCOVER_SLOPE)
+    discover = (-gamma * model.link.slope(), float(model.discover_slope))
     consume, like = {"consume": (1.0, 0.0), "discover": discover}.get(ranking, (0.0, 1.0))
     z_c, z_l = model.split(z)
     weights = torch.tensor([consume, like], device=z.device).expand(len(z), 2)

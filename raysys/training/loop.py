@@ -1,8 +1,8 @@
 """The per-worker training loop of both models. It knows ranks but not Ray.
 
-The global batch and its order follow from (seed, phase, epoch) alone and each rank takes every
-`world`-th row of it, so a batch is the same whatever the number of ranks. A row's share of the loss
-is its weight divided by the weight of the whole global batch, so gradients are too.
+The global batch and its order follow from (seed, phase, epoch) alone and ranks deal its rows out
+among them, so a batch is the same whatever the number of ranks. A row's share of the loss is its
+weight divided by the weight of the whole global batch, so gradients are too.
 
 A model has heads: blocks that share no parameters, each judged by a metric of its own. Training
 goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysys.errors import ConfigError
-from raysys.training.optim import OptimConfig, global_batches, step_seed
+from raysys.training.optim import OptimConfig, global_batches, rank_rows, step_seed
 
 log = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ class _Run:
         Adds the losses and the gradient's norm to `sums`, weighted.
         """
         task, ranks = self.task, self.ranks
-        mine = rows[ranks.rank :: ranks.world]
+        mine = rank_rows(rows, task.weights, ranks.rank, ranks.world)
         whole = max(float(task.weights[rows].sum()), 1e-12)
         parts = [p for p in np.array_split(mine, self.optim.accumulate) if len(p)] or [mine]
         self.optimiser.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from torch import nn
 from raysys.errors import ConfigError
 from raysys.training.history import write_history
 from raysys.training.loop import Head, Ranks, train
-from raysys.training.optim import OptimConfig, global_batches
+from raysys.training.optim import OptimConfig, global_batches, rank_rows
 
 
 class Line(nn.Module):
@@ -144,6 +144,19 @@ def test_batches_cover_every_row_once_in_an_order_of_their_own():
     assert sorted(np.concatenate(one).tolist()) == list(range(100))
     assert all((a == b).all() for a, b in zip(one, again, strict=True))
     assert not all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_a_batch_without_loss_and_about_evenly(world):
+    rng = np.random.default_rng(5)
+    weights = rng.pareto(1.5, 500) + 1
+    rows = rng.permutation(500)[:64]
+    shares = [rank_rows(rows, weights, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares).tolist()) == sorted(rows.tolist())
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    loads = [weights[share].sum() for share in shares]
+    assert max(loads) - min(loads) <= weights[rows].max()
+    assert (rank_rows(rows, weights, 0, 1) == rows).all()  # one rank keeps the order
 
 
 def test_the_history_is_written_as_lines_and_as_scalars(tmp_path):
