@@ -101,7 +101,7 @@ def rank_rows(
     turn, seat = np.divmod(np.arange(len(rows)), world)
     seat = np.where(turn % 2 == 0, seat, world - 1 - seat)
     heaviest_first = np.argsort(-weights[rows], kind="stable")
-    return rows[np.sort(heaviest_first[seat == rank])]
+    return np.asarray(rows[np.sort(heaviest_first[seat == rank])])
 
 
 def step_seed(key: tuple[int, int, int], step: int, rank: int) -> int:
