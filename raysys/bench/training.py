@@ -7,7 +7,8 @@ one-hot tensors [B, R, N], a 1x1 convolution [B, C, N], a dense layer to the lat
 softmax over all N R cells. Memory is what the peak of a process adds to what it took before it had
 a model: parameters, gradients and optimiser are in it.
 Second part: epochs of the default model on a simulated log, by Ray Train with one and two workers,
-and by two processes that train on batches of half the size without a word to each other.
+and by two processes that train on batches of half the size without a word to each other
+(all three while Ray is up).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def log_normalisers(
 def _chunk(
     z: Tensor, g: Tensor, bias: Tensor, row: Tensor, item: Tensor, own: Tensor | None
 ) -> Tensor:
-    scores = torch.addmm(bias, z, g.T)
+    scores = torch.addmm(bias, z, g.T).float()  # under autocast the product is narrower than `own`
     if own is not None:
         scores = scores.index_put((row, item), -own, accumulate=True)
     return torch.logsumexp(scores, dim=1)

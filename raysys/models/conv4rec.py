@@ -151,7 +151,7 @@ class Conv4Rec(nn.Module):
         size = cfg.level_latent + 1 + N_FACTORS + n_levels
         self.register_buffer("mean_level_latent", torch.zeros(size))
         self.link = Link()
-        self.discover_slope: Tensor  # d log P(like) / d its logit where discover's lists lie
+        self.discover_slope: Tensor  # weight of logit P(like) in discover's linear form
         self.register_buffer("discover_slope", torch.tensor(0.1))
         self._consume: tuple[Tensor, Tensor] | None = None
 
@@ -229,21 +229,20 @@ class Conv4Rec(nn.Module):
 
         Items None: those of an item that nothing is known of.
         """
-        latent = self._level_parts(z_l)[0]
-        learned = None
-        if items is not None:
-            learned = (self.level_out[items] * latent[:, None, :]).sum(dim=2)
-        return self._logits(learned, z_l[:, self.cfg.level_latent :], items)
+        latent, factors, shares = self._level_parts(z_l)
+        if items is None:
+            hidden = factors[:, :1] * self.table_user
+            return self.log_overall + hidden @ self.table_out + shares * self.table_levels
+        learned = (self.level_out[items] * latent[:, None, :]).sum(dim=2)
+        return self._item_logits(learned, factors, shares, items)
 
-    def _logits(self, learned: Tensor | None, user: Tensor, items: Tensor | None) -> Tensor:
-        """Return level logits [M, R] from W z_l [M, K] and what a user's own ratings say."""
-        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
-        hidden, bias = factors[:, :1] * self.table_user, self.log_overall  # [M, K]
-        if items is not None and learned is not None:
-            liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
-            hidden = hidden + learned + liking * self.factor_channels
-            bias = self.level_bias[items]
-        return bias + hidden @ self.table_out + shares * self.table_levels
+    def _item_logits(
+        self, learned: Tensor, factors: Tensor, shares: Tensor, items: Tensor
+    ) -> Tensor:
+        """Return the level logits [M, R] of known items; learned [M, K] is W z_l."""
+        liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
+        hidden = factors[:, :1] * self.table_user + learned + liking * self.factor_channels
+        return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
@@ -299,7 +298,8 @@ class Conv4Rec(nn.Module):
         else:
             learned = of_rows(_level_products, tables, places)
             user = user_levels(batch, self._user_tables())[batch.rows]
-        return self._logits(learned, user, batch.item_num)
+        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
+        return self._item_logits(learned, factors, shares, batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""

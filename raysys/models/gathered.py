@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PART_ELEMENTS = 1 << 18  # of the rows of a part, over all tables
+_PART_ELEMENTS = 1 << 18  # of the rows of a part, over all tables: what a core's cache holds
+_PART_ELEMENTS_GPU = 1 << 25  # few kernels there
 
 Rows = Callable[..., Tensor]
 
@@ -84,5 +85,6 @@ def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice
 def _parts(tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[slice]:
     size = next(len(place) for place in places if place is not None)
     width = sum(table[:1].numel() for table in tables)
-    step = max(1, _PART_ELEMENTS // max(width, 1))
+    most = _PART_ELEMENTS if tables[0].device.type == "cpu" else _PART_ELEMENTS_GPU
+    step = max(1, most // max(width, 1))
     return [slice(start, start + step) for start in range(0, max(size, 1), step)]

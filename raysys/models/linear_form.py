@@ -22,18 +22,24 @@ def retrieval_vectors(model: Conv4Rec) -> tuple[NDArray[np.float32], NDArray[np.
     """
     parts, like_bias = [model.consume_vectors()], torch.zeros(model.n_items)
     if "like" in model.available_rankings:
-        mean, items = model.mean_level_latent, torch.arange(model.n_items)
-        logits = model.level_logits(mean.expand(model.n_items, -1), items)
-        user = model.factor_channels[:, None] * model.loadings[:, None, :]
-        user[:, :, 0] = model.table_user
-        tables = (model.table_out, model.level_out, user, model.table_levels)
-        value, gradient = like_expansion(logits, model.liked_levels(), *tables)
+        gradient, like_bias = like_vectors(model)
         parts.append(gradient)
-        like_bias = value - gradient @ mean
     elif model.has_levels:
         parts.append(torch.zeros(model.n_items, len(model.mean_level_latent)))
     bias = torch.stack([model.consume_prior(), like_bias], dim=1)
     return torch.cat(parts, dim=1).numpy().copy(), bias.numpy().copy()
+
+
+@torch.no_grad()
+def like_vectors(model: Conv4Rec) -> tuple[Tensor, Tensor]:
+    """Return the part l [N, Hl + 1 + F + R] of the vectors and its bias [N]."""
+    mean, items = model.mean_level_latent, torch.arange(model.n_items)
+    logits = model.level_logits(mean.expand(model.n_items, -1), items)
+    user = model.factor_channels[:, None] * model.loadings[:, None, :]
+    user[:, :, 0] = model.table_user
+    tables = (model.table_out, model.level_out, user, model.table_levels)
+    value, gradient = like_expansion(logits, model.liked_levels(), *tables)
+    return gradient, value - gradient @ mean
 
 
 @torch.no_grad()

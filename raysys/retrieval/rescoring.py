@@ -4,7 +4,8 @@ Letters: C candidates of a user, N items of the model, Hc size of the consume bl
 
 An upserted item (item_num N and up) has a vector [g, l] and biases but no rows in the model: its
 consume score g . z_c + prior is exact, log P(i | u) takes the normaliser of the model's own items,
-P(like) is the linear form that the index ranks by, and it has no levels and no expected rating.
+the logit of P(like) is the linear form that the index ranks by, and it has no levels and no
+expected rating.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
@@ -87,7 +89,10 @@ def exact_scores(
     width = model.cfg.latent
     vectors, bias = changes.vectors[rows], changes.bias[rows]
     consume = vectors[:, :width] @ z_c + bias[:, 0]
-    like = np.minimum(vectors[:, width:] @ z_l + bias[:, 1], 0) if model.has_levels else 0.0
+    if "like" in model.available_rankings:
+        p_like = expit(vectors[:, width:] @ z_l + bias[:, 1])
+    else:
+        p_like = float(model.levels.liked_array().all())
     anchor = model.score_items(z, np.zeros(1, dtype=np.int64))
     norm = _link(model, anchor.consume_score)[0] - anchor.log_p_consume[0]
     rating = known.expected_rating
@@ -95,7 +100,7 @@ def exact_scores(
         known,
         log_p_consume=_put(known.log_p_consume, fresh, _link(model, consume) - norm),
         level_probs=_put(known.level_probs, fresh, np.nan),
-        p_like=_put(known.p_like, fresh, np.exp(like)),
+        p_like=_put(known.p_like, fresh, p_like),
         expected_rating=None if rating is None else _put(rating, fresh, np.nan),
         consume_score=_put(known.consume_score, fresh, consume),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
@@ -17,7 +18,7 @@ from raysys.data.drafts import owned
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
-from raysys.models.candidates import candidate_recall
+from raysys.models.candidates import candidate_recall, fit_discover_slope
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_query, retrieval_vectors
 from raysys.retrieval.packing import SIMILARITIES
@@ -25,7 +26,13 @@ from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
-from raysys.training.autoencoder import autoencoder_phases, fit_data, last_period, new_model
+from raysys.training.autoencoder import (
+    FitData,
+    autoencoder_phases,
+    fit_data,
+    last_period,
+    new_model,
+)
 from raysys.training.history import write_history
 from raysys.training.launch import LaunchConfig, forget, launch
 from raysys.training.loop import State
@@ -37,6 +44,7 @@ log = logging.getLogger(__name__)
 MODELS = ("all", "autoencoder", "compressor")
 REFITS = ("none", "val", "all")
 _PROBE_USERS = 500
+_SLOPE_USERS = 256
 _MAX_ELEMENTS = 1 << 26  # of a probes x N matrix
 
 
@@ -203,6 +211,10 @@ def _write_model(
     period = last_period(protocol, cfg.refit)
     model = new_model(profiles, cfg.autoencoder, period)
     model.load_state_dict(state["model"])
+    data = fit_data(profiles, period)
+    some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
+    few = max(1, _MAX_ELEMENTS // model.n_items)
+    fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     model.save(draft)
     write_history(draft.staging, state["history"])
     fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
@@ -232,7 +244,7 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     pq.write_table(items, draft.path("items.parquet"))
     data = fit_data(profiles, autoencoder.facts["period"])
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
-    z = model.encode(ragged(data.train.users(rows), reference_time=data.now))
+    z = _latents(model, data, rows)
     for ranking in set(model.available_rankings) & {"consume", "like"}:
         queries = torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1)
         np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
@@ -247,3 +259,9 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
         "rankings": list(model.available_rankings),
         "candidate_recall": recall,
     }
+
+
+@torch.no_grad()
+def _latents(model: Conv4Rec, data: FitData, rows: NDArray[np.int64]) -> torch.Tensor:
+    """Return the latents [B, H] of some training users."""
+    return model.encode(ragged(data.train.users(rows), reference_time=data.now))

@@ -22,7 +22,6 @@ from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
-from raysys.models.candidates import fit_discover_slope
 from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.level_start import LevelStart, level_start
@@ -44,7 +43,6 @@ _DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
-_CANDIDATE_USERS = 256
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _PENALTY = "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
@@ -243,7 +241,6 @@ class AutoencoderTask:
                 choices = {"prior_weight": weight, "prior_half_life_d": half_life_d}
             self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
         self._fit_link()
-        self._fit_candidates()
         return choices
 
     @property
@@ -309,11 +306,6 @@ class AutoencoderTask:
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
         model.link.fit(scores, rows, items)
-
-    def _fit_candidates(self) -> None:
-        """Choose what discover's candidates weigh, on some training users."""
-        users = few(_CANDIDATE_USERS, self._model.n_items * self._model.levels.n_levels)
-        fit_discover_slope(self._model, self._model.encode(self._ragged(self._sample(users))))
 
     def _sample(self, n_users: int) -> Cells:
         train = self._data.train

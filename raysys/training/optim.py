@@ -89,8 +89,8 @@ def rank_rows(
 ) -> NDArray[np.int64]:
     """Return a rank's share of a global batch.
 
-    Rows are dealt out back and forth, heaviest first: ranks get equally many, and about equally
-    much to do, so none waits long for the others. A share keeps the batch's order.
+    Rows are dealt out back and forth, heaviest first: ranks get equally many (or one more) and
+    about equally much to do, so none waits long for the others. A share keeps the batch's order.
 
     Args:
         rows: of the global batch.

@@ -5,14 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from raysys.builds import Workspace
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.conv4rec import WEIGHTS_FILE, Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_query, retrieval_vectors
+from raysys.models.ragged import Pairs, user_levels_left_out
 from raysys.models.rating_factors import N_FACTORS
 
 N_ITEMS = 9
@@ -310,6 +313,60 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         torch.testing.assert_close(loaded.encode(cells), model.eval().encode(cells))
         z = model.encode(cells)
         torch.testing.assert_close(loaded.scores(z, "consume"), model.scores(z, "consume"))
+
+
+def test_a_build_of_before_the_candidates_weight_loads(tmp_path):
+    model = make()
+    model.discover_slope.fill_(0.02)
+    workspace = Workspace(str(tmp_path))
+    draft = workspace.begin("autoencoder", config={})
+    model.save(draft)
+    path = draft.path(WEIGHTS_FILE)
+    state = load_file(path)
+    assert float(state.pop("discover_slope")) == pytest.approx(0.02)
+    save_file(state, path)
+    assert float(Conv4Rec.load(draft.commit({})).discover_slope) == pytest.approx(0.1)
+
+
+def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_share():
+    model = make(zero_diagonal=True, dropout=0.5).train()
+    batch = ragged(random_cells(7, 5, sizes=(6, 1, 0, 8)))
+    weight, pairs = model.cell_weights(batch), Pairs(batch, N_ITEMS)
+    torch.manual_seed(11)
+    found = model._cell_level_logits(batch, weight, pairs)
+    torch.manual_seed(11)
+    latent = model._level_latent(batch, weight)
+    keep = F.dropout(torch.ones_like(latent), 0.5)
+    assert 0 < int((keep == 0).sum()) < keep.numel()
+    table = model.table_in[batch.level] * weight[:, None]
+    own = (table[:, :, None] * model.level_in[batch.item_num]).sum(dim=1)
+    left = (latent[batch.rows] - own) * keep[batch.rows]
+    user = user_levels_left_out(batch, pairs, model._user_tables())
+    wanted = model.level_logits(torch.cat([left, user], dim=1), batch.item_num)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
+def test_a_share_without_rows_or_cells_makes_a_step_of_zeros(loss):
+    model = make(consume_loss=loss)
+    for sizes in ((), (0, 0)):
+        batch = ragged(random_cells(1, 5, sizes=sizes))
+        model(batch)["loss"].backward()
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
+def test_a_step_in_bfloat16_has_nearly_the_gradients_of_float32(loss):
+    model = make(consume_loss=loss)
+    batch = ragged(random_cells(2, 5, sizes=(6, 4, 1, 7)))
+    grads = []
+    for narrow in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            losses = model(batch)
+        losses["loss"].backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert F.cosine_similarity(*grads, dim=0) > 0.999
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from serving.planted import PRESENCE, item_id, model_run, title, user_id, vectors_run
@@ -11,7 +12,10 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RANKINGS
 from raysys.errors import BuildError, CorruptBuildError, SearchError, UnknownItemError
 from raysys.models.conv4rec import Conv4Rec
+from raysys.models.linear_form import retrieval_vectors
+from raysys.retrieval.changes import Changes
 from raysys.retrieval.query import ProfileEntry, RecommendQuery, UnknownUserError
+from raysys.retrieval.rescoring import exact_scores
 from raysys.retrieval.search import Search
 from raysys.retrieval.served import served_chain
 
@@ -175,6 +179,20 @@ def test_recommend_gives_the_models_probabilities(rated, ranking):
     assert sum(h.p_consume for h in hits) == pytest.approx(1, abs=1e-5)
     assert [h.title for h in hits] == [title(n) for n in nums]
     assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+
+
+def test_a_new_row_like_a_known_one_is_as_likely_to_be_liked(rated):
+    _, model, cells = rated
+    vectors, bias = retrieval_vectors(model)
+    items = pa.table({"item_id": ["a", "b"], "title": ["A", "B"]})
+    changes = Changes.none(vectors.shape[1], 2).upsert(items, vectors[5:7], bias[5:7])
+    with torch.inference_mode():
+        z = model.encode(ragged(cells.users(np.array([4])), reference_time=1100))[0]
+        z = torch.cat([z[: model.cfg.latent], model.mean_level_latent])  # the form is exact there
+    n_items = model.n_items
+    exact = exact_scores(model, z, np.array([5, 6, n_items, n_items + 1]), changes)
+    np.testing.assert_allclose(exact.p_like[2:], exact.p_like[:2], rtol=1e-4)
+    np.testing.assert_allclose(exact.consume_score[2:], exact.consume_score[:2], rtol=1e-4)
 
 
 def test_a_posted_profile_is_worth_as_much_as_the_stored_one(rated):

@@ -146,6 +146,13 @@ def test_batches_cover_every_row_once_in_an_order_of_their_own():
     assert not all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
+def test_heavy_rows_are_dealt_out_back_and_forth():
+    weights = np.array([1.0, 8, 7, 2, 3, 6, 5, 4])
+    rows = np.arange(8)
+    assert rank_rows(rows, weights, 0, 2).tolist() == [0, 1, 6, 7]
+    assert rank_rows(rows, weights, 1, 2).tolist() == [2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_a_batch_without_loss_and_about_evenly(world):
     rng = np.random.default_rng(5)
