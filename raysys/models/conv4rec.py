@@ -63,6 +63,7 @@ from raysys.models.ragged import (
     UserTables,
     bag,
     bag_channels,
+    level_products,
     level_table,
     sum_rows,
     user_levels,
@@ -293,10 +294,10 @@ class Conv4Rec(nn.Module):
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             tables += [keep, pairs.at_cells(table), self.level_in]
-            learned = of_rows(_level_products, tables, [*places, batch.rows, None, batch.item_num])
+            learned = of_rows(level_products, tables, [*places, batch.rows, None, batch.item_num])
             user = user_levels_left_out(batch, pairs, self._user_tables())
         else:
-            learned = of_rows(_level_products, tables, places)
+            learned = of_rows(level_products, tables, places)
             user = user_levels(batch, self._user_tables())[batch.rows]
         factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
         return self._item_logits(learned, factors, shares, batch.item_num)
@@ -404,24 +405,3 @@ class Conv4Rec(nn.Module):
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()
         return model
-
-
-def _level_products(
-    z: Tensor,
-    outer: Tensor,
-    keep: Tensor | None = None,
-    table: Tensor | None = None,
-    inner: Tensor | None = None,
-) -> Tensor:
-    """Return W z_l [m, K] of cells, without the items' own share where that is given.
-
-    Args:
-        z: [m, Hl] users' latents, after dropout.
-        outer: [m, K, Hl] W.
-        keep: [m, Hl] what dropout multiplied them by.
-        table: [m, C] what the items' own levels put in,
-        inner: [m, C, Hl] and by which vectors F.
-    """
-    if keep is not None and table is not None and inner is not None:
-        z = z - keep * (table[:, :, None] * inner).sum(dim=1)
-    return (outer * z[:, None, :]).sum(dim=2)

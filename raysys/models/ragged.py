@@ -111,6 +111,27 @@ def level_table(
     return table[:, :channels]
 
 
+def level_products(
+    z: Tensor,
+    outer: Tensor,
+    keep: Tensor | None = None,
+    table: Tensor | None = None,
+    inner: Tensor | None = None,
+) -> Tensor:
+    """Return W z_l [m, K] of cells, without the items' own share where that is given.
+
+    Args:
+        z: [m, Hl] users' latents, after dropout.
+        outer: [m, K, Hl] W.
+        keep: [m, Hl] what dropout multiplied them by.
+        table: [m, C] what the items' own levels put in,
+        inner: [m, C, Hl] and by which vectors F.
+    """
+    if keep is not None and table is not None and inner is not None:
+        z = z - keep * (table[:, :, None] * inner).sum(dim=1)
+    return (outer * z[:, None, :]).sum(dim=2)
+
+
 @dataclasses.dataclass(frozen=True)
 class UserTables:
     """What a user's side of the level block is made from; the entries of `LevelStart`."""
