@@ -146,6 +146,7 @@ def _worker(config: dict[str, Any]) -> None:
         device=device,
         wrap=_distributed,
         total=_total,
+        share=_share,
         save=_save,
         restored=None if checkpoint is None else _read_state(checkpoint),
     )
@@ -171,6 +172,14 @@ def _distributed(module: nn.Module) -> nn.Module:
         for buffer in prepared.buffers():
             torch.distributed.broadcast(buffer, src=0)
     return prepared
+
+
+def _share(module: nn.Module) -> None:
+    if torch.distributed.is_initialized():
+        for tensor in module.state_dict().values():
+            whole = tensor.contiguous()
+            torch.distributed.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
 
 def _total(tensor: Tensor) -> None:

@@ -94,6 +94,7 @@ class Ranks:
         device: where the model and its batches live.
         wrap: moves a module to the device and, with several ranks, keeps gradients in step.
         total: sums a tensor over the ranks, in place.
+        share: gives all ranks the weights of rank 0, which alone keeps copies of good ones.
         save: keeps a state (on rank 0) and reports metrics; None state reports only. Called on all
             ranks after the same steps.
         restored: the state to go on from, if any.
@@ -104,6 +105,7 @@ class Ranks:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
     total: Callable[[Tensor], Any] = lambda tensor: tensor
+    share: Callable[[nn.Module], Any] = lambda module: None
     save: Callable[[dict[str, Any], State | None], None] = lambda metrics, state: None
     restored: State | None = None
 
@@ -163,7 +165,7 @@ def _run_phase(
         sums = _validate(module, task, ranks) if phase == 0 else None
         record |= {} if sums is None else task.metrics(sums)
         state["epoch"] = epoch = state["epoch"] + 1
-        _keep_best(task, module, state, record, epoch, validated=sums is not None)
+        _keep_best(task, module, state, record, epoch, validated=sums is not None, ranks=ranks)
         record |= {"phase": phase, "epoch": epoch, "time": time.time()}
         state["history"].append(record)
         log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time"))
@@ -177,6 +179,7 @@ def _run_phase(
             state["best"][head.metric] = best
     for best in state["best"].values():
         module.load_state_dict(best["weights"], strict=False)
+    ranks.share(module)
     if phase == 0:
         state["epochs"] = {name: best["epoch"] for name, best in state["best"].items()}
         state["metrics"] = {name: best["value"] for name, best in state["best"].items()}
@@ -207,11 +210,17 @@ def _solve(
     solved: dict[str, dict[str, Any]] = {}
     for head in wanted:
         log.info("solved phase=%d %s=%.5g", phase, head.metric, values[head.metric])
-        weights = {name: after[name].detach().cpu().clone() for name in head.names}
+        weights = _copies(after, head, ranks)
         value = values[head.metric]
         solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": weights}
     module.load_state_dict(before)
     return solved
+
+
+def _copies(weights: dict[str, Tensor], head: Head, ranks: Ranks) -> dict[str, Tensor]:
+    """Return copies of a head's weights on rank 0, nothing on the others."""
+    names = head.names if ranks.rank == 0 else ()
+    return {name: weights[name].detach().cpu().clone() for name in names}
 
 
 def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
@@ -237,6 +246,7 @@ def _keep_best(
     epoch: int,
     *,
     validated: bool,
+    ranks: Ranks,
 ) -> None:
     """Keep the weights of every head whose metric is at its best, or whose epoch has come."""
     for head in task.heads:
@@ -247,8 +257,7 @@ def _keep_best(
         else:
             value, better = 0.0, state["epochs"].get(head.metric) == epoch
         if better:
-            weights = module.state_dict()
-            kept = {name: weights[name].detach().cpu().clone() for name in head.names}
+            kept = _copies(module.state_dict(), head, ranks)
             gained = epoch
             if old is not None and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
                 gained = old["gained"]  # better, but not by enough to wait for more
