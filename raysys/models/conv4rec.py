@@ -64,7 +64,7 @@ from raysys.models.ragged import (
     bag,
     bag_channels,
     level_products,
-    level_table,
+    level_tables,
     sum_rows,
     user_levels,
     user_levels_left_out,
@@ -125,12 +125,10 @@ class Conv4Rec(nn.Module):
         if n_levels > 1:
             self.level_in = normal(n_items, cfg.channels, cfg.level_latent)  # F
             self.level_out = normal(n_items, cfg.level_channels, cfg.level_latent)  # W
-            size = max(cfg.channels, cfg.level_channels + 1)
-            table = level_table(levels, counts.sum(dim=0), size, draw)
-            self.table_in = nn.Parameter(table[:, : cfg.channels].clone())  # A
-            outputs = table[:, [c for c in range(size) if c != 1][: cfg.level_channels]]
-            self.table_out = nn.Parameter(outputs.T.clone())  # T; presence says nothing here
-            self.table_user = nn.Parameter(_START_SHARE * torch.eye(1, cfg.level_channels)[0])  # t
+            sizes, first = (cfg.channels, cfg.level_channels), torch.eye(1, cfg.level_channels)[0]
+            tables = level_tables(levels, counts.sum(dim=0), *sizes, draw)
+            self.table_in, self.table_out = map(nn.Parameter, tables)  # A, T
+            self.table_user = nn.Parameter(_START_SHARE * first)  # t
             self.table_levels = nn.Parameter(torch.full((n_levels,), _START_SHARE))  # d
             self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
             start = no_start(n_items, levels) if start is None else start
@@ -138,8 +136,7 @@ class Conv4Rec(nn.Module):
             self.log_overall: Tensor
             self.loadings: Tensor
             self.factor_channels: Tensor  # c
-            channels = _FACTOR_SHARE * torch.eye(1, cfg.level_channels)[0]
-            self.register_buffer("factor_channels", channels, persistent=False)
+            self.register_buffer("factor_channels", _FACTOR_SHARE * first, persistent=False)
             for name in USER_TABLES:
                 self.register_buffer(name, getattr(start, name).clone())
         # `prior` orders items for an empty profile before anything else is known
@@ -235,12 +232,11 @@ class Conv4Rec(nn.Module):
             hidden = factors[:, :1] * self.table_user
             return self.log_overall + hidden @ self.table_out + shares * self.table_levels
         learned = (self.level_out[items] * latent[:, None, :]).sum(dim=2)
-        return self._item_logits(learned, factors, shares, items)
+        return self._item_logits(learned, z_l[:, self.cfg.level_latent :], items)
 
-    def _item_logits(
-        self, learned: Tensor, factors: Tensor, shares: Tensor, items: Tensor
-    ) -> Tensor:
-        """Return the level logits [M, R] of known items; learned [M, K] is W z_l."""
+    def _item_logits(self, learned: Tensor, user: Tensor, items: Tensor) -> Tensor:
+        """Return level logits [M, R]: learned [M, K] is W z_l, user the other parts of z_l."""
+        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
         liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
         hidden = factors[:, :1] * self.table_user + learned + liking * self.factor_channels
         return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
@@ -290,23 +286,22 @@ class Conv4Rec(nn.Module):
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
         z = self._level_latent(batch, weight)
         keep = F.dropout(torch.ones_like(z), self.cfg.dropout, self.training)
-        tables, places = [z * keep, self.level_out], [batch.rows, batch.item_num]
+        tables = [z * keep, self.level_out]
+        places: list[Tensor | None] = [batch.rows, batch.item_num]
         if self.cfg.zero_diagonal:
             table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
             tables += [keep, pairs.at_cells(table), self.level_in]
-            learned = of_rows(level_products, tables, [*places, batch.rows, None, batch.item_num])
+            places += [batch.rows, None, batch.item_num]
             user = user_levels_left_out(batch, pairs, self._user_tables())
         else:
-            learned = of_rows(level_products, tables, places)
             user = user_levels(batch, self._user_tables())[batch.rows]
-        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
-        return self._item_logits(learned, factors, shares, batch.item_num)
+        return self._item_logits(of_rows(level_products, tables, places), user, batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
         decayed = [self.level_in, self.level_out] if self.has_levels else []
-        fast = [self.level_scale]
-        fast += [self.table_user, self.table_levels] if self.has_levels else []
+        user = [self.table_user, self.table_levels] if self.has_levels else []
+        fast = [self.level_scale, *user]
         special = {id(p) for p in [*decayed, *fast]}
         rest = [p for p in self.parameters() if id(p) not in special]
         return [
@@ -351,9 +346,8 @@ class Conv4Rec(nn.Module):
         if ranking == "consume":
             return self.consume_scores(z)
         rows = max(1, _MAX_ELEMENTS // (self.n_items * self.levels.n_levels))
-        return torch.cat(
-            [self._level_scores(part, ranking, gamma) for part in torch.split(z, rows)]
-        )
+        parts = torch.split(z, rows)
+        return torch.cat([self._level_scores(part, ranking, gamma) for part in parts])
 
     def _level_scores(self, z: Tensor, ranking: str, gamma: float) -> Tensor:
         log_p = self.log_p_levels(z)

@@ -85,20 +85,24 @@ def sum_rows(values: Tensor, batch: Ragged) -> Tensor:
     return values.new_zeros(batch.n_rows, *values.shape[1:]).index_add(0, batch.rows, values)
 
 
-def level_table(
-    levels: RatingLevels, counts: Tensor, channels: int, draw: torch.Generator
-) -> Tensor:
-    """Return [R, C]: the standardised rating, presence, its square, then random channels.
+def level_tables(
+    levels: RatingLevels, counts: Tensor, channels: int, outputs: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return A [R, C] and T [K, R], where the tables of inputs and outputs start.
 
-    Unordered levels have no rating: random entries tell them apart instead.
+    A's channels are the standardised rating, presence, the rating's square, then random ones; T's
+    are the same without presence, which says nothing there. Unordered levels have no rating: random
+    entries tell them apart instead.
 
     Args:
         levels: R levels.
         counts: [R] interactions at each level.
         channels: C.
+        outputs: K.
         draw: source of the random entries.
     """
-    table = torch.randn(levels.n_levels, max(channels, 3), generator=draw)
+    size = max(channels, outputs + 1)
+    table = torch.randn(levels.n_levels, max(size, 3), generator=draw)
     table[:, 1] = 1.0
     rated = levels.n_rated
     if rated > 1:
@@ -108,7 +112,8 @@ def level_table(
         standard = centred / (share * centred * centred).sum().sqrt()
         table[:rated, 0] = standard
         table[:rated, 2] = standard * standard - 1
-    return table[:, :channels]
+    kept = [c for c in range(size) if c != 1][:outputs]
+    return table[:, :channels].clone(), table[:, kept].T.clone()
 
 
 def level_products(

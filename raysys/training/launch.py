@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -168,15 +168,17 @@ def _distributed(module: nn.Module) -> nn.Module:
     """
     settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     prepared: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=settings)
-    if torch.distributed.is_initialized():
-        for buffer in prepared.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+    _from_rank_0(prepared.buffers())
     return prepared
 
 
 def _share(module: nn.Module) -> None:
+    _from_rank_0(module.state_dict().values())
+
+
+def _from_rank_0(tensors: Iterable[Tensor]) -> None:
     if torch.distributed.is_initialized():
-        for tensor in module.state_dict().values():
+        for tensor in tensors:
             whole = tensor.contiguous()
             torch.distributed.broadcast(whole, src=0)
             tensor.copy_(whole)

@@ -203,24 +203,21 @@ def _solve(
     module.eval()
     with torch.no_grad():
         values = task.start(state["choices"], ranks)
-    after = module.state_dict()
     wanted = [h for h in task.heads if h.metric in values]
     if phase > 0:
         wanted = [h for h in wanted if state["epochs"].get(h.metric) == 0]
     solved: dict[str, dict[str, Any]] = {}
     for head in wanted:
         log.info("solved phase=%d %s=%.5g", phase, head.metric, values[head.metric])
-        weights = _copies(after, head, ranks)
-        value = values[head.metric]
-        solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": weights}
+        kept, value = _head_weights(module, head, ranks), values[head.metric]
+        solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": kept}
     module.load_state_dict(before)
     return solved
 
 
-def _copies(weights: dict[str, Tensor], head: Head, ranks: Ranks) -> dict[str, Tensor]:
+def _head_weights(module: nn.Module, head: Head, ranks: Ranks) -> State:
     """Return copies of a head's weights on rank 0, nothing on the others."""
-    names = head.names if ranks.rank == 0 else ()
-    return {name: weights[name].detach().cpu().clone() for name in names}
+    return _weights(module, head.names) if ranks.rank == 0 else {}
 
 
 def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
@@ -257,7 +254,7 @@ def _keep_best(
         else:
             value, better = 0.0, state["epochs"].get(head.metric) == epoch
         if better:
-            kept = _copies(module.state_dict(), head, ranks)
+            kept = _head_weights(module, head, ranks)
             gained = epoch
             if old is not None and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
                 gained = old["gained"]  # better, but not by enough to wait for more
@@ -398,5 +395,6 @@ def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
     return sums
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+def _weights(module: nn.Module, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return {n: state[n].detach().cpu().clone() for n in (state if names is None else names)}
