@@ -50,7 +50,6 @@ from raysys.builds import Build, Draft
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log_normalisers
-from raysys.models.conv4rec_config import CONSUME_LOSSES as CONSUME_LOSSES
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.gathered import of_rows, product_sums
 from raysys.models.item_scores import ItemScores as ItemScores

@@ -8,7 +8,8 @@ import torch.multiprocessing as mp
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
-from raysys.models.conv4rec import CONSUME_LOSSES, Conv4Rec, Conv4RecConfig
+from raysys.models.conv4rec import Conv4Rec
+from raysys.models.conv4rec_config import CONSUME_LOSSES, Conv4RecConfig
 from raysys.models.level_start import level_start
 
 N_ITEMS = 12
