@@ -55,9 +55,7 @@ class _OfRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         tables, places = ctx.saved_tensors, ctx.places
         wanted = [n for n, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        sums: list[Tensor | None] = [None] * len(tables)
-        for n in wanted:
-            sums[n] = torch.zeros_like(tables[n])
+        sums = {n: torch.zeros_like(tables[n]) for n in wanted}
         for part in _parts(tables, places):
             rows = [row.detach() for row in _rows(tables, places, part)]
             for n in wanted:
@@ -66,13 +64,12 @@ class _OfRows(torch.autograd.Function):
                 out = ctx.function(*rows)
             found = torch.autograd.grad(out, [rows[n] for n in wanted], grads[0][part])
             for n, gradient in zip(wanted, found, strict=True):
-                total, place = sums[n], places[n]
-                assert total is not None
+                place = places[n]
                 if place is None:
-                    total[part] = gradient
+                    sums[n][part] = gradient
                 else:
-                    total.index_add_(0, place[part], gradient)
-        return None, None, *sums
+                    sums[n].index_add_(0, place[part], gradient)
+        return None, None, *(sums.get(n) for n in range(len(tables)))
 
 
 def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice) -> list[Tensor]:
