@@ -6,9 +6,10 @@ Zero diagonal: `own` [P] is taken out of the scores of the pairs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from raysys.data.batches import Ragged
 from raysys.models.ragged import Pairs, bag
@@ -52,28 +53,69 @@ def log_normalisers(
         pairs: rows and items of the pairs, int64 [P] each.
         own: [P], or None.
     """
-    chunk = max(1, MAX_ELEMENTS // max(len(z), 1))
-    if len(g) <= chunk:
-        return _chunk(z, g, bias, *pairs, own)
-    row, item = pairs
-    parts = []
-    for start, rows_of_g, part_bias in zip(
-        range(0, len(g), chunk), torch.split(g, chunk), torch.split(bias, chunk), strict=True
-    ):
-        here = torch.nonzero((item >= start) & (item < start + chunk))[:, 0]
-        mine = None if own is None else own[here]
-        arguments = (z, rows_of_g, part_bias, row[here], item[here] - start, mine)
-        parts.append(checkpoint(_chunk, *arguments, use_reentrant=False))
-    return torch.logsumexp(torch.stack(parts), dim=0)
+    device = z.device.type
+    if torch.is_autocast_enabled(device):
+        narrow = torch.get_autocast_dtype(device)
+        z, g = z.to(narrow), g.to(narrow)
+    result: Tensor = _LogNormalisers.apply(z, g, bias, *pairs, own)  # type: ignore[no-untyped-call]
+    return result
 
 
-def _chunk(
-    z: Tensor, g: Tensor, bias: Tensor, row: Tensor, item: Tensor, own: Tensor | None
-) -> Tensor:
-    scores = torch.addmm(bias, z, g.T).float()  # under autocast the product is narrower than `own`
+class _LogNormalisers(torch.autograd.Function):
+    """See `log_normalisers`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, g: Tensor, bias: Tensor, row: Tensor, item: Tensor, own: Tensor | None
+    ) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            parts = [
+                torch.logsumexp(_chunk_scores(z, g, bias, chunk, row, item, own)[0], dim=1)
+                for chunk in _chunks(z, g)
+            ]
+            whole = torch.logsumexp(torch.stack(parts), dim=0)
+        ctx.save_for_backward(z, g, bias, row, item, own, whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        z, g, bias, row, item, own, whole = ctx.saved_tensors
+        to_z = torch.zeros_like(z, dtype=torch.float32)  # a sum over chunks
+        to_g, to_bias = torch.empty_like(g), torch.empty_like(bias)
+        to_own = None if own is None else torch.empty_like(own)
+        for chunk in _chunks(z, g):
+            scores, at = _chunk_scores(z, g, bias, chunk, row, item, own)
+            share = scores.sub_(whole[:, None]).exp_().mul_(grads[0][:, None])  # d loss / d s
+            to_bias[chunk] = share.sum(dim=0)
+            if to_own is not None:
+                to_own[at] = -share[row[at], item[at] - chunk.start]
+            share = share.to(z.dtype)
+            to_z += share @ g[chunk]
+            to_g[chunk] = share.T @ z
+        return to_z.to(z.dtype), to_g, to_bias, None, None, to_own
+
+
+def _chunks(z: Tensor, g: Tensor) -> list[slice]:
+    size = max(1, MAX_ELEMENTS // max(len(z), 1))
+    return [slice(start, start + size) for start in range(0, len(g), size)]
+
+
+def _chunk_scores(
+    z: Tensor,
+    g: Tensor,
+    bias: Tensor,
+    chunk: slice,
+    row: Tensor,
+    item: Tensor,
+    own: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of a chunk's items in float32, [B, n], and which pairs lie in it."""
+    scores = torch.addmm(bias[chunk].to(z.dtype), z, g[chunk].T).float()
+    at = torch.nonzero((item >= chunk.start) & (item < chunk.stop))[:, 0]
     if own is not None:
-        scores = scores.index_put((row, item), -own, accumulate=True)
-    return torch.logsumexp(scores, dim=1)
+        place = (row[at], item[at] - chunk.start)
+        scores.index_put_(place, -own[at].float(), accumulate=True)
+    return scores, at
 
 
 def sampled_log_normalisers(

@@ -16,7 +16,7 @@ from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 
 _USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
-_PART_CELLS = 8192
+_PART_CELLS = 1024
 _LEAST_LEFT = 1e-4  # of what a rating leaves to others
 
 
