@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysys.errors import ConfigError
-from raysys.training.optim import OptimConfig, global_batches, rank_rows, step_seed
+from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class Ranks:
         total: sums a tensor over the ranks, in place.
         share: gives all ranks the weights of rank 0, which alone keeps copies of good ones.
         save: keeps a state (on rank 0) and reports metrics; None state reports only. Called on all
-            ranks after the same steps.
+            ranks after the same steps; the state's tensors change after it returns.
         restored: the state to go on from, if any.
     """
 
@@ -152,11 +154,10 @@ def _run_phase(
         task.module.load_state_dict(state["model"])
     wrapped = ranks.wrap(task.module)
     module: nn.Module = getattr(wrapped, "module", wrapped)
-    optimiser = torch.optim.AdamW(_groups(module, optim), lr=optim.lr, fused=True)
-    for group in optimiser.param_groups:
-        group["initial_lr"] = group["lr"]
+    optimiser = adamw(module, optim)
     if state.get("optimiser") is not None:
         optimiser.load_state_dict(state["optimiser"])
+    state |= {"model": None, "optimiser": None}
     last = max(state["epochs"].values(), default=optim.epochs)
     solved = _solve(task, module, state, phase, ranks)
     run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks)
@@ -177,6 +178,7 @@ def _run_phase(
         best = solved.get(head.metric)
         if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
             state["best"][head.metric] = best
+    del optimiser, run  # two thirds of the memory of a training
     for best in state["best"].values():
         module.load_state_dict(best["weights"], strict=False)
     ranks.share(module)
@@ -199,7 +201,7 @@ def _solve(
     """
     if phase > 0 and 0 not in state["epochs"].values():
         return {}
-    before = _weights(module)
+    before = {name: tensor.clone() for name, tensor in _weights(module).items()}
     module.eval()
     with torch.no_grad():
         values = task.start(state["choices"], ranks)
@@ -216,8 +218,18 @@ def _solve(
 
 
 def _head_weights(module: nn.Module, head: Head, ranks: Ranks) -> State:
-    """Return copies of a head's weights on rank 0, nothing on the others."""
-    return _weights(module, head.names) if ranks.rank == 0 else {}
+    """Return a head's weights as of now on rank 0, nothing on the others.
+
+    They are mapped from a file without a name: in memory copies would be a seventh of all.
+    """
+    if ranks.rank != 0:
+        return {}
+    weights = _weights(module)
+    with tempfile.TemporaryDirectory(prefix="raysys-weights-") as folder:
+        path = Path(folder) / "weights.pt"
+        torch.save({name: weights[name] for name in head.names}, path)
+        kept: State = torch.load(path, mmap=True, weights_only=True)
+    return kept
 
 
 def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
@@ -225,14 +237,6 @@ def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
     if old is None:
         return True
     return bool(value < old["value"] if head.minimise else value > old["value"])
-
-
-def _groups(module: nn.Module, optim: OptimConfig) -> Any:
-    """Return the optimiser's parameter groups: the model's own where it has a say."""
-    own: Any = getattr(module, "parameter_groups", None)
-    if own is not None:
-        return own(optim.lr)
-    return [{"params": list(module.parameters()), "weight_decay": optim.weight_decay}]
 
 
 def _keep_best(
@@ -320,11 +324,7 @@ class _Run:
         return bool(self.optim.checkpoint_steps) and self.unsaved >= self.optim.checkpoint_steps
 
     def report(self, record: dict[str, Any], *, due: bool) -> None:
-        """Report a record, with the state where it is due.
-
-        Only rank 0 copies weights for that, and only as long as it takes: copies cost a fifth of
-        the memory of a large catalogue.
-        """
+        """Report a record, with the state where it is due: the tensors themselves, no copies."""
         if due:
             self.unsaved = 0
             if self.ranks.rank == 0:
@@ -395,6 +395,6 @@ def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
     return sums
 
 
-def _weights(module: nn.Module, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    state = module.state_dict()
-    return {n: state[n].detach().cpu().clone() for n in (state if names is None else names)}
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the module's own weights, not copies, on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}

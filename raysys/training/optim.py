@@ -1,4 +1,4 @@
-"""Settings of the optimiser, and what follows from them and a position alone.
+"""The optimiser and its settings, and what follows from them and a position alone.
 
 The order of a phase's batches, the learning rate of a step and the random state that it starts from
 are functions of (seed, phase, epoch, step): a position is all that a resumed run needs.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from raysys.config import local, require
 
@@ -68,6 +71,19 @@ class OptimConfig:
     def batch_rows(self, n_rows: int) -> int:
         """Return the rows of a global batch of data with so many rows."""
         return min(self.batch_size, max(1, n_rows // _LEAST_STEPS))
+
+
+def adamw(module: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
+    """Return the optimiser of a module, its groups the module's own where it has a say.
+
+    `initial_lr` of a group is what `lr_factor` multiplies.
+    """
+    own: Any = getattr(module, "parameter_groups", None)
+    plain = [{"params": list(module.parameters()), "weight_decay": cfg.weight_decay}]
+    optimiser = torch.optim.AdamW(own(cfg.lr) if own else plain, lr=cfg.lr, fused=True)
+    for group in optimiser.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimiser
 
 
 def global_batches(
