@@ -85,13 +85,13 @@ class _LogNormalisers(torch.autograd.Function):
         to_own = None if own is None else torch.empty_like(own)
         for chunk in _chunks(z, g):
             scores, at = _chunk_scores(z, g, bias, chunk, row, item, own)
-            share = scores.sub_(whole[:, None]).exp_().mul_(grads[0][:, None])  # d loss / d s
-            to_bias[chunk] = share.sum(dim=0)
-            if to_own is not None:
-                to_own[at] = -share[row[at], item[at] - chunk.start]
-            share = share.to(z.dtype)
-            to_z += share @ g[chunk]
-            to_g[chunk] = share.T @ z
+            to_scores = scores.sub_(whole[:, None]).exp_().mul_(grads[0][:, None])
+            to_bias[chunk] = to_scores.sum(dim=0)
+            if own is not None and to_own is not None:
+                to_own[at] = -to_scores[row[at], item[at] - chunk.start].to(own.dtype)
+            to_scores = to_scores.to(z.dtype)
+            to_z += to_scores @ g[chunk]
+            to_g[chunk] = to_scores.T @ z
         return to_z.to(z.dtype), to_g, to_bias, None, None, to_own
 
 
@@ -109,12 +109,12 @@ def _chunk_scores(
     item: Tensor,
     own: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the scores of a chunk's items in float32, [B, n], and which pairs lie in it."""
+    """Return the scores of a chunk's items in float32, [B, n], and the pairs that lost `own`."""
     scores = torch.addmm(bias[chunk].to(z.dtype), z, g[chunk].T).float()
+    if own is None:
+        return scores, row[:0]
     at = torch.nonzero((item >= chunk.start) & (item < chunk.stop))[:, 0]
-    if own is not None:
-        place = (row[at], item[at] - chunk.start)
-        scores.index_put_(place, -own[at].float(), accumulate=True)
+    scores.index_put_((row[at], item[at] - chunk.start), -own[at].float(), accumulate=True)
     return scores, at
 
 

@@ -90,7 +90,7 @@ class Conv4Rec(nn.Module):
         levels: the interaction levels; with one level there is no level block.
         counts: [N, R] interactions of the fitted period; default none.
         start: of the level block; default without interactions.
-        seed: seed of the initial weights.
+        seed: of the initial weights; None leaves them unset.
     """
 
     def __init__(
@@ -101,15 +101,17 @@ class Conv4Rec(nn.Module):
         levels: RatingLevels,
         counts: Tensor | None = None,
         start: LevelStart | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         self.cfg, self.levels, self.n_items = cfg, levels, n_items
         n_levels = levels.n_levels
         counts = torch.zeros(n_items, n_levels) if counts is None else counts.float()
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(seed or 0)
 
         def normal(*shape: int) -> nn.Parameter:
+            if seed is None:
+                return nn.Parameter(torch.empty(*shape))
             return nn.Parameter(torch.randn(*shape, generator=draw) * _START_STD)
 
         self.items = normal(n_items, cfg.latent)  # E
@@ -193,9 +195,9 @@ class Conv4Rec(nn.Module):
     def encode(self, batch: Ragged) -> Tensor:
         """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
         weight = self.cell_weights(batch)
-        parts = [self._encode_consume(batch, weight)]
-        parts += [self._encode_levels(batch, weight)] if self.has_levels else []
-        return torch.cat(parts, dim=1)
+        consume = self._encode_consume(batch, weight)
+        levels = [self._encode_levels(batch, weight)] if self.has_levels else []
+        return torch.cat([consume, *levels], dim=1)
 
     def cell_weights(self, batch: Ragged) -> Tensor:
         """Return each cell's weight in its profile's latent, s included, [M]."""
@@ -240,11 +242,9 @@ class Conv4Rec(nn.Module):
         hidden = factors[:, :1] * self.table_user + learned + liking * self.factor_channels
         return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
 
-    def _level_parts(self, z_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _level_parts(self, z_l: Tensor) -> tuple[Tensor, ...]:
         """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
-        first = self.cfg.level_latent
-        second = first + 1 + N_FACTORS
-        return z_l[:, :first], z_l[:, first:second], z_l[:, second:]
+        return z_l.tensor_split([self.cfg.level_latent, self.cfg.level_latent + 1 + N_FACTORS], 1)
 
     def forward(self, batch: Ragged) -> dict[str, Tensor]:
         """Return `loss` and its parts, each a sum over the batch divided by its M cells.
@@ -388,13 +388,13 @@ class Conv4Rec(nn.Module):
 
     @classmethod
     def load(cls, build: Build) -> Conv4Rec:
-        """Read what `save` wrote, in eval mode."""
+        """Open what `save` wrote, in eval mode; weights stay on the disk until they are used."""
         state = load_file(build.path(WEIGHTS_FILE))
         cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
         levels = RatingLevels.load(build.path(LEVELS_FILE))
-        model = cls(cfg, n_items=len(state["items"]), levels=levels)
+        model = cls(cfg, n_items=len(state["items"]), levels=levels, seed=None)
         state.setdefault("discover_slope", model.discover_slope)  # builds of before it was fitted
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()
         return model

@@ -1,6 +1,7 @@
 """Conv4Rec against its dense formula in NumPy, and what must hold for its probabilities."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,14 +306,18 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     workspace = Workspace(str(tmp_path))
     draft = workspace.begin("autoencoder", config={})
     model.save(draft)
-    loaded = Conv4Rec.load(draft.commit({}))
+    build = draft.commit({})
+    loaded = Conv4Rec.load(build)
     assert loaded.levels == model.levels
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(build.path(WEIGHTS_FILE)) in maps.read_text()  # not in memory
     assert not loaded.training
     cells = ragged(random_cells(1, 5))
     with torch.no_grad():
         torch.testing.assert_close(loaded.encode(cells), model.eval().encode(cells))
         z = model.encode(cells)
-        torch.testing.assert_close(loaded.scores(z, "consume"), model.scores(z, "consume"))
+        for ranking in ("consume", "like"):
+            torch.testing.assert_close(loaded.scores(z, ranking), model.scores(z, ranking))
 
 
 def test_a_build_of_before_the_candidates_weight_loads(tmp_path):

@@ -69,6 +69,13 @@ def test_the_first_phase_chooses_the_epochs_of_the_second():
     assert float(state["model"]["slope"]) == pytest.approx(3, abs=0.3)
 
 
+def test_the_best_epoch_is_kept_as_it_was():
+    state = train([LineTask], OPTIM, seed=1, ranks=Ranks())
+    assert state["epochs"]["error"] < len(state["history"])  # there were worse ones after it
+    error = abs(float(state["model"]["slope"]) - 3)
+    assert error == pytest.approx(state["metrics"]["error"], rel=1e-6)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 10, 21])
 def test_a_resumed_run_ends_with_the_same_weights(stop_after):
     phases = [LineTask, lambda: LineTask(validated=False)]
