@@ -1,6 +1,6 @@
 """Score: every stored user's list, with its probabilities, as Parquet files.
 
-One task per user shard writes one file of stable name; a run that was interrupted keeps the files
+One Ray Data task per user shard writes one file of stable name; a run that was interrupted keeps the files
 that are finished and writes the rest.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
@@ -29,6 +28,7 @@ from raysys.retrieval.query import DEFAULT_GAMMA, Ranked
 from raysys.retrieval.search import Search
 from raysys.retrieval.served import absolute_run, served_chain
 from raysys.stages.cluster import connected
+from raysys.stages.distribute import distribute
 from raysys.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -112,21 +112,13 @@ def score(cfg: ScoreConfig) -> StageResult:
     log.info("score started users=%d shards=%d kept=%d", _n_users(chain), len(shards), len(kept))
     if tasks:
         with connected(cfg.ray):
-            _run_tasks(tasks)
+            distribute(_score_shard, tasks, stage="score", rows=int)
     rows = sum(_count_rows(output, _file_of(shard)) for shard in shards)
     log.info("score finished rows=%d output=%s", rows, url)
     return StageResult(
         build_ids={kind: build.build_id for kind, build in chain.items()},
         extra={"output": url, "rows": rows, "users": _n_users(chain), "shards_kept": len(kept)},
     )
-
-
-def _run_tasks(tasks: Sequence[_Task]) -> None:
-    remote = ray.remote(num_cpus=1)(_score_shard)
-    todo = [remote.remote(task) for task in tasks]
-    while todo:
-        done, todo = ray.wait(todo)
-        log.info("score progress rows=%d shards_left=%d", sum(ray.get(done)), len(todo))
 
 
 def _score_shard(task: _Task) -> int:

@@ -9,6 +9,7 @@ from raysys.errors import BuildError, ConfigError, SearchError, find_cause
 from raysys.retrieval.query import RecommendQuery
 from raysys.retrieval.search import Search
 from raysys.stages import score as score_module
+from raysys.stages.distribute import distribute
 from raysys.stages.score import SCORES_SCHEMA, ScoreConfig, score
 
 
@@ -24,12 +25,11 @@ def here(monkeypatch):
     """Run the tasks in this process, one after the other; return the shards that ran."""
     ran = []
 
-    def run(tasks):
-        for task in tasks:
-            ran.append(task.shard)
-            score_module._score_shard(task)
+    def run(function, tasks, **settings):
+        ran.extend(task.shard for task in tasks)
+        return distribute(function, tasks, **settings, here=True)
 
-    monkeypatch.setattr(score_module, "_run_tasks", run)
+    monkeypatch.setattr(score_module, "distribute", run)
     monkeypatch.setattr(score_module, "connected", Nothing)
     return ran
 
