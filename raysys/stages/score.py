@@ -1,7 +1,7 @@
 """Score: every stored user's list, with its probabilities, as Parquet files.
 
-One Ray Data task per user shard writes one file of stable name; a run that was interrupted keeps the files
-that are finished and writes the rest.
+One task of Ray Data per user shard writes one file of stable name; a run that was interrupted keeps
+the files that are finished and writes the rest.
 """
 
 from __future__ import annotations
