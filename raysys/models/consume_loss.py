@@ -87,8 +87,8 @@ class _LogNormalisers(torch.autograd.Function):
             scores, at = _chunk_scores(z, g, bias, chunk, row, item, own)
             to_scores = scores.sub_(whole[:, None]).exp_().mul_(grads[0][:, None])
             to_bias[chunk] = to_scores.sum(dim=0)
-            if own is not None and to_own is not None:
-                to_own[at] = -to_scores[row[at], item[at] - chunk.start].to(own.dtype)
+            if to_own is not None:
+                to_own[at] = -to_scores[row[at], item[at] - chunk.start].to(to_own.dtype)
             to_scores = to_scores.to(z.dtype)
             to_z += to_scores @ g[chunk]
             to_g[chunk] = to_scores.T @ z

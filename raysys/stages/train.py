@@ -210,7 +210,7 @@ def _write_model(
     protocol = profiles.facts["protocol"]
     period = last_period(protocol, cfg.refit)
     model = new_model(profiles, cfg.autoencoder, period)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state["model"], assign=True)
     data = fit_data(profiles, period)
     some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
     few = max(1, _MAX_ELEMENTS // model.n_items)

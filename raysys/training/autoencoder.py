@@ -367,6 +367,7 @@ def last_period(protocol: str, refit: str) -> str:
 
 
 def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:
-    """Return an untrained model of the sizes that a period needs, to load weights into."""
+    """Return a model of the sizes that a period needs, its weights unset: assign them."""
     levels: RatingLevels = profiles.levels
-    return Conv4Rec(cfg, n_items=int(profiles.facts["catalogue"][period]), levels=levels)
+    n_items = int(profiles.facts["catalogue"][period])
+    return Conv4Rec(cfg, n_items=n_items, levels=levels, seed=None)

@@ -140,9 +140,7 @@ def train(
         torch.manual_seed(seed)
         _run_phase(phase, phases[phase](), state, optim=optim, seed=seed, ranks=ranks)
         if phase + 1 < len(phases):
-            state |= {"phase": phase + 1, "epoch": 0, "best": {}}
-            state |= {"model": None, "optimiser": None}
-    state["optimiser"] = None
+            state |= {"phase": phase + 1, "epoch": 0, "best": {}, "model": None}
     return state
 
 
