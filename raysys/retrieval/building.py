@@ -139,7 +139,7 @@ def build_index(
     del points
     router = Router.fit(centroids, seed=seed)
     log.info("cells n_cells=%d seconds=%.1f", len(centroids), time.perf_counter() - started)
-    shared = (codes, dictionary, bias, space, router)
+    shared = (codes, dictionary, bias, space, router, centroids)
     parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
     layout = Layout.of_cells(np.concatenate(parts), len(centroids))
     log.info("assigned n_items=%d seconds=%.1f", codes.n_items, time.perf_counter() - started)
@@ -173,9 +173,10 @@ def assign_rows(
     bias: Floats,
     space: RoutingSpace,
     router: Router,
+    centroids: Floats,
 ) -> NDArray[np.int32]:
-    """Return the cells [M] of some items (one task)."""
-    return assign(decode_points(rows, codes, dictionary, bias, space), router)
+    """Return the two cells [M, 2] of some items (one task)."""
+    return assign(decode_points(rows, codes, dictionary, bias, space), router, centroids)
 
 
 def sample_probes(

@@ -12,7 +12,8 @@ Xbox recommender system using a Euclidean transformation for inner-product space
 
 Cells come from a two-level spherical k-means: about sqrt(C) coarse cells, each split alone (one
 task per coarse cell), then all items are assigned over all cells by hnswlib (one task per run of
-rows). Every task's input is fixed by sizes and the seed, never by how many workers there are.
+rows), each to two of them. Every task's input is fixed by sizes and the seed, never by how many
+workers there are.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ Tasks = Callable[..., list[Any]]
 """`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
 
 _STEPS = 8
-_ASSIGN_EF = 48
-_ROUTE_EF = 32
+_ROUTE_EF = 64  # below that a graph misses too many of the nearest cells
+_NEAR_CELLS = 8  # among which an item's second cell is
 _ROUTED_DIMS = 128
 _AXES_ROWS = 50_000
 _LINKS = 16
@@ -253,9 +254,24 @@ def nearest_centroid(points: Floats, centroids: Floats) -> NDArray[np.int64]:
     return out
 
 
-def assign(points: Floats, router: Router) -> NDArray[np.int32]:
-    """Return the cell [M] of every unit row, by hnswlib."""
-    return router.nearest(points, 1)[:, 0].astype(np.int32)
+def assign(points: Floats, router: Router, centroids: Floats) -> NDArray[np.int32]:
+    """Return two cells [M, 2] of every unit row, by hnswlib; the same twice where there is but one.
+
+    The first is the nearest. The second, of the next nearest, adds to its squared distance that
+    of its residual along the first one's, so that it is near for queries that the first is not
+    near for: SOAR (Sun et al., NeurIPS 2023) with lambda = 1.
+    """
+    near = router.nearest(points, _NEAR_CELLS)
+    residuals = points[:, None] - centroids[near]
+    first = unit_rows(residuals[:, 0])
+    along = np.einsum("mkd,md->mk", residuals, first)
+    loss = np.einsum("mkd,mkd->mk", residuals, residuals) + along * along
+    second = (
+        near[np.arange(len(near)), 1 + np.argmin(loss[:, 1:], axis=1)]
+        if near.shape[1] > 1
+        else near[:, 0]
+    )
+    return np.stack([near[:, 0], second], axis=1).astype(np.int32)
 
 
 def _split(total: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@
 
     kind    what a query does                                             bytes per item
     flat    scores every code                                             code
-    ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 8 + 4 D / (N/C)
+    ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 16 + 4 D / (N/C)
     graph   hnswlib names the ef nearest items, their codes scored        code + 4 D + ~150
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
@@ -27,11 +27,19 @@ from raysys.errors import SearchError
 from raysys.retrieval.cells import Router, RoutingSpace
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.dictionary import Dictionary
-from raysys.retrieval.kernels import score_all, score_rows, search_runs, unit_queries
+from raysys.retrieval.kernels import (
+    NO_SPILLS,
+    Spills,
+    score_all,
+    score_rows,
+    search_rows,
+    unit_queries,
+)
 
 KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+_NO_CELLS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 Nums = NDArray[np.int32]
 
@@ -44,11 +52,13 @@ class Layout:
         items: [N] int32, item_num of each row (rows of a cell are consecutive).
         rows: [N] int32, row of each item_num.
         starts: [C + 1] int64, first row of each cell; one cell for flat and graph.
+        spills: the second cell of each row.
     """
 
     items: Nums
     rows: Nums
     starts: NDArray[np.int64]
+    spills: Spills = NO_SPILLS
 
     @classmethod
     def identity(cls, n_items: int) -> Layout:
@@ -57,18 +67,34 @@ class Layout:
         return cls(nums, nums, np.array([0, n_items], dtype=np.int64))
 
     @classmethod
-    def of_cells(cls, member: Nums, n_cells: int) -> Layout:
+    def of_cells(cls, members: Nums, n_cells: int) -> Layout:
         """Return the layout of items in cells, by (cell, item_num).
 
         Args:
-            member: [N] cell of each item_num.
+            members: [N, 2] first and second cell of each item_num; none is second where they agree.
             n_cells: C.
         """
-        items = np.argsort(member, kind="stable").astype(np.int32)
+        items = np.argsort(members[:, 0], kind="stable").astype(np.int32)
         rows = np.empty_like(items)
         rows[items] = np.arange(len(items), dtype=np.int32)
-        sizes = np.bincount(member, minlength=n_cells)
-        return cls(items, rows, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        first, second = members[items].T
+        spilled = np.argsort(second, kind="stable").astype(np.int32)
+        spilled = spilled[second[spilled] != first[spilled]]
+        spills = Spills(_starts(second[spilled], n_cells), spilled, first[spilled])
+        return cls(items, rows, _starts(first, n_cells), spills)
+
+    def taken(self, start: int, stop: int) -> Layout:
+        """Return what an item shard of rows [start, stop) needs; its spilled rows start at 0."""
+        starts, rows, homes = self.spills
+        held = (rows >= start) & (rows < stop)
+        before = np.concatenate([[0], np.cumsum(held)])[starts]
+        spills = Spills(before, (rows[held] - start).astype(np.int32), homes[held])
+        return Layout(self.items[start:stop], self.rows, self.starts, spills)
+
+
+def _starts(member: Nums, n_cells: int) -> NDArray[np.int64]:
+    counts = np.bincount(member, minlength=n_cells)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 class Index:
@@ -115,6 +141,7 @@ class Index:
         self.n_items = codes.n_items if n_items is None else n_items
         self.first_row = first_row
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+        self._spills = Spills(*(read_only(part) for part in self.layout.spills))
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -185,15 +212,16 @@ class Index:
         room = min(top_k, self.n_items)
         everything: tuple[NDArray[Any], NDArray[Any]] | None = None
         for q, plan in enumerate(plans):
-            best = nums[q, :room], scores[q, :room]
             query = self._stored, tables[q], weights[q]
+            kept = denied, excluded[q], nums[q, :room], scores[q, :room]
             if plan:
-                runs = self._runs(routed[q, :plan])
-                found = search_runs(*query, *runs, denied, excluded[q], *best)
+                cells = routed[q, :plan]
+                spilled = cells if len(self._spills.rows) else _NO_CELLS
+                found = search_rows(*query, *self._runs(cells), spilled, self._spills, *kept)
                 if found == room or not guarantee:
                     continue
             everything = everything or self._full_scan(denied)
-            search_runs(*query, *everything, denied, excluded[q], *best)
+            search_rows(*query, *everything, _NO_CELLS, self._spills, *kept)
         return nums, scores
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
@@ -238,7 +266,7 @@ class Index:
         wanted = setting if setting is not None else self._setting_for(depth)
         if setting is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
-            cost = wanted * (_GRAPH_COST if self.kind == "graph" else self.n_items / limit)
+            cost = wanted * (_GRAPH_COST if self.kind == "graph" else 2 * self.n_items / limit)
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 

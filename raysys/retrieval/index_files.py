@@ -1,7 +1,8 @@
 """Index builds: what is written, and how it is opened again, memory-mapped.
 
 shard-00000/   ivf: codes, biases and item_nums of a run of rows, in cell order, so that a cell
-is one run on disk; flat and graph read those of the codes and embeddings builds
+is one run on disk, and which rows spilled into which cells; flat and graph read those of the codes
+and embeddings builds
 rows.npy starts.npy            ivf: where every item and every cell lies
 router.hnsw mean.npy axes.npy  ivf and graph
 """
@@ -18,6 +19,7 @@ from raysys.errors import BuildError
 from raysys.retrieval.cells import Router, RoutingSpace, Tasks, run_here
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.index import Index, Layout
+from raysys.retrieval.kernels import Spills
 from raysys.retrieval.shards import Shards, shard_bounds
 from raysys.storage import open_filesystem
 
@@ -48,10 +50,10 @@ def save_index(
     if index.kind == "ivf":
         bounds = facts["shard_rows"] = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
-        tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout.items))
+        tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
-        extra += 8
+        extra += 16
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:
@@ -67,11 +69,13 @@ def save_index(
 
 
 def write_shard(
-    number: int, start: int, stop: int, url: str, codes: Codes, bias: Floats, items: Any
+    number: int, start: int, stop: int, url: str, codes: Codes, bias: Floats, layout: Layout
 ) -> None:
     """Write rows [start, stop) as one shard's files below `url` (one task)."""
     rows = slice(start, stop)
-    arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": items[rows]}
+    held = layout.taken(start, stop)
+    spills = {f"spill_{name}": part for name, part in held.spills._asdict().items()}
+    arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": held.items, **spills}
     filesystem, folder = open_filesystem(f"{url}/{_folder(number)}")
     filesystem.create_dir(folder, recursive=True)
     for name, array in arrays.items():
@@ -119,9 +123,10 @@ def _open_part(
     if facts["kind"] == "ivf":
         folder = _folder(number)
         codes = Codes.open(index, folder=folder)
-        names = (f"{folder}bias", f"{folder}items", "rows", "starts")
-        bias, *layout = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
-        parts["layout"] = Layout(*layout)
+        spills = [f"{folder}spill_{name}" for name in Spills._fields]
+        names = (f"{folder}bias", f"{folder}items", "rows", "starts", *spills)
+        bias, *arrays = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
+        parts["layout"] = Layout(arrays[0], arrays[1], arrays[2], Spills(*arrays[3:]))
     else:
         codes = Codes.open(chain["codes"])
         bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")

@@ -1,9 +1,9 @@
 """Item shards: an index in parts whose merged answer equals that of the whole, bit for bit.
 
 A shard holds a run of the whole index's rows and the whole router: every shard probes the same
-cells and scores those rows of them that it holds. Merging by (score, item_num) then gives what one
-index gives. Where the cells of a query hold too few items for its list, the whole falls back to a
-scan; the merge decides that too, as no shard can know.
+cells and scores those rows of them, spilled ones included, that it holds. Merging by (score,
+item_num) then gives what one index gives. Where the cells of a query hold too few items for its
+list, the whole falls back to a scan; the merge decides that too, as no shard can know.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.retrieval.codes import Floats
-from raysys.retrieval.index import Index, Layout, Nums
+from raysys.retrieval.index import Index, Nums
 
 
 class Searchable(Protocol):
@@ -110,7 +110,7 @@ def shard_of(index: Index, start: int, stop: int) -> Index:
         codes=index.codes.take(rows),
         bias=index.bias[rows],
         dictionary=index.dictionary,
-        layout=Layout(index.layout.items[rows], index.layout.rows, index.layout.starts),
+        layout=index.layout.taken(start, stop),
         space=index.space,
         router=index.router,
         settings=index.settings,

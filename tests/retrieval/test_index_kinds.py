@@ -12,9 +12,10 @@ from raysys.retrieval.building import (
     choose_settings,
     sample_probes,
 )
-from raysys.retrieval.cells import RoutingSpace
+from raysys.retrieval.cells import Router, RoutingSpace, assign, unit_rows
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import KINDS
+from raysys.retrieval.kernels import NO_SPILLS
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32
 N_ITEMS = N_GROUPS * PER_GROUP
@@ -270,6 +271,38 @@ def test_probes_take_the_queries_of_real_users_along():
     assert like.queries.shape == (10, DIM)
     both = np.hstack([like.queries, like.weights])
     assert {tuple(row) for row in both} <= {tuple(row) for row in users}
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_second_cells_find_more_at_the_same_number_of_cells(similarity):
+    index = make_index("ivf", similarity, n_cells=200)
+    vectors, bias = planted_world(similarity)
+    queries, weights = vectors[::5], np.ones((N_ITEMS // 5, bias.shape[1]), np.float32)
+    wanted = index.search(queries, weights=weights, top_k=10, setting=index.n_cells)[0]
+
+    def share():
+        found = index.search(queries, weights=weights, top_k=10, setting=3, guarantee=False)[0]
+        return np.mean([len(set(f) & set(w)) / 10 for f, w in zip(found, wanted, strict=True)])
+
+    missed = 1 - share()
+    index._spills = NO_SPILLS
+    assert missed < (1 - share()) / 2
+
+
+def test_an_item_has_its_nearest_cell_and_another_that_lies_to_another_side():
+    rng = np.random.default_rng(0)
+    points = unit_rows(rng.normal(size=(500, 4)).astype(np.float32))
+    centroids = unit_rows(rng.normal(size=(60, 4)).astype(np.float32))
+    cells = assign(points, Router.fit(centroids, seed=0), centroids)
+    order = np.argsort(-points @ centroids.T, axis=1)[:, :8]
+    for point, near, found in zip(points, order, cells, strict=True):
+        first = (point - centroids[near[0]]) / np.linalg.norm(point - centroids[near[0]])
+        rest = point - centroids[near[1:]]
+        loss = (rest**2).sum(axis=1) + (rest @ first) ** 2
+        np.testing.assert_array_equal(found, [near[0], near[1 + loss.argmin()]])
+    assert (cells[:, 1] != order[:, 1]).any()  # not simply the next
+    alone = assign(points, Router.fit(centroids[:1], seed=0), centroids[:1])
+    assert (alone == 0).all()
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product"])

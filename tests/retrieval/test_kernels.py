@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.dictionary import Dictionary
-from raysys.retrieval.kernels import half, products, score_all, score_rows, search_runs
+from raysys.retrieval.index import Layout
+from raysys.retrieval.kernels import (
+    NO_SPILLS,
+    half,
+    products,
+    score_all,
+    score_rows,
+    search_rows,
+)
 
 NOBODY = np.zeros(0, dtype=bool)
 NOTHING = np.zeros(0, dtype=np.int32)
@@ -86,7 +94,8 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     excluded = np.unique(rng.integers(0, n_items, 3)).astype(np.int32) if masked else NOTHING
     cuts = np.unique(np.concatenate([[0, n_items], rng.integers(0, n_items, 4)]))
     nums, best = np.full(top_k, -1, np.int32), np.full(top_k, -np.inf, np.float32)
-    found = search_runs(stored, table, none, cuts[:-1], cuts[1:], denied, excluded, nums, best)
+    runs = cuts[:-1], cuts[1:], np.zeros(0, np.int64), NO_SPILLS
+    found = search_rows(stored, table, none, *runs, denied, excluded, nums, best)
     order = np.lexsort((np.arange(n_items), -scores))
     order = order[~np.isin(order, excluded)]
     order = order[~denied[order]] if masked else order
@@ -94,3 +103,25 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     assert found == len(wanted)
     np.testing.assert_array_equal(nums[:found], wanted)
     np.testing.assert_array_equal(best[:found], scores[wanted])
+
+
+def test_probed_cells_give_their_rows_and_those_that_spilled_into_them_once():
+    rng = np.random.default_rng(5)
+    n_items, n_cells = 3000, 12
+    codes, dictionary = make_codes("packed4", rng, n_items=n_items)
+    members = rng.integers(0, n_cells, (n_items, 2)).astype(np.int32)
+    layout = Layout.of_cells(members, n_cells)
+    codes = codes.take(layout.items)
+    stored = codes.stored(np.zeros((n_items, 0), np.float32), layout.items)
+    table = codes.table(rng.normal(size=(1, 16)).astype(np.float32), dictionary)[0]
+    none = np.zeros(0, np.float32)
+    for cells in (np.array([4]), np.array([7, 0, 11]), np.arange(n_cells)):
+        nums, best = np.full(n_items, -1, np.int32), np.empty(n_items, np.float32)
+        runs = layout.starts[cells], layout.starts[cells + 1], cells, layout.spills
+        found = search_rows(stored, table, none, *runs, NOBODY, NOTHING, nums, best)
+        wanted = np.flatnonzero(np.isin(members, cells).any(axis=1))
+        np.testing.assert_array_equal(np.sort(nums[:found]), wanted)
+        scores = np.empty(found, np.float32)
+        score_rows(stored, table, none, layout.rows[nums[:found]].astype(np.int64), scores)
+        np.testing.assert_array_equal(best[:found], scores)
+        assert (np.diff(best[:found]) <= 0).all()
