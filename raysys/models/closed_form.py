@@ -6,7 +6,7 @@ With users weighted by w_u = n_u^-a and penalties L_i = penalty (n_i / mean n)^b
 singular triplets of the scaled matrix sqrt(w) X S = U s V', S = (L / penalty)^-1/2,
     A = V sqrt(s^2 / (s^2 + penalty)),   B[i, j] = (S_i A_i) . (A_j / (S_j (1 - |A_j|^2)))
 so one vector A_i per item, scaled once for the encoder and once for the decoder, holds the whole
-model (exactly at full rank), and another penalty costs nothing.
+model (exactly at full rank), and another penalty or a smaller rank costs nothing.
 Exponents a, b: validation on two logs (raysys/NOTES.md).
 """
 
@@ -46,17 +46,22 @@ class Spectrum:
     vectors: Floats
     scale: Floats
 
-    def item_vectors(self, penalty: float) -> tuple[Floats, Floats]:
-        """Return A [N, H] and its scales [2, N]: for the encoder, for the decoder."""
-        square = self.values**2
-        vectors = self.vectors * np.sqrt(square / (square + np.float32(penalty)))
+    def item_vectors(self, penalty: float, rank: int) -> tuple[Floats, Floats]:
+        """Return A [N, rank] and its scales [2, N]: for the encoder, for the decoder."""
+        square = self.values[:rank] ** 2
+        vectors = self.vectors[:, :rank] * np.sqrt(square / (square + np.float32(penalty)))
         rest = np.maximum(1 - (vectors * vectors).sum(axis=1), 1e-6)
         return vectors, np.stack([self.scale, 1 / (self.scale * rest)]).astype(np.float32)
 
 
-def affordable(n_users: int, n_items: int, rank: int) -> bool:
-    """Tell whether `spectrum` fits into about 2 GB."""
-    return max(n_users, n_items) * (rank + _OVERSAMPLE) <= MAX_ELEMENTS
+def closed_ranks(n_users: int, n_items: int, latent: int) -> list[int]:
+    """Return the ranks H to try for a model of `latent` dims, ascending; none above about 2 GB.
+
+    Dims cost no gradient steps here, so twice as many are tried too where that takes up to 0.5 GB.
+    """
+    sizes = (latent, MAX_ELEMENTS), (2 * latent, MAX_ELEMENTS // 4)
+    rows = max(n_users, n_items)
+    return [rank for rank, most in sizes if rows * (rank + _OVERSAMPLE) <= most]
 
 
 def spectrum(

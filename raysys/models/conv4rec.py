@@ -176,11 +176,10 @@ class Conv4Rec(nn.Module):
 
     @torch.no_grad()
     def solve_consume(self, vectors: Tensor, scales: Tensor) -> None:
-        """Take the closed form's vectors A [N, Hc] and their scales [2, N]."""
-        self.items.copy_(vectors)
-        self.scales.copy_(scales)
-        self.level_scale.fill_(1.0)
-        self.solved.fill_(True)
+        """Take the closed form's vectors A [N, Hc], of any width, and their scales [2, N]."""
+        self.items.data, self.scales.data = vectors, scales
+        self.level_scale.data = torch.ones_like(self.level_scale)
+        self.solved.data = torch.ones_like(self.solved)
 
     def own_scores(self, batch: Ragged) -> Tensor:
         """Return what every cell contributes to the consume score of its own item, [M]."""
@@ -316,7 +315,8 @@ class Conv4Rec(nn.Module):
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1 + F + R] (width 0 without levels)."""
-        return z[:, : self.cfg.latent], z[:, self.cfg.latent :]
+        width = self.items.shape[1]  # not `cfg.latent` where the closed form was just taken
+        return z[:, :width], z[:, width:]
 
     def consume_scores(self, z: Tensor) -> Tensor:
         """Return what the consume ranking sorts by, [B, N]."""

@@ -209,7 +209,9 @@ def _write_model(
     profiles = Profiles.load(profiles_build)
     protocol = profiles.facts["protocol"]
     period = last_period(protocol, cfg.refit)
-    model = new_model(profiles, cfg.autoencoder, period)
+    width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
+    settings = dataclasses.replace(cfg.autoencoder, latent=width)
+    model = new_model(profiles, settings, period)
     model.load_state_dict(state["model"], assign=True)
     data = fit_data(profiles, period)
     some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]

@@ -22,7 +22,7 @@ from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
-from raysys.models.closed_form import PENALTIES, Spectrum, affordable, spectrum
+from raysys.models.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.level_start import LevelStart, level_start
 from raysys.models.ragged import USER_TABLES
@@ -44,7 +44,7 @@ _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
-_PENALTY = "closed_form_penalty"
+_RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
 # training cells beside its score, in standard deviations of scores; validation picks one
@@ -181,14 +181,16 @@ class AutoencoderTask:
     def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
         """Solve the consume block in closed form: {metric: its value}, or nothing where it cannot.
 
-        The penalty is the one that validation prefers, or the one that an earlier phase chose.
+        Rank and penalty are those that validation prefers, or that an earlier phase chose.
         """
         train, model = self._data.train, self._model
-        rank = model.cfg.latent
-        chosen = choices.get(_PENALTY)
-        small = affordable(train.n_users, self._data.n_items, rank)
-        judged = self._validation is not None or chosen is not None
-        if model.cfg.consume_loss != "cosine" or not small or not judged:
+        tried = closed_ranks(train.n_users, self._data.n_items, model.cfg.latent)
+        pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
+        if _PENALTY in choices:
+            pairs = [(int(choices[_RANK]), choices[_PENALTY])]
+        elif self._validation is None:
+            pairs = []
+        if model.cfg.consume_loss != "cosine" or not pairs:
             return {}
         solution = None
         if ranks.rank == 0:  # the others take what it found
@@ -197,29 +199,32 @@ class AutoencoderTask:
                 train.item_num,
                 n_users=train.n_users,
                 n_items=self._data.n_items,
-                rank=rank,
+                rank=pairs[-1][0],
                 seed=self._seed,
             )
-        found: dict[float, float] = {}
-        for penalty in PENALTIES if chosen is None else [chosen]:
-            self._solve(solution, penalty, ranks)
+        found: dict[tuple[int, float], float] = {}
+        for rank, penalty in pairs:
+            self._solve(solution, rank, penalty, ranks)
             sums = self.validate(ranks.rank, ranks.world)
             if sums is not None:
                 ranks.total(sums)
             value = float("nan") if sums is None else self.metrics(sums)[self._quality.name]
-            found[penalty] = value
-            log.info("closed form penalty=%g %s=%.5g", penalty, self._quality.name, value)
+            found[rank, penalty] = value
+            name = self._quality.name
+            log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
         best = max(found, key=found.__getitem__)
-        self._solve(solution, best, ranks)
-        choices[_PENALTY] = best
+        self._solve(solution, *best, ranks)
+        choices[_RANK], choices[_PENALTY] = best
         return {self._quality.name: found[best]}
 
-    def _solve(self, solution: Spectrum | None, penalty: float, ranks: Ranks) -> None:
+    def _solve(self, solution: Spectrum | None, rank: int, penalty: float, ranks: Ranks) -> None:
         """Set the closed form on every rank; rank 0 alone has the solution."""
         model = self._model
-        parts = [torch.zeros_like(model.items), torch.zeros_like(model.scales)]
+        sizes = (model.n_items, rank), model.scales.shape
+        parts = [torch.zeros(size, device=ranks.device) for size in sizes]
         if solution is not None:
-            parts = [torch.from_numpy(p).to(ranks.device) for p in solution.item_vectors(penalty)]
+            found = solution.item_vectors(penalty, rank)
+            parts = [torch.from_numpy(part).to(ranks.device) for part in found]
         for part in parts:
             ranks.total(part)
         model.solve_consume(*parts)

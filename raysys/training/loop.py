@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 
 from raysys.errors import ConfigError
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
+from raysys.training.weights import assign, kept_weights, weights
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,8 @@ class Task(Protocol):
     def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
         """Solve heads without gradient steps where that is possible.
 
-        May add to `choices`; in a later phase it finds what the first one chose.
+        May add to `choices`; in a later phase it finds what the first one chose. Entries of the
+        module's state are replaced, not written to, so the ones of before can be put back.
 
         Returns:
             {metric: value} of the heads that it solved; nothing leaves the model as it was.
@@ -179,7 +179,7 @@ def _run_phase(
     optimiser.zero_grad()
     del optimiser, run, wrapped  # three quarters of the memory of a training
     for best in state["best"].values():
-        module.load_state_dict(best["weights"], strict=False)
+        assign(module, best["weights"])
     ranks.share(module)
     if phase == 0:
         state["epochs"] = {name: best["epoch"] for name, best in state["best"].items()}
@@ -188,7 +188,7 @@ def _run_phase(
     with torch.no_grad():
         state["choices"] |= task.finish(state["choices"])
         state["metrics"] = task.report() | state["metrics"]
-    state["model"] = _weights(module)
+    state["model"] = weights(module)
 
 
 def _solve(
@@ -200,7 +200,7 @@ def _solve(
     """
     if phase > 0 and 0 not in state["epochs"].values():
         return {}
-    before = {n: tensor.to("cpu", copy=True) for n, tensor in module.state_dict().items()}
+    before = module.state_dict()
     module.eval()
     with torch.no_grad():
         values = task.start(state["choices"], ranks)
@@ -210,22 +210,10 @@ def _solve(
     solved: dict[str, dict[str, Any]] = {}
     for head in wanted:
         log.info("solved phase=%d %s=%.5g", phase, head.metric, values[head.metric])
-        kept, value = _head_weights(module, head, ranks), values[head.metric]
+        kept, value = kept_weights(module, head.names, ranks.rank), values[head.metric]
         solved[head.metric] = {"epoch": 0, "gained": 0, "value": value, "weights": kept}
-    module.load_state_dict(before)
+    assign(module, before)
     return solved
-
-
-def _head_weights(module: nn.Module, head: Head, ranks: Ranks) -> State:
-    """Return a head's weights on rank 0, mapped from a file without a name; nothing on others."""
-    if ranks.rank != 0:
-        return {}
-    weights = module.state_dict()
-    with tempfile.TemporaryDirectory(prefix="raysys-weights-") as folder:
-        path = Path(folder) / "weights.pt"
-        torch.save({name: weights[name].cpu() for name in head.names}, path)
-        kept: State = torch.load(path, mmap=True, weights_only=True)
-    return kept
 
 
 def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
@@ -254,7 +242,7 @@ def _keep_best(
         else:
             value, better = 0.0, state["epochs"].get(head.metric) == epoch
         if better:
-            kept = _head_weights(module, head, ranks)
+            kept = kept_weights(module, head.names, ranks.rank)
             gained = epoch
             if old is not None and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
                 gained = old["gained"]  # better, but not by enough to wait for more
@@ -324,7 +312,7 @@ class _Run:
         if due:
             self.unsaved = 0
             if self.ranks.rank == 0:
-                self.state["model"] = _weights(self.module)
+                self.state["model"] = weights(self.module)
                 self.state["optimiser"] = self.optimiser.state_dict()
         self.ranks.save(record, self.state if due else None)
         self.state |= {"model": None, "optimiser": None}
@@ -389,8 +377,3 @@ def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
         sums = sums.to(ranks.device, torch.float64)
         ranks.total(sums)
     return sums
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the weights on the CPU: the module's own tensors where it lies there, no copies."""
-    return {name: tensor.cpu() for name, tensor in module.state_dict().items()}

@@ -36,7 +36,7 @@ def ease(pairs, penalty):
 
 @pytest.mark.parametrize("penalty", [1.0, 20.0])
 def test_full_rank_is_ease(pairs, penalty):
-    A, (encoder, decoder) = solved(pairs, N_ITEMS).item_vectors(penalty)
+    A, (encoder, decoder) = solved(pairs, N_ITEMS).item_vectors(penalty, N_ITEMS)
     B = (A * encoder[:, None]) @ (A * decoder[:, None]).T
     off = ~np.eye(N_ITEMS, dtype=bool)
     np.testing.assert_allclose(B[off], ease(pairs, penalty)[off], atol=2e-5)
@@ -51,7 +51,7 @@ def test_rows_and_order_of_the_log_change_nothing(pairs):
 
 
 def test_the_model_scores_as_the_closed_form_with_a_zero_diagonal(pairs):
-    A, scales = solved(pairs, N_ITEMS).item_vectors(5.0)
+    A, scales = solved(pairs, N_ITEMS).item_vectors(5.0, N_ITEMS)
     levels = RatingLevels(names=("view",), values=(float("nan"),), liked=(True,))
     cfg = Conv4RecConfig(latent=N_ITEMS, level_latent=2, profile_exponent=0.0)
     model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels)

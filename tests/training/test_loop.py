@@ -118,7 +118,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 def test_a_solution_without_training_is_taken_where_it_is_better(answer, wins):
     class SolvedTask(LineTask):
         def start(self, choices, ranks):
-            self.module.slope.fill_(answer)
+            self.module.slope.data = torch.tensor(answer)
             choices["solved"] = answer
             return {"error": abs(answer - 3)}
 
