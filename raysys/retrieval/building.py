@@ -137,7 +137,7 @@ def build_index(
     points = decode_points(np.arange(0, codes.n_items, stride), codes, dictionary, bias, space)
     centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
     del points
-    router = Router.fit(centroids, seed=seed)
+    router = Router.fit(centroids, seed=seed, thorough=True)
     log.info("cells n_cells=%d seconds=%.1f", len(centroids), time.perf_counter() - started)
     shared = (codes, dictionary, bias, space, router, centroids)
     parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)

@@ -33,12 +33,13 @@ Tasks = Callable[..., list[Any]]
 """`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
 
 _STEPS = 8
-_ROUTE_EF = 64  # below that a graph misses too many of the nearest cells
+_ROUTE_EF = 48  # below that a graph misses too many of the nearest cells
 _NEAR_CELLS = 8  # among which an item's second cell is
 _ROUTED_DIMS = 128
 _AXES_ROWS = 50_000
 _LINKS = 16
 _EF_CONSTRUCTION = 160
+_THOROUGH_EF_CONSTRUCTION = 400
 _CHUNK_ROWS = 8192
 
 
@@ -164,10 +165,17 @@ class Router:
         self.n_rows = n_rows
 
     @classmethod
-    def fit(cls, rows: Floats, *, seed: int, links: int = _LINKS) -> Router:
-        """Build the graph on one thread, so that the same rows give the same bytes."""
+    def fit(cls, rows: Floats, *, seed: int, thorough: bool = False) -> Router:
+        """Build the graph on one thread, so that the same rows give the same bytes.
+
+        Args:
+            rows: unit rows.
+            seed: of the graph.
+            thorough: for few rows: three times the work for more exact answers.
+        """
+        ef = _THOROUGH_EF_CONSTRUCTION if thorough else _EF_CONSTRUCTION
         graph = hnswlib.Index(space="ip", dim=rows.shape[1])
-        graph.init_index(len(rows), M=links, ef_construction=_EF_CONSTRUCTION, random_seed=seed)
+        graph.init_index(len(rows), M=_LINKS, ef_construction=ef, random_seed=seed)
         graph.add_items(rows, np.arange(len(rows)), num_threads=1)
         graph.set_ef(_ROUTE_EF)
         return cls(graph, len(rows))

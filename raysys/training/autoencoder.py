@@ -44,6 +44,7 @@ _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
+_WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
 _RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
@@ -212,7 +213,7 @@ class AutoencoderTask:
             found[rank, penalty] = value
             name = self._quality.name
             log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
-        best = max(found, key=found.__getitem__)
+        best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > tried[0] else 1))
         self._solve(solution, *best, ranks)
         choices[_RANK], choices[_PENALTY] = best
         return {self._quality.name: found[best]}
