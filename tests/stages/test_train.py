@@ -140,6 +140,26 @@ def test_two_ray_workers_train_the_model_that_one_process_trains(ray_cluster, wo
     assert not list((workspace_path(workspace) / "training").glob("*"))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
+def test_a_closed_form_of_more_dims_than_the_trained_model_is_taken_on_all_workers(
+    ray_cluster, workspace
+):
+    words = ["autoencoder.latent=1", "optim.epochs=1", "optim.lr=1e-6", "force=true"]
+    models = []
+    for workers in (0, 2):
+        train(config(workspace, "model=autoencoder", *words, f"launch.workers={workers}"))
+        build = workspace.current("autoencoder")
+        assert build.facts["epochs"]["recall@20"] == 0
+        assert build.facts["choices"]["closed_form_rank"] == 2
+        models.append(Conv4Rec.load(build))
+        assert models[-1].cfg.latent == models[-1].items.shape[1] == 2
+    alone, together = (model.consume_vectors() for model in models)
+    torch.testing.assert_close(together @ together.T, alone @ alone.T, atol=1e-4, rtol=1e-4)
+    assert workspace.current("embeddings").facts["dim"] == 2 + 5 + 16 + 3
+
+
 def workspace_path(workspace):
     return workspace.current("autoencoder").path("levels.json").parents[2]
 
