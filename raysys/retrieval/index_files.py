@@ -123,10 +123,12 @@ def _open_part(
     if facts["kind"] == "ivf":
         folder = _folder(number)
         codes = Codes.open(index, folder=folder)
-        spills = [f"{folder}spill_{name}" for name in Spills._fields]
-        names = (f"{folder}bias", f"{folder}items", "rows", "starts", *spills)
-        bias, *arrays = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
-        parts["layout"] = Layout(arrays[0], arrays[1], arrays[2], Spills(*arrays[3:]))
+        names = [f"{folder}bias", f"{folder}items", "rows", "starts"]
+        bias, *layout = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
+        names = [f"{folder}spill_{name}.npy" for name in Spills._fields]
+        if names[0] in index.files():  # not in builds of before 2026-11-26
+            layout.append(Spills(*(np.load(index.path(name), mmap_mode="r") for name in names)))
+        parts["layout"] = Layout(*layout)
     else:
         codes = Codes.open(chain["codes"])
         bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")

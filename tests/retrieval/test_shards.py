@@ -102,3 +102,9 @@ def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     np.testing.assert_array_equal(Shards(parts).search(vectors[:9], **query)[0], wanted[0])
     with pytest.raises(BuildError, match="shards 0 to 3, not 4"):
         open_shard(build, chain, 4)
+    draft = workspace.begin("index", config={"older": True})
+    facts = save_index(index, draft)
+    for path in draft.staging.glob("shard-00000/spill_*.npy"):
+        path.unlink()
+    older = open_index(draft.commit(facts), chain).search(vectors[:9], **query)
+    assert (older[0] == wanted[0]).mean() > 0.9  # its cells' own rows alone
