@@ -16,7 +16,8 @@ class Conv4RecConfig:
     """Settings of the model.
 
     Attributes:
-        latent: size Hc of the latent's consume block.
+        latent: size Hc of the latent's consume block in training; a closed form of twice as many
+            dims is taken where validation gains by it, and a loaded model says what it has.
         level_latent: size Hl of its level block.
         channels: input channels C of the level block.
         level_channels: output channels K of the level block.

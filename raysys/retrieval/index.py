@@ -52,7 +52,7 @@ class Layout:
         items: [N] int32, item_num of each row (rows of a cell are consecutive).
         rows: [N] int32, row of each item_num.
         starts: [C + 1] int64, first row of each cell; one cell for flat and graph.
-        spills: the second cell of each row.
+        spills: the second cells of those rows that have one.
     """
 
     items: Nums
@@ -84,7 +84,10 @@ class Layout:
         return cls(items, rows, _starts(first, n_cells), spills)
 
     def taken(self, start: int, stop: int) -> Layout:
-        """Return what an item shard of rows [start, stop) needs; its spilled rows start at 0."""
+        """Return what an item shard of rows [start, stop) needs.
+
+        `rows` and `starts` stay those of the whole index; rows of `spills` count from `start`.
+        """
         starts, rows, homes = self.spills
         held = (rows >= start) & (rows < stop)
         before = np.concatenate([[0], np.cumsum(held)])[starts]

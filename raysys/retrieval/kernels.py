@@ -47,7 +47,7 @@ class Stored(NamedTuple):
 
 
 class Spills(NamedTuple):
-    """The second cell of each row: a query that probes it finds the row without probing the first.
+    """Second cells of rows: a query that probes one finds the row without probing the first.
 
     Attributes:
         starts: [C + 1] int64, first entry of each cell.
@@ -166,7 +166,7 @@ def _prefetch(typing: Any, array: Any, row: Any) -> Any:
         place = builder.gep(first, [builder.mul(stride, arguments[1])])
         flag = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        name = "llvm.prefetch.p0i8"
+        name = "llvm.prefetch.p0i8"  # LLVM of today renames it to what its pointers are
         function = cgutils.get_or_insert_function(builder.module, kind, name)
         builder.call(function, [place, flag(0), flag(3), flag(1)])  # read, keep near, data
         return context.get_dummy_value()

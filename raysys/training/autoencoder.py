@@ -184,11 +184,11 @@ class AutoencoderTask:
 
         Rank and penalty are those that validation prefers, or that an earlier phase chose.
         """
-        train, model = self._data.train, self._model
-        tried = closed_ranks(train.n_users, self._data.n_items, model.cfg.latent)
+        train, model, latent = self._data.train, self._model, self._model.cfg.latent
+        tried = closed_ranks(train.n_users, self._data.n_items, latent)
         pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
         if _PENALTY in choices:
-            pairs = [(int(choices[_RANK]), choices[_PENALTY])]
+            pairs = [(int(choices.get(_RANK, latent)), choices[_PENALTY])]
         elif self._validation is None:
             pairs = []
         if model.cfg.consume_loss != "cosine" or not pairs:
@@ -200,7 +200,7 @@ class AutoencoderTask:
                 train.item_num,
                 n_users=train.n_users,
                 n_items=self._data.n_items,
-                rank=pairs[-1][0],
+                rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one of its own
                 seed=self._seed,
             )
         found: dict[tuple[int, float], float] = {}
@@ -213,7 +213,7 @@ class AutoencoderTask:
             found[rank, penalty] = value
             name = self._quality.name
             log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
-        best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > tried[0] else 1))
+        best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
         self._solve(solution, *best, ranks)
         choices[_RANK], choices[_PENALTY] = best
         return {self._quality.name: found[best]}

@@ -149,7 +149,7 @@ def _run_phase(
 ) -> None:
     """Train one phase; afterwards `state["model"]` holds its weights."""
     if state.get("model") is not None:
-        task.module.load_state_dict(state["model"])
+        assign(task.module, state["model"])
     wrapped = ranks.wrap(task.module)
     module: nn.Module = getattr(wrapped, "module", wrapped)
     optimiser = adamw(module, optim)

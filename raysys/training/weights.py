@@ -34,7 +34,8 @@ def kept_weights(module: nn.Module, names: Sequence[str], rank: int) -> dict[str
 def assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Let entries of a module's state be these tensors, of whatever shapes; none is copied.
 
-    Parameters stay the same objects. Of a tensor that is a shape only, memory is set aside.
+    Parameters stay the same objects and share memory with `state` from then on. For a tensor that
+    is a shape only, memory is set aside.
     """
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
         new = state.get(name)

@@ -6,7 +6,7 @@ import torch
 
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
-from raysys.models.closed_form import spectrum
+from raysys.models.closed_form import closed_ranks, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 
 N_USERS, N_ITEMS = 60, 12
@@ -64,3 +64,18 @@ def test_the_model_scores_as_the_closed_form_with_a_zero_diagonal(pairs):
     B = ease(pairs, 5.0)
     np.fill_diagonal(B, 0.0)
     np.testing.assert_allclose(scores[0].numpy(), B[profile.numpy()].sum(0), atol=5e-5)
+
+
+def test_more_dims_are_tried_where_they_are_cheap():
+    assert closed_ranks(6000, 3700, 512) == [512, 1024]
+    assert closed_ranks(6000, 70_000, 512) == [512]
+    assert closed_ranks(70_000, 3700, 512) == [512]
+    assert closed_ranks(500_000, 3700, 512) == []
+
+
+def test_a_smaller_rank_is_the_larger_one_cut(pairs):
+    small, large = solved(pairs, 3), solved(pairs, N_ITEMS)
+    A, scales = large.item_vectors(5.0, 3)
+    B, others = small.item_vectors(5.0, 3)
+    np.testing.assert_allclose(A @ A.T, B @ B.T, atol=1e-4)
+    np.testing.assert_allclose(scales, others, rtol=1e-4)
