@@ -57,9 +57,12 @@ class Spectrum:
 def closed_ranks(n_users: int, n_items: int, latent: int) -> list[int]:
     """Return the ranks H to try for a model of `latent` dims, ascending; none above about 2 GB.
 
-    Dims cost no gradient steps here, so twice as many are tried too where that takes up to 0.5 GB.
+    Dims cost no gradient steps here, so twice as many are tried too where that takes up to 0.5 GB
+    and there are more items than `latent`.
     """
-    sizes = (latent, MAX_ELEMENTS), (2 * latent, MAX_ELEMENTS // 4)
+    sizes = [(latent, MAX_ELEMENTS)]
+    if n_items > latent:
+        sizes.append((2 * latent, MAX_ELEMENTS // 4))
     rows = max(n_users, n_items)
     return [rank for rank, most in sizes if rows * (rank + _OVERSAMPLE) <= most]
 

@@ -274,12 +274,9 @@ def assign(points: Floats, router: Router, centroids: Floats) -> NDArray[np.int3
     first = unit_rows(residuals[:, 0])
     along = np.einsum("mkd,md->mk", residuals, first)
     loss = np.einsum("mkd,mkd->mk", residuals, residuals) + along * along
-    second = (
-        near[np.arange(len(near)), 1 + np.argmin(loss[:, 1:], axis=1)]
-        if near.shape[1] > 1
-        else near[:, 0]
-    )
-    return np.stack([near[:, 0], second], axis=1).astype(np.int32)
+    loss[:, 0] = np.inf  # the first again only where there is no other
+    second = np.take_along_axis(near, loss.argmin(axis=1)[:, None], axis=1)
+    return np.concatenate([near[:, :1], second], axis=1).astype(np.int32)
 
 
 def _split(total: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -38,6 +38,7 @@ from raysys.retrieval.kernels import (
 
 KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
+_CELL_COST = 2  # codes scored per item of a probed cell: as many spill into it as are at home
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 _NO_CELLS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
@@ -269,7 +270,8 @@ class Index:
         wanted = setting if setting is not None else self._setting_for(depth)
         if setting is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
-            cost = wanted * (_GRAPH_COST if self.kind == "graph" else 2 * self.n_items / limit)
+            per_cell = _CELL_COST * self.n_items / limit
+            cost = wanted * (_GRAPH_COST if self.kind == "graph" else per_cell)
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 

@@ -53,7 +53,7 @@ def save_index(
         tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
-        extra += 16
+        extra += 8 + 8 * len(index.layout.spills.rows) / index.n_items
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:

@@ -186,11 +186,11 @@ class AutoencoderTask:
         """
         train, model, latent = self._data.train, self._model, self._model.cfg.latent
         tried = closed_ranks(train.n_users, self._data.n_items, latent)
-        pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
+        pairs: list[tuple[int, float]] = []
         if _PENALTY in choices:
             pairs = [(int(choices.get(_RANK, latent)), choices[_PENALTY])]
-        elif self._validation is None:
-            pairs = []
+        elif self._validation is not None:
+            pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
         if model.cfg.consume_loss != "cosine" or not pairs:
             return {}
         solution = None
@@ -203,20 +203,20 @@ class AutoencoderTask:
                 rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one of its own
                 seed=self._seed,
             )
-        found: dict[tuple[int, float], float] = {}
+        name, found = self._quality.name, dict[tuple[int, float], float]()
         for rank, penalty in pairs:
             self._solve(solution, rank, penalty, ranks)
             sums = self.validate(ranks.rank, ranks.world)
             if sums is not None:
                 ranks.total(sums)
-            value = float("nan") if sums is None else self.metrics(sums)[self._quality.name]
+            value = float("nan") if sums is None else self.metrics(sums)[name]
             found[rank, penalty] = value
-            name = self._quality.name
             log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
         best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
-        self._solve(solution, *best, ranks)
+        if best != pairs[-1]:
+            self._solve(solution, *best, ranks)
         choices[_RANK], choices[_PENALTY] = best
-        return {self._quality.name: found[best]}
+        return {name: found[best]}
 
     def _solve(self, solution: Spectrum | None, rank: int, penalty: float, ranks: Ranks) -> None:
         """Set the closed form on every rank; rank 0 alone has the solution."""

@@ -71,6 +71,7 @@ def test_more_dims_are_tried_where_they_are_cheap():
     assert closed_ranks(6000, 70_000, 512) == [512]
     assert closed_ranks(70_000, 3700, 512) == [512]
     assert closed_ranks(500_000, 3700, 512) == []
+    assert closed_ranks(6000, 512, 512) == [512]  # as many dims as items: there are no more
 
 
 def test_a_smaller_rank_is_the_larger_one_cut(pairs):
