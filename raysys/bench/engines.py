@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import gc
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.bench.resources import resident_bytes, timed_cpu
 from raysys.bench.vectors import Dataset, Floats, recall
 
-T = TypeVar("T")
 Search = Callable[[Floats], NDArray[Any]]
 """Queries [Q, D] to item numbers [Q, 10], best first."""
 
@@ -113,32 +109,6 @@ def throughput(search: Search, queries: Floats, *, threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda part: one_by_one(search, part), parts))
     return round(len(queries) / (time.perf_counter() - started), 1)
-
-
-def timed_cpu(function: Callable[[], T]) -> tuple[T, float, float]:
-    """Return a result, the seconds it took, and the CPU seconds of all threads of this process."""
-    started, used = time.perf_counter(), time.process_time()
-    result = function()
-    seconds, cpu = time.perf_counter() - started, time.process_time() - used
-    return result, round(seconds, 3), round(cpu, 2)
-
-
-def resident_bytes(*, peak: bool = False) -> int:
-    """Return this process's resident memory, after freed memory went back to the system.
-
-    With `peak`, the most it ever was; `ru_maxrss` would count its parent's from before exec too.
-    """
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc
-        trim(0)
-    text = Path("/proc/self/status").read_text()
-    return int(text.partition("VmHWM:" if peak else "VmRSS:")[2].split()[0]) * 1024
-
-
-def load_average() -> float:
-    """Return how many processes wanted a core over the last minute."""
-    return round(os.getloadavg()[0], 1)
 
 
 def ladder(low: int, high: int) -> list[int]:

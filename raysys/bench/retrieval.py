@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.bench.engines import TOP, Opened, Search, ladder, load_average, measure, timed_cpu
+from raysys.bench.engines import TOP, Opened, Search, ladder, measure
 from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS, Peer
+from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
 from raysys.builds import Build, Draft, Workspace

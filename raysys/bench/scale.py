@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from raysys.bench.engines import TOP, Search, ladder, latency, load_average, one_by_one, timed_cpu
+from raysys.bench.engines import TOP, Search, ladder, latency, one_by_one
 from raysys.bench.grown import Kept
+from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.retrieval import RetrievalBenchConfig, codes_of, learned_dictionary
 from raysys.bench.vectors import load_dataset, recall, scratch
 from raysys.config import require

@@ -2,10 +2,9 @@
 
     raysys bench suite=train run=runs/bench [n_items=20000]
 
-First part, one thread, a process per engine, the same profiles and sizes: the textbook form makes
-one-hot tensors [B, R, N], a 1x1 convolution [B, C, N], a dense layer to the latent and back, and a
-softmax over all N R cells. Memory is what the peak of a process adds to what it took before it had
-a model: parameters, gradients and optimiser are in it.
+First part, one thread, a process per engine, the same profiles and sizes (bench/steps.py). Where
+this process has a GPU, the same engines on it, at larger sizes too, against what its memory and its
+matrix units allow.
 Second part: epochs of the default model on a simulated log, by Ray Train with one and two workers,
 and by two processes that train on batches of half the size without a word to each other
 (all three while Ray is up).
@@ -18,26 +17,19 @@ import logging
 import multiprocessing
 import shutil
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from raysys.bench.engines import resident_bytes
-from raysys.bench.suites import STARS, BenchConfig
+from raysys.bench.steps import ENGINES, Sizes, gpu_rows, step_seconds
+from raysys.bench.suites import BenchConfig
 from raysys.builds import Workspace
 from raysys.config import require, require_run
-from raysys.data.batches import Ragged, ragged
-from raysys.data.cells import Cells
 from raysys.data.settings import PrepareConfig
-from raysys.models import consume_loss
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.conv4rec_config import Conv4RecConfig
 from raysys.stages.cluster import connected
 from raysys.stages.prepare import prepare
 from raysys.stages.simulate import SimulateConfig, simulate
@@ -49,14 +41,8 @@ from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
 
-_SMALL_CHUNK = 1 << 19
-_ENGINES: dict[str, dict[str, Any]] = {
-    "textbook": {},
-    "sparse, cosine (default)": {"consume_loss": "cosine"},
-    "sparse, likelihood": {"consume_loss": "likelihood", "items_loss": "full"},
-    "sparse, likelihood in chunks": {"consume_loss": "likelihood", "items_loss": "full"},
-    "sparse, sampled likelihood": {"consume_loss": "likelihood", "items_loss": "sampled"},
-}
+# (items, profiles of a step) on a GPU beside the suite's own
+_GPU_SIZES = ((20_000, 4096), (1_000_000, 4096))
 
 
 @dataclasses.dataclass
@@ -96,23 +82,30 @@ class TrainBenchConfig(BenchConfig):
         require(fits, "profile", self.profile, "at most n_items / 4")
         require(self.epochs >= 2, "epochs", self.epochs, "2 or more: the first one is not timed")
 
+    def sizes(self, n_items: int | None = None, batch: int | None = None) -> Sizes:
+        """Return the sizes of the first part, some of them others."""
+        n_items, batch = n_items or self.n_items, batch or self.batch
+        return Sizes(n_items, batch, self.profile, self.latent, self.steps, self.seed)
+
 
 def rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:
     """Return a row per engine, then a row per way to use two cores."""
     require_run(cfg)
     found: list[dict[str, Any]] = []
-    for engine in _ENGINES:
-        seconds, added = _alone(_steps, engine, cfg)
+    for engine in ENGINES:
+        measured = _alone(step_seconds, engine, cfg.sizes(), torch.device("cpu"))
         row = {
             "engine": engine,
-            "profiles_per_s": round(cfg.batch / seconds, 1),
-            "peak_mb": added >> 20,
+            "profiles_per_s": round(cfg.batch / measured.seconds, 1),
+            "peak_mb": measured.peak >> 20,
         }
         if found:
             row["rate_of_textbook"] = round(row["profiles_per_s"] / found[0]["profiles_per_s"], 2)
             row["memory_below_textbook"] = round(found[0]["peak_mb"] / max(row["peak_mb"], 1), 2)
         found.append(row)
         log.info("bench train %s", row)
+    if torch.cuda.is_available():
+        found += gpu_rows([cfg.sizes(), *(cfg.sizes(*size) for size in _GPU_SIZES)])
     return found + (_worker_rows(cfg) if cfg.workers else [])
 
 
@@ -125,69 +118,6 @@ def _alone(work: Callable[..., Any], *args: Any) -> Any:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _steps(engine: str, cfg: TrainBenchConfig) -> tuple[float, int]:
-    """Return the median seconds of a step and the bytes that training adds at its peak."""
-    cells = _profiles(cfg)
-    counts = torch.zeros(cfg.n_items, STARS.n_levels)
-    first = nn.Parameter(torch.zeros(1))
-    torch.optim.AdamW([first], fused=True).step()  # what torch loads on first use
-    before = resident_bytes()
-    if engine == "textbook":
-        model: nn.Module = _Textbook(cfg)
-        groups: Any = model.parameters()
-    else:
-        if engine.endswith("chunks"):
-            consume_loss.MAX_ELEMENTS = _SMALL_CHUNK
-        sizes = {"latent": cfg.latent, "level_latent": cfg.latent, **_ENGINES[engine]}
-        ours = Conv4Rec(Conv4RecConfig(**sizes), n_items=cfg.n_items, levels=STARS, counts=counts)
-        model, groups = ours, ours.parameter_groups(0.001)
-    optimiser = torch.optim.AdamW(groups, lr=0.001, fused=True)
-    taken = []
-    for step in range(cfg.steps + 2):
-        started = time.perf_counter()
-        rows = np.arange(step * cfg.batch, (step + 1) * cfg.batch) % cells.n_users
-        optimiser.zero_grad(set_to_none=True)
-        model(ragged(cells.users(rows)))["loss"].backward()
-        optimiser.step()
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[2:]), resident_bytes(peak=True) - before
-
-
-def _profiles(cfg: TrainBenchConfig) -> Cells:
-    """Draw profiles of distinct items by a power law, levels at random."""
-    rng = np.random.default_rng([cfg.seed, 0x7472])
-    weight = (np.arange(cfg.n_items) + 10.0) ** -0.8
-    weight /= weight.sum()
-    lists = []
-    for _ in range(4 * cfg.batch):
-        size = min(int(rng.geometric(1 / cfg.profile)), cfg.n_items // 2)
-        items = np.unique(rng.choice(cfg.n_items, size=size, p=weight))
-        lists.append([(int(item), int(rng.integers(STARS.n_levels))) for item in items])
-    return Cells.from_lists(lists)
-
-
-class _Textbook(nn.Module):
-    """The autoencoder as it is drawn: one-hot tensors, convolutions, dense layers."""
-
-    def __init__(self, cfg: TrainBenchConfig) -> None:
-        super().__init__()
-        n_levels, channels = STARS.n_levels, Conv4RecConfig.channels
-        self.shape = (n_levels, cfg.n_items)
-        self.inner = nn.Conv1d(n_levels, channels, 1, bias=False)
-        self.encoder = nn.Linear(channels * cfg.n_items, cfg.latent)
-        self.decoder = nn.Linear(cfg.latent, channels * cfg.n_items)
-        self.outer = nn.Conv1d(channels, n_levels, 1)
-
-    def forward(self, batch: Ragged) -> dict[str, Tensor]:
-        x = torch.zeros(batch.n_rows, *self.shape)
-        x[batch.rows, batch.level, batch.item_num] = 1.0
-        size = x.sum(dim=(1, 2)).clamp_min(1)
-        z = self.encoder(self.inner(x).flatten(1) / size.sqrt()[:, None])
-        hidden = self.decoder(z).view(batch.n_rows, -1, self.shape[1])
-        log_p = F.log_softmax(self.outer(hidden).flatten(1), dim=1)
-        return {"loss": -(x.flatten(1) * log_p).sum() / size.sum()}
 
 
 def _worker_rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:

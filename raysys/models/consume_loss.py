@@ -15,6 +15,7 @@ from raysys.data.batches import Ragged
 from raysys.models.ragged import Pairs, bag
 
 MAX_ELEMENTS = 1 << 22  # of the scores that are held at once
+_MAX_ELEMENTS_GPU = 1 << 28  # few products there
 
 
 def cosine_loss(z: Tensor, g: Tensor, batch: Ragged, pairs: Pairs, own: Tensor | None) -> Tensor:
@@ -96,7 +97,8 @@ class _LogNormalisers(torch.autograd.Function):
 
 
 def _chunks(z: Tensor, g: Tensor) -> list[slice]:
-    size = max(1, MAX_ELEMENTS // max(len(z), 1))
+    most = _MAX_ELEMENTS_GPU if z.is_cuda else MAX_ELEMENTS
+    size = max(1, most // max(len(z), 1))
     return [slice(start, start + size) for start in range(0, len(g), size)]
 
 
@@ -114,7 +116,8 @@ def _chunk_scores(
     if own is None:
         return scores, row[:0]
     at = torch.nonzero((item >= chunk.start) & (item < chunk.stop))[:, 0]
-    scores.index_put_((row[at], item[at] - chunk.start), -own[at].float(), accumulate=True)
+    place = row[at] * scores.shape[1] + item[at] - chunk.start
+    scores.view(-1).index_add_(0, place, own[at].float(), alpha=-1)
     return scores, at
 
 
@@ -148,7 +151,7 @@ def sampled_log_normalisers(
     place = torch.searchsorted(drawn, item).clamp_max(len(drawn) - 1)
     known = drawn[place] == item
     in_batch = torch.zeros(len(drawn), device=z.device)
-    in_batch.index_add_(0, place[known], torch.ones(int(known.sum()), device=z.device))
+    in_batch.index_add_(0, place, known.float())
     expected = len(uniform) / n_items + len(popular) * in_batch / max(len(item), 1)
     scores = torch.addmm(bias[drawn] + (counts / expected).log(), z, g[drawn].T)
     blocked = torch.tensor(-torch.inf, device=z.device, dtype=scores.dtype)

@@ -53,20 +53,23 @@ from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.gathered import of_rows, product_sums
 from raysys.models.item_scores import ItemScores as ItemScores
-from raysys.models.item_scores import rankings_of
+from raysys.models.item_scores import expected_rating, log_p_like, rankings_of
 from raysys.models.level_start import LevelStart, no_start
 from raysys.models.link import Link
 from raysys.models.ragged import (
     USER_TABLES,
     Pairs,
     UserTables,
+    at_levels,
     bag,
     bag_channels,
+    factors_left_out,
+    for_items,
     level_products,
     level_tables,
+    shares_left_out,
     sum_rows,
     user_levels,
-    user_levels_left_out,
 )
 from raysys.models.rating_factors import N_FACTORS
 
@@ -105,14 +108,16 @@ class Conv4Rec(nn.Module):
     ) -> None:
         super().__init__()
         self.cfg, self.levels, self.n_items = cfg, levels, n_items
+        self.available_rankings = rankings_of(levels)
         n_levels = levels.n_levels
         counts = torch.zeros(n_items, n_levels) if counts is None else counts.float()
         draw = torch.Generator().manual_seed(seed or 0)
 
         def normal(*shape: int) -> nn.Parameter:
-            if seed is None:
-                return nn.Parameter(torch.empty(*shape))
-            return nn.Parameter(torch.randn(*shape, generator=draw) * _START_STD)
+            values = torch.empty(*shape)
+            return nn.Parameter(
+                values if seed is None else values.normal_(std=_START_STD, generator=draw)
+            )
 
         self.items = normal(n_items, cfg.latent)  # E
         self.level_scale = nn.Parameter(torch.ones(n_levels))  # a
@@ -185,7 +190,7 @@ class Conv4Rec(nn.Module):
         """Return what every cell contributes to the consume score of its own item, [M]."""
         one, other = self._consume_blocks()
         own = product_sums(one, batch.item_num, other, batch.item_num)
-        return self.cell_weights(batch) * self.level_scale[batch.level] * own
+        return self.consume_weights(batch, self.cell_weights(batch)) * own
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -194,33 +199,36 @@ class Conv4Rec(nn.Module):
     def encode(self, batch: Ragged) -> Tensor:
         """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
         weight = self.cell_weights(batch)
-        consume = self._encode_consume(batch, weight)
-        levels = [self._encode_levels(batch, weight)] if self.has_levels else []
-        return torch.cat([consume, *levels], dim=1)
+        parts = [bag(batch, self._consume_blocks()[0], self.consume_weights(batch, weight))]
+        if self.has_levels:
+            parts.append(self._level_latent(batch, self._level_weights(batch, weight)))
+            parts.append(user_levels(batch, self.user_tables()))
+        return torch.cat(parts, dim=1)
 
     def cell_weights(self, batch: Ragged) -> Tensor:
         """Return each cell's weight in its profile's latent, s included, [M]."""
-        weight = torch.ones(len(batch.item_num), device=batch.item_num.device)
-        half_life = self.cfg.profile_half_life_days
-        if half_life > 0 and batch.age is not None:
-            weight = torch.exp2(-batch.age / (half_life * _DAY_S))
-        size = sum_rows(weight, batch)
-        return weight * size.clamp_min(1e-6).pow(-self.cfg.profile_exponent)[batch.rows]
+        half_life, exponent = self.cfg.profile_half_life_days, self.cfg.profile_exponent
+        if half_life == 0 or batch.age is None:
+            return batch.counts.clamp_min(1).float().pow(-exponent)[batch.rows]
+        weight = torch.exp2(-batch.age / (half_life * _DAY_S))
+        return weight * sum_rows(weight, batch).clamp_min(1e-6).pow(-exponent)[batch.rows]
 
-    def _encode_consume(self, batch: Ragged, weight: Tensor) -> Tensor:
-        return bag(batch, self._consume_blocks()[0], weight * self.level_scale[batch.level])
+    def consume_weights(self, batch: Ragged, weight: Tensor) -> Tensor:
+        """Return what z_c counts each cell by, from the cells' weights, [M]."""
+        return weight * at_levels(self.level_scale, batch)
 
-    def _encode_levels(self, batch: Ragged, weight: Tensor) -> Tensor:
-        user = user_levels(batch, self._user_tables())
-        return torch.cat([self._level_latent(batch, weight), user], dim=1)
-
-    def _level_latent(self, batch: Ragged, weight: Tensor) -> Tensor:
-        """Return the learned part of z_l, [B, Hl]."""
-        table = self.table_in[batch.level] * weight[:, None]  # [M, C]
+    def _level_latent(self, batch: Ragged, table: Tensor) -> Tensor:
+        """Return the learned part of z_l, [B, Hl], by the cells' weights of channels [M, C]."""
         return bag_channels(batch, self.level_in, table) + self.level_shift
 
-    def _user_tables(self) -> UserTables:
-        return UserTables(*(getattr(self, name) for name in USER_TABLES))
+    def _level_weights(self, batch: Ragged, weight: Tensor) -> Tensor:
+        """Return what z_l counts each cell's channels by, from the cells' weights, [M, C]."""
+        return at_levels(self.table_in, batch) * weight[:, None]
+
+    def user_tables(self) -> UserTables:
+        """Return what the users' side of the level block follows from; no step changes it."""
+        tables = {name: getattr(self, name) for name in USER_TABLES}
+        return UserTables(**tables, rated=self.levels.n_rated > 1)
 
     def level_logits(self, z_l: Tensor, items: Tensor | None) -> Tensor:
         """Return the level logits of pairs: z_l [M, Hl + 1 + F + R], item_nums [M] -> [M, R].
@@ -231,15 +239,17 @@ class Conv4Rec(nn.Module):
         if items is None:
             hidden = factors[:, :1] * self.table_user
             return self.log_overall + hidden @ self.table_out + shares * self.table_levels
-        learned = (self.level_out[items] * latent[:, None, :]).sum(dim=2)
-        return self._item_logits(learned, z_l[:, self.cfg.level_latent :], items)
+        learned = level_products(latent, self.level_out[items])
+        user = for_items(z_l[:, self.cfg.level_latent :], items, self.user_tables())
+        return self._item_logits(learned, user[:, :2], user[:, 2:], items)
 
-    def _item_logits(self, learned: Tensor, user: Tensor, items: Tensor) -> Tensor:
-        """Return level logits [M, R]: learned [M, K] is W z_l, user the other parts of z_l."""
-        factors, shares = user[:, : 1 + N_FACTORS], user[:, 1 + N_FACTORS :]
-        liking = (factors * self.loadings[items])[:, 1:].sum(dim=1, keepdim=True)
-        hidden = factors[:, :1] * self.table_user + learned + liking * self.factor_channels
-        return self.level_bias[items] + hidden @ self.table_out + shares * self.table_levels
+    def _item_logits(self, learned: Tensor, left: Tensor, shares: Tensor, items: Tensor) -> Tensor:
+        """Return level logits [M, R] from W z_l [M, K], f_0 and v_i . f [M, 2], and h [M, R]."""
+        factor, liking = left[:, :1], left[:, 1:]
+        hidden = factor * self.table_user + learned + liking * self.factor_channels
+        bias = of_rows(lambda rows: rows, [self.level_bias], [items])
+        with torch.autocast(bias.device.type, enabled=False):  # products of R and K are no work
+            return bias + hidden @ self.table_out + shares * self.table_levels
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, ...]:
         """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
@@ -254,9 +264,9 @@ class Conv4Rec(nn.Module):
         pairs = Pairs(batch, self.n_items)
         size = max(len(batch.item_num), 1)
         if self.cfg.consume_loss == "cosine":
-            z, g = self._encode_consume(batch, weight), self.consume_vectors()
-            diagonal = pairs.total(weight * self.level_scale[batch.level])  # as g has unit rows
-            own = diagonal if self.cfg.zero_diagonal else None
+            scaled, g = self.consume_weights(batch, weight), self.consume_vectors()
+            z = bag(batch, g, scaled)
+            own = pairs.total(scaled) if self.cfg.zero_diagonal else None  # as g has unit rows
             consume = self.typical_size * cosine_loss(z, g, batch, pairs, own) / size
         else:
             consume = -self._cell_log_p(batch, weight, pairs).sum() / size
@@ -269,7 +279,8 @@ class Conv4Rec(nn.Module):
 
     def _cell_log_p(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return log P(i | u) of the cells, [M], without the items' own share."""
-        z, g, bias = self._encode_consume(batch, weight), self.decoder, self.consume_bias
+        z = bag(batch, self.items, self.consume_weights(batch, weight))
+        g, bias = self.decoder, self.consume_bias
         at = (pairs.row, pairs.item)
         scores = product_sums(z, pairs.row, g, pairs.item) + bias[pairs.item]
         own = pairs.total(self.own_scores(batch)) if self.cfg.zero_diagonal else None
@@ -282,18 +293,21 @@ class Conv4Rec(nn.Module):
 
     def _cell_level_logits(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return logits of P(r | i, u) at the cells, [M, R], without the items' own share."""
-        z = self._level_latent(batch, weight)
+        table, known = self._level_weights(batch, weight), self.user_tables()
+        z = self._level_latent(batch, table)
         keep = F.dropout(torch.ones_like(z), self.cfg.dropout, self.training)
         tables = [z * keep, self.level_out]
         places: list[Tensor | None] = [batch.rows, batch.item_num]
         if self.cfg.zero_diagonal:
-            table = pairs.total(self.table_in[batch.level] * weight[:, None])  # [P, C]
-            tables += [keep, pairs.at_cells(table), self.level_in]
+            tables += [keep, pairs.at_cells(pairs.total(table)), self.level_in]
             places += [batch.rows, None, batch.item_num]
-            user = user_levels_left_out(batch, pairs, self._user_tables())
+            left = factors_left_out(batch, pairs, known) if batch.left is None else batch.left
+            shares = shares_left_out(batch, pairs, known)
         else:
-            user = user_levels(batch, self._user_tables())[batch.rows]
-        return self._item_logits(of_rows(level_products, tables, places), user, batch.item_num)
+            user = for_items(user_levels(batch, known)[batch.rows], batch.item_num, known)
+            left, shares = user[:, :2], user[:, 2:]
+        learned = of_rows(level_products, tables, places)
+        return self._item_logits(learned, left, shares, batch.item_num)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the optimiser's groups: decay acts on the level block's item vectors only."""
@@ -307,11 +321,6 @@ class Conv4Rec(nn.Module):
             {"params": fast, "lr": 10 * lr, "weight_decay": 0.0},
             {"params": decayed, "lr": lr, "weight_decay": self.cfg.weight_decay},
         ]
-
-    @property
-    def available_rankings(self) -> tuple[str, ...]:
-        """The rankings that this model can give."""
-        return rankings_of(self.levels)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the blocks z_c [B, Hc] and z_l [B, Hl + 1 + F + R] (width 0 without levels)."""
@@ -351,8 +360,8 @@ class Conv4Rec(nn.Module):
     def _level_scores(self, z: Tensor, ranking: str, gamma: float) -> Tensor:
         log_p = self.log_p_levels(z)
         if ranking == "rating":
-            return self._expected_rating(log_p)
-        like = torch.logsumexp(log_p[:, :, self.liked_levels()], dim=2)
+            return expected_rating(log_p, self.levels)
+        like = log_p_like(log_p, self.levels)
         return like - gamma * self.log_p_consume(z) if ranking == "discover" else like
 
     @torch.no_grad()
@@ -360,24 +369,15 @@ class Conv4Rec(nn.Module):
         """Return probabilities and the expected rating of items [C] for the user z [H]."""
         items = torch.from_numpy(np.asarray(item_nums, dtype=np.int64)).to(z.device)
         log_p = self.log_p_levels(z[None], items)
-        rating = self._expected_rating(log_p)[0].numpy() if self.levels.n_rated else None
+        rating = expected_rating(log_p[0], self.levels).numpy() if self.levels.n_rated else None
         scores = self.consume_scores(z[None])
         return ItemScores(
             log_p_consume=F.log_softmax(self.link(scores), dim=1)[0, items].numpy(),
             level_probs=log_p[0].exp().numpy(),
-            p_like=torch.logsumexp(log_p[0][:, self.liked_levels()], dim=1).exp().numpy(),
+            p_like=log_p_like(log_p[0], self.levels).exp().numpy(),
             expected_rating=rating,
             consume_score=scores[0, items].numpy(),
         )
-
-    def liked_levels(self) -> Tensor:
-        """Return the numbers of the levels that say a user liked an item."""
-        return torch.from_numpy(np.flatnonzero(self.levels.liked_array()))
-
-    def _expected_rating(self, log_p: Tensor) -> Tensor:
-        n_rated = self.levels.n_rated
-        values = torch.from_numpy(self.levels.value_array()[:n_rated])
-        return torch.softmax(log_p[..., :n_rated], dim=-1) @ values
 
     def save(self, draft: Draft) -> None:
         """Write weights, settings and levels into a build that is being made."""

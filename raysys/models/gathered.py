@@ -17,6 +17,7 @@ _PART_ELEMENTS = 1 << 18  # of the rows of a part, over all tables: what a core'
 _PART_ELEMENTS_GPU = 1 << 25  # few kernels there
 
 Rows = Callable[..., Tensor]
+Into = tuple[Tensor, int]
 
 
 def of_rows(function: Rows, tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> Tensor:
@@ -29,7 +30,15 @@ def of_rows(function: Rows, tables: Sequence[Tensor], places: Sequence[Tensor | 
         places: for each table the row of every cell, int64 [M]; None: the cells' own, in order.
             At least one is not None.
     """
-    result: Tensor = _OfRows.apply(function, tuple(places), *tables)  # type: ignore[no-untyped-call]
+    result: Tensor = _OfRows.apply(function, tuple(places), None, *tables)  # type: ignore[no-untyped-call]
+    return result
+
+
+def sums_of_rows(
+    function: Rows, tables: Sequence[Tensor], places: Sequence[Tensor | None], into: Into
+) -> Tensor:
+    """Return the sums [n, ...] of what `of_rows` would give; `into`: each cell's row, and n."""
+    result: Tensor = _OfRows.apply(function, tuple(places), into, *tables)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -39,22 +48,35 @@ def product_sums(one: Tensor, at_one: Tensor, other: Tensor, at_other: Tensor) -
 
 
 class _OfRows(torch.autograd.Function):
-    """See `of_rows`."""
+    """See `of_rows` and `sums_of_rows`."""
 
     @staticmethod
     def forward(
-        ctx: Any, function: Rows, places: tuple[Tensor | None, ...], *tables: Tensor
+        ctx: Any,
+        function: Rows,
+        places: tuple[Tensor | None, ...],
+        into: Into | None,
+        *tables: Tensor,
     ) -> Any:
-        ctx.function, ctx.places = function, places
+        ctx.function, ctx.places, ctx.into = function, places, into
         ctx.save_for_backward(*tables)
         with torch.autocast(tables[0].device.type, enabled=False):
-            parts = [function(*_rows(tables, places, part)) for part in _parts(tables, places)]
-        return torch.cat(parts)
+            if into is None:
+                found = [function(*_rows(tables, places, part)) for part in _parts(tables, places)]
+                return found[0] if len(found) == 1 else torch.cat(found)
+            row, n_rows = into
+            whole: Tensor | None = None
+            for part in _parts(tables, places):
+                found_here = function(*_rows(tables, places, part))
+                if whole is None:
+                    whole = found_here.new_zeros(n_rows, *found_here.shape[1:])
+                whole.index_add_(0, row[part], found_here)
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        tables, places = ctx.saved_tensors, ctx.places
-        wanted = [n for n, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
+        tables, places, into = ctx.saved_tensors, ctx.places, ctx.into
+        wanted = [n for n, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
         sums = {n: torch.zeros_like(tables[n]) for n in wanted}
         for part in _parts(tables, places):
             rows = [row.detach() for row in _rows(tables, places, part)]
@@ -62,14 +84,15 @@ class _OfRows(torch.autograd.Function):
                 rows[n].requires_grad_()
             with torch.enable_grad():
                 out = ctx.function(*rows)
-            found = torch.autograd.grad(out, [rows[n] for n in wanted], grads[0][part])
+            to_out = grads[0][part if into is None else into[0][part]]
+            found = torch.autograd.grad(out, [rows[n] for n in wanted], to_out)
             for n, gradient in zip(wanted, found, strict=True):
                 place = places[n]
                 if place is None:
                     sums[n][part] = gradient
                 else:
                     sums[n].index_add_(0, place[part], gradient)
-        return None, None, *(sums.get(n) for n in range(len(tables)))
+        return None, None, None, *(sums.get(n) for n in range(len(tables)))
 
 
 def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice) -> list[Tensor]:
@@ -81,7 +104,11 @@ def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice
 
 def _parts(tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[slice]:
     size = next(len(place) for place in places if place is not None)
-    width = sum(table[:1].numel() for table in tables)
-    most = _PART_ELEMENTS if tables[0].device.type == "cpu" else _PART_ELEMENTS_GPU
+    return parts_of(size, sum(table[:1].numel() for table in tables), tables[0].device)
+
+
+def parts_of(size: int, width: int, device: torch.device) -> list[slice]:
+    """Cut rows 0 .. size of so many elements each into parts for the device; one at least."""
+    most = _PART_ELEMENTS if device.type == "cpu" else _PART_ELEMENTS_GPU
     step = max(1, most // max(width, 1))
     return [slice(start, start + step) for start in range(0, max(size, 1), step)]

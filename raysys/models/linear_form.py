@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysys.models.conv4rec import Conv4Rec
+from raysys.models.item_scores import liked_levels
 
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def like_vectors(model: Conv4Rec) -> tuple[Tensor, Tensor]:
     user = model.factor_channels[:, None] * model.loadings[:, None, :]
     user[:, :, 0] = model.table_user
     tables = (model.table_out, model.level_out, user, model.table_levels)
-    value, gradient = like_expansion(logits, model.liked_levels(), *tables)
+    value, gradient = like_expansion(logits, liked_levels(model.levels), *tables)
     return gradient, value - gradient @ mean
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.models.gathered import parts_of, sums_of_rows
 
 _USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
-_PART_CELLS = 1024
 _LEAST_LEFT = 1e-4  # of what a rating leaves to others
 
 
@@ -29,14 +29,16 @@ class Pairs:
     """
 
     def __init__(self, batch: Ragged, n_items: int) -> None:
+        self._n_rows = batch.n_rows
+        self._of_cell: Tensor | None = None
+        self.row, self.item = batch.rows, batch.item_num  # usually pairs are cells, in their order
+        self.share = torch.ones(len(batch.item_num), device=batch.item_num.device)
+        if batch.distinct:
+            return
         key = batch.rows * n_items + batch.item_num
         pairs, of_cell, counts = torch.unique(key, return_inverse=True, return_counts=True)
-        self._n_rows = batch.n_rows
-        self._of_cell = None if len(pairs) == len(key) else of_cell
-        if self._of_cell is None:  # the usual case: pairs are cells, in their order
-            self.row, self.item = batch.rows, batch.item_num
-            self.share = torch.ones(len(key), device=key.device)
-        else:
+        if len(pairs) < len(key):
+            self._of_cell = of_cell
             self.row, self.item = pairs // n_items, pairs % n_items
             self.share = 1.0 / counts[of_cell]
 
@@ -58,6 +60,9 @@ class Pairs:
 
 def bag(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted sum of item vectors [N, H] over every profile, [B, H]."""
+    if vectors.is_cuda:  # where `embedding_bag` reads a profile's cells one after the other
+        into = batch.rows, batch.n_rows
+        return sums_of_rows(_weighted, [vectors, weight], [batch.item_num, None], into)
     return F.embedding_bag(
         batch.item_num,
         vectors,
@@ -69,6 +74,9 @@ def bag(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
 
 def bag_channels(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
     """Return the sums over profiles and channels of vectors [N, C, H] by weights [M, C], [B, H]."""
+    if vectors.is_cuda:
+        into = batch.rows, batch.n_rows
+        return sums_of_rows(_weighted_channels, [vectors, weight], [batch.item_num, None], into)
     channels = vectors.shape[1]
     places = batch.item_num[:, None] * channels + torch.arange(channels, device=weight.device)
     return F.embedding_bag(
@@ -78,6 +86,29 @@ def bag_channels(batch: Ragged, vectors: Tensor, weight: Tensor) -> Tensor:
         mode="sum",
         per_sample_weights=weight.flatten(),
     )
+
+
+def _weighted(rows: Tensor, weight: Tensor) -> Tensor:
+    return rows * weight[:, None]
+
+
+def _weighted_channels(rows: Tensor, weight: Tensor) -> Tensor:
+    return (rows * weight[:, :, None]).sum(dim=1)
+
+
+def at_levels(table: Tensor, batch: Ragged) -> Tensor:
+    """Return table[level] of the cells, [M, ...] from [R, ...].
+
+    As a product, whose gradient is one too: adding up M cells at R places makes them wait.
+    """
+    hot = _one_hot(batch, len(table), table.dtype)
+    with torch.autocast(table.device.type, enabled=False):
+        return hot @ table
+
+
+def _one_hot(batch: Ragged, n_levels: int, dtype: torch.dtype) -> Tensor:
+    """Return which level each cell has, [M, R]."""
+    return (batch.level[:, None] == torch.arange(n_levels, device=batch.level.device)).to(dtype)
 
 
 def sum_rows(values: Tensor, batch: Ragged) -> Tensor:
@@ -137,18 +168,23 @@ def level_products(
     return (outer * z[:, None, :]).sum(dim=2)
 
 
+USER_TABLES = ("residual", "log_overall", "loadings", "loading_variance", "penalties")
+
+
 @dataclasses.dataclass(frozen=True)
 class UserTables:
-    """What a user's side of the level block is made from; the entries of `LevelStart`."""
+    """What a user's side of the level block is made from: entries of `LevelStart`, by their names.
+
+    Attributes:
+        rated: whether any level has a residual; a log of events has none, and no factors.
+    """
 
     residual: Tensor
     log_overall: Tensor
     loadings: Tensor
     loading_variance: Tensor
     penalties: Tensor
-
-
-USER_TABLES = tuple(field.name for field in dataclasses.fields(UserTables))
+    rated: bool = True
 
 
 @torch.no_grad()
@@ -158,33 +194,54 @@ def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     First the user's factors, then by how much the log of the user's distribution over levels
     differs from the overall one.
     """
-    value, rated, hot = _cell_levels(batch, tables.residual)
+    value, rated = _cell_levels(batch, tables.residual)
+    hot = _one_hot(batch, len(tables.log_overall), value.dtype)
     with torch.autocast(value.device.type, enabled=False):
         factors, _ = _user_factors(batch, value, rated, tables)
     return torch.cat([factors, _log_shares(sum_rows(hot, batch), tables)], dim=1)
 
 
+def for_items(user: Tensor, items: Tensor, tables: UserTables) -> Tensor:
+    """Return f_0, v_i . f and h of users' levels [M, 1 + F + R] for an item each, [M, 2 + R]."""
+    factors, shares = user.tensor_split([tables.loadings.shape[1]], dim=1)
+    return torch.cat([_of_item(factors, tables.loadings[items]), shares], dim=1)
+
+
+def _of_item(factors: Tensor, loading: Tensor) -> Tensor:
+    """Return f_0 and v_i . f, [m, 2]."""
+    liking = (factors * loading)[:, 1:].sum(dim=1, keepdim=True)
+    return torch.cat([factors[:, :1], liking], dim=1)
+
+
+def shares_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Tensor:
+    """Return h for every cell from its user's cells of other items, [M, R]."""
+    hot = _one_hot(batch, len(tables.log_overall), tables.log_overall.dtype)
+    hist = sum_rows(hot, batch)[batch.rows] - pairs.at_cells(pairs.total(hot))
+    return _log_shares(hist, tables)
+
+
 @torch.no_grad()
-def user_levels_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Tensor:
-    """Return the same for every cell from its user's cells of other items, [M, 1 + F + R].
+def factors_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Tensor:
+    """Return f_0 and v_i . f for every cell from its user's cells of other items, [M, 2].
 
     Leaving out is exact but for the variance of the item's own loadings, which stays in.
     """
-    value, rated, hot = _cell_levels(batch, tables.residual)
+    value, rated = _cell_levels(batch, tables.residual)
+    left = value.new_zeros(len(value), 2)
+    if not tables.rated:
+        return left
     own = pairs.at_cells(pairs.total(torch.stack([value, rated], dim=1)))
     with torch.autocast(value.device.type, enabled=False):
         factors, inverse = _user_factors(batch, value, rated, tables)
-        left = factors.new_zeros(len(value), factors.shape[1])
-        for part in _cell_parts(batch) if rated.any() else ():
+        for part in _cell_parts(batch, tables):
             rows, items = batch.rows[part], batch.item_num[part]
             loading, user = tables.loadings[items], factors[rows]  # [m, 1 + F]
             gain = (inverse[rows] @ loading[:, :, None])[:, :, 0]
             leverage, expected = (gain * loading).sum(dim=1), (user * loading).sum(dim=1)
             total, count = own[part].T
             share = (total - count * expected) / (1 - count * leverage).clamp_min(_LEAST_LEFT)
-            left[part] = user - gain * share[:, None]
-    hist = sum_rows(hot, batch)[batch.rows] - pairs.at_cells(pairs.total(hot))
-    return torch.cat([left, _log_shares(hist, tables)], dim=1)
+            left[part] = _of_item(user - gain * share[:, None], loading)
+    return left
 
 
 def _user_factors(
@@ -192,32 +249,31 @@ def _user_factors(
 ) -> tuple[Tensor, Tensor]:
     """Return the factors [B, 1 + F] by a ridge regression, and the inverse of its matrix."""
     size = tables.loadings.shape[1]
-    if not rated.any():  # a log of events
+    if not tables.rated:
         return value.new_zeros(batch.n_rows, size), value.new_zeros(0, size, size)
     gram = value.new_zeros(batch.n_rows, size * size)
-    for part in _cell_parts(batch):
+    for part in _cell_parts(batch, tables):
         loading = tables.loadings[batch.item_num[part]] * rated[part, None]
         square = loading[:, :, None] * loading[:, None, :]
         gram.index_add_(0, batch.rows[part], square.flatten(1))
     gram = gram.view(-1, size, size)
     spread = bag(batch, tables.loading_variance, rated) + tables.penalties
     gram.diagonal(dim1=1, dim2=2).add_(spread)
-    inverse = torch.linalg.inv(gram)
+    inverse = torch.linalg.inv_ex(gram).inverse  # penalties are positive; `inv` would wait
     right = bag(batch, tables.loadings, value)
     return (inverse @ right[:, :, None])[:, :, 0], inverse
 
 
-def _cell_parts(batch: Ragged) -> list[slice]:
+def _cell_parts(batch: Ragged, tables: UserTables) -> list[slice]:
     """Cut the cells into parts whose [m, 1 + F, 1 + F] blocks stay small."""
-    size = len(batch.item_num)
-    return [slice(start, start + _PART_CELLS) for start in range(0, size, _PART_CELLS)]
+    size, width = len(batch.item_num), tables.loadings.shape[1]
+    return parts_of(size, width * width, tables.loadings.device)
 
 
-def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each cell's residual (0 where there is none), whether it has one, its level."""
+def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each cell's residual (0 where there is none) and whether it has one."""
     value = residual[batch.item_num, batch.level]
-    hot = F.one_hot(batch.level, residual.shape[1]).to(value.dtype)
-    return value.nan_to_num(0.0), torch.isfinite(value).to(value.dtype), hot
+    return value.nan_to_num(0.0), torch.isfinite(value).to(value.dtype)
 
 
 def _log_shares(hist: Tensor, tables: UserTables) -> Tensor:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysys.builds import Workspace
-from raysys.data.batches import Ragged, ragged
+from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
 from raysys.models.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.level_start import LevelStart, level_start
-from raysys.models.ragged import USER_TABLES
+from raysys.models.ragged import USER_TABLES, Pairs, factors_left_out
 from raysys.training.loop import Head, Ranks, Task
 from raysys.training.validation import (
     CHUNK_USERS,
@@ -43,6 +43,7 @@ _DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
+_LEFT_OUT_USERS = 1000
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
 _RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
@@ -112,6 +113,7 @@ class AutoencoderTask:
         self._profiles = profiles
         self._data = data = fit_data(profiles, period)
         self._seed = seed
+        self._resident: Resident | None = None
         levels = profiles.levels
         counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
         np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
@@ -150,7 +152,12 @@ class AutoencoderTask:
     def batch(self, rows: NDArray[np.int64], epoch: int) -> Ragged:
         """Return the profiles of these training users."""
         del epoch
-        return self._ragged(self._data.train.users(rows))
+        device = self._model.level_scale.device
+        if self._resident is None or self._resident.device != device:
+            now = self._data.now
+            self._resident = Resident(self._data.train, device, reference_time=now)
+            self._resident.left = left_out(self._model, self._resident)
+        return self._resident.users(rows)
 
     def _ragged(self, cells: Cells) -> Ragged:
         batch = ragged(cells, reference_time=self._data.now)
@@ -208,6 +215,7 @@ class AutoencoderTask:
             self._solve(solution, rank, penalty, ranks)
             sums = self.validate(ranks.rank, ranks.world)
             if sums is not None:
+                sums = sums.to(ranks.device)
                 ranks.total(sums)
             value = float("nan") if sums is None else self.metrics(sums)[name]
             found[rank, penalty] = value
@@ -317,6 +325,17 @@ class AutoencoderTask:
         train = self._data.train
         rng = np.random.default_rng([self._seed, 0x11])
         return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
+
+
+def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
+    """Return `factors_left_out` of all cells, [M, 2], where the model has a use for it."""
+    if model.levels.n_rated < 2 or not model.cfg.zero_diagonal:
+        return None
+    users = np.arange(resident.n_users)
+    parts = np.array_split(users, max(1, len(users) // _LEFT_OUT_USERS))
+    batches = (resident.users(part) for part in parts)
+    tables, n_items = model.user_tables(), model.n_items
+    return torch.cat([factors_left_out(b, Pairs(b, n_items), tables) for b in batches])
 
 
 def _leads() -> bool:

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ def launch(
     resources = ray.cluster_resources()
     gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
     share = min(1.0, resources.get("CPU", 1) / cfg.workers)
+    if gpu:
+        share = gpu_worker_cpus([node["Resources"] for node in ray.nodes() if node["Alive"]])
     mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -115,6 +117,18 @@ def launch(
     if result.error is not None:
         raise result.error
     return _read_state(result.checkpoint)
+
+
+def gpu_worker_cpus(nodes: Sequence[Mapping[str, float]]) -> float:
+    """Return the CPUs of a worker with a GPU: half of what its node has for each, 1 at least.
+
+    Closed forms and factors are solved on them; the other half is for the rest of the job.
+
+    Args:
+        nodes: resources of the cluster's nodes; the poorest one with a GPU decides.
+    """
+    shares = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")]
+    return max(1.0, min(shares, default=1.0) // 2)
 
 
 def forget(storage: Storage, name: str) -> None:
@@ -205,7 +219,8 @@ def _save(metrics: dict[str, Any], state: State | None) -> None:
 
 def _read_state(checkpoint: ray.train.Checkpoint) -> State:
     with checkpoint.as_directory() as folder:
-        state: State = torch.load(Path(folder) / _STATE, weights_only=True)
+        path = Path(folder) / _STATE  # may have been saved on a GPU that is not here
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

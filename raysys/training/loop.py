@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _LEAST_GAIN = 1e-3  # relative gain of a metric that patience counts
 
 State = dict[str, Any]
+Sums = dict[str, Any]  # floats in a state, else float64 tensors on the device: none waits for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +279,7 @@ class _Run:
         state, n_rows = self.state, len(self.task.weights)
         key = (self.seed, state["phase"], state["epoch"])
         batches = global_batches(n_rows, self.optim.batch_rows(n_rows), key)
-        sums: dict[str, float] = state["sums"] if self.ranks.rank == 0 else {}
+        sums: Sums = state["sums"] if self.ranks.rank == 0 else {}
         started, waited, rows = time.perf_counter(), 0.0, 0
         for step in range(state["step"], len(batches)):
             factor = self.optim.lr_factor(key[2] + step / len(batches))
@@ -317,7 +318,7 @@ class _Run:
         self.ranks.save(record, self.state if due else None)
         self.state |= {"model": None, "optimiser": None}
 
-    def _step(self, rows: NDArray[np.int64], epoch: int, sums: dict[str, float]) -> float:
+    def _step(self, rows: NDArray[np.int64], epoch: int, sums: Sums) -> float:
         """Make one step on this rank's share of a global batch; return the seconds of its batches.
 
         Adds the losses and the gradient's norm to `sums`, weighted.
@@ -338,7 +339,7 @@ class _Run:
                     losses = self.wrapped(batch)
                 (losses["loss"] * (weight / whole * ranks.world)).backward()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + weight * float(value.detach())
+                sums[name] = sums.get(name, 0.0) + weight * value.detach().double()
         grads = [p.grad for p in self.wrapped.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         if not torch.isfinite(norm):
@@ -352,7 +353,7 @@ class _Run:
         if hasattr(module, "after_step"):
             module.after_step()
         share = float(task.weights[mine].sum())
-        sums["gradient_norm"] = sums.get("gradient_norm", 0.0) + share * float(norm)
+        sums["gradient_norm"] = sums.get("gradient_norm", 0.0) + share * norm.double()
         return waited
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -360,11 +361,12 @@ class _Run:
         wrapped: Any = self.wrapped
         return nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
 
-    def _totals(self, sums: dict[str, float]) -> dict[str, float]:
+    def _totals(self, sums: Sums) -> dict[str, float]:
         """Return the sums over all ranks."""
-        names = sorted(sums)
-        total = torch.tensor([sums[n] for n in names], dtype=torch.float64)
-        total = total.to(self.ranks.device)
+        names, device = sorted(sums), self.ranks.device
+        total = torch.zeros(len(names), dtype=torch.float64, device=device)
+        for place, name in enumerate(names):
+            total[place] = sums[name]
         self.ranks.total(total)
         return dict(zip(names, total.tolist(), strict=True))
 

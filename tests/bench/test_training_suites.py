@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raysys.bench import recovery, training
+from raysys.bench import recovery, steps, training
 from raysys.bench.recovery import RecoveryBenchConfig
 from raysys.bench.training import TrainBenchConfig
 from raysys.config import load
@@ -28,8 +28,8 @@ def test_the_joint_model_recovers_more_with_more_draws(tmp_path):
 
 
 def test_the_sparse_path_is_lighter_than_the_textbook_form(tmp_path, monkeypatch):
-    two = {name: training._ENGINES[name] for name in [*training._ENGINES][:2]}
-    monkeypatch.setattr(training, "_ENGINES", two)  # every engine takes a process
+    two = {name: training.ENGINES[name] for name in [*training.ENGINES][:2]}
+    monkeypatch.setattr(training, "ENGINES", two)  # every engine takes a process
     cfg = TrainBenchConfig(
         run=str(tmp_path), n_items=8000, batch=256, latent=8, steps=2, workers=False
     )
@@ -37,6 +37,16 @@ def test_the_sparse_path_is_lighter_than_the_textbook_form(tmp_path, monkeypatch
     assert (textbook["engine"], ours["engine"]) == tuple(two)
     assert ours["profiles_per_s"] > 0
     assert ours["peak_mb"] < textbook["peak_mb"]
+
+
+def test_a_step_is_bound_by_the_slower_of_memory_and_matrix_units():
+    sizes = steps.Sizes(n_items=1000, batch=64, profile=10, latent=8, steps=1, seed=0)
+    slow_copies = steps.Rates(bytes_per_s=1e6, flops_per_s=1e15)
+    slow_units = steps.Rates(bytes_per_s=1e15, flops_per_s=1e6)
+    engine = "sparse, likelihood"
+    assert steps.bound_seconds(engine, sizes, 500, slow_copies) == pytest.approx(32 * 500 / 1e6)
+    products = 3 * 2 * 64 * 1000 * 8  # forward and twice backward, a multiplication and an addition
+    assert steps.bound_seconds(engine, sizes, 500, slow_units) == pytest.approx(products / 1e6)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from raysys.builds import Workspace
-from raysys.data.batches import ragged
+from raysys.data.batches import Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import WEIGHTS_FILE, Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_query, retrieval_vectors
-from raysys.models.ragged import Pairs, user_levels_left_out
+from raysys.models.ragged import Pairs, factors_left_out, shares_left_out
 from raysys.models.rating_factors import N_FACTORS
+from raysys.training.autoencoder import left_out
 
 N_ITEMS = 9
 SMALL = {"latent": 6, "level_latent": 5, "channels": 3, "level_channels": 2, "dropout": 0.0}
@@ -340,14 +341,16 @@ def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_sha
     torch.manual_seed(11)
     found = model._cell_level_logits(batch, weight, pairs)
     torch.manual_seed(11)
-    latent = model._level_latent(batch, weight)
+    table = model.table_in[batch.level] * weight[:, None]
+    latent = model._level_latent(batch, table)
     keep = F.dropout(torch.ones_like(latent), 0.5)
     assert 0 < int((keep == 0).sum()) < keep.numel()
-    table = model.table_in[batch.level] * weight[:, None]
     own = (table[:, :, None] * model.level_in[batch.item_num]).sum(dim=1)
     left = (latent[batch.rows] - own) * keep[batch.rows]
-    user = user_levels_left_out(batch, pairs, model._user_tables())
-    wanted = model.level_logits(torch.cat([left, user], dim=1), batch.item_num)
+    tables = model.user_tables()
+    learned = (model.level_out[batch.item_num] * left[:, None, :]).sum(dim=2)
+    known = factors_left_out(batch, pairs, tables), shares_left_out(batch, pairs, tables)
+    wanted = model._item_logits(learned, *known, batch.item_num)
     torch.testing.assert_close(found, wanted)
 
 
@@ -358,6 +361,43 @@ def test_a_share_without_rows_or_cells_makes_a_step_of_zeros(loss):
         batch = ragged(random_cells(1, 5, sizes=sizes))
         model(batch)["loss"].backward()
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("levels", [stars(), EVENTS])
+@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
+def test_what_is_known_before_a_step_changes_neither_loss_nor_gradients(levels, loss):
+    model = make(levels, consume_loss=loss, zero_diagonal=True)
+    resident = Resident(random_cells(3, levels.n_levels, sizes=(6, 0, 1, 8)), torch.device("cpu"))
+    rows = np.array([3, 0, 1])
+    plain = dataclasses.replace(resident.users(rows), distinct=False)
+    resident.left = left_out(model, resident)
+    known = resident.users(rows)
+    assert known.distinct
+    assert (known.left is None) == (levels is EVENTS)
+    grads = []
+    for batch in (plain, known):
+        model.zero_grad()
+        model(batch)["loss"].backward()
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
+def test_a_gpu_gives_the_gradients_of_the_processor(loss, narrow):
+    model = make(consume_loss=loss)
+    batch = ragged(random_cells(2, 5, sizes=(6, 4, 1, 7)))
+    grads = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        model.to(device).zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow and device.type == "cuda"):
+            losses = model(batch.to(device))
+        losses["loss"].backward()
+        grads.append([p.grad.cpu().clone() for p in model.parameters()])
+    apart = 2e-2 if narrow else 1e-4
+    for one, other in zip(*grads, strict=True):
+        assert float((one - other).norm()) <= apart * float(one.norm()) + 1e-6
 
 
 @pytest.mark.parametrize("loss", ["cosine", "likelihood"])

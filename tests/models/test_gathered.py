@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raysys.models import gathered
-from raysys.models.gathered import of_rows, product_sums
+from raysys.models.gathered import of_rows, product_sums, sums_of_rows
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -31,6 +31,28 @@ def test_values_and_gradients_are_those_of_the_whole(
     weight = torch.randn(23, 2, dtype=torch.float64)
     wanted = torch.autograd.grad((whole * weight).sum(), [users, items, own])
     found = torch.autograd.grad((parts * weight).sum(), [users, items, own])
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("elements", [1, 64, 1 << 18])
+def test_sums_of_rows_are_sums_of_what_the_rows_give(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathered, "_PART_ELEMENTS", elements)
+    torch.manual_seed(0)
+    items, own = _random(7, 3), _random(23)
+    item, row = torch.randint(7, (23,)), torch.randint(5, (23,))
+
+    def function(i: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return i.tanh() * w[:, None]
+
+    whole = items.new_zeros(6, 3).index_add(0, row, function(items[item], own))
+    parts = sums_of_rows(function, [items, own], [item, None], (row, 6))
+    assert torch.allclose(parts, whole, rtol=1e-12)
+    weight = torch.randn(6, 3, dtype=torch.float64)
+    wanted = torch.autograd.grad((whole * weight).sum(), [items, own])
+    found = torch.autograd.grad((parts * weight).sum(), [items, own])
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(one, other, rtol=1e-12)
 

@@ -15,8 +15,10 @@ from raysys.models.ragged import (
     USER_TABLES,
     Pairs,
     UserTables,
+    factors_left_out,
+    for_items,
+    shares_left_out,
     user_levels,
-    user_levels_left_out,
 )
 from raysys.models.rating_factors import N_FACTORS, rating_factors
 
@@ -136,13 +138,16 @@ def test_a_rating_left_out_is_as_if_it_were_not_there():
     tables = UserTables(*(getattr(start, name) for name in USER_TABLES))
     profile = [(int(i), int(r)) for i, r in zip(items[:12], level[:12])]
     batch = ragged(Cells.from_lists([profile]))
-    left = user_levels_left_out(batch, Pairs(batch, N_ITEMS), tables)
+    pairs = Pairs(batch, N_ITEMS)
+    parts = factors_left_out(batch, pairs, tables), shares_left_out(batch, pairs, tables)
+    left = torch.cat(parts, dim=1)
     for cell in range(12):
         rest = ragged(Cells.from_lists([profile[:cell] + profile[cell + 1 :]]))
         own = dataclasses.replace(
             tables, penalties=tables.penalties + tables.loading_variance[profile[cell][0]]
         )
-        torch.testing.assert_close(left[cell], user_levels(rest, own)[0], atol=1e-4, rtol=1e-4)
+        wanted = for_items(user_levels(rest, own), batch.item_num[cell : cell + 1], tables)[0]
+        torch.testing.assert_close(left[cell], wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_ratings", [0, 1, 2])

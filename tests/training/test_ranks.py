@@ -1,6 +1,7 @@
 """One process against two gloo ranks: the same gradients, the loss going through the wrapper."""
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -11,6 +12,7 @@ from raysys.data.schema import RatingLevels, default_liked
 from raysys.models.conv4rec import Conv4Rec
 from raysys.models.conv4rec_config import CONSUME_LOSSES, Conv4RecConfig
 from raysys.models.level_start import level_start
+from raysys.training.launch import gpu_worker_cpus
 
 N_ITEMS = 12
 SIZES = (9, 1, 4, 2, 7)  # ragged on purpose: ranks get 20 and 3 cells
@@ -66,3 +68,16 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path):
         for name, gradient in alone.items():
             found = together[consume_loss][name]
             torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus"),
+    [
+        ([{"CPU": 16, "GPU": 1}], 8),
+        ([{"CPU": 64}, {"CPU": 16, "GPU": 4}, {"CPU": 48, "GPU": 4}], 2),
+        ([{"CPU": 2, "GPU": 2}], 1),
+        ([{"CPU": 8}], 1),
+    ],
+)
+def test_a_gpu_worker_has_half_of_its_share_of_the_cpus(nodes, cpus):
+    assert gpu_worker_cpus(nodes) == cpus
