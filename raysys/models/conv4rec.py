@@ -19,7 +19,7 @@ f_0 and f [F] are how far the user rates above the items' means, and what factor
 make of it: a ridge regression on the profile (models/rating_factors.py). h [R] is the log of how
 often the user gives each level over how often all do, shrunk where there are few. Neither is
 trained, nor is c (but T[0], which both pass, is): factors know the ratings that training predicts,
-so c would grow without end. Biases start from models/level_start.py.
+so c would grow without end. Biases start from models/level_start.py; validation may shift levels.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
@@ -73,9 +73,7 @@ from raysys.models.ragged import (
 )
 from raysys.models.rating_factors import N_FACTORS
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "model.json"
-LEVELS_FILE = "levels.json"
+WEIGHTS_FILE, CONFIG_FILE, LEVELS_FILE = "model.safetensors", "model.json", "levels.json"
 
 _DAY_S = 86_400.0
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
@@ -154,6 +152,8 @@ class Conv4Rec(nn.Module):
         self.mean_level_latent: Tensor
         size = cfg.level_latent + 1 + N_FACTORS + n_levels
         self.register_buffer("mean_level_latent", torch.zeros(size))
+        self.level_offset: Tensor  # what validation added to every item's level_bias
+        self.register_buffer("level_offset", torch.zeros(n_levels))
         self.link = Link()
         self.discover_slope: Tensor  # weight of logit P(like) in discover's linear form
         self.register_buffer("discover_slope", torch.tensor(0.1))
@@ -237,8 +237,8 @@ class Conv4Rec(nn.Module):
         """
         latent, factors, shares = self._level_parts(z_l)
         if items is None:
-            hidden = factors[:, :1] * self.table_user
-            return self.log_overall + hidden @ self.table_out + shares * self.table_levels
+            bias, hidden = self.log_overall + self.level_offset, factors[:, :1] * self.table_user
+            return bias + hidden @ self.table_out + shares * self.table_levels
         learned = level_products(latent, self.level_out[items])
         user = for_items(z_l[:, self.cfg.level_latent :], items, self.user_tables())
         return self._item_logits(learned, user[:, :2], user[:, 2:], items)
@@ -393,8 +393,8 @@ class Conv4Rec(nn.Module):
         cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
         levels = RatingLevels.load(build.path(LEVELS_FILE))
         model = cls(cfg, n_items=len(state["items"]), levels=levels, seed=None)
-        state.setdefault("discover_slope", model.discover_slope)  # builds of before it was fitted
-        model.load_state_dict(state, assign=True)
+        fitted_since = {n: getattr(model, n) for n in ("discover_slope", "level_offset")}
+        model.load_state_dict(fitted_since | state, assign=True)  # builds may be older
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()
         return model

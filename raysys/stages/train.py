@@ -26,13 +26,8 @@ from raysys.retrieval.query import DEFAULT_GAMMA
 from raysys.stages.cluster import connected
 from raysys.stages.compress import CompressorConfig, compress
 from raysys.stages.own_vectors import import_vectors
-from raysys.training.autoencoder import (
-    FitData,
-    autoencoder_phases,
-    fit_data,
-    last_period,
-    new_model,
-)
+from raysys.training.autoencoder import autoencoder_phases, last_period, new_model
+from raysys.training.fit_data import FitData, fit_data
 from raysys.training.history import write_history
 from raysys.training.launch import LaunchConfig, forget, launch
 from raysys.training.loop import State

@@ -1,13 +1,12 @@
 """Training Conv4Rec on the profiles of a run.
 
 Two phases: the first fits on the FIT window, measures itself on the validation targets and so
-chooses each head's epochs and how much the item prior counts; the second fits again on the windows
-that the wanted period allows, if these are more.
+chooses each head's epochs, how much the item prior counts and the offsets of levels; the second
+fits again on the windows that the wanted period allows, if these are more.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,11 +20,13 @@ from raysys.builds import Workspace
 from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels, Window, period_windows
+from raysys.data.schema import RatingLevels
 from raysys.models.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.level_start import LevelStart, level_start
 from raysys.models.ragged import USER_TABLES, Pairs, factors_left_out
+from raysys.training.fit_data import fit_data
+from raysys.training.level_offsets import level_offsets
 from raysys.training.loop import Head, Ranks, Task
 from raysys.training.validation import (
     CHUNK_USERS,
@@ -53,39 +54,6 @@ _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 _PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
 _HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0, 1.0)
 _TIMED_PRIORS = _PRIORS + [(w, h) for h in _HALF_LIVES_D for w in (0.3, 1.0, 3.0, 10.0)]
-
-
-@dataclasses.dataclass(frozen=True)
-class FitData:
-    """What a model may see.
-
-    Attributes:
-        train: users with at least one cell, and these cells.
-        n_items: catalogue N of the period.
-        now: the period's cut in UTC seconds, None where time plays no part.
-    """
-
-    train: Cells
-    n_items: int
-    now: int | None
-
-
-def fit_data(profiles: Profiles, period: str) -> FitData:
-    """Return the training cells of a period: `val`, `test`, or `all` for the whole log."""
-    cells = profiles.cells()
-    facts = profiles.facts
-    n_items = int(facts["catalogue"][period])
-    windows = list(Window) if period == "all" else _fitted(facts["protocol"], period)
-    train = cells.in_windows(windows)
-    train = train.take(train.item_num < n_items)
-    now = None
-    if facts["protocol"] == "temporal":
-        now = int(cells.timestamp.max()) + 1 if period == "all" else facts["cutoffs"][period]
-    return FitData(train.users(train.counts > 0), n_items, now)
-
-
-def _fitted(protocol: str, period: str) -> list[Window]:
-    return list(period_windows(protocol, period).fitted)
 
 
 class AutoencoderTask:
@@ -177,14 +145,16 @@ class AutoencoderTask:
             z = model.encode(self._ragged(history))
             sums[2:] += self._qualities(z, history, targets, spread)
             if model.has_levels:
-                rows, items = torch.from_numpy(targets.rows), _long(targets.item_num)
-                rows, items, wanted = (
-                    part.to(z.device) for part in (rows, items, _long(targets.level))
-                )
-                logits = model.level_logits(model.split(z)[1][rows], items)
+                logits, wanted = self._target_logits(z, targets)
                 loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
-                sums[:2] += torch.tensor([len(rows), loss.item()])
+                sums[:2] += torch.tensor([len(wanted), loss.item()])
         return sums
+
+    def _target_logits(self, z: Tensor, targets: Cells) -> tuple[Tensor, Tensor]:
+        """Return the level logits of targets, [M, R], and their levels, [M]."""
+        parts = (torch.from_numpy(targets.rows), _long(targets.item_num), _long(targets.level))
+        rows, items, level = (part.to(z.device) for part in parts)
+        return self._model.level_logits(self._model.split(z)[1][rows], items), level
 
     def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
         """Solve the consume block in closed form: {metric: its value}, or nothing where it cannot.
@@ -247,7 +217,8 @@ class AutoencoderTask:
         return result
 
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
-        """Set the item prior (chosen where there is a validation), fit the link to P(i | u)."""
+        """Set offsets and prior (chosen where there is a validation), fit the link to P(i | u)."""
+        offsets = self._set_level_offsets(choices) if self._model.has_levels else {}
         if self._model.cfg.consume_loss == "cosine":
             sums = self.validate(0, 1)
             if sums is not None:
@@ -255,7 +226,23 @@ class AutoencoderTask:
                 choices = {"prior_weight": weight, "prior_half_life_d": half_life_d}
             self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
         self._fit_link()
-        return choices
+        return choices | offsets
+
+    def _set_level_offsets(self, choices: dict[str, float]) -> dict[str, float]:
+        """Add what validation chose to the level logits of all items; return it."""
+        model, names = self._model, [f"level_offset_{name}" for name in self._profiles.levels.names]
+        if self._validation is not None:
+            chunks = self._validation.chunks(0, 1)
+            found = [self._target_logits(model.encode(self._ragged(h)), t) for h, t in chunks]
+            user = torch.cat([_long(t.user_num[t.rows]) for _, t in chunks])
+            logits, level = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+            offsets, value = level_offsets(logits, level, user)
+            log.info("level offsets %s nll=%.5g", offsets.tolist(), value)
+            choices = dict(zip(names, offsets.tolist(), strict=True))
+        offsets = torch.tensor([choices.get(name, 0.0) for name in names]).to(model.level_bias)
+        model.level_bias.data = model.level_bias + offsets
+        model.level_offset = offsets
+        return {name: choices[name] for name in names if choices.get(name)}
 
     @property
     def _priors(self) -> list[tuple[float, float]]:

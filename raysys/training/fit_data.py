@@ -1,0 +1,42 @@
+"""Which cells of a run a model is fitted on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import Window, period_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class FitData:
+    """What a model may see.
+
+    Attributes:
+        train: users with at least one cell, and these cells.
+        n_items: catalogue N of the period.
+        now: the period's cut in UTC seconds, None where time plays no part.
+    """
+
+    train: Cells
+    n_items: int
+    now: int | None
+
+
+def fit_data(profiles: Profiles, period: str) -> FitData:
+    """Return the training cells of a period: `val`, `test`, or `all` for the whole log."""
+    cells = profiles.cells()
+    facts = profiles.facts
+    n_items = int(facts["catalogue"][period])
+    windows = list(Window) if period == "all" else _fitted(facts["protocol"], period)
+    train = cells.in_windows(windows)
+    train = train.take(train.item_num < n_items)
+    now = None
+    if facts["protocol"] == "temporal":
+        now = int(cells.timestamp.max()) + 1 if period == "all" else facts["cutoffs"][period]
+    return FitData(train.users(train.counts > 0), n_items, now)
+
+
+def _fitted(protocol: str, period: str) -> list[Window]:
+    return list(period_windows(protocol, period).fitted)
