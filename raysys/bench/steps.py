@@ -70,7 +70,13 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Attributes: median seconds of a step, bytes it adds at its peak, and its model's sizes."""
+    """What steps of an engine took.
+
+    Attributes:
+        seconds: median of a step.
+        peak: bytes that the training added.
+        n_parameters: of its model.
+    """
 
     seconds: float
     peak: int
@@ -92,9 +98,8 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
         model: nn.Module = _Textbook(sizes).to(device)
         groups: Any = model.parameters()
     else:
-        chunk = consume_loss.MAX_ELEMENTS
         if engine.endswith("chunks"):
-            consume_loss.MAX_ELEMENTS = _SMALL_CHUNK
+            consume_loss.MAX_ELEMENTS = _SMALL_CHUNK  # an engine of a process of its own
         settings = Conv4RecConfig(latent=sizes.latent, level_latent=sizes.latent, **ENGINES[engine])
         ours = Conv4Rec(settings, n_items=sizes.n_items, levels=STARS, counts=counts).to(device)
         model, groups = ours, ours.parameter_groups(0.001)
@@ -114,8 +119,6 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
         optimiser.step()
         _wait(device)
         taken.append(time.perf_counter() - started)
-    if engine.endswith("chunks"):
-        consume_loss.MAX_ELEMENTS = chunk
     return Measured(
         seconds=statistics.median(taken[_WARM_STEPS:]),
         peak=_peak(device) - before,

@@ -5,9 +5,9 @@
 First part, one thread, a process per engine, the same profiles and sizes (bench/steps.py). Where
 this process has a GPU, the same engines on it, at larger sizes too, against what its memory and its
 matrix units allow.
-Second part: epochs of the default model on a simulated log, by Ray Train with one and two workers,
-and by two processes that train on batches of half the size without a word to each other
-(all three while Ray is up).
+Second part, on the processor: epochs of the default model on a simulated log, by Ray Train with one
+and two workers, and by two processes that train on batches of half the size without a word to each
+other (all three while Ray is up).
 """
 
 from __future__ import annotations
@@ -136,7 +136,10 @@ def _worker_rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:
         for round_ in range(cfg.rounds):
             for workers in (1, 2):
                 job = TrainConfig(
-                    **common, optim=optim, refit="none", launch=LaunchConfig(workers=workers)
+                    **common,
+                    optim=optim,
+                    refit="none",
+                    launch=LaunchConfig(workers=workers, gpu=False),
                 )
                 name = f"bench-{workers}-{round_}"
                 state = fit(job, workspace, profiles, name=name)

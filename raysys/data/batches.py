@@ -29,7 +29,7 @@ class Ragged:
         item_num: int64 [M].
         level: int64 [M].
         age: float32 [M] seconds before a reference time, at least 0; None where time is unknown.
-        distinct: whether no profile is known to hold an item twice.
+        distinct: whether it is known that no profile holds an item twice.
         left: float32 [M, 2] `models.ragged.factors_left_out` of the cells, where it was kept.
     """
 

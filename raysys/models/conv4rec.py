@@ -240,8 +240,8 @@ class Conv4Rec(nn.Module):
             bias, hidden = self.log_overall + self.level_offset, factors[:, :1] * self.table_user
             return bias + hidden @ self.table_out + shares * self.table_levels
         learned = level_products(latent, self.level_out[items])
-        user = for_items(z_l[:, self.cfg.level_latent :], items, self.user_tables())
-        return self._item_logits(learned, user[:, :2], user[:, 2:], items)
+        known = for_items(z_l[:, self.cfg.level_latent :], items, self.user_tables())
+        return self._item_logits(learned, *known, items)
 
     def _item_logits(self, learned: Tensor, left: Tensor, shares: Tensor, items: Tensor) -> Tensor:
         """Return level logits [M, R] from W z_l [M, K], f_0 and v_i . f [M, 2], and h [M, R]."""
@@ -304,8 +304,8 @@ class Conv4Rec(nn.Module):
             left = factors_left_out(batch, pairs, known) if batch.left is None else batch.left
             shares = shares_left_out(batch, pairs, known)
         else:
-            user = for_items(user_levels(batch, known)[batch.rows], batch.item_num, known)
-            left, shares = user[:, :2], user[:, 2:]
+            user = user_levels(batch, known)[batch.rows]
+            left, shares = for_items(user, batch.item_num, known)
         learned = of_rows(level_products, tables, places)
         return self._item_logits(learned, left, shares, batch.item_num)
 

@@ -201,10 +201,13 @@ def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     return torch.cat([factors, _log_shares(sum_rows(hot, batch), tables)], dim=1)
 
 
-def for_items(user: Tensor, items: Tensor, tables: UserTables) -> Tensor:
-    """Return f_0, v_i . f and h of users' levels [M, 1 + F + R] for an item each, [M, 2 + R]."""
+def for_items(user: Tensor, items: Tensor, tables: UserTables) -> tuple[Tensor, Tensor]:
+    """Return what users' levels [M, 1 + F + R] say of an item each.
+
+    f_0 and v_i . f, [M, 2], and h, [M, R].
+    """
     factors, shares = user.tensor_split([tables.loadings.shape[1]], dim=1)
-    return torch.cat([_of_item(factors, tables.loadings[items]), shares], dim=1)
+    return _of_item(factors, tables.loadings[items]), shares
 
 
 def _of_item(factors: Tensor, loading: Tensor) -> Tensor:

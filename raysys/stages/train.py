@@ -92,7 +92,8 @@ def train(cfg: TrainConfig) -> StageResult:
     """Train what `cfg.model` names and write the builds.
 
     Returns:
-        `metrics` are those of the chosen epochs on the validation targets.
+        `metrics` are those of the chosen epochs on the validation targets, `nll` before levels
+        are shifted.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)

@@ -120,15 +120,17 @@ def launch(
 
 
 def gpu_worker_cpus(nodes: Sequence[Mapping[str, float]]) -> float:
-    """Return the CPUs of a worker with a GPU: half of what its node has for each, 1 at least.
+    """Return the CPUs of a worker with a GPU: half of what its node has for each.
 
-    Closed forms and factors are solved on them; the other half is for the rest of the job.
+    Closed forms and factors are solved on them; the other half is for the rest of the job. Where
+    half would be less than one, it is one, or what there is.
 
     Args:
         nodes: resources of the cluster's nodes; the poorest one with a GPU decides.
     """
     shares = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")]
-    return max(1.0, min(shares, default=1.0) // 2)
+    share = min(shares, default=1.0)
+    return min(share, max(1.0, share // 2))
 
 
 def forget(storage: Storage, name: str) -> None:

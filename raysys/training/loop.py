@@ -273,7 +273,7 @@ class _Run:
         """Make the rest of a pass; return weighted means of the losses over all ranks and rates.
 
         `examples_per_s` counts rows of all ranks, `waiting` is this rank's share of the time that
-        went into making batches.
+        went into making batches; in a phase's first epoch, what a task makes once is in it.
         """
         self.wrapped.train()
         state, n_rows = self.state, len(self.task.weights)

@@ -6,54 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models.small import EVENTS, N_ITEMS, ONE, REPEATED, SMALL, make, random_cells, stars
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from raysys.builds import Workspace
-from raysys.data.batches import Resident, ragged
+from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 from raysys.models.conv4rec import WEIGHTS_FILE, Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_query, retrieval_vectors
 from raysys.models.ragged import Pairs, factors_left_out, shares_left_out
-from raysys.models.rating_factors import N_FACTORS
-from raysys.training.autoencoder import left_out
-
-N_ITEMS = 9
-SMALL = {"latent": 6, "level_latent": 5, "channels": 3, "level_channels": 2, "dropout": 0.0}
-EVENTS = RatingLevels(("view", "buy"), (None, None), (False, True))
-ONE = RatingLevels(("seen",), (None,), (True,))
-REPEATED = [[(0, 1), (3, 0), (3, 1)], [(5, 0)], [], [(8, 1), (2, 0), (2, 1), (4, 1)]]
-
-
-def stars(n_levels: int = 5) -> RatingLevels:
-    values = tuple(float(v) for v in range(1, n_levels + 1))
-    return RatingLevels(tuple(f"{v:g}" for v in values), values, default_liked(values))
-
-
-def random_cells(seed: int, n_levels: int, sizes=(3, 1, 5, 4)) -> Cells:
-    rng = np.random.default_rng(seed)
-    return Cells.from_lists(
-        [
-            [(int(i), int(rng.integers(n_levels))) for i in rng.permutation(N_ITEMS)[:size]]
-            for size in sizes
-        ]
-    )
-
-
-def make(levels=None, seed: int = 0, **changes) -> Conv4Rec:
-    """Return a model whose weights are all far from their starting values."""
-    cfg = Conv4RecConfig(**(SMALL | changes))
-    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels or stars(), seed=seed)
-    draw = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.5 * torch.randn(parameter.shape, generator=draw))
-        if model.has_levels:
-            model.loadings[:, 1:] = torch.randn(N_ITEMS, N_FACTORS, generator=draw)
-            model.loading_variance[:, 1:] = torch.rand(N_ITEMS, N_FACTORS, generator=draw)
-    return model
 
 
 def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
@@ -356,66 +319,6 @@ def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_sha
     known = factors_left_out(batch, pairs, tables), shares_left_out(batch, pairs, tables)
     wanted = model._item_logits(learned, *known, batch.item_num)
     torch.testing.assert_close(found, wanted)
-
-
-@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
-def test_a_share_without_rows_or_cells_makes_a_step_of_zeros(loss):
-    model = make(consume_loss=loss)
-    for sizes in ((), (0, 0)):
-        batch = ragged(random_cells(1, 5, sizes=sizes))
-        model(batch)["loss"].backward()
-        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
-@pytest.mark.parametrize("levels", [stars(), EVENTS])
-@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
-def test_what_is_known_before_a_step_changes_neither_loss_nor_gradients(levels, loss):
-    model = make(levels, consume_loss=loss, zero_diagonal=True)
-    resident = Resident(random_cells(3, levels.n_levels, sizes=(6, 0, 1, 8)), torch.device("cpu"))
-    rows = np.array([3, 0, 1])
-    plain = dataclasses.replace(resident.users(rows), distinct=False)
-    resident.left = left_out(model, resident)
-    known = resident.users(rows)
-    assert known.distinct
-    assert (known.left is None) == (levels is EVENTS)
-    grads = []
-    for batch in (plain, known):
-        model.zero_grad()
-        model(batch)["loss"].backward()
-        grads.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(*grads)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
-def test_a_gpu_gives_the_gradients_of_the_processor(loss, narrow):
-    model = make(consume_loss=loss)
-    batch = ragged(random_cells(2, 5, sizes=(6, 4, 1, 7)))
-    grads = []
-    for device in (torch.device("cpu"), torch.device("cuda")):
-        model.to(device).zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=narrow and device.type == "cuda"):
-            losses = model(batch.to(device))
-        losses["loss"].backward()
-        grads.append([p.grad.cpu().clone() for p in model.parameters()])
-    apart = 2e-2 if narrow else 1e-4
-    for one, other in zip(*grads, strict=True):
-        assert float((one - other).norm()) <= apart * float(one.norm()) + 1e-6
-
-
-@pytest.mark.parametrize("loss", ["cosine", "likelihood"])
-def test_a_step_in_bfloat16_has_nearly_the_gradients_of_float32(loss):
-    model = make(consume_loss=loss)
-    batch = ragged(random_cells(2, 5, sizes=(6, 4, 1, 7)))
-    grads = []
-    for narrow in (False, True):
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            losses = model(batch)
-        losses["loss"].backward()
-        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert F.cosine_similarity(*grads, dim=0) > 0.999
 
 
 @pytest.mark.parametrize(

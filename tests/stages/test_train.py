@@ -12,11 +12,14 @@ from raysys.builds import Workspace
 from raysys.config import load
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window
 from raysys.errors import BuildError, ConfigError, DataError
-from raysys.models.conv4rec import Conv4Rec
+from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.models.ragged import Pairs, factors_left_out
 from raysys.retrieval.codes import Codes
 from raysys.stages.train import TrainConfig, train
+from raysys.training.autoencoder import AutoencoderTask
 
 LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
 N_USERS, N_ITEMS = 80, 50
@@ -84,6 +87,18 @@ def workspace(tmp_path):
 
 def config(workspace, *words):
     return load(TrainConfig, [f"run={workspace.run}", "launch.workers=0", *QUICK, *words])
+
+
+def test_batches_bring_along_what_no_step_changes(workspace):
+    profiles = Profiles.load(workspace.current("profiles"))
+    task = AutoencoderTask(profiles, Conv4RecConfig(), period="val", seed=0, validated=False)
+    rows = np.array([5, 0])
+    batch = task.batch(rows, epoch=0)
+    assert batch.distinct
+    fresh = dataclasses.replace(batch, left=None)
+    wanted = factors_left_out(fresh, Pairs(fresh, CATALOGUE["val"]), task.module.user_tables())
+    assert batch.left.any()
+    torch.testing.assert_close(batch.left, wanted)
 
 
 @pytest.mark.ray

@@ -76,6 +76,7 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path):
         ([{"CPU": 16, "GPU": 1}], 8),
         ([{"CPU": 64}, {"CPU": 16, "GPU": 4}, {"CPU": 48, "GPU": 4}], 2),
         ([{"CPU": 2, "GPU": 2}], 1),
+        ([{"CPU": 1, "GPU": 2}], 0.5),
         ([{"CPU": 8}], 1),
     ],
 )
