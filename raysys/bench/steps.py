@@ -94,6 +94,7 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
     first = nn.Parameter(torch.zeros(1, device=device))
     torch.optim.AdamW([first], fused=True).step()  # what torch loads on first use
     before = _peak(device, start=True)
+    resident = Resident(cells, device)
     if engine == TEXTBOOK:
         model: nn.Module = _Textbook(sizes).to(device)
         groups: Any = model.parameters()
@@ -103,8 +104,6 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
         settings = Conv4RecConfig(latent=sizes.latent, level_latent=sizes.latent, **ENGINES[engine])
         ours = Conv4Rec(settings, n_items=sizes.n_items, levels=STARS, counts=counts).to(device)
         model, groups = ours, ours.parameter_groups(0.001)
-    resident = Resident(cells, device)
-    if engine != TEXTBOOK:
         resident.left = left_out(ours, resident)
     optimiser = torch.optim.AdamW(groups, lr=0.001, fused=True)
     taken = []
@@ -173,16 +172,16 @@ def _fastest(work: Callable[[], Any], device: torch.device) -> float:
 def bound_seconds(engine: str, sizes: Sizes, n_parameters: int, rates: Rates) -> float:
     """Return what a step takes at least, see the module."""
     wide = sizes.n_items * sizes.latent
-    rows = {"cosine": sizes.latent, "full": sizes.batch}
-    if engine == TEXTBOOK:
-        multiplied = 2 * sizes.batch * Conv4RecConfig.channels * wide  # encoder and decoder
-    elif ENGINES[engine].get("items_loss") == "sampled":
-        multiplied = sizes.batch * Conv4RecConfig.negatives * sizes.latent
-    else:
-        kind = ENGINES[engine].get("items_loss", "cosine")
-        multiplied = rows[kind] * wide
+    products = {
+        TEXTBOOK: 2 * sizes.batch * Conv4RecConfig.channels * wide,  # encoder and decoder
+        "cosine": sizes.latent * wide,
+        "full": sizes.batch * wide,
+        "sampled": sizes.batch * Conv4RecConfig.negatives * sizes.latent,
+    }
+    settings = ENGINES[engine]
+    kind = settings.get("items_loss", settings.get("consume_loss", TEXTBOOK))
     moved_s = _BYTES_PER_PARAMETER * n_parameters / rates.bytes_per_s
-    return max(moved_s, 3 * 2 * multiplied / rates.flops_per_s)  # forward, and twice backward
+    return max(moved_s, 3 * 2 * products[kind] / rates.flops_per_s)  # forward, and twice backward
 
 
 def gpu_rows(sizes: list[Sizes]) -> list[dict[str, Any]]:
@@ -190,10 +189,12 @@ def gpu_rows(sizes: list[Sizes]) -> list[dict[str, Any]]:
     device = torch.device("cuda")
     rates = Rates.of(device)
     card = torch.cuda.get_device_name(device)
-    shown = {"copy_gb_per_s": rates.bytes_per_s / 1e9, "tflop_per_s": rates.flops_per_s / 1e12}
-    found: list[dict[str, Any]] = [
-        {"engine": card} | {name: round(value, 1) for name, value in shown.items()}
-    ]
+    first = {
+        "engine": card,
+        "copy_gb_per_s": round(rates.bytes_per_s / 1e9, 1),
+        "tflop_per_s": round(rates.flops_per_s / 1e12, 1),
+    }
+    found: list[dict[str, Any]] = [first]
     for size in sizes:
         for engine in [name for name in ENGINES if not name.endswith("chunks")]:
             row = {"engine": f"{engine}, {card}", "n_items": size.n_items, "batch": size.batch}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raysys.data.batches import Ragged
+from raysys.models.gathered import parts_of
 from raysys.models.ragged import Pairs, bag
 
 MAX_ELEMENTS = 1 << 22  # of the scores that are held at once
@@ -97,9 +98,7 @@ class _LogNormalisers(torch.autograd.Function):
 
 
 def _chunks(z: Tensor, g: Tensor) -> list[slice]:
-    most = _MAX_ELEMENTS_GPU if z.is_cuda else MAX_ELEMENTS
-    size = max(1, most // max(len(z), 1))
-    return [slice(start, start + size) for start in range(0, len(g), size)]
+    return parts_of(len(g), len(z), _MAX_ELEMENTS_GPU if z.is_cuda else MAX_ELEMENTS)
 
 
 def _chunk_scores(

@@ -63,8 +63,8 @@ from raysys.models.ragged import (
     at_levels,
     bag,
     bag_channels,
+    factors_at,
     factors_left_out,
-    for_items,
     level_products,
     level_tables,
     shares_left_out,
@@ -240,8 +240,8 @@ class Conv4Rec(nn.Module):
             bias, hidden = self.log_overall + self.level_offset, factors[:, :1] * self.table_user
             return bias + hidden @ self.table_out + shares * self.table_levels
         learned = level_products(latent, self.level_out[items])
-        known = for_items(z_l[:, self.cfg.level_latent :], items, self.user_tables())
-        return self._item_logits(learned, *known, items)
+        left = factors_at(factors, self.loadings[items])
+        return self._item_logits(learned, left, shares, items)
 
     def _item_logits(self, learned: Tensor, left: Tensor, shares: Tensor, items: Tensor) -> Tensor:
         """Return level logits [M, R] from W z_l [M, K], f_0 and v_i . f [M, 2], and h [M, R]."""
@@ -280,8 +280,7 @@ class Conv4Rec(nn.Module):
     def _cell_log_p(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return log P(i | u) of the cells, [M], without the items' own share."""
         z = bag(batch, self.items, self.consume_weights(batch, weight))
-        g, bias = self.decoder, self.consume_bias
-        at = (pairs.row, pairs.item)
+        g, bias, at = self.decoder, self.consume_bias, (pairs.row, pairs.item)
         scores = product_sums(z, pairs.row, g, pairs.item) + bias[pairs.item]
         own = pairs.total(self.own_scores(batch)) if self.cfg.zero_diagonal else None
         scores = scores if own is None else scores - own
@@ -305,7 +304,8 @@ class Conv4Rec(nn.Module):
             shares = shares_left_out(batch, pairs, known)
         else:
             user = user_levels(batch, known)[batch.rows]
-            left, shares = for_items(user, batch.item_num, known)
+            factors, shares = user.tensor_split([1 + N_FACTORS], dim=1)
+            left = factors_at(factors, self.loadings[batch.item_num])
         learned = of_rows(level_products, tables, places)
         return self._item_logits(learned, left, shares, batch.item_num)
 

@@ -104,11 +104,16 @@ def _rows(tables: Sequence[Tensor], places: Sequence[Tensor | None], part: slice
 
 def _parts(tables: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[slice]:
     size = next(len(place) for place in places if place is not None)
-    return parts_of(size, sum(table[:1].numel() for table in tables), tables[0].device)
+    width = sum(table[:1].numel() for table in tables)
+    return parts_of(size, width, part_elements(tables[0]))
 
 
-def parts_of(size: int, width: int, device: torch.device) -> list[slice]:
-    """Cut rows 0 .. size of so many elements each into parts for the device; one at least."""
-    most = _PART_ELEMENTS if device.type == "cpu" else _PART_ELEMENTS_GPU
+def part_elements(like: Tensor) -> int:
+    """Return how many elements of looked-up rows to hold at once where this tensor lies."""
+    return _PART_ELEMENTS_GPU if like.is_cuda else _PART_ELEMENTS
+
+
+def parts_of(size: int, width: int, most: int) -> list[slice]:
+    """Cut rows 0 .. size of `width` elements into parts of at most `most`; one part at least."""
     step = max(1, most // max(width, 1))
     return [slice(start, start + step) for start in range(0, max(size, 1), step)]

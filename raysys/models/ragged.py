@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
-from raysys.models.gathered import parts_of, sums_of_rows
+from raysys.models.gathered import part_elements, parts_of, sums_of_rows
 
 _USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
 _LEAST_LEFT = 1e-4  # of what a rating leaves to others
@@ -168,9 +168,6 @@ def level_products(
     return (outer * z[:, None, :]).sum(dim=2)
 
 
-USER_TABLES = ("residual", "log_overall", "loadings", "loading_variance", "penalties")
-
-
 @dataclasses.dataclass(frozen=True)
 class UserTables:
     """What a user's side of the level block is made from: entries of `LevelStart`, by their names.
@@ -187,6 +184,9 @@ class UserTables:
     rated: bool = True
 
 
+USER_TABLES = tuple(f.name for f in dataclasses.fields(UserTables) if f.name != "rated")
+
+
 @torch.no_grad()
 def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     """Return what a user's own ratings say about any other, [B, 1 + F + R].
@@ -201,17 +201,8 @@ def user_levels(batch: Ragged, tables: UserTables) -> Tensor:
     return torch.cat([factors, _log_shares(sum_rows(hot, batch), tables)], dim=1)
 
 
-def for_items(user: Tensor, items: Tensor, tables: UserTables) -> tuple[Tensor, Tensor]:
-    """Return what users' levels [M, 1 + F + R] say of an item each.
-
-    f_0 and v_i . f, [M, 2], and h, [M, R].
-    """
-    factors, shares = user.tensor_split([tables.loadings.shape[1]], dim=1)
-    return _of_item(factors, tables.loadings[items]), shares
-
-
-def _of_item(factors: Tensor, loading: Tensor) -> Tensor:
-    """Return f_0 and v_i . f, [m, 2]."""
+def factors_at(factors: Tensor, loading: Tensor) -> Tensor:
+    """Return f_0 and v_i . f, [m, 2], of a user's factors and an item's loadings [m, 1 + F]."""
     liking = (factors * loading)[:, 1:].sum(dim=1, keepdim=True)
     return torch.cat([factors[:, :1], liking], dim=1)
 
@@ -243,7 +234,7 @@ def factors_left_out(batch: Ragged, pairs: Pairs, tables: UserTables) -> Tensor:
             leverage, expected = (gain * loading).sum(dim=1), (user * loading).sum(dim=1)
             total, count = own[part].T
             share = (total - count * expected) / (1 - count * leverage).clamp_min(_LEAST_LEFT)
-            left[part] = _of_item(user - gain * share[:, None], loading)
+            left[part] = factors_at(user - gain * share[:, None], loading)
     return left
 
 
@@ -270,7 +261,7 @@ def _user_factors(
 def _cell_parts(batch: Ragged, tables: UserTables) -> list[slice]:
     """Cut the cells into parts whose [m, 1 + F, 1 + F] blocks stay small."""
     size, width = len(batch.item_num), tables.loadings.shape[1]
-    return parts_of(size, width * width, tables.loadings.device)
+    return parts_of(size, width * width, part_elements(tables.loadings))
 
 
 def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,14 +29,10 @@ def fit_data(profiles: Profiles, period: str) -> FitData:
     cells = profiles.cells()
     facts = profiles.facts
     n_items = int(facts["catalogue"][period])
-    windows = list(Window) if period == "all" else _fitted(facts["protocol"], period)
+    windows = Window if period == "all" else period_windows(facts["protocol"], period).fitted
     train = cells.in_windows(windows)
     train = train.take(train.item_num < n_items)
     now = None
     if facts["protocol"] == "temporal":
         now = int(cells.timestamp.max()) + 1 if period == "all" else facts["cutoffs"][period]
     return FitData(train.users(train.counts > 0), n_items, now)
-
-
-def _fitted(protocol: str, period: str) -> list[Window]:
-    return list(period_windows(protocol, period).fitted)

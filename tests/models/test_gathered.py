@@ -13,6 +13,16 @@ def _random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
+def _assert_same(parts: torch.Tensor, whole: torch.Tensor, tables: list[torch.Tensor]) -> None:
+    """Compare values, and the gradients of a weighted sum of them."""
+    assert torch.allclose(parts, whole, rtol=1e-12)
+    weight = torch.randn_like(whole)
+    wanted = torch.autograd.grad((whole * weight).sum(), tables)
+    found = torch.autograd.grad((parts * weight).sum(), tables)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12)
+
+
 @pytest.mark.parametrize("elements", [1, 64, 1 << 18])
 def test_values_and_gradients_are_those_of_the_whole(
     elements: int, monkeypatch: pytest.MonkeyPatch
@@ -27,12 +37,7 @@ def test_values_and_gradients_are_those_of_the_whole(
 
     whole = function(users[row], items[item], own)
     parts = of_rows(function, [users, items, own], [row, item, None])
-    assert torch.allclose(parts, whole, rtol=1e-12)
-    weight = torch.randn(23, 2, dtype=torch.float64)
-    wanted = torch.autograd.grad((whole * weight).sum(), [users, items, own])
-    found = torch.autograd.grad((parts * weight).sum(), [users, items, own])
-    for one, other in zip(found, wanted, strict=True):
-        assert torch.allclose(one, other, rtol=1e-12)
+    _assert_same(parts, whole, [users, items, own])
 
 
 @pytest.mark.parametrize("elements", [1, 64, 1 << 18])
@@ -49,12 +54,7 @@ def test_sums_of_rows_are_sums_of_what_the_rows_give(
 
     whole = items.new_zeros(6, 3).index_add(0, row, function(items[item], own))
     parts = sums_of_rows(function, [items, own], [item, None], (row, 6))
-    assert torch.allclose(parts, whole, rtol=1e-12)
-    weight = torch.randn(6, 3, dtype=torch.float64)
-    wanted = torch.autograd.grad((whole * weight).sum(), [items, own])
-    found = torch.autograd.grad((parts * weight).sum(), [items, own])
-    for one, other in zip(found, wanted, strict=True):
-        assert torch.allclose(one, other, rtol=1e-12)
+    _assert_same(parts, whole, [items, own])
 
 
 def test_a_table_without_gradient_gets_none_and_no_cells_give_no_rows() -> None:

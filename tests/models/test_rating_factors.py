@@ -15,8 +15,8 @@ from raysys.models.ragged import (
     USER_TABLES,
     Pairs,
     UserTables,
+    factors_at,
     factors_left_out,
-    for_items,
     shares_left_out,
     user_levels,
 )
@@ -146,8 +146,9 @@ def test_a_rating_left_out_is_as_if_it_were_not_there():
         own = dataclasses.replace(
             tables, penalties=tables.penalties + tables.loading_variance[profile[cell][0]]
         )
-        wanted = for_items(user_levels(rest, own), batch.item_num[cell : cell + 1], tables)
-        wanted = torch.cat(wanted, dim=1)[0]
+        factors, shares = user_levels(rest, own).tensor_split([1 + N_FACTORS], dim=1)
+        here = factors_at(factors, tables.loadings[batch.item_num[cell : cell + 1]])
+        wanted = torch.cat([here, shares], dim=1)[0]
         torch.testing.assert_close(left[cell], wanted, atol=1e-4, rtol=1e-4)
 
 
