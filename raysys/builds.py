@@ -1,67 +1,37 @@
 """Builds: what a stage writes, hashed, committed in one step and bound to what it was made from.
 
     <run>/<kind>/<build_id>/manifest.json   and the files that it lists
-    <run>/<kind>/current.json               names the current build, replaced by one atomic write
+    <run>/<kind>/current.json               names the current build, replaced by one write
 
-A build is written to a hidden sibling (`.<build_id>.<token>`), hashed, given its manifest last and
-renamed. On object stores, which cannot rename, the manifest is written last and readers require it.
 `build_id` is known before the work (kind, settings, inputs), `content_id` after it (the files too).
+A build is written under a lease of its identity, so two equal jobs do the work once. It is written
+in a folder that no other job knows: a hidden sibling, renamed at the end; on object stores, which
+cannot rename, and where the build was there before (`force`, or found damaged), a folder below the
+build's own, which one write of the manifest makes its files. So a reader sees a whole build or
+none, nothing that is finished is written into, and what is made anew is there until its successor
+is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import logging
-import platform
-import secrets
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raysys.config import digest
-from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
-from raysys.storage import Storage
+from raysys.drafts import Draft, remove_abandoned
+from raysys.errors import BuildError, CorruptBuildError, RaysysError
+from raysys.leases import leased
+from raysys.manifests import MANIFEST, SCHEMA_VERSION, Manifest
+from raysys.storage import FileMark, Storage
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
 CURRENT = "current.json"
-_PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a build is and what it was made from (written as `manifest.json`).
-
-    Attributes:
-        kind: interactions, profiles, autoencoder, embeddings, compressor, codes, index or changes.
-        build_id: digest of kind, schema version, settings, source fingerprint and inputs.
-        content_id: digest of the build_id and the files table.
-        inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
-        config: the settings that decided it.
-        files: {relative path: {"sha256": hex, "bytes": int}}.
-        facts: what readers need to know (sizes, cut-offs, dtype, similarity, metrics).
-        notes: creation time, package versions, git revision; not part of any digest.
-    """
-
-    kind: str
-    build_id: str
-    content_id: str
-    inputs: dict[str, dict[str, str]]
-    config: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    facts: dict[str, Any]
-    notes: dict[str, Any]
-    schema_version: int = SCHEMA_VERSION
 
 
 @dataclasses.dataclass
@@ -84,7 +54,9 @@ class Build:
 
     def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._workspace = workspace
+        self._storage = workspace.storage
+        place = f"{manifest.kind}/{manifest.build_id}"
+        self._folder = f"{place}/{manifest.folder}" if manifest.folder else place
 
     @property
     def kind(self) -> str:
@@ -111,106 +83,91 @@ class Build:
         names = self.manifest.files
         return sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix))
 
+    def url(self, name: str) -> str:
+        """Return the local path or URI of file `name`, which workers on any node can read."""
+        return self._storage.url(f"{self._folder}/{name}")
+
+    def urls(self, suffix: str = "", *, prefix: str = "") -> list[str]:
+        """Return `url` of the files that start with `prefix` and end with `suffix`, sorted."""
+        return [self.url(name) for name in self.files(suffix, prefix=prefix)]
+
     def path(self, name: str) -> Path:
         """Return a local path of file `name`, its size checked; fetched first from object stores.
 
         Raises:
             CorruptBuildError: the file is missing or its size is not the manifest's.
         """
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            raise BuildError(f"{self.kind} build {self.build_id} holds no file {name!r}")
-        path = self._workspace.storage.fetch(
-            f"{self.kind}/{self.build_id}/{name}",
-            cache_key=f"{self.kind}/{self.content_id}/{name}",
-        )
+        size = self._entry(name)["bytes"]
+        path = self._fetched(name)
         actual = path.stat().st_size if path.is_file() else None
-        if actual != entry["bytes"]:
+        if actual != size and not self._storage.is_local:
+            path = self._fetched(name, anew=True)
+            actual = path.stat().st_size
+        if actual != size:
             found = "is missing" if actual is None else f"has {actual} bytes"
-            raise CorruptBuildError(f"{path} {found}, manifest says {entry['bytes']} bytes")
+            raise CorruptBuildError(f"{path} {found}, manifest says {size} bytes")
         return path
 
     def verify(self) -> None:
-        """Check the hash of every file.
+        """Check the hash of every file, as this host reads it; what is cached wrong is fetched.
 
         Raises:
             CorruptBuildError: naming the first file that differs from the manifest.
         """
         for name, entry in self.manifest.files.items():
             path = self.path(name)
-            with path.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
-            if actual != entry["sha256"]:
+            if _sha256(path) == entry["sha256"]:
+                continue
+            if self._storage.is_local or _sha256(self._fetched(name, anew=True)) != entry["sha256"]:
                 raise CorruptBuildError(f"{path} does not have the hash that its manifest lists")
+
+    def check(self) -> None:
+        """Check sizes where the build lies, and hashes once per content and host.
+
+        Raises:
+            CorruptBuildError: naming the first file that differs from the manifest.
+        """
+        marks = self._storage.files(self._folder)
+        for name, entry in self.manifest.files.items():
+            where = self.url(name)
+            if name not in marks:
+                raise CorruptBuildError(f"{where} is missing")
+            if marks[name].size_bytes != entry["bytes"]:
+                raise CorruptBuildError(
+                    f"{where} has {marks[name].size_bytes} bytes, manifest says {entry['bytes']}"
+                )
+        if self._storage.remembers(self._folder, self._marks(marks)):
+            return
+        for name, entry in self.manifest.files.items():
+            if self._storage.sha256(f"{self._folder}/{name}") != entry["sha256"]:
+                raise CorruptBuildError(
+                    f"{self.url(name)} does not have the hash that its manifest lists"
+                )
+        self._storage.remember(self._folder, self._marks(marks))
+
+    def remember(self) -> None:
+        """Take it that the files, as they are now, have their hashes."""
+        marks = self._storage.files(self._folder)
+        self._storage.remember(self._folder, self._marks(marks))
 
     def ref(self) -> dict[str, str]:
         """Return the entry under which later builds name this one as their input."""
         return {"build_id": self.build_id, "content_id": self.content_id}
 
+    def _entry(self, name: str) -> dict[str, Any]:
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BuildError(f"{self.kind} build {self.build_id} holds no file {name!r}")
+        return entry
 
-class Draft:
-    """A build being written.
+    def _fetched(self, name: str, *, anew: bool = False) -> Path:
+        key = f"{self.kind}/{self.content_id}/{name}"
+        return self._storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
 
-    Attributes:
-        staging: the local folder that `path` hands out; on object stores uploaded by `commit`.
-        url: where workers on other nodes write: the same folder, or the build's final URI, which
-            readers ignore until it has a manifest.
-    """
-
-    def __init__(self, workspace: Workspace, header: dict[str, Any]) -> None:
-        self._workspace = workspace
-        self._storage = workspace.storage
-        self._header = header
-        self.kind: str = header["kind"]
-        self.build_id: str = header["build_id"]
-        self._final = f"{self.kind}/{self.build_id}"
-        try:
-            if self._storage.is_local:
-                self._folder = f"{self.kind}/.{self.build_id}.{secrets.token_hex(4)}"
-                self.staging = Path(self._storage.root) / self._folder
-                self.staging.mkdir(parents=True)
-                self.url = str(self.staging)
-            else:
-                self._folder = self._final
-                self._storage.delete(self._folder)
-                self.staging = Path(tempfile.mkdtemp(prefix="raysys-"))
-                self.url = f"{workspace.run.rstrip('/')}/{self._folder}"
-        except OSError as error:
-            raise BuildError(f"cannot write to {workspace.run}: {error}") from error
-
-    def path(self, name: str) -> Path:
-        """Return the local path to write file `name` to; its folder exists."""
-        target = self.staging / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    def commit(self, facts: Mapping[str, Any]) -> Build:
-        """Hash the files, write the manifest, publish the build and make it the current one."""
-        if not self._storage.is_local:
-            self._storage.upload(self.staging, self._folder)
-        files = self._storage.table_of_files(self._folder)
-        manifest = Manifest(
-            **self._header,
-            content_id=digest([self.build_id, {n: e["sha256"] for n, e in files.items()}]),
-            files=files,
-            facts=json.loads(json.dumps(dict(facts), allow_nan=False)),
-            notes=_notes(),
-        )
-        text = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True) + "\n"
-        self._storage.write_atomic(f"{self._folder}/{MANIFEST}", text)
-        if self._storage.is_local:
-            self._storage.move_into_place(self._folder, self._final)
-        else:
-            shutil.rmtree(self.staging, ignore_errors=True)
-        self._workspace._set_current(manifest)
-        log.info("build committed kind=%s build_id=%s", self.kind, self.build_id)
-        return Build(self._workspace, manifest)
-
-    def discard(self) -> None:
-        """Delete what was written so far."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if not self._storage.is_local:
-            self._storage.delete(self._folder)
+    def _marks(self, marks: Mapping[str, FileMark]) -> dict[str, Any]:
+        """Return what identifies the content and the files that hold it."""
+        files = {name: [*marks[name]] for name in self.manifest.files}
+        return {"content_id": self.content_id, "files": files}
 
 
 class Workspace:
@@ -251,16 +208,7 @@ class Workspace:
         record = self.storage.read_json(where)
         if record is None:
             raise BuildError(f"{self.run} holds no {kind} build {build_id}")
-        version = record.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"{self.run}/{where} has schema version {version!r}, "
-                f"this raysys reads {SCHEMA_VERSION}: run its stages again, from prepare on"
-            )
-        try:
-            return Build(self, Manifest(**record))
-        except TypeError as error:
-            raise CorruptBuildError(f"{self.run}/{where} is not a manifest: {error}") from error
+        return Build(self, Manifest.of(record, f"{self.run}/{where}"))
 
     def chain(self, build: Build) -> dict[str, Build]:
         """Open `build` and everything that it was made from, by content.
@@ -290,61 +238,82 @@ class Workspace:
                     )
         return chain
 
-    def begin(
+    def build(
         self,
         kind: str,
         *,
         config: Mapping[str, Any],
+        write: Callable[[Draft], Mapping[str, Any]],
         inputs: Sequence[Build] = (),
         source: object = None,
         force: bool = False,
-    ) -> Build | Draft:
-        """Return the finished build with this identity, made current, or a draft to write it.
+    ) -> Build:
+        """Return the finished build with this identity, written first if need be, made current.
+
+        Two equal jobs do the work once: the second one waits, and takes over when the first one
+        dies. A finished build is reused if it passes `Build.check`.
 
         Args:
             kind: the kind of build.
             config: the settings that decide its content.
+            write: writes the files into the draft and returns the build's facts.
             inputs: the builds it is made from.
             source: fingerprint of outside data, anything JSON can hold.
-            force: write it anew even if it exists.
+            force: write it anew even if it is finished.
+
+        Raises:
+            BuildError: the storage cannot be written. What `write` raises comes through, and what
+            it wrote is deleted.
         """
         refs = {build.kind: build.ref() for build in inputs}
         contents = {name: ref["content_id"] for name, ref in refs.items()}
         settings = json.loads(json.dumps(dict(config)))
         build_id = digest([kind, SCHEMA_VERSION, settings, source, contents])
-        if not force:
-            finished = self._finished(kind, build_id)
-            if finished is not None:
-                log.info("build reused kind=%s build_id=%s", kind, build_id)
-                self._set_current(finished.manifest)
-                return finished
         header = {"kind": kind, "build_id": build_id, "inputs": refs, "config": settings}
-        return Draft(self, header)
-
-    @contextmanager
-    def writing(self, draft: Draft) -> Iterator[Draft]:
-        """Remove the draft's files when the work inside the block fails."""
+        build = None if force else self._finished(kind, build_id)
         try:
-            yield draft
-        except BaseException as error:
+            if build is None:
+                with leased(self.storage, f"{kind}/{build_id}") as lease:
+                    build = None if force else self._finished(kind, build_id)
+                    if build is None:
+                        remove_abandoned(self.storage, kind)
+                        build = self._written(Draft(self.storage, header, lease, anew=force), write)
+            self._set_current(build.manifest)
+        except OSError as error:
+            raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
+        return build
+
+    def _written(self, draft: Draft, write: Callable[[Draft], Mapping[str, Any]]) -> Build:
+        try:
+            build = Build(self, draft.commit(write(draft)))
+        except BaseException:
             draft.discard()
-            if isinstance(error, OSError):
-                raise BuildError(f"cannot write {draft.kind} build: {error}") from error
             raise
+        finally:
+            draft.close()
+        build.remember()
+        return build
 
     def _finished(self, kind: str, build_id: str) -> Build | None:
+        """Return the build if it is there and whole."""
+        if not self.storage.exists(f"{kind}/{build_id}/{MANIFEST}"):
+            return None
         try:
             build = self.open(kind, build_id)
-            if self.storage.is_local:
-                for name in build.files():
-                    build.path(name)
-        except BuildError:
+            build.check()
+        except RaysysError as error:
+            log.warning("build is made anew kind=%s build_id=%s: %s", kind, build_id, error)
             return None
+        log.info("build reused kind=%s build_id=%s", kind, build_id)
         return build
 
     def _set_current(self, manifest: Manifest) -> None:
         record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        self.storage.write_atomic(f"{manifest.kind}/{CURRENT}", json.dumps(record) + "\n")
+        where = f"{manifest.kind}/{CURRENT}"
+        if self.storage.read_json(where) == record:
+            return
+        with leased(self.storage, f"{manifest.kind}/current"):
+            self.storage.write_atomic(where, json.dumps(record) + "\n")
 
 
 _WRITERS = {
@@ -359,25 +328,6 @@ _WRITERS = {
 }
 
 
-def _notes() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"created": created, "versions": versions, "git_revision": _git_revision()}
-
-
-def _git_revision() -> str | None:
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        output = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return output.stdout.strip()
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

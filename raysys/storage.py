@@ -11,8 +11,10 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -22,6 +24,14 @@ from raysys.errors import BuildError, CorruptBuildError
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
+_MKDIR_TRIES = 10
+
+
+class FileMark(NamedTuple):
+    """What tells that a file is still the one that was looked at."""
+
+    size_bytes: int
+    mtime_ns: int
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -52,6 +62,13 @@ class Storage:
         self.filesystem, self.root = open_filesystem(run)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
         self._cache = Path(cache_dir or Path.home() / ".cache" / "raysys").expanduser()
+
+    def url(self, name: str) -> str:
+        """Return the local path or URI of a file or folder, for workers on any node."""
+        if self.is_local:
+            return f"{self.root}/{name}"
+        place, mark, options = self.run.partition("?")
+        return f"{place.rstrip('/')}/{name}{mark}{options}"
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return the JSON object in file `name`, or None where there is no such file.
@@ -94,22 +111,77 @@ class Storage:
                 out.write(data)
             return
         partial = Path(f"{path}.{secrets.token_hex(4)}")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with _opened_anew(partial) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
 
-    def table_of_files(self, folder: str) -> dict[str, dict[str, Any]]:
-        """Return {path relative to `folder`: {"sha256", "bytes"}}, sorted by path."""
-        selector = pafs.FileSelector(f"{self.root}/{folder}", recursive=True, allow_not_found=True)
-        files = {}
-        for info in self.filesystem.get_file_info(selector):
-            if info.type == pafs.FileType.File:
-                name = os.path.relpath(info.path, f"{self.root}/{folder}")
-                files[name] = {"sha256": self._hash(info.path), "bytes": info.size}
-        return dict(sorted(files.items()))
+    def exists(self, name: str) -> bool:
+        """Tell whether there is a file `name`."""
+        info = self.filesystem.get_file_info(f"{self.root}/{name}")
+        return bool(info.type == pafs.FileType.File)
+
+    def has_folder(self, name: str) -> bool:
+        """Tell whether there is a folder `name`."""
+        info = self.filesystem.get_file_info(f"{self.root}/{name}")
+        return bool(info.type == pafs.FileType.Directory)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a folder of a local run in one step; `target` must not hold anything."""
+        final = Path(self.root) / target
+        final.parent.mkdir(parents=True, exist_ok=True)
+        (Path(self.root) / source).rename(final)
+        handle = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def touch(self, name: str) -> None:
+        """Move the modification time of file `name`; nothing happens where it is gone."""
+        if self.is_local:
+            with suppress(FileNotFoundError):
+                os.utime(f"{self.root}/{name}")
+            return
+        content = self.read(name)
+        if content is not None:
+            self.write_atomic(name, content)
+
+    def remove(self, name: str) -> None:
+        """Delete file `name`; nothing happens where it is gone."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.root}/{name}")
+
+    def prune(self, folder: str) -> None:
+        """Remove local folders that are empty, from `folder` up to the run."""
+        if self.is_local:
+            parts = folder.split("/")
+            with suppress(OSError):  # it holds something
+                for end in range(len(parts), 0, -1):
+                    os.rmdir(Path(self.root, *parts[:end]))
+
+    def files(self, folder: str) -> dict[str, FileMark]:
+        """Return {path relative to `folder`: size and time} of all files below it, sorted."""
+        root = f"{self.root}/{folder}"
+        if self.is_local:
+            marks = dict(_local_files(Path(root)))
+        else:
+            selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+            marks = {
+                info.path.removeprefix(root).lstrip("/"): FileMark(info.size, info.mtime_ns or 0)
+                for info in self.filesystem.get_file_info(selector)
+                if info.type == pafs.FileType.File
+            }
+        return dict(sorted(marks.items()))
+
+    def sha256(self, name: str) -> str:
+        """Return the hash of file `name` as hex digits."""
+        sha = hashlib.sha256()
+        with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                sha.update(chunk)
+        return sha.hexdigest()
 
     def upload(self, source: Path, folder: str) -> None:
         """Copy every file below the local folder `source` to `folder`."""
@@ -117,12 +189,13 @@ class Storage:
             target = f"{self.root}/{folder}/{path.relative_to(source)}"
             _copy(str(path), pafs.LocalFileSystem(), target, self.filesystem)
 
-    def fetch(self, name: str, *, cache_key: str) -> Path:
+    def fetch(self, name: str, *, cache_key: str, anew: bool = False) -> Path:
         """Return where file `name` lies locally; from object stores it is fetched once.
 
         Args:
             name: path of the file.
             cache_key: path in the cache; must change with the file's content.
+            anew: fetch it although it is in the cache.
 
         Raises:
             CorruptBuildError: the object store does not hold the file.
@@ -130,7 +203,7 @@ class Storage:
         if self.is_local:
             return Path(self.root) / name
         target = self._cache / cache_key
-        if not target.exists():
+        if anew or not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
             source = f"{self.root}/{name}"
@@ -140,6 +213,27 @@ class Storage:
                 raise CorruptBuildError(f"{self.run}/{name} is missing") from error
             partial.replace(target)
         return target
+
+    def remembers(self, name: str, record: dict[str, Any]) -> bool:
+        """Tell whether `remember` was called on this host with this record."""
+        try:
+            known: dict[str, Any] = json.loads(self._memory(name).read_text())
+        except (OSError, ValueError):
+            return False
+        return known == record
+
+    def remember(self, name: str, record: dict[str, Any]) -> None:
+        """Keep a record of `name` on this host, in the cache; without one it is made again."""
+        path = self._memory(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record))
+        except OSError as error:
+            log.debug("not remembered path=%s error=%s", path, error)
+
+    def _memory(self, name: str) -> Path:
+        key = hashlib.sha256(f"{self.root}/{name}".encode()).hexdigest()[:16]
+        return self._cache / "verified" / f"{key}.json"
 
     def delete(self, folder: str) -> None:
         """Delete `folder` on a best effort; a failure is logged."""
@@ -153,28 +247,29 @@ class Storage:
         except OSError as error:
             log.warning("clean-up failed folder=%s error=%s", folder, error)
 
-    def move_into_place(self, source: str, target: str) -> None:
-        """Rename the local folder `source` to `target`, which may exist already."""
-        old = None
-        final = Path(self.root) / target
-        if final.exists():
-            old = final.with_name(f".old-{final.name}.{secrets.token_hex(4)}")
-            final.rename(old)
-        (Path(self.root) / source).rename(final)
-        handle = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
 
-    def _hash(self, path: str) -> str:
-        sha = hashlib.sha256()
-        with self.filesystem.open_input_stream(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                sha.update(chunk)
-        return sha.hexdigest()
+def _local_files(folder: Path) -> Iterator[tuple[str, FileMark]]:
+    """Yield the files below a folder; those that go meanwhile are left out."""
+    todo = [folder]
+    while todo:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(Path(entry.path))
+                    continue
+                with suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    name = os.path.relpath(entry.path, folder)
+                    yield name, FileMark(stat.st_size, stat.st_mtime_ns)
+
+
+def _opened_anew(path: Path) -> BinaryIO:
+    """Open a new file; its folder is made, again where another job removes it as empty."""
+    for _ in range(_MKDIR_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    return path.open("xb")
 
 
 def _copy(source: str, from_fs: pafs.FileSystem, target: str, to_fs: pafs.FileSystem) -> None:

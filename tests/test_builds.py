@@ -2,17 +2,22 @@ import json
 
 import pytest
 
-from raysys.builds import Build, Workspace
+from raysys.builds import Workspace
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 
 
 def write(ws, kind, text="x", *, inputs=(), config=None, force=False):
-    got = ws.begin(kind, config=config or {"text": text}, inputs=inputs, force=force)
-    if isinstance(got, Build):
-        return got
-    with ws.writing(got):
-        got.path("deep/data.txt").write_text(text)
-        return got.commit({"length": len(text)})
+    def fill(draft):
+        draft.path("deep/data.txt").write_text(text)
+        return {"length": len(text)}
+
+    settings = config or {"text": text}
+    return ws.build(kind, config=settings, inputs=inputs, write=fill, force=force)
+
+
+def fail(draft):
+    draft.path("data").write_text("half")
+    raise RuntimeError("boom")
 
 
 @pytest.fixture
@@ -47,12 +52,10 @@ def test_force_writes_the_same_build_anew(ws):
 
 
 def test_a_failed_stage_leaves_nothing_behind(ws, tmp_path):
-    draft = ws.begin("codes", config={})
-    draft.path("data").write_text("half")
-    with pytest.raises(RuntimeError, match="boom"), ws.writing(draft):
-        raise RuntimeError("boom")
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=fail)
     assert not ws.has("codes")
-    assert list((tmp_path / "run" / "codes").iterdir()) == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_missing_build_names_the_job_that_writes_it(ws):
@@ -110,7 +113,7 @@ def test_an_input_with_other_content_makes_another_build(ws):
 def test_an_unwritable_run_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot write"):
-        Workspace(str(tmp_path / "file")).begin("codes", config={})
+        write(Workspace(str(tmp_path / "file")), "codes")
 
 
 def test_an_unknown_scheme_is_refused():
@@ -128,7 +131,6 @@ def test_builds_live_on_object_stores(s3_bucket, tmp_path):
     assert set(ws.chain(again)) == {"index", "profiles"}
     reused = write(ws, "profiles", "hello")
     assert reused.content_id == first.content_id
-    draft = ws.begin("codes", config={})
-    with pytest.raises(RuntimeError, match="boom"), ws.writing(draft):
-        raise RuntimeError("boom")
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=fail)
     assert not ws.has("codes")

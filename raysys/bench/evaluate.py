@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from raysys.bench.prepare import Measured, measure
 from raysys.bench.suites import STARS, BenchConfig
-from raysys.builds import Build, Workspace
+from raysys.builds import Workspace
 from raysys.config import require, require_run
 from raysys.data.cells import Cells
 from raysys.data.profiles import SHARD_PREFIX
 from raysys.data.schema import Window
+from raysys.drafts import Draft
 from raysys.errors import RaysysError
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.layout import Layout
@@ -132,9 +133,24 @@ def _evaluate(out: Any, folder: str, cfg: EvaluateBenchConfig) -> None:
 
 
 def _write_run(workspace: Workspace, cfg: EvaluateBenchConfig, n_users: int) -> None:
-    """Write simulated profiles, shard by shard, and an untrained model of them."""
-    draft = workspace.begin("profiles", config={"users": n_users, "seed": cfg.seed})
-    assert not isinstance(draft, Build)
+    """Write simulated profiles and an untrained model of them."""
+    profiles = workspace.build(
+        "profiles",
+        config={"users": n_users, "seed": cfg.seed},
+        write=lambda draft: _write_profiles(draft, cfg, n_users),
+        force=True,
+    )
+    workspace.build(
+        "autoencoder",
+        config={"latent": cfg.latent},
+        inputs=[profiles],
+        write=lambda draft: _write_model(draft, cfg, np.load(profiles.path("counts.npy"))),
+        force=True,
+    )
+
+
+def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> dict[str, Any]:
+    """Write simulated profiles, shard by shard, and the counts [N, R] of fitted cells."""
     counts = np.zeros((cfg.n_items, STARS.n_levels), dtype=np.int64)
     n_fit = np.zeros(cfg.n_items, dtype=np.int64)
     sizes = np.zeros(len(Window), dtype=np.int64)
@@ -157,37 +173,31 @@ def _write_run(workspace: Workspace, cfg: EvaluateBenchConfig, n_users: int) -> 
     users = [f"u{n:08d}" for n in range(n_users)]
     pq.write_table(pa.table({"user_id": users}), draft.path("users.parquet"))
     STARS.save(draft.path("levels.json"))
-    profiles = draft.commit(
-        {
-            "protocol": "temporal",
-            "n_users": n_users,
-            "n_items": cfg.n_items,
-            "catalogue": dict.fromkeys(("val", "test", "all"), cfg.n_items),
-            "cutoffs": _CUTS,
-            "has_time": True,
-            "n_cells": {window.name: int(sizes[window]) for window in Window},
-        }
-    )
-    _write_model(workspace, cfg, profiles, counts)
+    np.save(draft.path("counts.npy"), counts)
+    return {
+        "protocol": "temporal",
+        "n_users": n_users,
+        "n_items": cfg.n_items,
+        "catalogue": dict.fromkeys(("val", "test", "all"), cfg.n_items),
+        "cutoffs": _CUTS,
+        "has_time": True,
+        "n_cells": {window.name: int(sizes[window]) for window in Window},
+    }
 
 
 def _write_model(
-    workspace: Workspace, cfg: EvaluateBenchConfig, profiles: Build, counts: NDArray[np.int64]
-) -> None:
-    draft = workspace.begin("autoencoder", config={"latent": cfg.latent}, inputs=[profiles])
-    assert not isinstance(draft, Build)
+    draft: Draft, cfg: EvaluateBenchConfig, counts: NDArray[np.int64]
+) -> dict[str, Any]:
     settings = Conv4RecConfig(latent=cfg.latent)
     sizes = torch.from_numpy(counts)
     model = Conv4Rec(settings, n_items=cfg.n_items, levels=STARS, counts=sizes, seed=cfg.seed)
     model.save(draft)
-    draft.commit(
-        {
-            "n_items": cfg.n_items,
-            "period": "test",
-            "fitted_windows": ["FIT", "VAL"],
-            "fitted_until": _CUTS["test"],
-        }
-    )
+    return {
+        "n_items": cfg.n_items,
+        "period": "test",
+        "fitted_windows": ["FIT", "VAL"],
+        "fitted_until": _CUTS["test"],
+    }
 
 
 def _cells(cfg: EvaluateBenchConfig, start: int, stop: int) -> Cells:

@@ -28,8 +28,9 @@ from raysys.bench.peers import PEERS, Peer
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
-from raysys.builds import Build, Draft, Workspace
+from raysys.builds import Build, Workspace
 from raysys.config import local, require
+from raysys.drafts import Draft
 from raysys.models.compressae import CompresSAEConfig
 from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
 from raysys.retrieval.codes import Codes
@@ -140,23 +141,25 @@ def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept:
 
 def _write_builds(folder: str, data: Dataset, codes: Codes, dictionary: Floats) -> dict[str, Build]:
     """Write what an index opens beside itself."""
+
+    def bias(draft: Draft) -> dict[str, Any]:
+        np.save(draft.path("bias.npy"), np.zeros((codes.n_items, 0), dtype=np.float32))
+        return {}
+
+    def atoms(draft: Draft) -> dict[str, Any]:
+        np.save(draft.path("dictionary.npy"), dictionary)
+        return {}
+
+    def packed(draft: Draft) -> dict[str, Any]:
+        codes.save(draft)
+        return {"packing": codes.packing, "similarity": data.similarity}
+
+    writers = {"embeddings": bias, "compressor": atoms, "codes": packed}
     workspace = Workspace(folder)
-    draft = _draft(workspace, "embeddings")
-    np.save(draft.path("bias.npy"), np.zeros((codes.n_items, 0), dtype=np.float32))
-    embeddings = draft.commit({})
-    draft = _draft(workspace, "compressor")
-    np.save(draft.path("dictionary.npy"), dictionary)
-    compressor = draft.commit({})
-    draft = _draft(workspace, "codes")
-    codes.save(draft)
-    stored = draft.commit({"packing": codes.packing, "similarity": data.similarity})
-    return {"embeddings": embeddings, "compressor": compressor, "codes": stored}
-
-
-def _draft(workspace: Workspace, kind: str) -> Draft:
-    draft = workspace.begin(kind, config={}, force=True)
-    assert isinstance(draft, Draft)
-    return draft
+    return {
+        kind: workspace.build(kind, config={}, write=write, force=True)
+        for kind, write in writers.items()
+    }
 
 
 def _ours(
@@ -179,8 +182,9 @@ def _ours(
     probes = sample_probes(data.vectors, 0, similarity=data.similarity, sample=200, seed=cfg.seed)
     chosen, choose_s, _ = timed_cpu(lambda: choose_settings(made, probes, params=params))
     made.settings = chosen[0]
-    draft = _draft(Workspace(folder), "index")
-    build = draft.commit(save_index(made, draft))
+    build = Workspace(folder).build(
+        "index", config={}, write=lambda draft: save_index(made, draft), force=True
+    )
     row = measure(lambda: _open(build, chain), data, truth, target=cfg.target_recall)
     return {
         "bytes_per_item": build.facts["bytes_per_item"],

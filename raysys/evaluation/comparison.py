@@ -63,8 +63,8 @@ def users_of_report(storage: Storage, report: str, method: str) -> pa.Table:
     record = storage.read_json(f"{report}.json")
     if record is None:
         raise DataError(f"{storage.root} holds no {report}.json")
-    key = f"{report}/{record['report_id']}/{method}"
-    return read_users(storage.fetch(f"{report}/{method}.parquet", cache_key=key))
+    name = f"{report}/{record['report_id']}/{method}.parquet"
+    return read_users(storage.fetch(name, cache_key=name))
 
 
 def replicated(table: pa.Table, *, seed: int, replicates: int) -> dict[str, NDArray[np.float64]]:

@@ -46,9 +46,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raysys.builds import Build, Draft
+from raysys.builds import Build
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.drafts import Draft
 from raysys.models.consume_loss import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.models.conv4rec_config import Conv4RecConfig as Conv4RecConfig
 from raysys.models.gathered import of_rows, product_sums

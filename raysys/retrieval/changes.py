@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft, Workspace
+from raysys.builds import Build, Workspace
+from raysys.drafts import Draft
 from raysys.errors import SearchError, UnknownItemError
 from raysys.retrieval.cells import unit_rows
 from raysys.retrieval.codes import Floats

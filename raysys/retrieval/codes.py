@@ -31,9 +31,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft
+from raysys.builds import Build
 from raysys.config import require
 from raysys.data.arrays import new_file, release, row_blocks
+from raysys.drafts import Draft
 from raysys.errors import BuildError
 from raysys.retrieval import quantise
 from raysys.retrieval.dictionary import Dictionary

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from raysys.builds import Build, Draft
+from raysys.builds import Build
+from raysys.drafts import Draft
 from raysys.errors import BuildError
 from raysys.retrieval.cells import Router, RoutingSpace, Tasks, run_here
 from raysys.retrieval.codes import Codes, Floats

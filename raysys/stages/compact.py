@@ -12,14 +12,15 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raysys.builds import Build, Draft, Workspace
-from raysys.data.drafts import owned
+from raysys.builds import Build, Workspace
+from raysys.drafts import Draft
 from raysys.models.compressae import CompresSAE
 from raysys.retrieval.changes import KIND, Changes, current_changes, gone_mask, joined_items
 from raysys.retrieval.codes import Codes, Floats
@@ -70,10 +71,7 @@ def _carry_deletions(workspace: Workspace, embeddings: Build) -> None:
     none = Changes.none(facts["dim"], facts["n_bias"])
     kept = dataclasses.replace(none, deleted=tuple(i for i in changes.deleted if i in known))
     settings = {"carried": old.content_id}
-    draft = workspace.begin(KIND, config=settings, inputs=[embeddings])
-    if isinstance(draft, Draft):
-        with workspace.writing(draft):
-            draft.commit(kept.save(draft))
+    workspace.build(KIND, config=settings, inputs=[embeddings], write=kept.save)
 
 
 def _embeddings(
@@ -84,11 +82,8 @@ def _embeddings(
     items: pa.Table,
     keep: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> Build:
-    source = [old.content_id, changes_build.content_id]
-    draft = workspace.begin("embeddings", config={"source": "changes"}, source=source)
-    if not isinstance(draft, Draft):
-        return draft
-    with workspace.writing(draft), owned(workspace, draft):
+
+    def write(draft: Draft) -> dict[str, Any]:
         for name, fresh in (("vectors", changes.vectors), ("bias", changes.bias)):
             rows = np.load(old.path(f"{name}.npy"), mmap_mode="r")[keep]
             np.save(draft.path(f"{name}.npy"), np.concatenate([rows, fresh]))
@@ -97,18 +92,20 @@ def _embeddings(
         numbers = pa.array(range(len(table)), pa.int32())
         table = table.set_column(table.column_names.index("item_num"), "item_num", numbers)
         pq.write_table(table, draft.path("items.parquet"))
-        return draft.commit(old.facts | {"n_items": len(table)})
+        return old.facts | {"n_items": len(table)}
+
+    source = [old.content_id, changes_build.content_id]
+    return workspace.build("embeddings", config={"source": "changes"}, source=source, write=write)
 
 
 def _compressor(workspace: Workspace, old: Build, embeddings: Build) -> Build:
-    settings = old.manifest.config | {"from": old.content_id}
-    draft = workspace.begin("compressor", config=settings, inputs=[embeddings])
-    if not isinstance(draft, Draft):
-        return draft
-    with workspace.writing(draft), owned(workspace, draft):
+    def write(draft: Draft) -> dict[str, Any]:
         for name in old.files():
             shutil.copyfile(old.path(name), draft.path(name))
-        return draft.commit(old.facts)
+        return old.facts
+
+    settings = old.manifest.config | {"from": old.content_id}
+    return workspace.build("compressor", config=settings, inputs=[embeddings], write=write)
 
 
 def _codes(
@@ -119,17 +116,16 @@ def _codes(
     changes: Changes,
     keep: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> Build:
-    settings = old.manifest.config | {"from": old.content_id}
-    draft = workspace.begin("codes", config=settings, inputs=[compressor, embeddings])
-    if not isinstance(draft, Draft):
-        return draft
-    with workspace.writing(draft), owned(workspace, draft):
+    def write(draft: Draft) -> dict[str, Any]:
         codes = Codes.open(old)
         kept = codes.take(keep)
         if len(changes.vectors):
             kept = kept.joined(_encoded(changes.vectors, codes, compressor))
         kept.save(draft)
-        return draft.commit(old.facts | {"n_items": kept.n_items})
+        return old.facts | {"n_items": kept.n_items}
+
+    settings = old.manifest.config | {"from": old.content_id}
+    return workspace.build("codes", config=settings, inputs=[compressor, embeddings], write=write)
 
 
 def _encoded(vectors: Floats, codes: Codes, compressor: Build) -> Codes:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft, Workspace
+from raysys.builds import Build, Workspace
 from raysys.config import identity, local
 from raysys.data.arrays import row_blocks, take_rows
-from raysys.data.drafts import owned
+from raysys.drafts import Draft
 from raysys.errors import DataError
 from raysys.models.compressae import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.retrieval.codes import Codes
@@ -22,7 +22,7 @@ from raysys.stages.encode import Encoder, fit_dictionary, unit_rows
 from raysys.stages.encode_parts import encode_in_parts
 from raysys.storage import Storage
 from raysys.training.compressor import compressor_phases
-from raysys.training.launch import LaunchConfig, forget, launch
+from raysys.training.launch import LaunchConfig, launch
 from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
@@ -61,24 +61,20 @@ def compress(
         DataError: an embedding is not finite, or zero where only its direction counts.
     """
     settings = {"compressor": identity(cfg), "seed": seed}
-    got = workspace.begin("compressor", config=settings, inputs=[embeddings], force=force)
-    if isinstance(got, Draft):
-        with workspace.writing(got), owned(workspace, got):
-            compressor = got.commit(_train(workspace, got, embeddings, cfg, seed, workers))
-    else:
-        compressor = got
-    inputs = [compressor, embeddings]
-    got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
-    if isinstance(got, Draft):
-        with workspace.writing(got), owned(workspace, got):
-            name = f"codes-{got.build_id}"
-            if force:
-                forget(workspace.storage, name)  # anew, not on from where an old run stopped
-            facts = _write_codes(got, compressor, embeddings, cfg, workspace.storage, name)
-            codes = got.commit(facts)
-            forget(workspace.storage, name)
-    else:
-        codes = got
+    compressor = workspace.build(
+        "compressor",
+        config=settings,
+        inputs=[embeddings],
+        write=lambda draft: _train(workspace, draft, embeddings, cfg, seed, workers),
+        force=force,
+    )
+    codes = workspace.build(
+        "codes",
+        config=settings,
+        inputs=[compressor, embeddings],
+        write=lambda draft: _write_codes(draft, compressor, embeddings, cfg, workspace.storage),
+        force=force,
+    )
     if cfg.keep is not None:
         codes = _cut(workspace, codes, [compressor, embeddings], settings, cfg.keep, force)
     return [compressor, codes]
@@ -97,18 +93,18 @@ def _cut(
     Raises:
         ConfigError: the codes do not hold so many.
     """
-    settings = settings | {"keep": keep, "from": whole.content_id}
-    got = workspace.begin("codes", config=settings, inputs=inputs, force=force)
-    if isinstance(got, Build):
-        return got
-    with workspace.writing(got), owned(workspace, got):
+
+    def write(draft: Draft) -> dict[str, Any]:
         dictionary = np.load(inputs[0].path("dictionary.npy"))
         similarity = whole.facts["similarity"]
         codes = Codes.open(whole).truncate(
-            keep, dictionary=dictionary, similarity=similarity, draft=got
+            keep, dictionary=dictionary, similarity=similarity, draft=draft
         )
         vectors = np.load(inputs[1].path("vectors.npy"), mmap_mode="r")
-        return got.commit(_facts(codes, dictionary, vectors, similarity))
+        return _facts(codes, dictionary, vectors, similarity)
+
+    settings = settings | {"keep": keep, "from": whole.content_id}
+    return workspace.build("codes", config=settings, inputs=inputs, write=write, force=force)
 
 
 def _train(
@@ -139,7 +135,6 @@ def _train(
             "wide_weight": cfg.wide_weight,
             "seed": seed,
         }
-        name = f"compressor-{draft.build_id}"
         state = launch(
             compressor_phases,
             {"path": str(path), "sizes": sizes},
@@ -147,13 +142,12 @@ def _train(
             seed=seed,
             cfg=workers,
             storage=workspace.storage,
-            name=name,
+            name=draft.scratch(),
         )
         model = CompresSAE(vectors.shape[1], **sizes)
         model.load_state_dict(state["model"])
         model.save(draft.path("encoder.safetensors"))
         dictionary = model.dictionary.detach()
-        forget(workspace.storage, name)
     else:
         dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
     np.save(draft.path("dictionary.npy"), dictionary.numpy())
@@ -166,7 +160,6 @@ def _write_codes(
     embeddings: Build,
     cfg: CompressorConfig,
     storage: Storage,
-    name: str,
 ) -> dict[str, Any]:
     """Encode every row, pack and write the codes, return the facts."""
     vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
@@ -188,7 +181,7 @@ def _write_codes(
             embeddings,
             encoder,
             storage=storage,
-            name=name,
+            name=draft.scratch(),
             fitted=cfg.preset == "best" or similarity == "inner_product",
             similarity=similarity,
             value_bits=cfg.value_bits,

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft
+from raysys.builds import Build
+from raysys.drafts import SCRATCH, Draft
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.packing import Packed, Packer
 from raysys.retrieval.quantise import sample_stride
@@ -82,7 +83,7 @@ class PartStore:
         self.storage.write_atomic(self._path(kind, number), buffer.getvalue())
 
     def _path(self, kind: str, number: int) -> str:
-        return f"training/{self.name}/{kind}-{self.part_rows}-{number:06d}.npz"
+        return f"{SCRATCH}/{self.name}/{kind}-{self.part_rows}-{number:06d}.npz"
 
 
 def encode_in_parts(
@@ -104,7 +105,7 @@ def encode_in_parts(
         embeddings: what to encode.
         encoder: how.
         storage: of the run.
-        name: identity of the work, under which it resumes; `launch.forget` deletes its parts.
+        name: identity of the work, under which it resumes, see `Draft.scratch`.
         fitted: fit levels and scale to the vectors, not to the encoder's values alone.
         similarity: of the codes.
         value_bits: of the packing.

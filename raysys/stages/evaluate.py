@@ -3,20 +3,22 @@
     audit -> count the training window -> fit or reuse the baselines -> rank and rate shard by shard
 
 Writes `<run>/reports/<name>.json` (all metrics and slices of all methods) and
-`<run>/reports/<name>/<method>.parquet` (the sums of every user, from which `compare` works).
+`<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which `compare`
+works). The first is written last and names the second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from raysys.config import JobConfig, RayConfig, local, require, require_run
 from raysys.data.append import BASE as APPENDED_TO
 from raysys.data.profiles import SHARD_PREFIX, Profiles
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
+from raysys.drafts import Draft
 from raysys.errors import DataError
 from raysys.evaluation import audit, fitting, layout, protocols, report
 from raysys.evaluation.temporal import Evaluator
@@ -159,10 +162,11 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     counts, rated = _count(plan, shards, profiles, cluster)
     tasks = [ShardTask(plan, name, counts, rated) for name in shards]
     name = report_name(cfg)
-    with _user_files(workspace, name) as folder:
+    report_id = secrets.token_hex(8)
+    with _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder:
         outcome = _merge(in_order(evaluate_shard, tasks, cluster=cluster), folder)
-    record = _record(cfg, plan, chain, outcome, left_out)
-    workspace.storage.write_atomic(f"{REPORTS}/{name}.json", json.dumps(record, indent=1) + "\n")
+        record = {"report_id": report_id, **_record(cfg, plan, chain, outcome, left_out)}
+    _publish(workspace, f"{REPORTS}/{name}", record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
     for line in report.table(methods):
         log.info("%s", line)
@@ -255,22 +259,21 @@ def _baselines(
         n_rated=profiles.levels.n_rated,
     )
     builds = {}
-    source = None
+    source = functools.cache(lambda: fitting.source_of(profiles))
     for name in (name for name, reason in wanted.items() if reason is None):
-        got = workspace.begin(
-            "baselines", config={"name": name, "period": cfg.period}, inputs=[build]
-        )
-        if not isinstance(got, Build):
-            source = source or fitting.source_of(profiles)
-            with workspace.writing(got):
-                folder = got.path("x").parent
-                chosen = fitting.fit_and_save(
-                    source, period=cfg.period, names=[name], folder=folder
-                )
-                settings = {"settings": chosen[name], "user_share": source.share}
-                got = got.commit({"name": name, **settings})
-        builds[name] = got
+        settings = {"name": name, "period": cfg.period}
+        write = functools.partial(_fit_baseline, source, name=name, period=cfg.period)
+        builds[name] = workspace.build("baselines", config=settings, inputs=[build], write=write)
     return builds, {name: reason for name, reason in wanted.items() if reason is not None}
+
+
+def _fit_baseline(
+    source: Callable[[], fitting.Source], draft: Draft, *, name: str, period: str
+) -> dict[str, Any]:
+    """Fit one baseline and write its files; return the build's facts."""
+    log_read = source()
+    chosen = fitting.fit_and_save(log_read, period=period, names=[name], folder=draft.staging)
+    return {"name": name, "settings": chosen[name], "user_share": log_read.share}
 
 
 def _count(
@@ -294,21 +297,30 @@ def _count(
 
 
 @contextlib.contextmanager
-def _user_files(workspace: Workspace, name: str) -> Iterator[Path]:
-    """Give a local folder whose files become `reports/<name>/` when the block succeeds."""
+def _user_files(workspace: Workspace, target: str) -> Iterator[Path]:
+    """Give a local folder whose files lie in `target` of the run when the block succeeds."""
     storage = workspace.storage
-    target = f"{REPORTS}/{name}"
-    hidden = f"{REPORTS}/.{name}.{secrets.token_hex(4)}"
-    folder = Path(storage.root) / hidden if storage.is_local else Path(tempfile.mkdtemp())
+    folder = Path(storage.root) / target if storage.is_local else Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
-        if storage.is_local:
-            storage.move_into_place(hidden, target)
-        else:
+        if not storage.is_local:
             storage.upload(folder, target)
+    except BaseException:
+        storage.delete(target)
+        storage.prune(target.rpartition("/")[0])
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not storage.is_local:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(workspace: Workspace, report: str, record: dict[str, Any]) -> None:
+    """Write a report's JSON, and delete the users' sums of the report that it replaces."""
+    before = workspace.storage.read_json(f"{report}.json")
+    workspace.storage.write_atomic(f"{report}.json", json.dumps(record, indent=1) + "\n")
+    if before is not None:
+        workspace.storage.delete(f"{report}/{before['report_id']}")
 
 
 def _merge(results: Iterable[Evaluated], folder: Path) -> Outcome:
@@ -355,7 +367,6 @@ def _record(
             f"in the catalogue ({dict(outcome.dropped)})"
         )
     return {
-        "report_id": secrets.token_hex(8),
         "period": cfg.period,
         "via": cfg.via,
         "rescore": cfg.rescore,

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from raysys.builds import Build, Draft, StageResult, Workspace
+from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, identity, require_run
+from raysys.drafts import Draft
 from raysys.errors import BuildError
 from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
 from raysys.retrieval.cells import Tasks, run_here
@@ -50,12 +51,13 @@ def index(cfg: IndexConfig) -> StageResult:
     chain = compacted(workspace, workspace.chain(workspace.current("codes")))
     inputs = [chain[kind] for kind in _INPUTS]
     settings = identity(cfg) | {"files": _FILES_VERSION}
-    got = workspace.begin("index", config=settings, inputs=inputs, force=cfg.force)
-    if isinstance(got, Draft):
-        with workspace.writing(got):
-            build = got.commit(_write(cfg, got, chain))
-    else:
-        build = got
+    build = workspace.build(
+        "index",
+        config=settings,
+        inputs=inputs,
+        write=lambda draft: _write(cfg, draft, chain),
+        force=cfg.force,
+    )
     shown = ("kind", "n_items", "n_cells", "settings", "recall", "bytes_per_item")
     return StageResult(
         build_ids={build.kind: build.build_id},

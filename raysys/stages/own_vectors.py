@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.builds import Build, Draft, Workspace
+from raysys.builds import Build, Workspace
 from raysys.data.arrays import new_file, release
-from raysys.data.drafts import owned
 from raysys.data.embeddings import (
     Embeddings,
     check_rows,
@@ -26,6 +25,7 @@ from raysys.data.embeddings import (
     read_ids,
 )
 from raysys.data.sources import fingerprint
+from raysys.drafts import Draft
 from raysys.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -62,17 +62,17 @@ def import_vectors(
         prints = fingerprint(files) + (fingerprint(embedding_files(ids)) if ids else [])
     except OSError as error:
         raise DataError(f"source={source} cannot be read: {error}") from error
-    got = workspace.begin("embeddings", config=settings, source=prints, force=force)
-    if isinstance(got, Build):
-        return got
-    with workspace.writing(got), owned(workspace, got):
+
+    def write(draft: Draft) -> dict[str, Any]:
         if files[0].format == "npy":
             opened = open_npy(files[0], read_ids(Path(ids).expanduser()) if ids else None)
         else:
             opened = open_parquet(files)
             if ids:
                 log.warning("setting ignored key=ids value=%s reason=Parquet_has_item_id", ids)
-        return got.commit(_write(got, opened, source) | {"similarity": similarity})
+        return _write(draft, opened, source) | {"similarity": similarity}
+
+    return workspace.build("embeddings", config=settings, source=prints, write=write, force=force)
 
 
 def _write(draft: Draft, opened: Embeddings, source: str) -> dict[str, Any]:

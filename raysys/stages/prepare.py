@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from raysys.builds import Build, Draft, StageResult, Workspace
+from raysys.builds import Build, StageResult, Workspace
 from raysys.config import identity, require_run
 from raysys.data.append import (
     BASE,
@@ -26,7 +26,6 @@ from raysys.data.append import (
     earlier_part,
     find_base,
 )
-from raysys.data.drafts import owned
 from raysys.data.interactions import N_BUCKETS, EventRules, LogTraits, resolve_columns
 from raysys.data.items import list_item_files, read_items
 from raysys.data.parts import (
@@ -39,10 +38,11 @@ from raysys.data.parts import (
 from raysys.data.readers import check_same_columns, split_into_pieces
 from raysys.data.settings import PrepareConfig
 from raysys.data.sources import SourceFile, fingerprint, list_files
+from raysys.drafts import Draft
 from raysys.errors import DataError
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
-from raysys.stages.profiles import TIMELESS, part_uris, write_profiles
+from raysys.stages.profiles import PARTS, TIMELESS, write_profiles
 from raysys.storage import open_filesystem
 
 log = logging.getLogger(__name__)
@@ -90,31 +90,34 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         check_settings(base.interactions, settings)
         settings |= {"appended": marks, BASE: base.interactions.ref()}
     with contextlib.ExitStack() as cluster:
-        got = ws.begin("interactions", config=settings, source=marks, force=cfg.force)
-        if isinstance(got, Draft):
+
+        def write_rows(draft: Draft) -> dict[str, Any]:
             cluster.enter_context(connected(cfg.ray))
-            with ws.writing(got), owned(ws, got):
-                facts = _write_interactions(cfg, files, columns, got, base=base)
-                got = got.commit(facts)
-        interactions = got
+            return _write_interactions(cfg, files, columns, draft, base=base)
+
+        interactions = ws.build(
+            "interactions", config=settings, source=marks, write=write_rows, force=cfg.force
+        )
         settings = {key: v for key, v in identity(cfg).items() if key not in _LOG_KEYS}
         earlier = base.profiles if base is not None else None
         if earlier is not None:
             settings[BASE] = earlier.ref()
-        got = ws.begin(
+
+        def write_shards(draft: Draft) -> dict[str, Any]:
+            cluster.enter_context(connected(cfg.ray))
+            return write_profiles(cfg, interactions, items, draft, earlier=earlier)
+
+        profiles = ws.build(
             "profiles",
             config=settings,
             inputs=[interactions],
             source=fingerprint(item_files),
+            write=write_shards,
             force=cfg.force,
         )
-        if isinstance(got, Draft):
-            cluster.enter_context(connected(cfg.ray))
-            with ws.writing(got), owned(ws, got):
-                got = got.commit(write_profiles(cfg, interactions, items, got, earlier=earlier))
     return StageResult(
-        build_ids={"interactions": interactions.build_id, "profiles": got.build_id},
-        extra={"interactions": interactions.facts, "profiles": got.facts},
+        build_ids={"interactions": interactions.build_id, "profiles": profiles.build_id},
+        extra={"interactions": interactions.facts, "profiles": profiles.facts},
     )
 
 
@@ -181,7 +184,7 @@ def _with_earlier(
 ) -> list[MergeTask]:
     """Return merge tasks with the earlier parts and take the earlier quarantine over."""
     n_new = sum(piece.n_rows - piece.n_ignored - sum(piece.reasons.values()) for piece in read)
-    uris = part_uris(cfg, base)
+    uris = base.urls(".parquet", prefix=PARTS)
     earlier_good = base.facts["rows"] + base.facts["duplicates"]
     tasks = bucket_ranges(n_new + earlier_good)
     for name in base.files(prefix="quarantine-"):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.builds import Build, Draft
+from raysys.builds import Build
 from raysys.data.append import earlier_items
 from raysys.data.catalogue import (
     PartStatistics,
@@ -29,10 +29,11 @@ from raysys.data.profiles import SHARD_PREFIX
 from raysys.data.schema import Window, period_windows
 from raysys.data.settings import PrepareConfig
 from raysys.data.splits import SplitPlan
+from raysys.drafts import Draft
 from raysys.errors import DataError
 from raysys.stages.distribute import distribute
-from raysys.storage import open_filesystem
 
+PARTS = "part-"  # how the files of an `interactions` build begin
 TIMELESS = "split=users, split=ratings or split=given do without time"
 
 
@@ -46,7 +47,7 @@ def write_profiles(
 ) -> dict[str, Any]:
     """Split, number and shard the interactions; return the build's facts."""
     facts = interactions.facts
-    uris = part_uris(cfg, interactions)
+    uris = interactions.urls(".parquet", prefix=PARTS)
     plan = _plan(cfg, uris, facts)
     core = _count(cfg, uris, plan, has_time=facts["has_time"])
     counted = core.parts
@@ -192,11 +193,3 @@ def _check_windows(cfg: PrepareConfig, windows: Sequence[int]) -> None:
                     f"split={cfg.split} leaves window {window.name} without rows ({found}): "
                     "the log is too small for this split, or the cuts and shares are"
                 )
-
-
-def part_uris(cfg: PrepareConfig, interactions: Build) -> list[str]:
-    """Return where the parts of an `interactions` build lie, in order."""
-    folder = f"{cfg.run.rstrip('/')}/interactions/{interactions.build_id}"
-    _, path = open_filesystem(folder)
-    base = path if "://" not in folder else folder
-    return [f"{base}/{name}" for name in interactions.files(".parquet", prefix="part-")]

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from raysys.builds import Build, Draft, StageResult, Workspace
+from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
 from raysys.data.batches import ragged
-from raysys.data.drafts import owned
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
+from raysys.drafts import Draft
 from raysys.errors import ConfigError
 from raysys.models.candidates import candidate_recall, fit_discover_slope
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
@@ -29,7 +29,7 @@ from raysys.stages.own_vectors import import_vectors
 from raysys.training.autoencoder import autoencoder_phases, last_period, new_model
 from raysys.training.fit_data import FitData, fit_data
 from raysys.training.history import write_history
-from raysys.training.launch import LaunchConfig, forget, launch
+from raysys.training.launch import LaunchConfig, launch
 from raysys.training.loop import State
 from raysys.training.optim import OptimConfig
 from raysys.training.validation import RECALL, check_metric
@@ -141,24 +141,21 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     settings = identity(cfg)
     settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
     inputs = [profiles_build]
-    got = workspace.begin("autoencoder", config=settings, inputs=inputs, force=cfg.force)
-    if isinstance(got, Draft):
-        with workspace.writing(got):
-            name = f"autoencoder-{got.build_id}"
-            if cfg.force:
-                forget(workspace.storage, name)  # anew, not on from where an old run stopped
-            state = fit(cfg, workspace, profiles_build, name=name)
-            autoencoder = got.commit(_write_model(cfg, got, profiles_build, state))
-            forget(workspace.storage, name)
-    else:
-        autoencoder = got
-    inputs = [autoencoder, profiles_build]
-    got = workspace.begin("embeddings", config={}, inputs=inputs, force=cfg.force)
-    if isinstance(got, Draft):
-        with workspace.writing(got), owned(workspace, got):
-            embeddings = got.commit(_write_embeddings(got, autoencoder, profiles_build))
-    else:
-        embeddings = got
+
+    def write_model(draft: Draft) -> dict[str, Any]:
+        state = fit(cfg, workspace, profiles_build, name=draft.scratch())
+        return _write_model(cfg, draft, profiles_build, state)
+
+    autoencoder = workspace.build(
+        "autoencoder", config=settings, inputs=inputs, write=write_model, force=cfg.force
+    )
+    embeddings = workspace.build(
+        "embeddings",
+        config={},
+        inputs=[autoencoder, profiles_build],
+        write=lambda draft: _write_embeddings(draft, autoencoder, profiles_build),
+        force=cfg.force,
+    )
     return [autoencoder, embeddings]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysys.builds import Build, Draft, StageResult, Workspace
+from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.retrieval.changes import KIND, Changes, current_changes
@@ -88,13 +88,14 @@ def _commit(
     content = hashlib.sha256(Path(cfg.upsert).expanduser().read_bytes() if cfg.upsert else b"")
     source = [before.content_id if before is not None else None, content.hexdigest()]
     settings = {"delete": sorted(cfg.delete)}
-    got = workspace.begin(
-        KIND, config=settings, inputs=[embeddings], source=source, force=cfg.force
+    return workspace.build(
+        KIND,
+        config=settings,
+        inputs=[embeddings],
+        source=source,
+        write=lambda draft: changes.save(draft) | facts,
+        force=cfg.force,
     )
-    if not isinstance(got, Draft):
-        return got
-    with workspace.writing(got):
-        return got.commit(changes.save(got) | facts)
 
 
 def _upserted(

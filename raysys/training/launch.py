@@ -76,7 +76,7 @@ def launch(
         optim: the optimiser's settings.
         seed: seed of initialisation, order and dropout.
         cfg: workers.
-        storage: the run; states are kept below `training/<name>` in it until `forget` is called.
+        storage: the run; states are kept below `training/<name>` in it, see `Draft.scratch`.
         name: identity of this training; a second launch under the same name goes on where the
             first one stopped.
         callbacks: Ray Train callbacks, e.g. the one that reports to a sweep.

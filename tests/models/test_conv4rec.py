@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models.small import EVENTS, N_ITEMS, ONE, REPEATED, SMALL, make, random_cells, stars
+from planting import begin
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -268,7 +269,7 @@ def test_the_weighted_losses_of_the_halves_are_the_loss_of_the_whole():
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     model = make()
     workspace = Workspace(str(tmp_path))
-    draft = workspace.begin("autoencoder", config={})
+    draft = begin(workspace, "autoencoder", config={})
     model.save(draft)
     build = draft.commit({})
     loaded = Conv4Rec.load(build)
@@ -289,7 +290,7 @@ def test_a_build_of_before_the_candidates_weight_and_offsets_loads(tmp_path):
     model.discover_slope.fill_(0.02)
     model.level_offset.fill_(0.3)
     workspace = Workspace(str(tmp_path))
-    draft = workspace.begin("autoencoder", config={})
+    draft = begin(workspace, "autoencoder", config={})
     model.save(draft)
     path = draft.path(WEIGHTS_FILE)
     state = load_file(path)

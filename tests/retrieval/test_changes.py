@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from planting import begin
 from retrieval.test_index_kinds import CASES, N_ITEMS, make_index, planted_world
 
 from raysys.builds import Workspace
@@ -95,10 +96,10 @@ def test_changes_add_up():
 
 def test_saved_changes_belong_to_their_embeddings(tmp_path, caplog):
     workspace = Workspace(str(tmp_path))
-    first, other = (workspace.begin("embeddings", config={"n": n}).commit({}) for n in (1, 2))
+    first, other = (begin(workspace, "embeddings", config={"n": n}).commit({}) for n in (1, 2))
     assert current_changes(workspace, first) is None
     changes = Changes.none(3, 1).upsert(*rows(["ü"], 3, 1)).delete(["i4"], KNOWN)
-    draft = workspace.begin("changes", config={}, inputs=[first])
+    draft = begin(workspace, "changes", config={}, inputs=[first])
     draft.commit(changes.save(draft))
     back = Changes.load(current_changes(workspace, first))
     assert (back.item_ids, back.deleted) == (["ü"], ("i4",))

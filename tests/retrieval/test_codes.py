@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import begin
 
 from raysys.builds import Workspace
 from raysys.errors import ConfigError, DataError
@@ -166,7 +167,7 @@ def test_zero_rows_score_zero():
 def test_saved_codes_open_memory_mapped(tmp_path):
     dictionary, atoms, values, _ = planted()
     codes = Codes.pack(atoms, values, dictionary=dictionary)
-    draft = Workspace(str(tmp_path)).begin("codes", config={})
+    draft = begin(Workspace(str(tmp_path)), "codes", config={})
     codes.save(draft)
     back = Codes.open(draft.commit({"packing": codes.packing}))
     np.testing.assert_array_equal(back.decode(dictionary), codes.decode(dictionary))
@@ -193,7 +194,7 @@ def test_truncation_in_chunks_and_into_files_changes_nothing(tmp_path, monkeypat
     whole = codes.truncate(3, **settings).arrays()
     monkeypatch.setattr("raysys.retrieval.codes._CHUNK_ROWS", 77)
     monkeypatch.setattr("raysys.data.arrays.BLOCK_ROWS", 50)
-    draft = Workspace(str(tmp_path)).begin("codes", config={})
+    draft = begin(Workspace(str(tmp_path)), "codes", config={})
     parts = codes.truncate(3, **settings, draft=draft).arrays()
     for name, array in whole.items():
         np.testing.assert_array_equal(parts[name], array)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import begin
 from retrieval.test_index_kinds import CASES, N_ITEMS, PER_GROUP, make_index, planted_world
 
 from raysys.builds import Workspace
@@ -83,14 +84,14 @@ def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     workspace = Workspace(str(tmp_path))
     chain = {}
     for kind in ("embeddings", "codes", "compressor"):
-        draft = workspace.begin(kind, config={})
+        draft = begin(workspace, kind, config={})
         np.save(draft.path("dictionary.npy"), index.dictionary.floats)
         chain[kind] = draft.commit({})
     vectors, _ = planted_world("inner_product")
     query = {"weights": np.ones((9, 2), np.float32), "top_k": 25}
     wanted = index.search(vectors[:9], **query)
     for n_shards in (1, 4):
-        draft = workspace.begin("index", config={"n_shards": n_shards})
+        draft = begin(workspace, "index", config={"n_shards": n_shards})
         build = draft.commit(save_index(index, draft, n_shards=n_shards))
         opened = open_index(build, chain)
         assert isinstance(opened, Shards) == (n_shards > 1)
@@ -102,7 +103,7 @@ def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     np.testing.assert_array_equal(Shards(parts).search(vectors[:9], **query)[0], wanted[0])
     with pytest.raises(BuildError, match="shards 0 to 3, not 4"):
         open_shard(build, chain, 4)
-    draft = workspace.begin("index", config={"older": True})
+    draft = begin(workspace, "index", config={"older": True})
     facts = save_index(index, draft)
     for path in draft.staging.glob("shard-00000/spill_*.npy"):
         path.unlink()

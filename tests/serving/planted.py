@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from planting import begin
 
 from raysys.builds import Workspace
 from raysys.data.cells import Cells
@@ -41,30 +42,26 @@ def write_items(draft, n_items):
 
 
 def write_embeddings(ws, vectors, bias, *, similarity, inputs):
-    draft = ws.begin("embeddings", config={}, inputs=inputs, source=vectors.tobytes().hex()[:64])
-    with ws.writing(draft):
-        np.save(draft.path("vectors.npy"), vectors.astype(np.float32))
-        np.save(draft.path("bias.npy"), bias.astype(np.float32))
-        write_items(draft, len(vectors))
-        facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": bias.shape[1]}
-        return draft.commit({**facts, "similarity": similarity})
+    draft = begin(ws, "embeddings", config={}, inputs=inputs, source=vectors.tobytes().hex()[:64])
+    np.save(draft.path("vectors.npy"), vectors.astype(np.float32))
+    np.save(draft.path("bias.npy"), bias.astype(np.float32))
+    write_items(draft, len(vectors))
+    facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": bias.shape[1]}
+    return draft.commit({**facts, "similarity": similarity})
 
 
 def write_flat_index(ws, embeddings, vectors, *, similarity):
     """Compress to 8 bits per dimension and index without cells: almost the exact ranking."""
-    draft = ws.begin("compressor", config={}, inputs=[embeddings])
-    with ws.writing(draft):
-        np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
-        compressor = draft.commit({})
-    draft = ws.begin("codes", config={}, inputs=[compressor, embeddings])
-    with ws.writing(draft):
-        Codes.pack_dense(vectors, similarity=similarity).save(draft)
-        facts = {"n_items": len(vectors), "packing": "dense8", "similarity": similarity}
-        codes = draft.commit(facts)
-    draft = ws.begin("index", config={"kind": "flat"}, inputs=[codes, compressor, embeddings])
-    with ws.writing(draft):
-        facts = {"kind": "flat", "n_items": len(vectors), "dim": vectors.shape[1], "settings": {}}
-        return draft.commit({**facts, "similarity": similarity})
+    draft = begin(ws, "compressor", config={}, inputs=[embeddings])
+    np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
+    compressor = draft.commit({})
+    draft = begin(ws, "codes", config={}, inputs=[compressor, embeddings])
+    Codes.pack_dense(vectors, similarity=similarity).save(draft)
+    facts = {"n_items": len(vectors), "packing": "dense8", "similarity": similarity}
+    codes = draft.commit(facts)
+    draft = begin(ws, "index", config={"kind": "flat"}, inputs=[codes, compressor, embeddings])
+    facts = {"kind": "flat", "n_items": len(vectors), "dim": vectors.shape[1], "settings": {}}
+    return draft.commit({**facts, "similarity": similarity})
 
 
 def vectors_run(path, *, n_items=60, dim=8, similarity="cosine", seed=0):
@@ -93,18 +90,17 @@ def random_cells(n_users, n_items, n_levels, *, seed=0):
 
 
 def write_profiles(ws, cells, levels, n_items):
-    draft = ws.begin("profiles", config={}, source="planted")
-    with ws.writing(draft):
-        write_items(draft, n_items)
-        ids = [user_id(num) for num in range(cells.n_users)]
-        users = {"user_num": pa.array(range(cells.n_users), pa.int32()), "user_id": ids}
-        pq.write_table(pa.table(users), draft.path("users.parquet"))
-        halves = np.array_split(np.arange(cells.n_users), 2)
-        for number, rows in enumerate(halves):
-            table = cells.users(rows).to_table()
-            pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
-        levels.save(draft.path("levels.json"))
-        return draft.commit({"n_users": cells.n_users, "n_items": n_items})
+    draft = begin(ws, "profiles", config={}, source="planted")
+    write_items(draft, n_items)
+    ids = [user_id(num) for num in range(cells.n_users)]
+    users = {"user_num": pa.array(range(cells.n_users), pa.int32()), "user_id": ids}
+    pq.write_table(pa.table(users), draft.path("users.parquet"))
+    halves = np.array_split(np.arange(cells.n_users), 2)
+    for number, rows in enumerate(halves):
+        table = cells.users(rows).to_table()
+        pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
+    levels.save(draft.path("levels.json"))
+    return draft.commit({"n_users": cells.n_users, "n_items": n_items})
 
 
 def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
@@ -114,11 +110,10 @@ def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
             parameter.add_(0.5 * noise)
-    draft = ws.begin("autoencoder", config={}, inputs=[profiles])
-    with ws.writing(draft):
-        model.save(draft)
-        facts = {"n_items": n_items, "n_levels": levels.n_levels, "fitted_until": fitted_until}
-        return draft.commit({**facts, "period": "test"})
+    draft = begin(ws, "autoencoder", config={}, inputs=[profiles])
+    model.save(draft)
+    facts = {"n_items": n_items, "n_levels": levels.n_levels, "fitted_until": fitted_until}
+    return draft.commit({**facts, "period": "test"})
 
 
 def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):

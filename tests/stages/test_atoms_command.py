@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planting import begin
 
 from raysys.builds import Workspace
 from raysys.config import load
@@ -18,7 +19,7 @@ def run(tmp_path):
     dictionary = np.eye(4, dtype=np.float32)
     held = np.array([[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]])
     values = np.array([[3, 1], [2, 1], [1, 2], [1, 1], [-2, 1]], dtype=np.float32)
-    embeddings = workspace.begin("embeddings", config={})
+    embeddings = begin(workspace, "embeddings", config={})
     names = [f"i{n}" for n in range(5)]
     table = {
         "item_num": range(5),
@@ -27,11 +28,11 @@ def run(tmp_path):
     }
     pq.write_table(pa.table(table), embeddings.path("items.parquet"))
     embeddings = embeddings.commit({"dim": 4})
-    compressor = workspace.begin("compressor", config={}, inputs=[embeddings])
+    compressor = begin(workspace, "compressor", config={}, inputs=[embeddings])
     np.save(compressor.path("dictionary.npy"), dictionary)
     compressor = compressor.commit({})
     codes = Codes.pack(held, values, dictionary=dictionary, value_bits=16)
-    draft = workspace.begin("codes", config={}, inputs=[compressor, embeddings])
+    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
     codes.save(draft)
     draft.commit({"packing": codes.packing})
     return workspace.run

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from planting import begin
 from stages.test_prepare_crash import job, wait_for
 
-from raysys.builds import Draft, Workspace
+from raysys.builds import Workspace
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.retrieval.codes import Codes
@@ -30,7 +31,7 @@ def planted(n_rows, dim=24, seed=0):
 def world(tmp_path_factory):
     """A run with embeddings of 21,000 rows and a dictionary."""
     workspace = Workspace(str(tmp_path_factory.mktemp("parts") / "run"))
-    draft = workspace.begin("embeddings", config={})
+    draft = begin(workspace, "embeddings", config={})
     vectors = planted(21_000)
     np.save(draft.path("vectors.npy"), vectors)
     embeddings = draft.commit({"similarity": "cosine"})
@@ -44,8 +45,7 @@ def written(world, name, *, value_bits=4, **settings):
     workspace, embeddings, dictionary = world
     vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
     encoder = Encoder.fit(vectors, dictionary, n_active=4, model=None, value_bits=value_bits)
-    draft = workspace.begin("codes", config={}, force=True)
-    assert isinstance(draft, Draft)
+    draft = begin(workspace, "codes", config={}, force=True)
     encode_in_parts(
         draft,
         embeddings,
@@ -57,9 +57,7 @@ def written(world, name, *, value_bits=4, **settings):
         value_bits=value_bits,
         **settings,
     )
-    files = {path.name: path.read_bytes() for path in draft.staging.iterdir()}
-    draft.discard()
-    return files
+    return {path.name: path.read_bytes() for path in draft.staging.iterdir()}
 
 
 @pytest.mark.parametrize("value_bits", [4, 8])
@@ -74,7 +72,7 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
         vectors=np.load(path),
         value_bits=value_bits,
     )
-    draft = Workspace(str(tmp_path)).begin("codes", config={})
+    draft = begin(Workspace(str(tmp_path)), "codes", config={})
     whole.save(draft)
     wanted = {path.name: path.read_bytes() for path in draft.staging.iterdir()}
     for part_rows in (BLOCK_ROWS, 5 * BLOCK_ROWS):

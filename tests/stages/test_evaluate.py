@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from planting import begin
 
 from raysys.builds import Workspace
 from raysys.config import load
@@ -17,6 +18,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.evaluation import fitting
+from raysys.evaluation.comparison import users_of_report
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_vectors
 from raysys.retrieval.codes import Codes
@@ -66,7 +68,7 @@ def write_profiles(workspace, cells=None, *, shards=2, protocol="temporal", **ch
         "first_seen": first_seen,
         "n_fit": np.bincount(cells.item_num[cells.window == 0], minlength=N_ITEMS),
     }
-    draft = workspace.begin("profiles", config={"seed": int(cells.timestamp.sum())}, force=True)
+    draft = begin(workspace, "profiles", config={"seed": int(cells.timestamp.sum())}, force=True)
     pq.write_table(pa.table(items | changes), draft.path("items.parquet"))
     users = pa.table({"user_id": [f"u{n:03d}" for n in range(N_USERS)]})
     pq.write_table(users, draft.path("users.parquet"))
@@ -95,7 +97,7 @@ def write_autoencoder(workspace, profiles, *, n_items=36, period="test", windows
     with torch.no_grad():  # the two tastes are two directions
         model.items[:] = 0.1 * model.items
         model.items[torch.arange(n_items), torch.arange(n_items) % 2] += 1.0
-    draft = workspace.begin("autoencoder", config={"n": n_items}, inputs=[profiles], force=True)
+    draft = begin(workspace, "autoencoder", config={"n": n_items}, inputs=[profiles], force=True)
     model.save(draft)
     cutoffs = profiles.facts["cutoffs"]
     return model, draft.commit(
@@ -146,7 +148,7 @@ def test_the_report_holds_the_model_and_the_baselines(run):
     )
     assert report["methods"]["model"]["metrics"] == metrics
     assert report["evaluated"]["rows"] == result.extra["evaluated"]["rows"] > 20
-    users = pq.read_table(workspace_path(workspace) / "reports/evaluate-test-model/ease.parquet")
+    users = users_of_report(workspace.storage, "reports/evaluate-test-model", "ease")
     assert users.num_rows == report["evaluated"]["rows"]
     assert users["user_id"][0].as_py().startswith("u")
 
@@ -207,8 +209,8 @@ def test_leave_one_out_protocols(run, protocol):
     assert result.extra["evaluated"]["rows"] > cut.extra["evaluated"]["rows"]
     assert result.metrics["recall@20"]["mean"] > 0.9
     assert "rmse" not in result.metrics
-    path = workspace_path(workspace) / f"reports/evaluate-test-model-{protocol}/model.parquet"
-    users = pq.read_table(path)
+    report = f"reports/evaluate-test-model-{protocol}"
+    users = users_of_report(workspace.storage, report, "model")
     assert len(set(users["user_id"].to_pylist())) == users.num_rows
 
 
@@ -236,7 +238,7 @@ def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkey
 def write_served(workspace, model, autoencoder, profiles):
     """Embeddings, 8-bit codes and a flat index of the model's vectors."""
     vectors, bias = retrieval_vectors(model)
-    draft = workspace.begin("embeddings", config={}, inputs=[autoencoder, profiles])
+    draft = begin(workspace, "embeddings", config={}, inputs=[autoencoder, profiles])
     np.save(draft.path("vectors.npy"), vectors)
     np.save(draft.path("bias.npy"), bias)
     names = {"item_num": np.arange(len(vectors), dtype=np.int32)}
@@ -250,11 +252,11 @@ def write_served(workspace, model, autoencoder, profiles):
             "n_bias": 2,
         }
     )
-    draft = workspace.begin("compressor", config={}, inputs=[embeddings])
+    draft = begin(workspace, "compressor", config={}, inputs=[embeddings])
     np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
     compressor = draft.commit({})
     codes = Codes.pack_dense(vectors, similarity="inner_product")
-    draft = workspace.begin("codes", config={}, inputs=[compressor, embeddings])
+    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
     codes.save(draft)
     draft.commit({"packing": codes.packing, "similarity": "inner_product"})
     index(IndexConfig(run=workspace.run))
@@ -350,7 +352,7 @@ def test_missing_and_plain_builds_are_refused(tmp_path):
     workspace = Workspace(str(tmp_path))
     with pytest.raises(BuildError, match="holds no autoencoder build yet: train"):
         evaluate(config(workspace))
-    draft = workspace.begin("autoencoder", config={})
+    draft = begin(workspace, "autoencoder", config={})
     draft.path("x").write_text("x")
     draft.commit({})
     with pytest.raises(BuildError, match="no interaction log"):

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from planting import begin
 
 from raysys.builds import Workspace
 from raysys.config import load
@@ -60,7 +61,7 @@ def planted_cells() -> Cells:
 def workspace(tmp_path):
     workspace = Workspace(str(tmp_path / "run"))
     cells = planted_cells()
-    draft = workspace.begin("profiles", config={})
+    draft = begin(workspace, "profiles", config={})
     items = {
         "item_num": pa.array(range(N_ITEMS), pa.int32()),
         "item_id": [f"i{n}" for n in range(N_ITEMS)],
