@@ -1,8 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from raysys.builds import Workspace
+from raysys.drafts import SCRATCH
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 
 
@@ -134,3 +137,88 @@ def test_builds_live_on_object_stores(s3_bucket, tmp_path):
     with pytest.raises(RuntimeError, match="boom"):
         ws.build("codes", config={}, write=fail)
     assert not ws.has("codes")
+
+
+def test_a_flipped_byte_is_found_before_a_build_is_reused(ws):
+    first = write(ws, "codes", "hello")
+    path = first.path("deep/data.txt")
+    path.write_text("jello")
+    again = write(ws, "codes", "hello")
+    assert again.path("deep/data.txt").read_text() == "hello"
+    again.verify()
+    assert path.read_text() == "jello"  # it is written beside what is there
+
+
+def test_hashes_are_taken_once_while_files_stay_as_they_are(ws, monkeypatch):
+    write(ws, "codes", "hello")
+    monkeypatch.setattr("raysys.storage.Storage.sha256", None)
+    assert write(ws, "codes", "hello").facts == {"length": 5}
+
+
+def test_a_cached_file_that_fails_is_fetched_again(s3_bucket, tmp_path):
+    ws = Workspace(f"{s3_bucket}/cached", cache_dir=str(tmp_path / "cache"))
+    build = write(ws, "codes", "hello")
+    cached = build.path("deep/data.txt")
+    cached.write_text("hell")
+    assert ws.current("codes").path("deep/data.txt").read_text() == "hello"
+    cached.write_text("jello")
+    ws.current("codes").verify()
+    assert cached.read_text() == "hello"
+
+
+@pytest.mark.parametrize("damage", [b"hell", b"jello", None])
+def test_an_object_that_is_repaired_is_read_again(s3_bucket, tmp_path, damage):
+    import boto3
+
+    run = f"repaired-{damage}"
+    ws = Workspace(f"{s3_bucket}/{run}", cache_dir=str(tmp_path / "cache"))
+    build = write(ws, "codes", "hello")
+    key = f"{run}/codes/{build.build_id}/{build.manifest.folder}/deep/data.txt"
+    store = boto3.client("s3")
+    if damage is None:
+        store.delete_object(Bucket="raysys", Key=key)
+    else:
+        store.put_object(Bucket="raysys", Key=key, Body=damage)
+    with pytest.raises(CorruptBuildError, match=r"data\.txt"):
+        ws.current("codes").verify()
+    store.put_object(Bucket="raysys", Key=key, Body=b"hello")
+    ws.current("codes").verify()
+
+
+DIES = """
+import os, sys
+from raysys.builds import Workspace
+
+def die(draft):
+    draft.path("data").write_text("half")
+    os._exit(9)
+
+Workspace(sys.argv[1]).build("codes", config={"other": 1}, write=die)
+"""
+
+
+def test_a_draft_of_a_dead_job_is_removed_by_the_next_one(ws, tmp_path):
+    folder = tmp_path / "run" / "codes"
+    assert subprocess.run([sys.executable, "-c", DIES, ws.run]).returncode == 9
+    assert [path.name for path in folder.rglob("data")] == ["data"]
+    write(ws, "codes")
+    assert [path.name for path in folder.rglob("data")] == []
+
+
+def test_scratch_outlives_a_failed_job_and_goes_with_the_build(ws):
+    kept = []
+
+    def resumable(draft):
+        part = f"{SCRATCH}/{draft.scratch()}/part"
+        kept.append(ws.storage.read(part))
+        ws.storage.write_atomic(part, b"half")
+        if len(kept) == 1:
+            raise RuntimeError("boom")
+        return {}
+
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=resumable)
+    ws.build("codes", config={}, write=resumable)
+    ws.build("codes", config={}, write=resumable, force=True)
+    assert kept == [None, b"half", None]
+    assert ws.storage.files(SCRATCH) == {}
