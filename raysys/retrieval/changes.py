@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from raysys.builds import Build, Workspace
 from raysys.drafts import Draft
 from raysys.errors import SearchError, UnknownItemError
+from raysys.leases import leased
 from raysys.retrieval.cells import unit_rows
 from raysys.retrieval.codes import Floats
 from raysys.retrieval.index import Nums
@@ -130,6 +132,13 @@ def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
     if build.facts["n_upserted"] or build.facts["n_deleted"]:
         log.warning("changes ignored build_id=%s reason=made for other embeddings", build.build_id)
     return None
+
+
+@contextmanager
+def editing(workspace: Workspace) -> Iterator[None]:
+    """Read the current changes and write others, one job at a time: none of them is lost."""
+    with leased(workspace.storage, f"{KIND}/edit"):
+        yield
 
 
 class Changed:

@@ -22,15 +22,27 @@ import torch
 from raysys.builds import Build, Workspace
 from raysys.drafts import Draft
 from raysys.models.compressae import CompresSAE
-from raysys.retrieval.changes import KIND, Changes, current_changes, gone_mask, joined_items
+from raysys.retrieval.changes import (
+    KIND,
+    Changes,
+    current_changes,
+    editing,
+    gone_mask,
+    joined_items,
+)
 from raysys.retrieval.codes import Codes, Floats
 from raysys.stages.encode import encode
 
 log = logging.getLogger(__name__)
 
 
-def compacted(workspace: Workspace, chain: dict[str, Build]) -> dict[str, Build]:
+def compacted(workspace: Workspace) -> dict[str, Build]:
     """Return the chain of current codes, after taking in the changes that there are for it."""
+    with editing(workspace):
+        return _compacted(workspace, workspace.chain(workspace.current("codes")))
+
+
+def _compacted(workspace: Workspace, chain: dict[str, Build]) -> dict[str, Build]:
     if "autoencoder" in chain:
         _carry_deletions(workspace, chain["embeddings"])
     build = current_changes(workspace, chain["embeddings"])

@@ -48,7 +48,7 @@ def index(cfg: IndexConfig) -> StageResult:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = compacted(workspace, workspace.chain(workspace.current("codes")))
+    chain = compacted(workspace)
     inputs = [chain[kind] for kind in _INPUTS]
     settings = identity(cfg) | {"files": _FILES_VERSION}
     build = workspace.build(

@@ -40,6 +40,7 @@ from raysys.data.settings import PrepareConfig
 from raysys.data.sources import SourceFile, fingerprint, list_files
 from raysys.drafts import Draft
 from raysys.errors import DataError
+from raysys.leases import leased
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
 from raysys.stages.profiles import PARTS, TIMELESS, write_profiles
@@ -85,14 +86,16 @@ def prepare(cfg: PrepareConfig) -> StageResult:
     settings = {key: value for key, value in identity(cfg).items() if key in _LOG_KEYS}
     settings["folds"] = given
     marks = fingerprint(files)
-    base = find_base(ws, source=marks) if cfg.mode == "append" else None
-    if base is not None:
-        check_settings(base.interactions, settings)
-        settings |= {"appended": marks, BASE: base.interactions.ref()}
-    with contextlib.ExitStack() as cluster:
+    with contextlib.ExitStack() as session:
+        base = None
+        if cfg.mode == "append":  # one at a time, else the rows of one of two appends are lost
+            session.enter_context(leased(ws.storage, "interactions/append"))
+            base = find_base(ws, source=marks)
+            check_settings(base.interactions, settings)
+            settings |= {"appended": marks, BASE: base.interactions.ref()}
 
         def write_rows(draft: Draft) -> dict[str, Any]:
-            cluster.enter_context(connected(cfg.ray))
+            session.enter_context(connected(cfg.ray))
             return _write_interactions(cfg, files, columns, draft, base=base)
 
         interactions = ws.build(
@@ -104,7 +107,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
             settings[BASE] = earlier.ref()
 
         def write_shards(draft: Draft) -> dict[str, Any]:
-            cluster.enter_context(connected(cfg.ray))
+            session.enter_context(connected(cfg.ray))
             return write_profiles(cfg, interactions, items, draft, earlier=earlier)
 
         profiles = ws.build(

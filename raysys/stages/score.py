@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -128,7 +129,8 @@ def _score_shard(task: _Task) -> int:
     output = Storage(task.output)
     name = _file_of(task.shard)
     target = f"{output.root}/{name}"
-    written = f"{output.root}/.{name}.part" if output.is_local else target
+    part = f"{output.root}/.{name}.{secrets.token_hex(4)}"  # an equal job may write it too
+    written = part if output.is_local else target
     rows = 0
     with (
         output.filesystem.open_output_stream(written) as stream,

@@ -102,9 +102,11 @@ def _write(cfg: SimulateConfig, spec: WorldSpec, folder: Path) -> int:
                 rows=int,
             )
         (partial / "rows.json").write_text(json.dumps({"rows": sum(counts)}) + "\n")
+        before = folder.with_name(f"{partial.name}.before")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(before)
         partial.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

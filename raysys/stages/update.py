@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, require_run
 from raysys.errors import ConfigError, DataError
-from raysys.retrieval.changes import KIND, Changes, current_changes
+from raysys.retrieval.changes import KIND, Changes, current_changes, editing
 from raysys.retrieval.codes import Floats
 from raysys.retrieval.cold import ColdMap
 
@@ -56,6 +56,11 @@ def update(cfg: UpdateConfig) -> StageResult:
     if not cfg.upsert and not cfg.delete:
         raise ConfigError("update needs upsert=FILE, delete=[ids] or both")
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    with editing(workspace):
+        return _update(cfg, workspace)
+
+
+def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     chain = workspace.chain(workspace.current("codes"))
     embeddings = chain["embeddings"]
     before = current_changes(workspace, embeddings)

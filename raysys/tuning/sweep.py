@@ -26,6 +26,7 @@ from ray.tune.search.optuna import OptunaSearch
 from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, digest, identity, require, require_run
 from raysys.errors import ConfigError, find_cause
+from raysys.leases import leased
 from raysys.stages.cluster import connected
 from raysys.stages.train import TrainConfig, fit
 from raysys.training.launch import PLACEMENT_GROUP, forget, release
@@ -93,7 +94,7 @@ def tune(cfg: TuneConfig) -> StageResult:
     base = dataclasses.replace(cfg.train, run=cfg.run, cache_dir=cfg.cache_dir, refit="none")
     base.seed = cfg.seed
     sweep_id = digest([identity(cfg), profiles.content_id])
-    with connected(cfg.ray, dashboard=True):
+    with connected(cfg.ray, dashboard=True), leased(workspace.storage, f"sweeps/{sweep_id}"):
         results = _tuner(cfg, workspace, profiles, base, sweep_id).fit()
     trials = [_row(result, cfg) for result in results]
     done = [trial for trial in trials if trial["value"] is not None]

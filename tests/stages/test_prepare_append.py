@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -133,3 +135,17 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     unrated = second.drop_columns(["rating"])
     with pytest.raises(DataError, match="new log has no ratings, the earlier ones have some"):
         run(tmp_path, unrated, "split=ratings", "mode=append")
+
+
+def test_appends_at_once_lose_nothing(tmp_path):
+    logs = day_logs()
+    run(tmp_path, logs[0], *CUTS)
+    settings = []
+    for number, log in enumerate(logs[1:], start=1):
+        path = tmp_path / f"more-{number}.parquet"
+        pq.write_table(log, path)
+        settings.append([f"run={tmp_path / 'run'}", f"source={path}", "mode=append", *CUTS])
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda words: prepare(load(PrepareConfig, words)), settings))
+    whole = run(tmp_path, pa.concat_tables(logs), *CUTS, name="whole")[1]
+    assert named_cells(Workspace(str(tmp_path / "run")).current("profiles")) == named_cells(whole)

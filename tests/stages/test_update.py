@@ -1,5 +1,7 @@
 """Changes between builds, from the command's settings to what a search returns."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ from serving.planted import item_id, model_run, user_id, vectors_run
 
 from raysys.builds import Workspace
 from raysys.errors import ConfigError, DataError, UnknownItemError
+from raysys.retrieval.changes import Changes
 from raysys.retrieval.query import ProfileEntry, RecommendQuery
 from raysys.retrieval.search import Search
 from raysys.stages.index import IndexConfig, index
@@ -174,3 +177,12 @@ def test_nothing_to_do_and_unknown_items(tmp_path):
         update(UpdateConfig(run=str(tmp_path), delete=["nope"]))
     with pytest.raises(DataError, match="is not a Parquet file"):
         update(UpdateConfig(run=str(tmp_path), upsert=str(tmp_path / "none.parquet")))
+
+
+def test_updates_at_once_lose_nothing(tmp_path):
+    ws, _ = vectors_run(tmp_path)
+    deletes = [[item_id(n)] for n in (3, 5, 8, 13)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda ids: update(UpdateConfig(run=ws.run, delete=ids)), deletes))
+    changes = Changes.load(ws.current("changes"))
+    assert set(changes.deleted) == {item_id(n) for n in (3, 5, 8, 13)}
