@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from raysys.builds import Workspace
@@ -14,9 +13,11 @@ from raysys.config import load
 from raysys.data.profiles import Profiles
 from raysys.data.settings import PrepareConfig
 from raysys.errors import ConfigError
+from raysys.evaluation.comparison import users_of_report
 from raysys.stages.evaluate import EvaluateConfig, evaluate
 from raysys.stages.prepare import prepare
 from raysys.stages.train import TrainConfig, train
+from raysys.storage import Storage
 
 SMALL = ["autoencoder.latent=8", "autoencoder.level_latent=4", "optim.epochs=2"]
 
@@ -49,7 +50,7 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     assert mean["mean"] == pytest.approx(np.mean(both))
     assert mean["ci_low"] <= mean["mean"] <= mean["ci_high"]
     users = [
-        pq.read_table(Path(w["run"]) / "reports/evaluate-test-model/model.parquet").num_rows
+        users_of_report(Storage(w["run"]), "reports/evaluate-test-model", "model").num_rows
         for w in (first, second)
     ]
     assert [w["evaluated"]["rows"] for w in (first, second)] == users

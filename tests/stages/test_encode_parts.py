@@ -147,7 +147,7 @@ def test_workers_keep_their_parts_on_an_object_store(tmp_path, s3_bucket):
         assert started.returncode == 0
         workspace = Workspace(run, cache_dir=str(tmp_path / "cache"))
         found.append(workspace.current("codes").content_id)
-        assert workspace.storage.table_of_files("training") == {}
+        assert workspace.storage.files("training") == {}
     assert found[0] == found[1]
 
 
