@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wheels
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +31,18 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set RAYSYS_DATA to a folder laid out like shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of this checkout."""
+    return wheels.build(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def wheel_commands(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of commands of an environment that has the wheel and no checkout."""
+    return wheels.install(wheel_file, tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")
