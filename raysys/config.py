@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,14 +159,6 @@ def digest(value: object) -> str:
     """Return 16 hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def default_data_dir() -> Path | None:
-    """Return the folder of real data sets: $RAYSYS_DATA, else `../shared/data` if it is there."""
-    if "RAYSYS_DATA" in os.environ:
-        return Path(os.environ["RAYSYS_DATA"])
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return beside if beside.is_dir() else None
 
 
 class _Loader(yaml.BaseLoader):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wheels
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,13 +25,24 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Return the folder of real data sets, or skip."""
-    from raysys.config import default_data_dir
-
-    folder = default_data_dir()
-    if folder is None or not folder.is_dir():
+    """Return the folder of real data sets, $RAYSYS_DATA or beside the checkout, or skip."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RAYSYS_DATA", beside))
+    if not folder.is_dir():
         pytest.skip("no real data: set RAYSYS_DATA to a folder laid out like shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel of this checkout."""
+    return wheels.build(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def wheel_commands(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of commands of an environment that has the wheel and no checkout."""
+    return wheels.install(wheel_file, tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -28,3 +30,11 @@ def test_example_configs_state_the_defaults(path):
 def test_jobs_can_be_submitted_literally(path):
     assert path.stat().st_mode & 0o111, f"{path.name} needs its run bit"
     assert path.read_text().startswith("#!/usr/bin/env python\n")
+
+
+def test_a_checkout_serves_by_its_short_name():
+    code = "from serve.app import build; print(build.__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "raysys.stages.serve_app\n"

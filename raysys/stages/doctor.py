@@ -17,7 +17,7 @@ import ray
 from packaging.requirements import Requirement
 
 from raysys.builds import StageResult, Workspace
-from raysys.config import JobConfig, default_data_dir
+from raysys.config import JobConfig
 from raysys.data.sources import list_files
 from raysys.errors import ConfigError, RaysysError
 from raysys.stages.cluster import connected
@@ -144,13 +144,9 @@ def _builds(cfg: DoctorConfig) -> tuple[bool | None, str]:
 
 
 def _data(cfg: DoctorConfig) -> tuple[bool | None, str]:
-    if cfg.source is not None:
-        found = list_files(cfg.source)
-        return True, f"{cfg.source}: {len(found)} file(s)"
-    folder = default_data_dir()
-    if folder is None:
-        return None, "no source= given and no RAYSYS_DATA folder"
-    return folder.is_dir(), f"{folder} {'is there' if folder.is_dir() else 'is missing'}"
+    if cfg.source is None:
+        return None, "no source= given"
+    return True, f"{cfg.source}: {len(list_files(cfg.source))} file(s)"
 
 
 def _token() -> tuple[bool | None, str]:

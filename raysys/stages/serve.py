@@ -19,7 +19,7 @@ from raysys.errors import BuildError, ConfigError, find_cause
 from raysys.retrieval.search import Search
 from raysys.serving.api import create_app
 from raysys.stages.cluster import connected
-from serve.app import ServeConfig, application
+from raysys.stages.serve_app import ServeConfig, application
 
 __all__ = ["ServeConfig", "serve"]
 

@@ -11,7 +11,7 @@ from serving.planted import item_id, vectors_run
 
 from raysys.errors import ConfigError
 from raysys.serving.client import Client, ServiceError
-from serve.app import ServeConfig, build
+from raysys.stages.serve_app import ServeConfig, build
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from wheels import ROOT, environment
+
+pytestmark = pytest.mark.slow
+
+IMPORT_EVERYTHING = """
+import importlib.util, json, pkgutil, raysys
+names = [m.name for m in pkgutil.walk_packages(raysys.__path__, "raysys.")]
+files = {name: importlib.import_module(name).__file__ for name in names}
+print(json.dumps({"files": files, "serve": importlib.util.find_spec("serve") is not None}))
+"""
+
+
+def run(commands, *words, cwd):
+    done = subprocess.run(
+        [commands / words[0], *words[1:]],
+        cwd=cwd,
+        env=environment(commands),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_holds_raysys_alone_and_all_of_it(wheel_file):
+    names = set(zipfile.ZipFile(wheel_file).namelist())
+    assert {name.split("/")[0] for name in names} == {"raysys", "raysys-0.1.0.dist-info"}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "raysys").rglob("*.py")}
+    assert sources | {"raysys/py.typed"} == {name for name in names if name.startswith("raysys/")}
+
+
+def test_every_module_comes_from_the_wheel(wheel_commands, tmp_path):
+    record = json.loads(run(wheel_commands, "python", "-c", IMPORT_EVERYTHING, cwd=tmp_path))
+    [site] = wheel_commands.parent.glob("lib/python*/site-packages")
+    n_modules = sum(1 for _ in (ROOT / "raysys").rglob("*.py")) - 1  # raysys itself
+    assert len(record["files"]) == n_modules
+    assert all(Path(path).is_relative_to(site / "raysys") for path in record["files"].values())
+    assert not record["serve"]
+
+
+def test_its_commands_start_without_a_checkout(wheel_commands, tmp_path):
+    usage = run(wheel_commands, "raysys", "--help", cwd=tmp_path)
+    assert "prepare" in usage
+    for command in ("prepare", "serve"):
+        text = run(wheel_commands, "raysys", command, "--help", cwd=tmp_path)
+        assert text.startswith(f"raysys {command}: ")
+        assert "\n  run=\n" in text
