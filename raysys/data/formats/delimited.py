@@ -20,17 +20,15 @@ from pyarrow import csv as pacsv
 
 from raysys.data.formats.contract import BadLine, Chunk, Column, Piece, Tally, joined
 from raysys.data.formats.text import (
-    blocks,
-    check_line,
+    Bytes,
     count_lines,
     head,
+    open_window,
     shown,
     text_pieces,
 )
 from raysys.data.sources import SourceFile, plain_name
 from raysys.errors import ConfigError, DataError
-
-Bytes = NDArray[np.uint8]
 
 TYPED_ENDINGS = (".inter", ".user", ".item", ".kg", ".link", ".net")  # headers are `name:type`
 NOT_UTF8 = "not UTF-8 text"
@@ -81,24 +79,23 @@ class DelimitedReader:
         wanted = wanted or names[:1]  # rows count even where nothing of them is wanted
         position = Tally(lines=n_lines, header=n_lines - n_blank, blank=n_blank)
         yield Chunk(_empty(wanted), 0, [], np.zeros(0, np.int64), tally=position)
-        rest, row = b"", 0
-        for data, last in blocks(file, self.encoding):
-            block = (rest + data if rest else data)[n_bytes:]
-            n_bytes = 0
-            whole = len(block) if last else block.rfind(b"\n") + 1
-            part, consumed = self._read(block, whole, last, names, wanted)
-            part.first_row = row
-            assert part.lines is not None
-            assert part.tally is not None
-            part.lines += n_lines
-            part.malformed = [
-                dataclasses.replace(bad, line=bad.line + n_lines) for bad in part.malformed
-            ]
-            n_lines += part.tally.lines
-            row += len(part.table)
-            rest = block[consumed:]
-            check_line(file, rest)
-            yield part
+        row = 0
+        with open_window(file, self.encoding) as window:
+            window.skip(n_bytes)
+            while len(window.data) or not window.last:
+                data = window.data[: window.whole_lines()]
+                part, consumed = self._read(data, window.last, names, wanted)
+                assert part.lines is not None
+                assert part.tally is not None
+                part.first_row = row
+                part.lines += n_lines
+                part.malformed = [
+                    dataclasses.replace(bad, line=bad.line + n_lines) for bad in part.malformed
+                ]
+                n_lines += part.tally.lines
+                row += len(part.table)
+                window.advance(consumed)
+                yield part
 
     def _header(self, file: SourceFile) -> tuple[list[str], int, int, int]:
         """Return the columns' names and the lines, bytes and blank lines before the first row."""
@@ -151,33 +148,31 @@ class DelimitedReader:
         }
 
     def _read(
-        self, block: bytes, stop: int, last: bool, names: list[str], wanted: list[str]
+        self, data: Bytes, last: bool, names: list[str], wanted: list[str]
     ) -> tuple[Chunk, int]:
-        """Return the rows of `block[:stop]`, lines counted from 1, and how many bytes they take."""
-        data = np.frombuffer(block, np.uint8)[:stop]
+        """Return the rows of whole lines, counted from 1, and how many bytes they take."""
         n_lines = count_lines(data)
-        table = self._parse(block, data, n_lines, names, wanted)
+        table = self._parse(data, n_lines, names, wanted)
         if table is None:
             return self._scan(data, last, names, wanted)
         lines = np.arange(1, n_lines + 1)
-        return Chunk(table, 0, [], lines, tally=Tally(lines=n_lines, rows=n_lines)), stop
+        return Chunk(table, 0, [], lines, tally=Tally(lines=n_lines, rows=n_lines)), len(data)
 
     def _parse(
-        self, block: bytes, data: Bytes, n_lines: int, names: list[str], wanted: list[str]
+        self, data: Bytes, n_lines: int, names: list[str], wanted: list[str]
     ) -> pa.Table | None:
-        """Return what Arrow reads in `data`, the start of `block`; None where that may not be exact."""
+        """Return what Arrow reads in whole lines, or None where that may not be exact."""
         separator = self.separator.encode()
-        lone_return = b"\r" in block and block.count(b"\r") != block.count(b"\r\n")
-        if len(separator) > 1 or self.escape or lone_return or not n_lines:
+        block = data.tobytes()  # whose searches are faster than NumPy's
+        if len(separator) > 1 or self.escape or len(names) < 2 or not n_lines:
             return None
-        quote = self.quote.encode()
-        quoted = bool(quote) and quote in block
-        if len(quote) > 1 or len(names) < 2:
+        if b"\r" in block and _lone_return(data):
             return None
+        quoted = bool(self.quote) and self.quote.encode() in block
         numbers = [names.index(name) for name in wanted]
         try:
             table = pacsv.read_csv(
-                pa.BufferReader(pa.py_buffer(data)),
+                pa.BufferReader(block),
                 read_options=pacsv.ReadOptions(
                     block_size=len(data) + 1,
                     use_threads=False,
@@ -194,12 +189,12 @@ class DelimitedReader:
                     include_columns=[str(number) for number in numbers],
                     strings_can_be_null=True,
                     null_values=[""],
-                    check_utf8=not block.isascii(),  # a fifth of the time
+                    check_utf8=bool(data.max() > 127),  # a fifth of the time
                 ),
             )
         except pa.ArrowInvalid:  # not UTF-8, or no row at all: `scan` finds where
             return None
-        if table.num_rows != n_lines or (quoted and _holds(table, quote)):
+        if table.num_rows != n_lines or (quoted and _holds(table, self.quote.encode())):
             return None
         return table.rename_columns(wanted)
 
@@ -255,13 +250,21 @@ def _byte(mark: str) -> int:
     return mark.encode()[0] if mark else -1
 
 
+def _lone_return(data: Bytes) -> bool:
+    """Tell whether a return stands elsewhere than before a line feed."""
+    returns = data == ord("\r")
+    ends = returns[:-1] & (data[1:] == ord("\n"))
+    return int(np.count_nonzero(returns)) != int(np.count_nonzero(ends))
+
+
 def _holds(table: pa.Table, quote: bytes) -> bool:
     """Tell whether a value holds the quote."""
-    buffers = (chunk.buffers()[2] for column in table.columns for chunk in column.chunks)
-    return any(
-        buffer is not None and bool((np.frombuffer(buffer, np.uint8) == quote[0]).any())
-        for buffer in buffers
-    )
+    for column in table.columns:
+        for chunk in column.chunks:
+            buffer = chunk.buffers()[2]
+            if buffer is not None and quote in buffer.to_pybytes():
+                return True
+    return False
 
 
 def _gather(
