@@ -130,7 +130,7 @@ class Reader(Protocol):
 
 
 def joined(parts: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Yield the chunks of one text file, small ones joined to about `_CHUNK_LINES` lines.
+    """Yield the chunks of one text file, joined to about `_CHUNK_LINES` lines of the same types.
 
     Raises:
         AssertionError: lines are left over.
@@ -140,6 +140,9 @@ def joined(parts: Iterator[Chunk]) -> Iterator[Chunk]:
     for part in parts:
         assert part.tally is not None
         total.add(part.tally)
+        if waiting and part.table.schema != waiting[0].table.schema:
+            yield _join(waiting)
+            waiting, size = [], 0
         size += part.tally.lines
         waiting.append(part)
         if size >= _CHUNK_LINES:
@@ -155,7 +158,7 @@ def _join(parts: Sequence[Chunk]) -> Chunk:
     for part in parts:
         assert part.tally is not None
         tally.add(part.tally)
-    table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+    table = pa.concat_tables([part.table for part in parts])
     names = {name for part in parts for name in part.odd}
     odd = {
         name: np.concatenate([p.odd.get(name, np.zeros(len(p.table), bool)) for p in parts])

@@ -7,7 +7,6 @@ again by `scan`, which is exact; both agree on all other blocks.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import dataclasses
 import io
@@ -20,9 +19,11 @@ from pyarrow import csv as pacsv
 
 from raysys.data.formats.contract import BadLine, Chunk, Column, Piece, Tally, joined
 from raysys.data.formats.text import (
+    NOT_UTF8,
     Bytes,
     count_lines,
     head,
+    is_utf8,
     open_window,
     shown,
     text_pieces,
@@ -31,7 +32,6 @@ from raysys.data.sources import SourceFile, plain_name
 from raysys.errors import ConfigError, DataError
 
 TYPED_ENDINGS = (".inter", ".user", ".item", ".kg", ".link", ".net")  # headers are `name:type`
-NOT_UTF8 = "not UTF-8 text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,13 +296,5 @@ def _invalid(arrays: Sequence[pa.Array], n_rows: int) -> NDArray[np.bool_]:
         try:
             array.cast(pa.string())
         except pa.ArrowInvalid:
-            invalid |= [value is not None and not _is_utf8(value) for value in array.to_pylist()]
+            invalid |= [value is not None and not is_utf8(value) for value in array.to_pylist()]
     return invalid
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        codecs.utf_8_decode(value, "strict", True)
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -16,6 +16,7 @@ from raysys.errors import DataError
 from raysys.storage import open_filesystem
 
 Bytes = NDArray[np.uint8]
+NOT_UTF8 = "not UTF-8 text"
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -155,3 +156,12 @@ def head(file: SourceFile, encoding: str | None, *, size: int = 1 << 20) -> byte
 def shown(line: bytes, *, limit: int = 2000) -> str:
     """Return a line as text for messages and the quarantine, cut at `limit` characters."""
     return line[: 4 * limit].decode("utf-8", "replace").rstrip("\r\n")[:limit]
+
+
+def is_utf8(text: bytes | str) -> bool:
+    """Tell whether bytes are UTF-8, or text can be written as UTF-8."""
+    try:
+        text.encode() if isinstance(text, str) else text.decode()
+    except UnicodeError:
+        return False
+    return True
