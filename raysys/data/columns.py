@@ -10,6 +10,7 @@ from raysys.errors import ConfigError, DataError
 
 ROLES = ("user", "item", "rating", "timestamp", "event")
 REQUIRED = ("user", "item")
+NOT_ASKED_FOR, SWITCHED_OFF = "not asked for", "switched off"
 
 _SYNONYMS = {
     "user": (
@@ -99,7 +100,6 @@ def map_columns(
     source: str,
     folds: bool = False,
     maybe: Collection[str] = (),
-    hint: str = "",
 ) -> Mapped:
     """Decide which columns to read.
 
@@ -109,7 +109,6 @@ def map_columns(
         source: for messages.
         folds: a column `fold` is needed.
         maybe: default names of optional columns that rows may hold all the same (JSON lines).
-        hint: what else to say where a required column is missing.
 
     Raises:
         ConfigError: a column is not there; the message lists those that are and the nearest.
@@ -123,7 +122,7 @@ def map_columns(
         required = role in REQUIRED or bool(asked)
         name = asked or default
         if asked == "" and role not in REQUIRED:
-            left_out[name] = f"columns.{role}= is empty"
+            left_out[name] = SWITCHED_OFF
         elif name in seen and not seen[name]:
             mapped[default] = name
         elif name in seen and required:
@@ -131,7 +130,7 @@ def map_columns(
         elif name in seen:
             left_out[name] = seen[name]
         elif required:
-            raise ConfigError(_missing(f"columns.{role}", name, seen, source) + hint)
+            raise ConfigError(_missing(f"columns.{role}", name, seen, source))
         elif name in maybe:
             mapped[default] = name
         if not asked and role not in REQUIRED:
@@ -141,20 +140,21 @@ def map_columns(
             raise DataError(f"folds={source} has no column 'fold': it has {', '.join(seen)}")
         mapped["fold"] = "fold"
     used = {*mapped.values(), *left_out}
-    left_out |= {name: why or "not asked for" for name, why in seen.items() if name not in used}
+    left_out |= {name: why or NOT_ASKED_FOR for name, why in seen.items() if name not in used}
     left_out = {name: why for name, why in left_out.items() if name in seen}
     return Mapped(mapped, left_out, tuple(defaults))
 
 
 def _missing(key: str, name: str, seen: Collection[str], source: str) -> str:
     near = difflib.get_close_matches(name, seen, n=1, cutoff=0.0)
-    return (
-        f"{key}={name!r} is not in {source}, which has {', '.join(seen) or 'no columns'}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{key}={name!r} is not in {source}, which has {', '.join(seen) or 'no columns'}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
     )
 
 
 def guess(role: str, names: Collection[str]) -> str | None:
     """Return the column that commonly has a role, by its name; the usual names win."""
-    plain = {"".join(ch for ch in name.lower() if ch.isalnum()): name for name in reversed([*names])}
+    plain = {
+        "".join(ch for ch in name.lower() if ch.isalnum()): name for name in reversed([*names])
+    }
     return next((plain[word] for word in _SYNONYMS[role].split() if word in plain), None)

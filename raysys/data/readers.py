@@ -104,23 +104,36 @@ class Source:
         seen: dict[str, str] = {}
         for file in self.files:
             found = file_columns(self.reader, file)
-            own = [column.name for column in found]
             for column in found:
                 fault = ""
-                if own.count(column.name) > 1:
-                    fault = f"stands {own.count(column.name)} times in {file.name}"
-                elif column.kind is not None and pa.types.is_nested(column.kind):
+                if column.kind is not None and pa.types.is_nested(column.kind):
                     fault = f"is of type {column.kind} in {file.name}"
-                seen[column.name] = seen.get(column.name) or fault
+                seen[column.name] = seen.get(column.name) or _twice(found, file, column) or fault
             seen |= {name: "" for name, _ in file.constants if name not in seen}
         for file in self.files:
             missing = [name for name in late if name not in seen]
             seen |= dict.fromkeys(sorted(self.reader.late(file, missing)) if missing else (), "")
         return seen
 
+    def repeated(self) -> str:
+        """Return which column stands several times in a file, in words, or ""."""
+        found = (
+            f"{column.name!r} {fault}"
+            for file in self.files
+            for columns in [file_columns(self.reader, file)]
+            for column in columns
+            if (fault := _twice(columns, file, column))
+        )
+        return next(found, "")
+
     def pieces(self) -> list[Piece]:
         """Return the pieces of all files, in order."""
         return [piece for file in self.files for piece in self.reader.pieces(file)]
+
+
+def _twice(columns: Sequence[Column], file: SourceFile, column: Column) -> str:
+    count = sum(other.name == column.name for other in columns)
+    return f"stands {count} times in {file.name} (type {column.kind})" if count > 1 else ""
 
 
 def file_columns(reader: Reader, file: SourceFile) -> list[Column]:

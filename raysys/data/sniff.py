@@ -10,7 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from raysys.data.columns import ColumnsConfig, ItemsColumnsConfig, guess, our_name
 from raysys.data.formats.config import FormatConfig
@@ -20,7 +20,6 @@ from raysys.data.sources import UNKNOWN, SourceFile
 from raysys.errors import RaysysError
 from raysys.storage import open_filesystem
 
-Names = ColumnsConfig | ItemsColumnsConfig
 N = TypeVar("N", ColumnsConfig, ItemsColumnsConfig)
 
 _SEPARATORS = ("\t", ",", ";", "|", "::", " ")
@@ -31,9 +30,7 @@ _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _EARLIEST, _LATEST_S = 10**8, 4 * 10**18
 
 
-def propose(
-    file: SourceFile, settings: FormatConfig, columns: N
-) -> tuple[FormatConfig, N]:
+def propose(file: SourceFile, settings: FormatConfig, columns: N) -> tuple[FormatConfig, N]:
     """Return the settings completed by what the first lines look like; those given stay.
 
     Args:
@@ -69,14 +66,13 @@ def words(prefix: str, before: object, after: object) -> list[str]:
     return found
 
 
-def hint(
-    file: SourceFile, settings: FormatConfig, columns: Names, *, prefix: str = ""
-) -> str:
+def hint(file: SourceFile, settings: FormatConfig, columns: N, *, prefix: str = "") -> str:
     """Return `; try key=value ...` for a source that cannot be read as it was asked for, or "".
 
     Args:
         file: the first file of the source.
-        settings, columns: as given.
+        settings: as given.
+        columns: as given.
         prefix: `items_` for the catalogue.
     """
     if file.format != UNKNOWN and _start(file).lstrip().startswith(b"[") and file.format == "jsonl":
@@ -158,12 +154,11 @@ def _split(text: str, separator: str, quote: str, escape: str) -> list[list[str]
     lines = [line for line in text.splitlines() if line.strip()][:_LINES]
     if len(separator) > 1:
         return [[value.strip(quote or None) for value in line.split(separator)] for line in lines]
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     reader = csv.reader(
         (line + "\n" for line in lines),
         delimiter=separator,
         quotechar=quote or None,
-        quoting=quoting,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
         escapechar=escape or None,
         doublequote=not escape,
     )
@@ -185,7 +180,7 @@ def _is_data(first: Sequence[str]) -> bool:
 
 
 def _names(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return names for columns without header: ids first, then a rating and a time by their values."""
+    """Return names for columns without header: ids first, a rating and a time by their values."""
     width, _ = _width(rows)
     columns = [[row[k].strip() for row in rows if len(row) == width] for k in range(width)]
     names: list[str] = []
@@ -215,7 +210,7 @@ _FITS = {"timestamp": _are_times, "rating": _are_ratings}
 def _mapped(columns: N, header: Sequence[str]) -> N:
     """Return the mapping with common names for what is not mapped and has no default column."""
     roles = [field.name for field in dataclasses.fields(columns) if field.name != "names"]
-    changes = {}
+    changes: dict[str, Any] = {}
     for role in roles:
         default = "title" if role == "title" else our_name(role)
         if getattr(columns, role) is None and default not in header:

@@ -1,7 +1,7 @@
 """Log files: what a `source=` names.
 
 A source is a file, a directory, a glob or a URI of Parquet, CSV, TSV or JSON lines, plain or
-compressed (.gz, .zst, .bz2). Folders `key=value` below it are columns (`event=view/part-0.parquet`).
+compressed (.gz, .zst, .bz2). Folders `key=value` below it are columns (`event=view/0.parquet`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENDINGS = {
     ".json": "jsonl",
 }
 _COMPRESSED = (".gz", ".zst", ".bz2")
-_ACCEPTED = ".parquet, .csv, .tsv or .jsonl, plain or with .gz, .zst, .bz2"
+ENDINGS = ".parquet, .csv, .tsv or .jsonl, plain or with .gz, .zst, .bz2"
 _WILDCARDS = "*?["
 _OPTIONS = re.compile(r"\?(\w+=[^&]*)(&\w+=[^&]*)*$")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -59,7 +59,9 @@ class SourceFile:
     constants: tuple[tuple[str, str | None], ...] = ()
 
 
-def list_files(source: str, kind: str | None = None, *, any_ending: bool = False) -> list[SourceFile]:
+def list_files(
+    source: str, kind: str | None = None, *, any_ending: bool = False
+) -> list[SourceFile]:
     """Return the files that a source names, sorted by name.
 
     Hidden files and those that begin with an underscore are skipped in directories and globs.
@@ -87,7 +89,9 @@ def list_files(source: str, kind: str | None = None, *, any_ending: bool = False
         name = info.path.removeprefix(base).lstrip("/")
         found = kind or _format(info.path)
         if found == UNKNOWN and not any_ending:
-            raise DataError(f"{info.path} (source={source}) has no known format: expected {_ACCEPTED}")
+            raise DataError(
+                f"{info.path} (source={source}) has no known format: expected {ENDINGS}"
+            )
         uri = _uri(start, info.path) + options
         files.append(SourceFile(name, uri, info.size or 0, found, _constants(name)))
     if not files:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 
 from raysys.config import require
@@ -15,7 +14,7 @@ class FormatConfig:
 
     Attributes:
         kind: csv, tsv, jsonl or parquet; null goes by the files' names.
-        separator: what stands between values, any text; `\t` is a tab. Default `,`, or a tab in TSV.
+        separator: what stands between values, any text, `\t` is a tab; default `,`, in TSV a tab.
         header: whether the first line names the columns; default true, false with `columns.names`.
         encoding: of text, e.g. latin-1; default UTF-8, or what a byte-order mark says.
         quote: what encloses values, default `"`, in TSV nothing; empty is nothing.
@@ -41,11 +40,13 @@ class FormatConfig:
         text = self.separator
         accepted = "one or more characters, no line end"
         require(text is None or bool(text.strip("\r\n")), "format.separator", text, accepted)
-        require(_is_encoding(self.encoding), "format.encoding", self.encoding, "e.g. utf-8, latin-1")
+        require(
+            _is_encoding(self.encoding), "format.encoding", self.encoding, "e.g. utf-8, latin-1"
+        )
 
 
 def _is_encoding(name: str | None) -> bool:
     try:
-        return name is None or codecs.lookup(name)._is_text_encoding  # type: ignore[attr-defined]
-    except LookupError:
+        return name is None or b"".decode(name) == ""
+    except LookupError:  # no such encoding, or one that makes no text of bytes
         return False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +108,13 @@ class Chunk:
 
 
 class Reader(Protocol):
-    """Reads the files of one format. Readers are values: tasks get a copy."""
+    """Reads the files of one format. Readers are values: tasks get a copy.
+
+    Attributes:
+        open_ended: rows may hold columns that `columns` does not name.
+    """
+
+    open_ended: ClassVar[bool]
 
     def columns(self, file: SourceFile) -> list[Column]:
         """Return the columns of a file in order; those of JSON lines as far as its start shows."""

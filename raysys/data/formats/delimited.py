@@ -1,8 +1,8 @@
 """CSV, TSV and other delimited text: every value is text, every line is accounted for.
 
-Blocks of whole lines are parsed by Arrow. Where its rows are not exactly the block's lines (blank or
-malformed lines, values over several lines, stray quotes), or a value holds a quote, the block is read
-again by `scan`, which is exact; both agree on all other blocks.
+Whole lines are parsed by Arrow. Where its rows are not exactly the lines (blank or malformed lines,
+values over several lines, stray quotes), or a value holds a quote, they are read again by `scan`,
+which is exact; both agree on all other lines.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,8 @@ class DelimitedReader:
     header: bool = True
     names: tuple[str, ...] | None = None
     encoding: str | None = None
+
+    open_ended: ClassVar[bool] = False
 
     def columns(self, file: SourceFile) -> list[Column]:
         """Return the columns of the header.
@@ -235,7 +238,9 @@ class DelimitedReader:
         )
         if invalid.any():
             for line, first, stop in rows[invalid]:
-                malformed.append(BadLine(int(line) + 1, NOT_UTF8, shown(data[first:stop].tobytes())))
+                malformed.append(
+                    BadLine(int(line) + 1, NOT_UTF8, shown(data[first:stop].tobytes()))
+                )
             malformed.sort(key=lambda bad: bad.line)
             arrays = [array.filter(pa.array(~invalid)) for array in arrays]
         table = pa.Table.from_arrays([array.cast(pa.string()) for array in arrays], names=wanted)

@@ -1,8 +1,8 @@
 """JSON lines: one object a line, any type anywhere.
 
-A window of whole lines is parsed by Arrow with the types that its first lines have. Where that does
-not give a row for each line exactly as written (mixed types, a broken line, an object in a column, a
-key twice), the window is read again line by line with the json module.
+A window of whole lines is parsed by Arrow with the types that its first lines have. Where that
+does not give a row for each line exactly as written (mixed types, a broken line, an object in a
+column, a key twice), the window is read again line by line with the json module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import decimal
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,8 @@ class JsonLinesReader:
     """Reads JSON lines; `encoding` as in `Window`."""
 
     encoding: str | None = None
+
+    open_ended: ClassVar[bool] = True
 
     def columns(self, file: SourceFile) -> list[Column]:
         """Return the keys of the first lines; more may follow further down (`late`)."""
@@ -108,17 +110,29 @@ def _read_fast(data: Bytes, n_lines: int, columns: Sequence[str]) -> pa.Table | 
     kinds = _kinds(block, columns)
     if kinds is None or not n_lines:
         return None
+    table = _arrow_table(block, kinds)
+    if table is None and pa.int64() in kinds.types:  # a fraction further down
+        table = _arrow_table(block, _with_fractions(kinds))
+    if table is None or len(table) != n_lines:
+        return None
+    return table if all(_is_exact(column) for column in table.columns) else None
+
+
+def _arrow_table(block: bytes, kinds: pa.Schema) -> pa.Table | None:
     reading = pajson.ReadOptions(block_size=max(len(block) + 1, BLOCK_BYTES), use_threads=False)
     parsing = pajson.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
     try:
         table = pajson.read_json(pa.BufferReader(block), reading, parsing)
-        if len(block) and data.max() > 127:
+        if not block.isascii():
             table.validate(full=True)  # Arrow takes any bytes for text
     except (pa.ArrowException, UnicodeDecodeError):
         return None
-    if len(table) != n_lines or not all(_is_exact(column) for column in table.columns):
-        return None
     return table
+
+
+def _with_fractions(kinds: pa.Schema) -> pa.Schema:
+    whole, real = pa.int64(), pa.float64()
+    return pa.schema([(f.name, real if f.type == whole else f.type) for f in kinds])
 
 
 def _kinds(block: bytes, columns: Sequence[str]) -> pa.Schema | None:
@@ -188,9 +202,7 @@ def _read_lines(data: Bytes, columns: Sequence[str] | None) -> Chunk:
         else:
             records.append(record)
             places.append(number)
-    tally = Tally(
-        lines=len(lines), blank=n_blank, rows=len(records), unreadable=len(malformed)
-    )
+    tally = Tally(lines=len(lines), blank=n_blank, rows=len(records), unreadable=len(malformed))
     numbers = np.array(places, np.int64)
     if columns is None:
         return Chunk(_natural_table(records), 0, malformed, numbers, tally=tally)
@@ -198,7 +210,7 @@ def _read_lines(data: Bytes, columns: Sequence[str] | None) -> Chunk:
     for name in columns:
         values = [record.get(name) for record in records]
         texts = [_text(value) for value in values]
-        wrong = np.array([value is not None and text is None for value, text in zip(values, texts)])
+        wrong = np.array([value is not None and _text(value) is None for value in values], bool)
         if wrong.any():
             odd[name] = wrong
         arrays.append(pa.array(texts, pa.string()))
@@ -246,8 +258,16 @@ def _natural(values: list[Any]) -> pa.Array:
             return array
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         pass
-    texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
-    return pa.array(texts, pa.string())
+    return pa.array([spelled(value) for value in values], pa.string())
+
+
+def spelled(value: Any) -> str | None:
+    """Return a value as text: whole numbers without fraction, objects and lists as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _has_empty_struct(kind: pa.DataType) -> bool:

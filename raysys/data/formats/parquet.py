@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ from raysys.storage import open_filesystem
 @dataclasses.dataclass(frozen=True)
 class ParquetReader:
     """Reads Parquet; every file has its own types."""
+
+    open_ended: ClassVar[bool] = False
 
     def columns(self, file: SourceFile) -> list[Column]:
         """Return the columns of the footer."""

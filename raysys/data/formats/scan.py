@@ -2,12 +2,12 @@ r"""The exact reading of delimited text: one pass over the bytes, compiled.
 
 A row is the fields of one line. A value that begins with the quote may hold separators, and:
 
-- on its line it ends at the first quote before a separator or line end; quotes inside are doubled or
-  escaped. After a bare quote the value goes on to the next separator: `"He said "hi" to me"` is the
-  text between its outer quotes, `"Weird" Al` is `Weird Al`, as the csv module has it;
-- over several lines all quotes inside are doubled or escaped, it ends within `LOOK_AHEAD` bytes, and
-  the row has the right number of fields. Else the quote is a stray one: its line alone is bad, and
-  reading goes on with the next line, so that no quote swallows rows.
+- on its line it ends at the first quote before a separator or line end; quotes inside are doubled
+  or escaped. After a bare quote the value goes on to the next separator: `"He said "hi" to me"` is
+  the text between its outer quotes, `"Weird" Al` is `Weird Al`, as the csv module has it;
+- over several lines all quotes inside are doubled or escaped, it ends within `LOOK_AHEAD` bytes,
+  and the row has the right number of fields. Else the quote is a stray one: its line alone is bad,
+  and reading goes on with the next line, so that no quote swallows rows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def scan_rows(
         separator: [n >= 1] bytes.
         marks: quote and escape, -1 for none.
         slots: [n_fields] where a field goes, -1 for nowhere.
-        begin, end, form: [n_slots, M] filled with the place of each value and how it is written.
+        begin: [n_slots, M] filled with the place of each value.
+        end: [n_slots, M] filled with where it ends.
+        form: [n_slots, M] filled with how it is written.
         rows: [M, 3] filled with line (from 0), begin and end of each row.
         bad: [M, 4] filled with line, begin, end and reason of each line that is no row.
 
@@ -112,9 +114,7 @@ def _scan_row(
         how = PLAIN
         if quote >= 0 and at < len(data) and data[at] == quote:
             first = at + 1
-            at, stop, how, lines = _scan_quoted(
-                data, first, start, last, separator, marks, crossed
-            )
+            at, stop, how, lines = _scan_quoted(data, first, start, last, separator, marks, crossed)
             if at < 0:
                 return at, start, crossed + lines
             crossed += lines
@@ -205,7 +205,7 @@ def _matches(data: Bytes, at: int, separator: Bytes) -> bool:
         return False
     if at + len(separator) > len(data):
         return False
-    for k in range(1, len(separator)):
+    for k in range(1, len(separator)):  # noqa: SIM110, numba compiles no generator
         if data[at + k] != separator[k]:
             return False
     return True
@@ -269,7 +269,9 @@ def gather_values(
 
     Args:
         data: bytes.
-        begin, end, form: [M] of `scan_rows`; NULL copies nothing.
+        begin: [M] of `scan_rows`.
+        end: [M] of `scan_rows`.
+        form: [M] of `scan_rows`; NULL copies nothing.
         marks: quote and escape.
         out: filled; at least `sum(end - begin)` bytes.
         offsets: [M + 1] filled.

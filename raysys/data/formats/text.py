@@ -85,7 +85,7 @@ class Window:
             self._put(self._decode(content, final=self.last), consumed)
             return
         self._make_room(rest + self._size, consumed)
-        n_read = self._stream.readinto(memoryview(self._buffer)[rest : rest + self._size])
+        n_read = self._stream.readinto(memoryview(self._buffer.data)[rest : rest + self._size])
         self.data, self.last = self._buffer[: rest + n_read], not n_read
 
     def skip(self, n_bytes: int) -> None:
