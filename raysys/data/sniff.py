@@ -62,7 +62,7 @@ def words(prefix: str, before: object, after: object) -> list[str]:
     for field in dataclasses.fields(after):  # type: ignore[arg-type]
         old, new = getattr(before, field.name), getattr(after, field.name)
         if new != old and new is not None:
-            found.append(f"{prefix}.{field.name}={_typed(new)}")
+            found.append(f"{prefix}.{field.name}={typed_value(new)}")
     return found
 
 
@@ -82,7 +82,7 @@ def hint(file: SourceFile, settings: FormatConfig, columns: N, *, prefix: str = 
     return f"; try {' '.join(shlex.quote(word) for word in keys)}" if keys else ""
 
 
-def _typed(value: object) -> str:
+def typed_value(value: object) -> str:
     """Return a value as it is typed after `key=`."""
     if isinstance(value, bool):
         return str(value).lower()

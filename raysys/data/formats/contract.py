@@ -125,6 +125,9 @@ class Reader(Protocol):
     def pieces(self, file: SourceFile) -> list[Piece]:
         """Return the pieces of a file, in order."""
 
+    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
+        """Return the first rows of a file with all columns as they are, for a person to look at."""
+
     def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
         """Yield the rows of a piece.
 
@@ -133,6 +136,16 @@ class Reader(Protocol):
             columns: those to read, where the file has them; None reads all, and then JSON keeps
                 its types.
         """
+
+
+def first_rows(parts: Iterator[Chunk], n_rows: int) -> pa.Table:
+    """Return the first rows of the first chunk that has some."""
+    table = pa.table({})
+    for part in parts:
+        table = part.table.slice(0, n_rows)
+        if len(table):
+            break
+    return table
 
 
 def joined(parts: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as pacsv
 
-from raysys.data.formats.contract import BadLine, Chunk, Column, Piece, Tally, joined
+from raysys.data.formats.contract import BadLine, Chunk, Column, Piece, Tally, first_rows, joined
 from raysys.data.formats.text import (
     NOT_UTF8,
     Bytes,
@@ -71,6 +71,10 @@ class DelimitedReader:
     def pieces(self, file: SourceFile) -> list[Piece]:
         """Return the whole file."""
         return text_pieces(file)
+
+    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
+        """Return the first rows."""
+        return first_rows(self._parts(file, None), n_rows)
 
     def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
         """Yield about 16 MB of lines at a time; empty values are null."""

@@ -18,7 +18,16 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import json as pajson
 
-from raysys.data.formats.contract import BLOCK_BYTES, BadLine, Chunk, Column, Piece, Tally, joined
+from raysys.data.formats.contract import (
+    BLOCK_BYTES,
+    BadLine,
+    Chunk,
+    Column,
+    Piece,
+    Tally,
+    first_rows,
+    joined,
+)
 from raysys.data.formats.text import (
     NOT_UTF8,
     Bytes,
@@ -75,6 +84,10 @@ class JsonLinesReader:
     def pieces(self, file: SourceFile) -> list[Piece]:
         """Return the whole file."""
         return text_pieces(file)
+
+    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
+        """Return the first rows."""
+        return first_rows(self._parts(file, None), n_rows)
 
     def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
         """Yield many lines at a time."""

@@ -46,6 +46,13 @@ class ParquetReader:
                 first_row, rows, groups = first_row + rows, 0, []
         return pieces
 
+    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
+        """Return the first rows."""
+        filesystem, path = open_filesystem(file.uri)
+        with filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
+            batch = next(parquet.iter_batches(n_rows), None)
+            return pa.Table.from_batches([] if batch is None else [batch], parquet.schema_arrow)
+
     def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
         """Yield at most `CHUNK_ROWS` rows at a time; text columns come dictionary-encoded."""
         filesystem, path = open_filesystem(piece.file.uri)
