@@ -129,8 +129,8 @@ def resolve(
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
     if name == "bench":
-        suite = next((o[len("suite=") :] for o in overrides if o.startswith("suite=")), "")
-        return module.bench, module.schema_of(suite)
+        suites = [word.removeprefix("suite=") for word in overrides if word.startswith("suite=")]
+        return module.bench, module.schema_of(suites[-1] if suites else "")
     return getattr(module, command.function), getattr(module, command.config)
 
 

@@ -2,24 +2,24 @@
 
 A schema is a (nested) dataclass with checks in `__post_init__`. Later sources win: the schema's
 defaults, then the YAML file, then `key=value` overrides. Unknown keys fail and name the nearest.
+A value is text until its field's type reads it (see `fields`), in a file too.
 Fields made with `local()` do not belong to a build's identity: paths, worker counts, logging.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
+from raysys import fields, flow
 from raysys.errors import ConfigError
 
 T = TypeVar("T")
@@ -31,6 +31,20 @@ def local(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISS
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def location(default: str | None = "") -> Any:
+    """Declare a `local` field that holds a path or URI.
+
+    `load` makes it absolute, so that workers and replicas, which stand in other folders, open what
+    the user named.
+    """
+    return dataclasses.field(default=default, metadata={"identity": False, fields.LOCATION: True})
+
+
+def identifier(default: str | None = None) -> Any:
+    """Declare a field that holds an id: whatever is typed is one, also the word null."""
+    return dataclasses.field(default=default, metadata={fields.IDENTIFIER: True})
 
 
 @dataclasses.dataclass
@@ -66,17 +80,17 @@ class JobConfig:
         ray: how the job finds its cluster.
     """
 
-    run: str = local("")
+    run: str = location()
     seed: int = 0
     force: bool = local(False)
-    cache_dir: str | None = local(None)
+    cache_dir: str | None = location(None)
     ray: RayConfig = local(factory=RayConfig)
 
 
 def require(condition: bool, key: str, value: object, accepted: str) -> None:
     """Raise ConfigError with one uniform sentence unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"{key}={value!r} is not accepted: expected {accepted}")
+        raise fields.refused(key, value, accepted)
 
 
 def require_run(cfg: JobConfig) -> None:
@@ -84,26 +98,46 @@ def require_run(cfg: JobConfig) -> None:
     require(bool(cfg.run), "run", cfg.run, "a directory or URI, e.g. run=runs/first")
 
 
-def load(schema: type[T], overrides: Sequence[str] = (), *, yaml_path: str | None = None) -> T:
+def load(
+    schema: type[T],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    yaml_path: str | None = None,
+) -> T:
     """Build a `schema` instance from its defaults, a YAML file and `key=value` overrides.
+
+    Args:
+        schema: a dataclass.
+        overrides: words `key=value`, or values by dotted key.
+        yaml_path: a file of nested keys.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value is not accepted.
     """
-    merged = cast(DictConfig, OmegaConf.structured(schema))
-    sources = [_read_yaml(yaml_path)] if yaml_path else []
-    sources.append(_parse_overrides(overrides))
-    for source in sources:
-        _check_keys(merged, source)
-        try:
-            merged = cast(DictConfig, OmegaConf.merge(merged, source))
-        except (OmegaConfBaseException, TypeError) as error:
-            key = getattr(error, "full_key", None) or ", ".join(map(str, source))
-            raise ConfigError(f"{key}: {_one_line(error)}") from error
-    try:
-        return cast(T, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+    tree: dict[str, Any] = {}
+    for key, raw in _read_yaml(yaml_path).items() if yaml_path else ():
+        _assign(schema, tree, key, raw)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else _pairs(overrides)
+    for key, raw in pairs:
+        _assign(schema, tree, key, raw)
+    return fields.make(schema, tree)
+
+
+def with_values(cfg: T, values: Mapping[str, Any], *, prefix: str = "") -> T:
+    """Return a copy of a configuration with some dotted keys replaced, read and checked.
+
+    Args:
+        cfg: stays as it is.
+        values: by dotted key, as text or typed.
+        prefix: what messages put before a key.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is not accepted.
+    """
+    tree: dict[str, Any] = {}
+    for key, raw in values.items():
+        _assign(type(cfg), tree, key, raw)
+    return fields.changed(copy.deepcopy(cfg), tree, prefix)
 
 
 def as_dict(cfg: Any) -> dict[str, Any]:
@@ -136,57 +170,63 @@ def default_data_dir() -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def _read_yaml(path: str) -> DictConfig:
+class _Loader(yaml.BaseLoader):
+    """Reads YAML with every scalar as text; one that is null without quotes remembers that."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text: str = super().construct_scalar(node)
+        return flow.scalar(text, quoted=bool(node.style))
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = {str(name) for name in names if names.count(name) > 1}
+        if twice:
+            raise yaml.YAMLError(f"key {min(twice)!r} stands there twice")
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        loaded = OmegaConf.load(path)
+        with Path(path).expanduser().open(encoding="utf-8") as file:
+            loaded = yaml.load(file, Loader=_Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"config file {path} does not exist") from error
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {_one_line(error)}") from error
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"config file {path} must hold keys and values, not a list")
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config file {path} must hold keys and values")
     return loaded
 
 
-def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
-    for text in overrides:
-        key, equals, _ = text.partition("=")
+def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"argument {text!r} is not of the form key=value")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot parse {' '.join(overrides)!r}: {_one_line(error)}") from error
+            raise ConfigError(
+                f"argument {word!r} is not of the form key=value; "
+                "quote a value with blanks for the shell: 'titles=[Toy Story]'"
+            )
+        yield key, text
 
 
-def _check_keys(schema: DictConfig, source: DictConfig) -> None:
-    known = dict.fromkeys(_keys(schema))
-    for key in _keys(source):
-        if key not in known and not _inside_free_mapping(schema, key):
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"unknown key {key!r}{hint}")
+def _assign(schema: type, tree: dict[str, Any], key: str, raw: Any) -> None:
+    """Put a value at a dotted key; a mapping adds to the one that is there."""
+    path = key.split(".")
+    *parents, name = path
+    for parent in parents:
+        below = tree.get(parent)
+        tree[parent] = tree = dict(below) if isinstance(below, Mapping) else {}
+    value = fields.assigned(schema, path, raw)
+    tree[name] = _merged(tree.get(name), value)
 
 
-def _inside_free_mapping(schema: DictConfig, key: str) -> bool:
-    """Tell whether a parent of `key` is declared as a plain dict, which takes any key."""
-    parts = key.split(".")
-    for end in range(1, len(parts)):
-        node = OmegaConf.select(schema, ".".join(parts[:end]), default=None)
-        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict:
-            return True
-    return False
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
-        key = prefix + str(name)
-        yield key
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_none():
-            yield from _keys(child, f"{key}.")
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

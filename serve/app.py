@@ -26,7 +26,7 @@ from raysys.config import JobConfig, load, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
 from raysys.retrieval.search import Search
-from raysys.retrieval.served import absolute_run, served_chain
+from raysys.retrieval.served import served_chain
 from raysys.serving.api import create_app
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,6 @@ def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = served_chain(workspace, build_id=cfg.build_id, verify=cfg.verify)
-    run = absolute_run(workspace)
     deployment = serve.deployment(
         Service,
         name="search",
@@ -122,7 +121,7 @@ def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
     )
     build_ids = {kind: build.build_id for kind, build in chain.items()}
     app = deployment.bind(
-        run, cache_dir=cfg.cache_dir, build_id=build_ids["index"], verify=cfg.verify
+        cfg.run, cache_dir=cfg.cache_dir, build_id=build_ids["index"], verify=cfg.verify
     )
     return app, build_ids
 
@@ -137,7 +136,7 @@ def build(args: Mapping[str, Any]) -> Application:
         if key in args:
             log.warning("setting ignored key=%s reason=%s", key, "serve run decides it")
     try:
-        cfg = load(ServeConfig, [f"{key}={value}" for key, value in args.items()])
+        cfg = load(ServeConfig, args)
         return application(cfg)[0]
     except RaysysError as error:
         raise click.ClickException(" ".join(str(error).split())) from error

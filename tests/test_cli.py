@@ -44,7 +44,7 @@ def test_stdout_carries_one_line_of_json(command, capfd):
     record = json.loads(out)
     assert out.count("\n") == 1
     assert record["job"] == "planted"
-    assert record["run"] == "r"
+    assert record["run"] == str(Path.cwd() / "r")
     assert record["build_ids"] == {"codes": "c0"}
     assert record["title"] == "Amélie"
     assert record["seconds"] >= 0
@@ -73,6 +73,11 @@ def test_misuse_is_status_2(command, words, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_the_last_suite_counts(monkeypatch):
+    _, schema = cli.resolve("bench", ["suite=nonsense", "seed=3", "suite=retrieval"])
+    assert schema.__name__ == "RetrievalBenchConfig"
+
+
 def test_help_lists_keys_and_defaults(command, capfd):
     assert cli.main(["planted", "--help"]) == 0
     assert "seed=0" in capfd.readouterr().out
@@ -86,6 +91,27 @@ def test_every_command_resolves(name):
     function, schema = cli.resolve(name, suites)
     assert callable(function)
     assert issubclass(schema, JobConfig)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_relative_run_is_one_folder_for_every_worker(ray_cluster, small_log, tmp_path):
+    import ray
+
+    (tmp_path / "log.csv").write_bytes(small_log.read_bytes())
+    small = ["train.optim.epochs=1", "train.autoencoder.latent=16", "evaluate.replicates=20"]
+    for words in (["pipeline", "source=log.csv", *small], ["score", "top_k=3"]):
+        address = f"ray.address={ray.get_runtime_context().gcs_address}"
+        done = subprocess.run(
+            [sys.executable, "-m", "raysys.cli", *words, "run=runs/first", address],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(done.stdout)["run"] == f"{tmp_path}/runs/first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "runs"]
 
 
 def test_jobs_run_from_any_folder(tmp_path):

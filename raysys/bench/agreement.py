@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from raysys.bench.contenders import fit_all, site_recommender
 from raysys.bench.suites import BenchConfig
-from raysys.config import require, require_run
+from raysys.config import location, require, require_run
 from raysys.data.schema import period_windows
 from raysys.data.simulate import WorldSpec
 from raysys.data.site import Rank, Site, SiteLog, SiteSpec
@@ -74,7 +74,7 @@ class AgreementBenchConfig(BenchConfig):
         replicates: bootstrap replicates over systems.
     """
 
-    table: str | None = None
+    table: str | None = location(None)
     online: str = "ctr"
     system: str | None = None
     reference: str | None = None

@@ -31,7 +31,7 @@ from raysys.bench.vectors import (
     recall,
     timed,
 )
-from raysys.config import local, require
+from raysys.config import local, location, require
 from raysys.models.compressae import WIDE_FACTOR, CompresSAEConfig
 from raysys.retrieval.atoms import atom_usage
 from raysys.retrieval.codes import Codes
@@ -60,13 +60,13 @@ class CodesBenchConfig(BenchConfig):
             `training`: how fast it trains.
     """
 
-    source: str = ""
+    source: str = location()
     similarity: str = "cosine"
     limit: int | None = None
     sizes: list[int] = dataclasses.field(default_factory=lambda: [48, 64, 96])
     queries: int = 1000
     peers: bool = local(True)
-    plot: str | None = local(None)
+    plot: str | None = location(None)
     parts: list[str] = dataclasses.field(default_factory=lambda: ["recall"])
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
 from raysys.builds import Build, Draft, Workspace
-from raysys.config import local, require
+from raysys.config import local, location, require
 from raysys.models.compressae import CompresSAEConfig
 from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
 from raysys.retrieval.codes import Codes
@@ -59,10 +59,10 @@ class RetrievalBenchConfig(BenchConfig):
         peers: measure hnswlib, usearch and faiss too (the last two where they are installed).
     """
 
-    source: str = ""
+    source: str = location()
     limit: int | None = None
     grow: int | None = None
-    keep: str = local("")
+    keep: str = location()
     train_rows: int | None = None
     n_active: int = 32
     target_recall: float = 0.95

@@ -34,8 +34,3 @@ def served_chain(
             if kind != "interactions":  # the raw log is never served
                 build.verify()
     return chain
-
-
-def absolute_run(workspace: Workspace) -> str:
-    """Return the run as processes with another working directory can open it."""
-    return workspace.storage.root if workspace.storage.is_local else workspace.run

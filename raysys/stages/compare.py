@@ -15,7 +15,7 @@ import logging
 from typing import Any
 
 from raysys.builds import StageResult, Workspace
-from raysys.config import JobConfig, require, require_run
+from raysys.config import JobConfig, location, require, require_run
 from raysys.data.schema import PERIODS
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation import fitting
@@ -43,7 +43,7 @@ class CompareConfig(JobConfig):
         replicates: bootstrap replicates of the difference.
     """
 
-    other: str | None = None
+    other: str | None = location(None)
     via: str = "model"
     against: str | None = None
     period: str = "test"

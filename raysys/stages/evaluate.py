@@ -33,7 +33,6 @@ from raysys.errors import DataError
 from raysys.evaluation import audit, fitting, layout, protocols, report
 from raysys.evaluation.temporal import Evaluator
 from raysys.retrieval.query import DEFAULT_GAMMA
-from raysys.retrieval.served import absolute_run
 from raysys.stages.backtest import backtest
 from raysys.stages.rankers import VIA, open_chain
 from raysys.stages.shards import (
@@ -146,7 +145,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     n_cells = sum(profiles.facts["n_cells"].values())
     cluster = cfg.ray if n_cells > cfg.in_process_cells else None
     baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
-    plan = _plan(cfg, workspace, chain, profiles, baselines)
+    plan = _plan(cfg, chain, profiles, baselines)
     shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
     log.info(
         "evaluate started period=%s via=%s users=%d shards=%d on=%s",
@@ -208,7 +207,6 @@ def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> 
 
 def _plan(
     cfg: EvaluateConfig,
-    workspace: Workspace,
     chain: dict[str, Build],
     profiles: Profiles,
     baselines: dict[str, Build],
@@ -217,7 +215,7 @@ def _plan(
     values = [value for value in profiles.levels.values if value is not None]
     spread = max(values) - min(values) if values else 0.0
     return Plan(
-        run=absolute_run(workspace),
+        run=cfg.run,
         cache_dir=cfg.cache_dir,
         via=cfg.via,
         head=chain[VIA[cfg.via]].build_id,

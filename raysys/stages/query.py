@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.builds import Workspace
-from raysys.config import JobConfig, require, require_run
+from raysys.config import JobConfig, identifier, location, require, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.retrieval.explain import Explained
 from raysys.retrieval.profile_store import ItemTable
@@ -42,7 +42,7 @@ _QUESTIONS = ("user_id", "profile", "titles", "similar_to", "vector", "vectors")
 class QueryEntry:
     """One interaction of `profile`."""
 
-    item_id: str = ""
+    item_id: str = identifier("")
     rating: float | None = None
     event: str | None = None
     timestamp: int | None = None
@@ -71,13 +71,13 @@ class QueryConfig(JobConfig):
     """
 
     url: str | None = None
-    user_id: str | None = None
+    user_id: str | None = identifier()
     profile: list[QueryEntry] | None = None
     titles: list[str] | None = None
-    similar_to: str | None = None
+    similar_to: str | None = identifier()
     vector: list[float] | None = None
-    vectors: str | None = None
-    explain: str | None = None
+    vectors: str | None = location(None)
+    explain: str | None = identifier()
     top_k: int = 20
     ranking: str | None = None
     exclude_seen: bool = True

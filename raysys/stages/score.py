@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
 from raysys.builds import Build, StageResult, Workspace
-from raysys.config import JobConfig, digest, local, require, require_run
+from raysys.config import JobConfig, digest, local, location, require, require_run
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import SHARD_PREFIX, Profiles
 from raysys.errors import BuildError, ConfigError
 from raysys.retrieval.query import DEFAULT_GAMMA, Ranked
 from raysys.retrieval.search import Search
-from raysys.retrieval.served import absolute_run, served_chain
+from raysys.retrieval.served import served_chain
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
 from raysys.storage import Storage
@@ -64,7 +64,7 @@ class ScoreConfig(JobConfig):
     ranking: str | None = None
     gamma: float = DEFAULT_GAMMA
     exclude_seen: bool = True
-    output: str | None = local(None)
+    output: str | None = location(None)
     batch_users: int = local(1024)
 
     def __post_init__(self) -> None:
@@ -98,14 +98,14 @@ def score(cfg: ScoreConfig) -> StageResult:
     chain = served_chain(workspace)
     if "profiles" not in chain:
         raise BuildError(f"{cfg.run} indexes plain vectors: there are no users to score")
-    output = Storage(cfg.output or f"{absolute_run(workspace)}/reports/scores-{_id(cfg, chain)}")
+    output = Storage(cfg.output or f"{cfg.run.rstrip('/')}/reports/scores-{_id(cfg, chain)}")
     shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
     _claim(output, cfg, chain)
     kept = set() if cfg.force else _finished(output)
     url = output.root if output.is_local else output.run
     index_id = chain["index"].build_id
     tasks = [
-        _Task(absolute_run(workspace), cfg.cache_dir, index_id, shard, url, cfg)
+        _Task(cfg.run, cfg.cache_dir, index_id, shard, url, cfg)
         for shard in shards
         if _file_of(shard) not in kept
     ]

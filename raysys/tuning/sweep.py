@@ -7,25 +7,25 @@ stays unseen. Nothing that a trial trains becomes a build: train the winner with
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import itertools
 import json
 import logging
 import math
 import os
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import ray.tune
-from omegaconf import OmegaConf
+import yaml
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys.builds import Build, StageResult, Workspace
-from raysys.config import JobConfig, digest, identity, require, require_run
+from raysys.config import JobConfig, digest, identity, require, require_run, with_values
 from raysys.errors import ConfigError, find_cause
+from raysys.fields import read
 from raysys.stages.cluster import connected
 from raysys.stages.train import TrainConfig, fit
 from raysys.training.launch import PLACEMENT_GROUP, forget, release
@@ -74,11 +74,8 @@ class TuneConfig(JobConfig):
         if self.metric != NLL:
             check_metric("metric", self.metric)
             self.train.select = self.metric
-        self.space = self.space or _default_space()
-        flat = flatten(self.space)
-        for key, domain in flat.items():
-            for value in domain if isinstance(domain, list) else (domain["low"], domain["high"]):
-                with_values(self.train, {key: value})
+        space = flatten(self.space or _default_space())
+        self.space = {key: typed(key, domain, self.train) for key, domain in space.items()}
 
 
 def tune(cfg: TuneConfig) -> StageResult:
@@ -137,8 +134,7 @@ def _tuner(
             resume_errored=True,
             storage_filesystem=filesystem,
         )
-    flat = flatten(cfg.space)
-    only_lists = all(isinstance(domain, list) for domain in flat.values())
+    only_lists = all(isinstance(domain, list) for domain in cfg.space.values())
     mode = "min" if cfg.metric == NLL else "max"
     epochs = cfg.train.optim.epochs
     grace = min(_GRACE_EPOCHS, epochs)
@@ -146,7 +142,7 @@ def _tuner(
     scheduler = ASHAScheduler(time_attr="epoch", max_t=epochs + 1, grace_period=grace)
     return ray.tune.Tuner(
         trainable,
-        param_space={"values": {key: _domain(d, grid=only_lists) for key, d in flat.items()}},
+        param_space={"values": {key: _domain(d, grid=only_lists) for key, d in cfg.space.items()}},
         tune_config=ray.tune.TuneConfig(
             metric=cfg.metric,
             mode=mode,
@@ -160,7 +156,7 @@ def _tuner(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Progress(cfg.metric, _count(flat, cfg))],
+            callbacks=[_Progress(cfg.metric, _count(cfg))],
         ),
     )
 
@@ -236,7 +232,6 @@ def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, domain in space.items():
         key = f"{prefix}{name}"
         if isinstance(domain, Mapping) and {"low", "high"} <= set(domain) <= {"low", "high", "log"}:
-            require(domain["low"] < domain["high"], f"space.{key}", domain, "low < high")
             flat[key] = dict(domain)
         elif isinstance(domain, Mapping):
             flat |= flatten(domain, f"{key}.")
@@ -247,38 +242,36 @@ def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def with_values(cfg: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """Return a copy of a train configuration with some dotted keys replaced and checked.
+def typed(key: str, domain: Any, train: TrainConfig) -> Any:
+    """Return a domain whose values are of the type of the train job's key.
 
     Raises:
-        ConfigError: a key does not exist, or a value is not accepted.
+        ConfigError: there is no such key, or it does not take one of the values.
     """
-    made = copy.deepcopy(cfg)
-    for key, value in values.items():
-        *parents, name = key.split(".")
-        node: Any = made
-        for parent in parents:
-            node = getattr(node, parent, None)
-        fields = {f.name for f in dataclasses.fields(node)} if node is not None else set()
-        if name not in fields:
-            raise ConfigError(f"space.{key}: the train job has no such key")
-        setattr(node, name, value)
-        node.__post_init__()
-    return made
+
+    def value(raw: Any) -> Any:
+        return attrgetter(key)(with_values(train, {key: raw}, prefix="space."))
+
+    if isinstance(domain, list):
+        return [value(raw) for raw in domain]
+    low, high = value(domain["low"]), value(domain["high"])
+    log_scale = read(bool, domain.get("log", False), key=f"space.{key}.log")
+    require(None not in (low, high) and low < high, f"space.{key}", domain, "low < high")
+    return {"low": low, "high": high, "log": log_scale}
 
 
 def _domain(domain: Any, *, grid: bool) -> Any:
     if isinstance(domain, list):
         return ray.tune.grid_search(domain) if grid else ray.tune.choice(domain)
-    low, high, log_scale = domain["low"], domain["high"], domain.get("log", False)
+    low, high, log_scale = domain["low"], domain["high"], domain["log"]
     if isinstance(low, int) and isinstance(high, int):
         return (ray.tune.lograndint if log_scale else ray.tune.randint)(low, high + 1)
     return (ray.tune.loguniform if log_scale else ray.tune.uniform)(low, high)
 
 
-def _count(flat: Mapping[str, Any], cfg: TuneConfig) -> int:
-    if all(isinstance(domain, list) for domain in flat.values()):
-        return len(list(itertools.product(*flat.values())))
+def _count(cfg: TuneConfig) -> int:
+    if all(isinstance(domain, list) for domain in cfg.space.values()):
+        return math.prod(map(len, cfg.space.values()))
     return cfg.trials
 
 
@@ -308,8 +301,6 @@ def _write(
     """Write `trials.json` and `best.yaml` into the sweep's folder and return it."""
     folder = f"sweeps/{sweep_id}"
     workspace.storage.write_atomic(f"{folder}/trials.json", json.dumps(trials, indent=1) + "\n")
-    settings = OmegaConf.create({})
-    for key, value in best["values"].items():
-        OmegaConf.update(settings, key, value)
-    workspace.storage.write_atomic(f"{folder}/best.yaml", OmegaConf.to_yaml(settings))
+    settings = yaml.safe_dump(json.loads(json.dumps(best["values"])))
+    workspace.storage.write_atomic(f"{folder}/best.yaml", settings)
     return f"{workspace.run.rstrip('/')}/{folder}"

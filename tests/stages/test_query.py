@@ -30,14 +30,14 @@ def test_a_stored_user(run):
 
 
 def test_a_profile_on_the_command_line(run, caplog):
-    text = ask(run, 'profile=[{item_id: "42", rating: 5}, {item_id: nope}]', "top_k=60")
+    text = ask(run, "profile=[{item_id: 42, rating: 5}, {item_id: nope}]", "top_k=60")
     assert len(text.splitlines()) == 60
     assert "'nope'" in caplog.text
     assert len(ask(run, "profile=[]", "top_k=60").splitlines()) == 61
 
 
 def test_similar_items_have_no_probabilities(run):
-    text = ask(run, f'similar_to="{item_id(1)}"', "top_k=2")
+    text = ask(run, f"similar_to={item_id(1)}", "top_k=2")
     assert text.splitlines()[0].split() == ["rank", "item_id", "title", "score"]
 
 
