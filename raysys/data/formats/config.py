@@ -47,6 +47,6 @@ class FormatConfig:
 
 def _is_encoding(name: str | None) -> bool:
     try:
-        return name is None or b"".decode(name) == ""
+        return name is None or bool(b"    ".decode(name, "replace"))
     except LookupError:  # no such encoding, or one that makes no text of bytes
         return False

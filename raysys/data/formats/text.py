@@ -127,12 +127,12 @@ class Window:
 
 @contextmanager
 def open_window(
-    file: SourceFile, encoding: str | None, *, size: int = BLOCK_BYTES
+    file: SourceFile, encoding: str | None, *, size: int | None = None
 ) -> Iterator[Window]:
     """Open a text file, decompressed by its ending."""
     filesystem, path = open_filesystem(file.uri)
     with filesystem.open_input_stream(path) as stream:
-        yield Window(file, stream, encoding, size)
+        yield Window(file, stream, encoding, size or BLOCK_BYTES)
 
 
 def text_pieces(file: SourceFile) -> list[Piece]:
