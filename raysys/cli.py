@@ -39,6 +39,7 @@ COMMANDS = {
     "simulate": Command(
         "raysys.stages.simulate", "SimulateConfig", "simulate", "write a log with a known truth"
     ),
+    "look": Command("raysys.stages.look", "LookConfig", "look", "what prepare would read of a log"),
     "prepare": Command(
         "raysys.stages.prepare", "PrepareConfig", "prepare", "raw logs -> interactions, profiles"
     ),

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys.builds import Build, Workspace
+from raysys.data.accounting import add_column_facts
 from raysys.data.catalogue import OWN_COLUMNS
 from raysys.data.interactions import N_BUCKETS, LogTraits
 from raysys.errors import ConfigError, DataError
@@ -117,6 +118,7 @@ def add_facts(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         "filtered": base["filtered"] + new["filtered"],
         "quarantined": dict(sorted(quarantined.items())),
         "timestamp_units": dict(sorted(units.items())),
+        **add_column_facts(base, new),
     }
 
 

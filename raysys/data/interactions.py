@@ -11,19 +11,19 @@ The result depends on the rows alone, not on their order: ties are broken by the
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from raysys.data.formats.contract import Chunk
 from raysys.data.hashing import hash_ids
-from raysys.data.readers import Chunk
 from raysys.data.schema import INTERACTION_SCHEMA
 from raysys.data.timestamps import to_seconds
-from raysys.errors import ConfigError, DataError
+from raysys.errors import DataError
 
 N_BUCKETS = 256
 FOLDS = ("train", "val", "test", "val_in", "val_out", "test_in", "test_out")
@@ -32,30 +32,13 @@ QUARANTINE_SCHEMA = pa.schema(
     [
         ("reason", pa.string()),
         ("file", pa.string()),
-        ("row", pa.int64()),  # from 0, the header not counted; null where merging found it
+        ("row", pa.int64()),  # of Parquet, from 0; null where merging found it
+        ("line", pa.int64()),  # of text, from 1
         *((name, pa.string()) for name in TEXT_VALUES),
+        ("text", pa.string()),  # of a line that holds no row
     ]
 )
 _FLOAT = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
-
-
-@dataclasses.dataclass
-class ColumnsConfig:
-    """Names of the columns in the log; None takes the default name where there is such a column.
-
-    Attributes:
-        user: user id, default `user_id`.
-        item: item id, default `item_id`.
-        rating: rating value, default `rating`, optional.
-        timestamp: time, default `timestamp`, optional.
-        event: kind of interaction, default `event`, optional.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    rating: str | None = None
-    timestamp: str | None = None
-    event: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,34 +93,6 @@ class EventRules:
         )
 
 
-def resolve_columns(
-    columns: ColumnsConfig, names: Sequence[str], *, source: str, folds: bool
-) -> dict[str, str]:
-    """Return {our name: the log's name} of the columns to read.
-
-    Raises:
-        ConfigError: a column is not there; the message lists those that are and the nearest.
-    """
-    found = {}
-    for key in ("user", "item", "rating", "timestamp", "event"):
-        default = f"{key}_id" if key in ("user", "item") else key
-        asked = getattr(columns, key)
-        name = asked or default
-        if name in names:
-            found[default] = name
-        elif asked or key in ("user", "item"):
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-            raise ConfigError(
-                f"columns.{key}={name!r} is not in {source}, which has {', '.join(names)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    if folds:
-        if "fold" not in names:
-            raise DataError(f"folds={source} has no column 'fold': it has {', '.join(names)}")
-        found["fold"] = "fold"
-    return found
-
-
 def clean(
     chunk: Chunk,
     *,
@@ -145,6 +100,7 @@ def clean(
     columns: Mapping[str, str],
     rating_range: tuple[float | None, float | None] = (None, None),
     events: EventRules | None = None,
+    time_form: str | None = None,
 ) -> Cleaned:
     """Type the columns of a chunk and set the rows aside that break a rule.
 
@@ -154,6 +110,7 @@ def clean(
         columns: {our name: the file's name}.
         rating_range: lowest and highest rating accepted.
         events: which events are accepted and ignored.
+        time_form: how times are written, in strptime's notation.
 
     Raises:
         DataError: a column has a type that cannot be understood.
@@ -164,8 +121,12 @@ def clean(
         if column in chunk.table.column_names
     }
     size = chunk.table.num_rows
+    for name in {"user_id", "item_id", "fold"} & {"user_id", "item_id", *columns}:
+        raw.setdefault(name, pa.nulls(size, pa.string()))  # one of several files may lack it
     user, item = encoded_ids(raw["user_id"], "user"), encoded_ids(raw["item_id"], "item")
-    rules = [("missing user", _null(user)), ("missing item", _null(item))]
+    odd = {name: chunk.odd[column] for name, column in columns.items() if column in chunk.odd}
+    rules = [(f"{name} is neither text nor a number", mask) for name, mask in odd.items()]
+    rules += [("missing user", _null(user)), ("missing item", _null(item))]
     rating: pa.Array = pa.nulls(size, pa.float32())
     time: pa.Array = pa.nulls(size, pa.int64())
     event: pa.Array = pa.nulls(size, pa.string()).dictionary_encode()
@@ -174,7 +135,8 @@ def clean(
         rating, wrong, outside = to_ratings(raw["rating"], rating_range)
         rules += [("rating is not a number", wrong), ("rating out of range", outside)]
     if "timestamp" in raw:
-        time, absurd, units = to_seconds(raw["timestamp"])
+        form = {} if time_form is None else {"form": time_form}
+        time, absurd, units = to_seconds(raw["timestamp"], **form)
         rules.append(("absurd timestamp", absurd))
         if time.null_count < size:  # else the log may have no times at all: merging knows
             rules.append(("missing timestamp", _null(time) & ~absurd))
@@ -295,23 +257,32 @@ def _quarantine(
     reasons: list[str],
     file: str,
 ) -> pa.Table:
-    """Return the broken rows as text, with reason and place."""
+    """Return the broken rows as text, with reason and place, and the lines that hold no row."""
     rows = np.flatnonzero(broken)
-    # Rows are counted without the malformed lines before them: exact unless a chunk has both.
-    place = rows + chunk.first_row
     texts = {name: as_text(raw[name].take(pa.array(rows))) for name in TEXT_VALUES if name in raw}
-    table = {
+    table: dict[str, Any] = {
         "reason": [reasons[broken[row] - 1] for row in rows],
         "file": [file] * len(rows),
-        "row": place,
+        "row" if chunk.lines is None else "line": (
+            rows + chunk.first_row if chunk.lines is None else chunk.lines[rows]
+        ),
     }
-    empty = pa.nulls(len(rows), pa.string())
-    columns = [*table.values(), *(texts.get(name, empty) for name in TEXT_VALUES)]
-    parts = [pa.table(columns, schema=QUARANTINE_SCHEMA)]
-    for row, line in chunk.malformed:
-        record = {"reason": "wrong number of fields", "file": file, "row": row, "user_id": line}
-        parts.append(pa.Table.from_pylist([record], schema=QUARANTINE_SCHEMA))
-    return pa.concat_tables(parts)
+    lines = {
+        "reason": [bad.reason for bad in chunk.malformed],
+        "file": [file] * len(chunk.malformed),
+        "line": [bad.line for bad in chunk.malformed],
+        "text": [bad.text for bad in chunk.malformed],
+    }
+    return pa.concat_tables([quarantine_table(table | texts), quarantine_table(lines)])
+
+
+def quarantine_table(columns: Mapping[str, Any]) -> pa.Table:
+    """Return quarantined rows; `columns` has `reason` and any others of `QUARANTINE_SCHEMA`."""
+    size = len(columns["reason"])
+    return pa.table(
+        [columns.get(name, [None] * size) for name in QUARANTINE_SCHEMA.names],
+        schema=QUARANTINE_SCHEMA,
+    )
 
 
 def as_text(column: pa.Array) -> pa.Array:

@@ -4,82 +4,149 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
-from pyarrow import json as pajson
 
+from raysys.data.columns import ItemsColumnsConfig
+from raysys.data.formats.config import FormatConfig
+from raysys.data.formats.jsonl import spelled
 from raysys.data.interactions import to_ids
-from raysys.data.readers import check_same_columns
-from raysys.data.sources import SourceFile, list_files, unreadable
+from raysys.data.logs import open_source
+from raysys.data.readers import Source, read_chunks
+from raysys.data.sniff import hint
 from raysys.errors import ConfigError, DataError
-from raysys.storage import open_filesystem
 
 log = logging.getLogger(__name__)
 
 
-def read_items(files: list[SourceFile], *, column: str | None) -> pa.Table:
-    """Return the item file with its ids as strings in `item_id`, one row per id.
-
-    Args:
-        files: of `list_item_files`.
-        column: name of the id column, default `item_id`.
+def open_items(items: str, settings: FormatConfig, columns: ItemsColumnsConfig) -> Source:
+    """Return the files of `items=` and their reader.
 
     Raises:
-        ConfigError: there is no such column. DataError: the file cannot be read or is empty.
+        DataError: there are none; the message names the key. ConfigError: a setting does not fit.
     """
-    names = check_same_columns(files).names
-    key = column if column and column in names else "item_id"
-    if key not in names:
-        near = difflib.get_close_matches(column or key, names, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"items={files[0].uri} has no column {column or key!r}: it has {', '.join(names)}; "
-            f"did you mean {near[0]!r}?"
-        )
-    parts = [_read(file, key) for file in files]
-    table = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-    ids = to_ids(pa.concat_arrays(table[key].chunks or [pa.array([], pa.string())]), "item")
-    table = table.drop_columns([key]).add_column(0, "item_id", ids).filter(ids.is_valid())
+    try:
+        return open_source(items, settings, columns, prefix="items_")
+    except DataError as error:
+        raise DataError(str(error).replace("source=", "items=")) from error
+
+
+def read_items(
+    source: Source,
+    settings: FormatConfig,
+    columns: ItemsColumnsConfig,
+    *,
+    log_column: str | None = None,
+    max_bad_share: float = 0.01,
+) -> pa.Table:
+    """Return the item file with its ids as strings in `item_id`, one row per id.
+
+    Values of delimited text are text; JSON and Parquet values are as they are.
+
+    Args:
+        source: of `open_items`.
+        settings: how it is read.
+        columns: which columns it has.
+        log_column: name of the id column in the log, tried here too.
+        max_bad_share: share of rows that may be left out.
+
+    Raises:
+        ConfigError: a column is not there. DataError: the files cannot be read, hold no items, a
+            column twice, or too many bad rows.
+    """
+    uri = source.files[0].uri
+    if source.repeated():
+        raise DataError(f"items={uri}: column {source.repeated()}; columns need names of their own")
+    seen = source.columns(late=[name for name in (columns.item, columns.title) if name])
+    key = columns.item or (log_column if log_column in seen else None) or "item_id"
+    asked = {"item": columns.item or log_column or key, "title": columns.title}
+    for role, name in {"item": key, "title": columns.title}.items():
+        if name and name not in seen:
+            more = hint(source.files[0], settings, columns, prefix="items_")
+            raise ConfigError(_missing(uri, role, asked[role] or name, seen) + more)
+    table = _read(source, max_bad_share)
+    ids = to_ids(_one(table[key]), "item")
+    table = table.drop_columns([key, *_replaced(key, columns.title, seen)])
+    if columns.title not in (None, "title"):
+        table = table.rename_columns({columns.title: "title"})
+    table = table.add_column(0, "item_id", ids).filter(ids.is_valid())
     if not len(table):
-        raise DataError(f"items={files[0].uri} holds no items")
+        raise DataError(f"items={uri} holds no items")
+    return _first_of_each(table)
+
+
+def _missing(uri: str, role: str, name: str, seen: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, seen, n=1, cutoff=0.0)
+    return (
+        f"items={uri} has no column {name!r} (items_columns.{role}): it has {', '.join(seen)}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _replaced(key: str, title: str | None, seen: Collection[str]) -> list[str]:
+    """Return the columns whose names the id and the title take, with a warning."""
+    taken = [("item_id", key)] + ([("title", title)] if title else [])
+    gone = [name for name, column in taken if name != column and name in seen]
+    for name in gone:
+        log.warning("items column ignored name=%s reason=another_column_has_this_role", name)
+    return gone
+
+
+def _read(source: Source, max_bad_share: float) -> pa.Table:
+    """Return all rows that can be read; the others are counted and warned about."""
+    tables, n_bad, example = [], 0, ""
+    for piece in source.pieces():
+        for chunk in read_chunks(source.reader, piece):
+            tables.append(chunk.table)
+            n_bad += len(chunk.malformed)
+            for bad in chunk.malformed[: not example]:
+                example = f"{piece.file.name} line {bad.line}: {bad.reason} {bad.text!r}"
+    table = _together(tables)
+    n_rows = len(table) + n_bad
+    if n_bad:
+        log.warning("items left out rows=%d of %d example=%s", n_bad, n_rows, example)
+    if n_bad > max_bad_share * n_rows:
+        raise DataError(
+            f"items={source.files[0].uri}: {n_bad} of {n_rows} rows cannot be read "
+            f"(max_bad_share={max_bad_share}); {example}"
+        )
+    return table
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    """Join tables; a column whose types do not go together becomes text."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        names = dict.fromkeys(name for table in tables for name in table.column_names)
+    for name in names:
+        parts = [table.select([name]) for table in tables if name in table.column_names]
+        try:
+            pa.concat_tables(parts, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            tables = [_spelled(table, name) for table in tables]
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def _spelled(table: pa.Table, name: str) -> pa.Table:
+    number = table.schema.get_field_index(name)
+    if number < 0 or pa.types.is_null(table.schema.types[number]):
+        return table
+    values = pa.array([spelled(value) for value in table[name].to_pylist()], pa.string())
+    return table.set_column(number, name, values)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks or [pa.array([], pa.string())])
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Return the first row of each id, in order."""
     numbered = pa.table({"id": table["item_id"], "row": np.arange(len(table))})
     first = numbered.group_by("id", use_threads=False).aggregate([("row", "min")])
     rows = np.sort(first["row_min"].to_numpy())
     if len(rows) < len(table):
         log.warning("items repeated ids=%d action=first_kept", len(table) - len(rows))
     return table.take(pa.array(rows))
-
-
-def list_item_files(items: str) -> list[SourceFile]:
-    """Return the files of `items=`.
-
-    Raises:
-        DataError: there are none; the message names the key.
-    """
-    try:
-        return list_files(items)
-    except DataError as error:
-        raise DataError(str(error).replace("source=", "items=")) from error
-
-
-def _read(file: SourceFile, key: str) -> pa.Table:
-    filesystem, path = open_filesystem(file.uri)
-    try:
-        if file.format == "parquet":
-            return pq.read_table(path, filesystem=filesystem)
-        with filesystem.open_input_stream(path) as stream:
-            if file.format == "jsonl":
-                return pajson.read_json(stream)
-            # Other columns take the type that their values suggest; ids keep leading zeros.
-            types = {key: pa.string(), "title": pa.string()}
-            return csv.read_csv(
-                stream,
-                parse_options=csv.ParseOptions(
-                    delimiter="\t" if file.format == "tsv" else ",", newlines_in_values=True
-                ),
-                convert_options=csv.ConvertOptions(column_types=types),
-            )
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(file, error) from error

@@ -21,6 +21,7 @@ from raysys.data.interactions import (
     LogTraits,
     as_text,
     one_array,
+    quarantine_table,
     user_buckets,
 )
 
@@ -188,7 +189,5 @@ def _counts(table: pa.Table) -> NDArray[np.int64]:
 
 
 def _without_time(rows: pa.Table) -> pa.Table:
-    texts = [as_text(rows[name]) for name in TEXT_VALUES]
-    reason = pa.array(["missing timestamp"] * len(rows), pa.string())
-    place = [pa.nulls(len(rows), pa.string()), pa.nulls(len(rows), pa.int64())]
-    return pa.table([reason, *place, *texts], schema=QUARANTINE_SCHEMA)
+    texts = {name: as_text(rows[name]) for name in TEXT_VALUES}
+    return quarantine_table({"reason": ["missing timestamp"] * len(rows)} | texts)

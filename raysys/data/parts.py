@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +26,11 @@ from raysys.data.catalogue import (
     read_rows,
     statistics,
 )
+from raysys.data.formats.contract import Chunk, Piece, Reader, Tally
 from raysys.data.interactions import (
     QUARANTINE_SCHEMA,
+    TEXT_VALUES,
+    Cleaned,
     EventRules,
     LogTraits,
     clean,
@@ -35,7 +38,7 @@ from raysys.data.interactions import (
     user_buckets,
 )
 from raysys.data.merging import merge
-from raysys.data.readers import Piece, read_chunks
+from raysys.data.readers import read_chunks
 from raysys.data.schema import RatingLevels
 from raysys.data.splits import SplitPlan, audit
 from raysys.storage import open_filesystem
@@ -59,6 +62,9 @@ class PieceResult:
         units: rows per timestamp unit.
         n_ignored: rows of ignored events.
         n_rated, n_events, n_timed: good rows that have one.
+        present: {our column: rows read that have a value}.
+        odd: {our column: rows whose value is neither text nor a number}.
+        tally: what became of the lines of text; all 0 for Parquet.
         example: one quarantined row in words, or "".
     """
 
@@ -70,6 +76,9 @@ class PieceResult:
     n_rated: int
     n_events: int
     n_timed: int
+    present: dict[str, int]
+    odd: dict[str, int]
+    tally: Tally
     example: str
 
 
@@ -124,32 +133,59 @@ class ShardResult:
     windows: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadPlan:
+    """How the rows of a log are read and judged.
+
+    Attributes:
+        reader: of the log's format.
+        columns: {our name: the log's name}.
+        rating_range: lowest and highest rating accepted.
+        events: which events are accepted and ignored.
+        time_form: how times are written, in strptime's notation.
+    """
+
+    reader: Reader
+    columns: Mapping[str, str]
+    rating_range: tuple[float | None, float | None] = (None, None)
+    events: EventRules | None = None
+    time_form: str | None = None
+
+    def cleaned(self, piece: Piece) -> Iterator[tuple[Chunk, Cleaned]]:
+        """Yield the chunks of a piece, raw and cleaned.
+
+        Raises:
+            DataError: the file cannot be read, or a column not understood.
+        """
+        for chunk in read_chunks(self.reader, piece, list(dict.fromkeys(self.columns.values()))):
+            yield (
+                chunk,
+                clean(
+                    chunk,
+                    file=piece.file.name,
+                    columns=self.columns,
+                    rating_range=self.rating_range,
+                    events=self.events if "event" in self.columns else None,
+                    time_form=self.time_form,
+                ),
+            )
+
+
 def read_piece(
-    task: tuple[int, Piece],
-    *,
-    columns: Mapping[str, str],
-    rating_range: tuple[float | None, float | None],
-    events: EventRules,
-    folder: str,
-    shuffle: str,
+    task: tuple[int, Piece], *, plan: ReadPlan, folder: str, shuffle: str
 ) -> PieceResult:
     """Clean the rows of a piece and write them by user bucket."""
     number, piece = task
     filesystem, root = open_filesystem(shuffle)
     filesystem.create_dir(root, recursive=True)
     paths: list[str] = []
-    reasons: Counter[str] = Counter()
-    units: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {
+        name: Counter() for name in ("reasons", "units", "present", "odd")
+    }
     bad: list[pa.Table] = []
     n_rows = n_ignored = n_rated = n_events = n_timed = 0
-    for chunk in read_chunks(piece, list(dict.fromkeys(columns.values()))):
-        done = clean(
-            chunk,
-            file=piece.file.name,
-            columns=columns,
-            rating_range=rating_range,
-            events=events if "event" in columns else None,
-        )
+    tally = Tally()
+    for chunk, done in plan.cleaned(piece):
         paths.append(f"{root}/piece-{number:05d}-{len(paths):05d}.arrow")
         with (
             filesystem.open_output_stream(paths[-1]) as stream,
@@ -162,21 +198,36 @@ def read_piece(
         n_rated += len(done.rows) - done.rows["rating"].null_count
         n_events += len(done.rows) - done.rows["event"].null_count
         n_timed += len(done.rows) - done.rows["timestamp"].null_count
-        units.update(done.units)
-        reasons.update(done.bad["reason"].to_pylist())
+        counts["units"].update(done.units)
+        counts["reasons"].update(done.bad["reason"].to_pylist())
+        counts["present"].update(present_values(chunk, plan.columns))
+        counts["odd"].update(odd_values(chunk, plan.columns))
+        tally.add(chunk.tally or Tally())
         bad.append(done.bad)
     example = _quarantine(bad, folder, f"quarantine-piece-{number:05d}.parquet")
     return PieceResult(
-        tuple(paths),
-        n_rows,
-        dict(reasons),
-        dict(units),
-        n_ignored,
-        n_rated,
-        n_events,
-        n_timed,
-        example,
+        paths=tuple(paths),
+        n_rows=n_rows,
+        n_ignored=n_ignored,
+        n_rated=n_rated,
+        n_events=n_events,
+        n_timed=n_timed,
+        tally=tally,
+        example=example,
+        **{name: dict(count) for name, count in counts.items()},
     )
+
+
+def present_values(chunk: Chunk, columns: Mapping[str, str]) -> dict[str, int]:
+    """Return {our column: rows of the chunk that have a value}."""
+    found = {name: c for name, c in columns.items() if c in chunk.table.column_names}
+    return {name: len(chunk.table) - chunk.table[c].null_count for name, c in found.items()}
+
+
+def odd_values(chunk: Chunk, columns: Mapping[str, str]) -> dict[str, int]:
+    """Return {our column: rows of the chunk whose value is neither text nor a number}."""
+    found = {name: column for name, column in columns.items() if column in chunk.odd}
+    return {name: int(chunk.odd[column].sum()) for name, column in found.items()}
 
 
 def merge_buckets(
@@ -290,9 +341,14 @@ def _quarantine(tables: list[pa.Table], folder: str, name: str) -> str:
     if not len(table):
         return ""
     _write(table, folder, name)
-    row = table.slice(0, 1).to_pylist()[0]
-    values = {k: v for k, v in row.items() if k not in ("reason", "file", "row") and v is not None}
-    return f"{row['file']} row {row['row']}: {row['reason']} {values}"
+    return in_words(table.slice(0, 1).to_pylist()[0])
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """Return a quarantined row in words."""
+    place = f"line {row['line']}" if row["line"] is not None else f"row {row['row']}"
+    what = {name: value for name, value in row.items() if name in TEXT_VALUES and value is not None}
+    return f"{row['file']} {place}: {row['reason']} {what or repr((row['text'] or '')[:200])}"
 
 
 def _write(table: pa.Table, folder: str, name: str) -> None:

@@ -1,268 +1,181 @@
-"""Log files: what columns they have, and their rows piece by piece.
-
-A piece is a part of one file that one task reads; pieces depend on the files alone, never on the
-number of workers.
-"""
+"""The readers by format, and what is the same for all: whole sources, folders' columns, errors."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
-from pyarrow import json as pajson
 
+from raysys.data.formats.config import FormatConfig
+from raysys.data.formats.contract import Chunk, Column, Piece, Reader
+from raysys.data.formats.delimited import DelimitedReader
+from raysys.data.formats.jsonl import JsonLinesReader
+from raysys.data.formats.parquet import ParquetReader
 from raysys.data.sources import SourceFile, unreadable
-from raysys.errors import DataError
-from raysys.storage import open_filesystem
+from raysys.errors import ConfigError, DataError
 
-CHUNK_ROWS = 1 << 20
-_BLOCK_BYTES = 1 << 24
-_HEAD_LINES = 1000
+_READ_ERRORS = (pa.ArrowException, OSError, UnicodeError, EOFError)
+
+
+def _delimited(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
+    tabs = settings.kind == "tsv"
+    separator = settings.separator or ("\t" if tabs else ",")
+    quote = settings.quote
+    if quote is None:
+        quote = "" if separator == "\t" else '"'
+    return DelimitedReader(
+        separator=separator.replace("\\t", "\t"),
+        quote=quote,
+        escape=settings.escape or "",
+        header=names is None if settings.header is None else settings.header,
+        names=None if names is None else tuple(names),
+        encoding=settings.encoding,
+    )
+
+
+def _json_lines(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
+    return JsonLinesReader(settings.encoding)
+
+
+def _parquet(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
+    return ParquetReader()
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """What one task reads: row groups of a Parquet file, or a whole text file.
+class _Format:
+    """How a format's reader is made, and the settings that it takes beside `kind` and `time`."""
 
-    Attributes:
-        file: the file.
-        row_groups: Parquet row groups; None for text.
-        first_row: number of the piece's first row in the file, from 0.
-    """
-
-    file: SourceFile
-    row_groups: tuple[int, ...] | None = None
-    first_row: int = 0
+    make: Callable[[FormatConfig, Sequence[str] | None], Reader]
+    takes: tuple[str, ...]
 
 
-@dataclasses.dataclass
-class Chunk:
-    """Some rows of a piece.
-
-    Attributes:
-        table: the columns asked for, as the file types them.
-        first_row: number of the first row in the file, from 0.
-        malformed: text lines before or inside the chunk that have the wrong number of fields,
-            as (row number from 0, text).
-    """
-
-    table: pa.Table
-    first_row: int
-    malformed: list[tuple[int, str]]
+_TEXT = ("separator", "header", "encoding", "quote", "escape", "names")
+_READERS = {
+    "csv": _Format(_delimited, _TEXT),
+    "tsv": _Format(_delimited, _TEXT),
+    "jsonl": _Format(_json_lines, ("encoding",)),
+    "parquet": _Format(_parquet, ()),
+}
 
 
-def check_same_columns(files: Sequence[SourceFile]) -> pa.Schema:
-    """Return the schema that all files share, types reduced to their kinds.
+def make_reader(kind: str, settings: FormatConfig, names: Sequence[str] | None = None) -> Reader:
+    """Return the reader of a format.
+
+    Args:
+        kind: one of `FORMATS`.
+        settings: how to read.
+        names: the columns' names, instead of the header's.
 
     Raises:
-        DataError: naming the first file whose columns or kinds of columns differ.
+        ConfigError: a setting means nothing in this format.
     """
-    schema = schema_of(files[0])
-    expected = {field.name: _kind(field.type) for field in schema}
-    for file in files[1:]:
-        found = {field.name: _kind(field.type) for field in schema_of(file)}
-        if found.keys() != expected.keys():
-            raise DataError(
-                f"files of one source must have the same columns: {files[0].name} has "
-                f"{', '.join(expected)}, but {file.name} has {', '.join(found)}"
-            )
-        for name, kind in found.items():
-            if "null" not in (kind, expected[name]) and kind != expected[name]:
-                raise DataError(
-                    f"files of one source must have the same columns: {name} is "
-                    f"{expected[name]} in {files[0].name}, but {kind} in {file.name}"
-                )
-    return schema
+    form = _READERS[kind]
+    given = dataclasses.asdict(settings) | {"names": names}
+    for key, value in given.items():
+        if value is not None and key not in (*form.takes, "kind", "time"):
+            prefix = "columns" if key == "names" else "format"
+            raise ConfigError(f"{prefix}.{key}={value!r} means nothing for files of {kind}")
+    return form.make(dataclasses.replace(settings, kind=kind), names)
 
 
-def schema_of(file: SourceFile) -> pa.Schema:
-    """Return the columns of a file; text columns other than JSON's are all strings.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Files of one format and what reads them.
+
+    Attributes:
+        files: at least one.
+        reader: of their format.
+    """
+
+    files: list[SourceFile]
+    reader: Reader
+
+    def columns(self, late: Sequence[str] = ()) -> dict[str, str]:
+        """Return {column: why it cannot be read, or ""} over all files and their folders.
+
+        Args:
+            late: names to look for in whole files where their starts do not have them.
+
+        Raises:
+            DataError: a file is empty or cannot be read.
+        """
+        seen: dict[str, str] = {}
+        for file in self.files:
+            found = file_columns(self.reader, file)
+            for column in found:
+                fault = ""
+                if column.kind is not None and pa.types.is_nested(column.kind):
+                    fault = f"is of type {column.kind} in {file.name}"
+                seen[column.name] = seen.get(column.name) or _twice(found, file, column) or fault
+            seen |= {name: "" for name, _ in file.constants if name not in seen}
+        for file in self.files:
+            missing = [name for name in late if name not in seen]
+            seen |= dict.fromkeys(sorted(self.reader.late(file, missing)) if missing else (), "")
+        return seen
+
+    def repeated(self) -> str:
+        """Return which column stands several times in a file, in words, or ""."""
+        found = (
+            f"{column.name!r} {fault}"
+            for file in self.files
+            for columns in [file_columns(self.reader, file)]
+            for column in columns
+            if (fault := _twice(columns, file, column))
+        )
+        return next(found, "")
+
+    def pieces(self) -> list[Piece]:
+        """Return the pieces of all files, in order."""
+        return [piece for file in self.files for piece in self.reader.pieces(file)]
+
+
+def _twice(columns: Sequence[Column], file: SourceFile, column: Column) -> str:
+    count = sum(other.name == column.name for other in columns)
+    return f"stands {count} times in {file.name} (type {column.kind})" if count > 1 else ""
+
+
+def file_columns(reader: Reader, file: SourceFile) -> list[Column]:
+    """Return the columns of one file.
 
     Raises:
-        DataError: the file is empty or cannot be read.
+        DataError: it is empty or cannot be read.
     """
     if file.size_bytes == 0:
         raise DataError(f"{file.uri} is empty")
     try:
-        if file.format == "parquet":
-            filesystem, path = open_filesystem(file.uri)
-            with filesystem.open_input_file(path) as stream:
-                return pq.read_schema(stream)
-        if file.format == "jsonl":
-            return _jsonl_schema(file)
-        parsing = _separator(file)
-        parsing.invalid_row_handler = lambda row: "skip"
-        with _open_text(file) as stream, _open_csv(file, stream, parsing) as reader:
-            names = reader.schema.names
-        return pa.schema([(name, pa.string()) for name in names])
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        return reader.columns(file)
+    except _READ_ERRORS as error:
         raise unreadable(file, error) from error
 
 
-def split_into_pieces(files: Sequence[SourceFile]) -> list[Piece]:
-    """Return the pieces of all files, about `CHUNK_ROWS` rows each where the format allows."""
-    pieces = []
-    for file in files:
-        if file.format != "parquet":
-            pieces.append(Piece(file))
-            continue
-        filesystem, path = open_filesystem(file.uri)
-        with filesystem.open_input_file(path) as stream:
-            footer = pq.read_metadata(stream)
-        first_row = rows = 0
-        groups: list[int] = []
-        for group in range(footer.num_row_groups):
-            groups.append(group)
-            rows += footer.row_group(group).num_rows
-            if rows >= CHUNK_ROWS or group == footer.num_row_groups - 1:
-                pieces.append(Piece(file, tuple(groups), first_row))
-                first_row, rows, groups = first_row + rows, 0, []
-    return pieces
+def read_chunks(
+    reader: Reader, piece: Piece, columns: Sequence[str] | None = None
+) -> Iterator[Chunk]:
+    """Yield the rows of a piece with the columns that its folders name.
 
-
-def read_chunks(piece: Piece, columns: Sequence[str]) -> Iterator[Chunk]:
-    """Yield the rows of a piece, at most `CHUNK_ROWS` at a time.
+    Args:
+        reader: of the piece's format.
+        piece: part of a file.
+        columns: those to read, where the file has them; None reads all as they are.
 
     Raises:
         DataError: the file cannot be read.
     """
-    file = piece.file
+    own = {column.name for column in file_columns(reader, piece.file)}
+    constants = {
+        name: value
+        for name, value in piece.file.constants
+        if name not in own and (columns is None or name in columns)
+    }
+    inside = None if columns is None else [name for name in columns if name not in constants]
     try:
-        if file.format == "parquet":
-            yield from _read_parquet(piece, columns)
-        elif file.format == "jsonl":
-            yield from _read_jsonl(file, columns)
-        else:
-            yield from _read_csv(file, columns)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
-        raise unreadable(file, error) from error
-
-
-def _kind(kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind):
-        return "integer"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "float"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind):
-        return "string"
-    return "time" if pa.types.is_temporal(kind) else str(kind)
-
-
-def _open_text(file: SourceFile) -> pa.NativeFile:
-    filesystem, path = open_filesystem(file.uri)
-    return filesystem.open_input_stream(path)  # decompresses by the ending
-
-
-def _separator(file: SourceFile) -> csv.ParseOptions:
-    delimiter = "\t" if file.format == "tsv" else ","
-    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-
-def _open_csv(
-    file: SourceFile,
-    stream: pa.NativeFile,
-    parsing: csv.ParseOptions,
-    columns: Sequence[str] | None = None,
-) -> csv.CSVStreamingReader:
-    strings = None if columns is None else {name: pa.string() for name in columns}
-    return csv.open_csv(
-        stream,
-        read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        parse_options=parsing,
-        convert_options=csv.ConvertOptions(
-            column_types=strings,
-            include_columns=None if columns is None else list(columns),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-
-
-def _read_parquet(piece: Piece, columns: Sequence[str]) -> Iterator[Chunk]:
-    filesystem, path = open_filesystem(piece.file.uri)
-    row = piece.first_row
-    with (
-        filesystem.open_input_file(path) as stream,
-        pq.ParquetFile(stream, read_dictionary=list(columns)) as parquet,  # text columns only
-    ):
-        batches = parquet.iter_batches(
-            CHUNK_ROWS, row_groups=list(piece.row_groups or ()), columns=list(columns)
-        )
-        for batch in batches:
-            yield Chunk(pa.Table.from_batches([batch]), row, [])
-            row += batch.num_rows
-
-
-def _read_csv(file: SourceFile, columns: Sequence[str]) -> Iterator[Chunk]:
-    malformed: list[tuple[int, str]] = []
-
-    def skip(line: csv.InvalidRow) -> str:
-        malformed.append(((line.number or 2) - 2, line.text))  # lines count from 1, the header too
-        return "skip"
-
-    parsing = _separator(file)
-    parsing.invalid_row_handler = skip
-    row = 0
-    with _open_text(file) as stream, _open_csv(file, stream, parsing, columns) as reader:
-        for batch in reader:
-            lost, malformed[:] = list(malformed), []
-            yield Chunk(pa.Table.from_batches([batch]), row, lost)
-            row += batch.num_rows + len(lost)
-    if malformed:
-        empty = pa.schema([(name, pa.string()) for name in columns]).empty_table()
-        yield Chunk(empty, row, malformed)
-
-
-def _read_jsonl(file: SourceFile, columns: Sequence[str]) -> Iterator[Chunk]:
-    schema = _jsonl_schema(file)
-    parsing = pajson.ParseOptions(
-        explicit_schema=pa.schema([schema.field(name) for name in columns]),
-        unexpected_field_behavior="ignore",
-    )
-    reading = pajson.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False)
-    row = 0
-    with _open_text(file) as stream:
-        for batch in pajson.open_json(stream, read_options=reading, parse_options=parsing):
-            yield Chunk(pa.Table.from_batches([batch]), row, [])
-            row += batch.num_rows
-
-
-def _jsonl_schema(file: SourceFile) -> pa.Schema:
-    """Return the columns of the first lines; ids and times keep the type that JSON gives them."""
-    kinds: dict[str, set[type]] = {}
-    with _open_text(file) as stream:
-        for number, line in enumerate(_head(stream)):
-            try:
-                record: Any = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file.uri} line {number + 1} is not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{file.uri} line {number + 1} is not a JSON object")
-            for name, value in record.items():
-                kinds.setdefault(name, set()).add(type(value))
-    if not kinds:
-        raise DataError(f"{file.uri} is empty")
-    return pa.schema([(name, _json_type(types)) for name, types in kinds.items()])
-
-
-def _head(stream: pa.NativeFile) -> Iterator[bytes]:
-    text = stream.read(1 << 20)
-    lines = text.split(b"\n")
-    whole = lines if len(text) < 1 << 20 else lines[:-1]
-    yield from (line for line in whole[:_HEAD_LINES] if line.strip())
-
-
-def _json_type(types: set[type]) -> pa.DataType:
-    known = types - {type(None)}
-    if known == {int}:
-        return pa.int64()
-    if known and known <= {int, float}:
-        return pa.float64()
-    return pa.string()
+        for chunk in reader.chunks(piece, inside):
+            for name, value in constants.items():
+                codes = pa.array(np.zeros(len(chunk.table), np.int32))
+                column = pa.DictionaryArray.from_arrays(codes, pa.array([value], pa.string()))
+                chunk.table = chunk.table.append_column(name, column)
+            yield chunk
+    except _READ_ERRORS as error:
+        raise unreadable(piece.file, error) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from raysys.config import JobConfig, local, require
-from raysys.data.interactions import ColumnsConfig
+from raysys.data.columns import ColumnsConfig, ItemsColumnsConfig
+from raysys.data.formats.config import FormatConfig
 from raysys.data.schema import PROTOCOLS, SPLITS
 
 
@@ -14,12 +15,15 @@ class PrepareConfig(JobConfig):
     """Settings of prepare.
 
     Attributes:
-        source: the log: file, directory, glob or URI of Parquet, CSV, TSV or JSON lines.
+        source: the log: file, directory, glob or URI of Parquet, CSV, TSV or JSON lines;
+            `raysys look` shows how it reads.
         mode: full, or append: the log adds to the run's current interactions, whose logs are not
             read again; item numbers already given stay. Fixed val_cut and test_cut in seconds
             keep the windows where they are, quantiles move them.
         items: file with item_id, title and any attributes of the items.
         columns: names of the columns in the log.
+        format: how the log's files are read, where their names and first line do not say.
+        items_columns, items_format: the same for `items`.
         split: temporal, users, ratings or given.
         folds: split=given: the log with a `fold` column (train, val, test, or train, val_in,
             val_out, test_in, test_out).
@@ -48,6 +52,9 @@ class PrepareConfig(JobConfig):
     mode: str = local("full")
     items: str | None = local(None)
     columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
+    format: FormatConfig = dataclasses.field(default_factory=FormatConfig)
+    items_columns: ItemsColumnsConfig = dataclasses.field(default_factory=ItemsColumnsConfig)
+    items_format: FormatConfig = dataclasses.field(default_factory=FormatConfig)
     split: str = "temporal"
     folds: str | None = local(None)
     protocol: str | None = None
@@ -94,6 +101,8 @@ class PrepareConfig(JobConfig):
         require(not append_given, "mode", self.mode, "full, with split=given")
         both = sorted(set(self.events or ()) & set(self.ignore_events))
         require(not both, "ignore_events", both, "events that are not in events= too")
+        given_time = self.items_format.time
+        require(given_time is None, "items_format.time", given_time, "null: items have no times")
         require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "0..1")
 
     @property

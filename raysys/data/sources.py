@@ -1,7 +1,7 @@
 """Log files: what a `source=` names.
 
 A source is a file, a directory, a glob or a URI of Parquet, CSV, TSV or JSON lines, plain or
-compressed (.gz, .zst, .bz2).
+compressed (.gz, .zst, .bz2). Folders `key=value` below it are columns (`event=view/0.parquet`).
 """
 
 from __future__ import annotations
@@ -10,25 +10,34 @@ import dataclasses
 import fnmatch
 import hashlib
 import itertools
+import re
 from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
 from pyarrow import fs as pafs
 
 from raysys.errors import BuildError, DataError
 from raysys.storage import open_filesystem
 
-_FORMATS = {
+FORMATS = ("csv", "tsv", "jsonl", "parquet")
+UNKNOWN = "unknown"
+_ENDINGS = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".inter": "tsv",
+    ".item": "tsv",
+    ".user": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
 _COMPRESSED = (".gz", ".zst", ".bz2")
-_ACCEPTED = ".parquet, .csv, .tsv or .jsonl, plain or with .gz, .zst, .bz2"
+ENDINGS = ".parquet, .csv, .tsv or .jsonl, plain or with .gz, .zst, .bz2"
 _WILDCARDS = "*?["
+_OPTIONS = re.compile(r"\?(\w+=[^&]*)(&\w+=[^&]*)*$")
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,44 +48,52 @@ class SourceFile:
         name: how messages and the quarantine call it: its path below the source.
         uri: what `open_filesystem` opens.
         size_bytes: its size.
-        format: parquet, csv, tsv or jsonl.
+        format: one of `FORMATS`, or `UNKNOWN`.
+        constants: columns that its folders name, (name, value or None).
     """
 
     name: str
     uri: str
     size_bytes: int
     format: str
+    constants: tuple[tuple[str, str | None], ...] = ()
 
 
-def list_files(source: str) -> list[SourceFile]:
+def list_files(
+    source: str, kind: str | None = None, *, any_ending: bool = False
+) -> list[SourceFile]:
     """Return the files that a source names, sorted by name.
 
     Hidden files and those that begin with an underscore are skipped in directories and globs.
+
+    Args:
+        source: file, directory, glob or URI.
+        kind: the files' format; None goes by their names.
+        any_ending: files whose ending says nothing are of format `UNKNOWN`.
 
     Raises:
         DataError: there are none, a name ends in no known format, or formats are mixed.
     """
     if not source:
         raise DataError("source= is empty: name a file, directory, glob or URI of the log")
+    start, options = _quoted(source)
     try:
-        filesystem, path = open_filesystem(source)
-        infos = _infos(filesystem, path)
+        filesystem, path = open_filesystem(start + options)
+        base, infos = _infos(filesystem, path)
     except (BuildError, OSError) as error:
         raise DataError(f"source={source} cannot be listed: {first_line(error)}") from error
     if infos is None:
         raise DataError(f"source={source} does not exist")
-    prefix = "" if "://" not in source else source.split("://", 1)[0] + "://"
-    base = path.rstrip("/") if len(infos) != 1 or infos[0].path != path else path.rsplit("/", 1)[0]
-    base = _before_wildcard(base)
-    files = [
-        SourceFile(
-            name=info.path.removeprefix(base).lstrip("/"),
-            uri=prefix + info.path,
-            size_bytes=info.size or 0,
-            format=_format(info.path, source),
-        )
-        for info in sorted(infos, key=lambda info: info.path)
-    ]
+    files = []
+    for info in sorted(infos, key=lambda info: info.path):
+        name = info.path.removeprefix(base).lstrip("/")
+        found = kind or _format(info.path)
+        if found == UNKNOWN and not any_ending:
+            raise DataError(
+                f"{info.path} (source={source}) has no known format: expected {ENDINGS}"
+            )
+        uri = _uri(start, info.path) + options
+        files.append(SourceFile(name, uri, info.size or 0, found, _constants(name)))
     if not files:
         raise DataError(f"source={source} holds no files")
     first = files[0]
@@ -93,14 +110,15 @@ def fingerprint(files: Sequence[SourceFile]) -> list[str]:
     """Return what identifies the content of a source, whatever its files are called.
 
     Local files count by the SHA-256 of their bytes; those on object stores by name, size and
-    modification time.
+    modification time. Columns that folders name are content.
     """
     marks = []
     for file in files:
         filesystem, path = open_filesystem(file.uri)
         if isinstance(filesystem, pafs.LocalFileSystem):
             with open(path, "rb") as stream:
-                marks.append(hashlib.file_digest(stream, "sha256").hexdigest())
+                mark = hashlib.file_digest(stream, "sha256").hexdigest()
+            marks.append(" ".join([mark, *(f"{key}={value}" for key, value in file.constants)]))
         else:
             info = filesystem.get_file_info(path)
             marks.append(f"{file.uri} {info.size} {info.mtime_ns}")
@@ -118,15 +136,47 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _infos(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo] | None:
-    """Return the visible files at, below or matching `path`; None when there is nothing."""
+def plain_name(path: str) -> str:
+    """Return a file's name in lower case without the ending of its compression."""
+    name = path.rsplit("/", 1)[-1].lower()
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _quoted(source: str) -> tuple[str, str]:
+    """Return a source in a form that `open_filesystem` takes, and its options (`?region=...`).
+
+    Paths on this machine are plain; in other URIs everything is escaped that may be, for keys hold
+    blanks, `#` and wildcards. `%20` in a URI is a blank.
+    """
+    if "://" not in source:
+        return source, ""
+    options = _OPTIONS.search(source)
+    end = options.start() if options else len(source)
+    scheme, path = source[:end].split("://", 1)
+    if scheme == "file":
+        return "/" + unquote(path).removeprefix("localhost").lstrip("/"), ""
+    return f"{scheme}://{quote(unquote(path), safe='/@:')}", source[end:]
+
+
+def _uri(start: str, path: str) -> str:
+    """Return what opens `path` of the file system that `start` is on."""
+    if "://" not in start:
+        return path
+    scheme = start.split("://", 1)[0]
+    return f"{scheme}://{quote(path, safe='/')}"
+
+
+def _infos(filesystem: pafs.FileSystem, path: str) -> tuple[str, list[pafs.FileInfo] | None]:
+    """Return where names begin, and the visible files at, below or matching `path`, if any."""
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.File:
-        return [info]
+        return path.rsplit("/", 1)[0], [info]
     pattern = None
     if info.type == pafs.FileType.NotFound:
         if not any(mark in path for mark in _WILDCARDS):
-            return None
+            return path, None
         pattern, path = path, _before_wildcard(path)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
     found = []
@@ -135,7 +185,7 @@ def _infos(filesystem: pafs.FileSystem, path: str) -> list[pafs.FileInfo] | None
         hidden = any(part.startswith((".", "_")) for part in parts)
         if info.type == pafs.FileType.File and not hidden and _matches(info.path, pattern):
             found.append(info)
-    return found
+    return path, found
 
 
 def _before_wildcard(path: str) -> str:
@@ -151,11 +201,16 @@ def _matches(path: str, pattern: str | None) -> bool:
     return same_depth and fnmatch.fnmatchcase(path, pattern)
 
 
-def _format(path: str, source: str) -> str:
-    name = path.rsplit("/", 1)[-1].lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    for ending, kind in _FORMATS.items():
-        if name.endswith(ending):
-            return kind
-    raise DataError(f"{path} (source={source}) has no known format: expected {_ACCEPTED}")
+def _constants(name: str) -> tuple[tuple[str, str | None], ...]:
+    """Return the columns of the folders in a name, as Hive and Spark write them."""
+    pairs = (folder.partition("=") for folder in name.split("/")[:-1])
+    return tuple(
+        (unquote(key), None if value == _HIVE_NULL else unquote(value))
+        for key, equals, value in pairs
+        if equals and key
+    )
+
+
+def _format(path: str) -> str:
+    name = plain_name(path)
+    return next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), UNKNOWN)

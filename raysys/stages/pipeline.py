@@ -10,7 +10,8 @@ from typing import Any
 
 from raysys.builds import StageResult
 from raysys.config import JobConfig, require_run
-from raysys.data.interactions import ColumnsConfig
+from raysys.data.columns import ColumnsConfig, ItemsColumnsConfig
+from raysys.data.formats.config import FormatConfig
 from raysys.data.settings import PrepareConfig
 from raysys.errors import ConfigError
 from raysys.stages.cluster import connected
@@ -28,19 +29,24 @@ _STAGES: dict[str, Callable[[Any], StageResult]] = {
     "evaluate": evaluate,
 }
 
+_SHARED = ("source", "items", "columns", "format", "items_columns", "items_format", "split")
+
 
 @dataclasses.dataclass
 class PipelineConfig(JobConfig):
     """The keys that stages share stand at the top, all others below their stage's name.
 
     Attributes:
-        source, items, columns, split: see `prepare`.
+        source, items, columns, format, items_columns, items_format, split: see `prepare`.
         prepare, train, index, evaluate: the settings of each stage.
     """
 
     source: str = ""
     items: str | None = None
     columns: ColumnsConfig = dataclasses.field(default_factory=ColumnsConfig)
+    format: FormatConfig = dataclasses.field(default_factory=FormatConfig)
+    items_columns: ItemsColumnsConfig = dataclasses.field(default_factory=ItemsColumnsConfig)
+    items_format: FormatConfig = dataclasses.field(default_factory=FormatConfig)
     split: str = "temporal"
     prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -49,7 +55,7 @@ class PipelineConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Hand the shared keys down to the stages."""
-        _hand_down(self, self.prepare, "prepare", ("source", "items", "columns", "split"))
+        _hand_down(self, self.prepare, "prepare", _SHARED)
         for name in _STAGES:
             shared = [field.name for field in dataclasses.fields(JobConfig)]
             _hand_down(self, getattr(self, name), name, shared)

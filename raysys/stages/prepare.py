@@ -11,12 +11,20 @@ import dataclasses
 import functools
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pyarrow import fs as pafs
+
 from raysys.builds import Build, Draft, StageResult, Workspace
 from raysys.config import identity, require_run
+from raysys.data.accounting import (
+    add_tallies,
+    add_up,
+    column_facts,
+    log_account,
+    unfit_defaults,
+)
 from raysys.data.append import (
     BASE,
     Base,
@@ -27,8 +35,9 @@ from raysys.data.append import (
     find_base,
 )
 from raysys.data.drafts import owned
-from raysys.data.interactions import N_BUCKETS, EventRules, LogTraits, resolve_columns
-from raysys.data.items import list_item_files, read_items
+from raysys.data.interactions import N_BUCKETS, LogTraits
+from raysys.data.items import open_items, read_items
+from raysys.data.logs import TIMELESS, Log, open_log, read_plan
 from raysys.data.parts import (
     MergeResult,
     MergeTask,
@@ -36,13 +45,13 @@ from raysys.data.parts import (
     merge_buckets,
     read_piece,
 )
-from raysys.data.readers import check_same_columns, split_into_pieces
 from raysys.data.settings import PrepareConfig
-from raysys.data.sources import SourceFile, fingerprint, list_files
+from raysys.data.sniff import hint
+from raysys.data.sources import fingerprint
 from raysys.errors import DataError
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
-from raysys.stages.profiles import TIMELESS, part_uris, write_profiles
+from raysys.stages.profiles import part_uris, write_profiles
 from raysys.storage import open_filesystem
 
 log = logging.getLogger(__name__)
@@ -50,6 +59,7 @@ log = logging.getLogger(__name__)
 PART_ROWS = 1 << 19
 _LOG_KEYS = (
     "columns",
+    "format",
     "dedupe",
     "min_rating",
     "max_rating",
@@ -71,20 +81,22 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         log.warning(
             "setting ignored key=source value=%s reason=split=given_reads_folds", cfg.source
         )
-    files = list_files((cfg.folds if given else cfg.source) or "")
-    names = check_same_columns(files).names
-    columns = resolve_columns(cfg.columns, names, source=files[0].uri, folds=given)
-    if cfg.evaluation_protocol == "temporal" and "timestamp" not in columns:
-        raise DataError(
-            f"split=temporal needs a time, {files[0].uri} has no column "
-            f"{cfg.columns.timestamp or 'timestamp'!r} among {', '.join(names)}; {TIMELESS}"
+    opened = open_log(cfg)
+    items, item_files = None, []
+    if cfg.items:
+        catalogue = open_items(cfg.items, cfg.items_format, cfg.items_columns)
+        item_files = catalogue.files
+        items = read_items(
+            catalogue,
+            cfg.items_format,
+            cfg.items_columns,
+            log_column=cfg.columns.item,
+            max_bad_share=cfg.max_bad_share,
         )
-    item_files = list_item_files(cfg.items) if cfg.items else []
-    items = read_items(item_files, column=cfg.columns.item) if item_files else None
     ws = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     settings = {key: value for key, value in identity(cfg).items() if key in _LOG_KEYS}
     settings["folds"] = given
-    marks = fingerprint(files)
+    marks = fingerprint(opened.files)
     base = find_base(ws, source=marks) if cfg.mode == "append" else None
     if base is not None:
         check_settings(base.interactions, settings)
@@ -94,7 +106,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         if isinstance(got, Draft):
             cluster.enter_context(connected(cfg.ray))
             with ws.writing(got), owned(ws, got):
-                facts = _write_interactions(cfg, files, columns, got, base=base)
+                facts = _write_interactions(cfg, opened, got, base=base)
                 got = got.commit(facts)
         interactions = got
         settings = {key: v for key, v in identity(cfg).items() if key not in _LOG_KEYS}
@@ -112,6 +124,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
             cluster.enter_context(connected(cfg.ray))
             with ws.writing(got), owned(ws, got):
                 got = got.commit(write_profiles(cfg, interactions, items, got, earlier=earlier))
+    log_account(interactions.facts)
     return StageResult(
         build_ids={"interactions": interactions.build_id, "profiles": got.build_id},
         extra={"interactions": interactions.facts, "profiles": got.facts},
@@ -119,41 +132,22 @@ def prepare(cfg: PrepareConfig) -> StageResult:
 
 
 def _write_interactions(
-    cfg: PrepareConfig,
-    files: Sequence[SourceFile],
-    columns: dict[str, str],
-    draft: Draft,
-    *,
-    base: Base | None,
+    cfg: PrepareConfig, opened: Log, draft: Draft, *, base: Base | None
 ) -> dict[str, Any]:
     """Clean, shuffle and merge the log; return the build's facts."""
-    pieces = split_into_pieces(files)
-    log.info("prepare source files=%d pieces=%d columns=%s", len(files), len(pieces), columns)
     shuffle = f"{draft.url}/.shuffle"
-    read = distribute(
-        functools.partial(
-            read_piece,
-            columns=columns,
-            rating_range=(cfg.min_rating, cfg.max_rating),
-            events=EventRules(
-                None if cfg.events is None else tuple(cfg.events), tuple(cfg.ignore_events)
-            ),
-            folder=draft.url,
-            shuffle=shuffle,
-        ),
-        list(enumerate(pieces)),
-        stage="prepare read",
-        rows=lambda done: done.n_rows,
-    )
-    _check_read(cfg, read, files)
+    opened, read = _read(cfg, opened, draft, shuffle)
+    _check_read(cfg, read, opened)
     traits = LogTraits(
         has_ratings=any(piece.n_rated for piece in read),
         has_events=any(piece.n_events for piece in read),
         has_time=any(piece.n_timed for piece in read),
-        has_folds="fold" in columns,
+        has_folds="fold" in opened.mapped.columns,
     )
     if cfg.evaluation_protocol == "temporal" and not traits.has_time:
-        raise DataError(f"split=temporal needs a time, all are null in {files[0].uri}; {TIMELESS}")
+        raise DataError(
+            f"split=temporal needs a time, all are null in {opened.files[0].uri}; {TIMELESS}"
+        )
     tasks = bucket_ranges(sum(p.n_rows - p.n_ignored - sum(p.reasons.values()) for p in read))
     if base is not None:
         check_traits(base.interactions, traits)
@@ -173,7 +167,37 @@ def _write_interactions(
     )
     filesystem, path = open_filesystem(shuffle)
     filesystem.delete_dir(path)
-    return _interaction_facts(cfg, read, merged, traits, files, base=base)
+    return _interaction_facts(cfg, read, merged, traits, opened, base=base)
+
+
+def _read(
+    cfg: PrepareConfig, opened: Log, draft: Draft, shuffle: str
+) -> tuple[Log, list[PieceResult]]:
+    """Read all pieces; again without the optional columns that turn out to hold other things."""
+    pieces = opened.source.pieces()
+    columns = opened.mapped.columns
+    log.info(
+        "prepare source files=%d pieces=%d columns=%s", len(opened.files), len(pieces), columns
+    )
+    plan = read_plan(cfg, opened)
+    read = distribute(
+        functools.partial(read_piece, plan=plan, folder=draft.url, shuffle=shuffle),
+        list(enumerate(pieces)),
+        stage="prepare read",
+        rows=lambda done: done.n_rows,
+    )
+    n_rows = sum(piece.n_rows for piece in read)
+    odd = add_up(piece.odd for piece in read)
+    unfit = unfit_defaults(opened.mapped, odd, n_rows, share=cfg.max_bad_share)
+    if not unfit:
+        return opened, read
+    for name, reason in unfit.items():
+        log.warning("prepare column left out name=%s reason=%s", columns[name], reason)
+    filesystem, root = open_filesystem(draft.url)
+    for info in filesystem.get_file_info(pafs.FileSelector(root)):
+        if info.base_name.startswith("quarantine-piece-"):
+            filesystem.delete_file(info.path)
+    return _read(cfg, opened.without(unfit), draft, shuffle)
 
 
 def _with_earlier(
@@ -201,21 +225,23 @@ def bucket_ranges(n_rows: int) -> list[MergeTask]:
     return [MergeTask(k, k * width, (k + 1) * width) for k in range(parts)]
 
 
-def _check_read(
-    cfg: PrepareConfig, read: Sequence[PieceResult], files: Sequence[SourceFile]
-) -> None:
+def _check_read(cfg: PrepareConfig, read: Sequence[PieceResult], opened: Log) -> None:
     n_rows = sum(piece.n_rows for piece in read)
     if not n_rows:
-        raise DataError(f"{files[0].uri} holds no rows")
-    reasons = _add_up(piece.reasons for piece in read)
-    _check_bad(cfg, reasons, n_rows, next((p.example for p in read if p.example), ""))
-    units = _add_up(piece.units for piece in read)
+        raise DataError(f"{opened.files[0].uri} holds no rows")
+    reasons = add_up(piece.reasons for piece in read)
+    _check_bad(cfg, opened, reasons, n_rows, next((p.example for p in read if p.example), ""))
+    units = add_up(piece.units for piece in read)
     log.info("prepare timestamps units=%s", units or "none")
     if len(units) > 1:
         log.warning("timestamps of several units were read, row by row: %s", units)
+    if (cfg.events is not None or cfg.ignore_events) and "event" not in opened.mapped.columns:
+        log.warning("settings ignored keys=events,ignore_events reason=the_log_has_no_events")
 
 
-def _check_bad(cfg: PrepareConfig, reasons: dict[str, int], n_rows: int, example: str) -> None:
+def _check_bad(
+    cfg: PrepareConfig, opened: Log, reasons: dict[str, int], n_rows: int, example: str
+) -> None:
     n_bad = sum(reasons.values())
     if n_bad:
         log.warning("quarantined rows=%d of %d reasons=%s", n_bad, n_rows, reasons)
@@ -224,6 +250,7 @@ def _check_bad(cfg: PrepareConfig, reasons: dict[str, int], n_rows: int, example
         raise DataError(
             f"{n_bad} of {n_rows} rows break a rule ({n_bad / n_rows:.2%}, "
             f"max_bad_share={cfg.max_bad_share}): {counts}; {example}"
+            + hint(opened.files[0], cfg.format, cfg.columns)
         )
     if n_bad == n_rows:
         raise DataError(f"all {n_rows} rows break a rule: {reasons}")
@@ -234,19 +261,21 @@ def _interaction_facts(
     read: Sequence[PieceResult],
     merged: Sequence[MergeResult],
     traits: LogTraits,
-    files: Sequence[SourceFile],
+    opened: Log,
     *,
     base: Base | None,
 ) -> dict[str, Any]:
-    reasons = _add_up(piece.reasons for piece in read)
+    reasons = add_up(piece.reasons for piece in read)
     untimed = sum(part.n_untimed for part in merged)
     n_rows = sum(piece.n_rows for piece in read)
     if untimed:
         reasons["missing timestamp"] = reasons.get("missing timestamp", 0) + untimed
-        _check_bad(cfg, reasons, n_rows, "")
+        _check_bad(cfg, opened, reasons, n_rows, "")
     n_users = sum(part.n_users for part in merged)
     if n_users < 2:
-        raise DataError(f"{files[0].uri} is the log of {n_users} user: at least 2 are needed")
+        raise DataError(
+            f"{opened.files[0].uri} is the log of {n_users} user: at least 2 are needed"
+        )
     ranges = [part.time_range for part in merged if part.time_range]
     counts: dict[str, Any] = {
         "rows_in": n_rows,
@@ -262,13 +291,12 @@ def _interaction_facts(
         "n_users": n_users,
         **dataclasses.asdict(traits),
         "time_range": [min(r[0] for r in ranges), max(r[1] for r in ranges)] if ranges else None,
-        "timestamp_units": _add_up(piece.units for piece in read),
+        "timestamp_units": add_up(piece.units for piece in read),
+        **column_facts(
+            opened.mapped,
+            add_up(piece.present for piece in read),
+            n_rows=n_rows,
+            tally=add_tallies(piece.tally for piece in read),
+        ),
     }
     return add_facts(base.interactions.facts, facts) if base else facts
-
-
-def _add_up(counts: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
-    return dict(sorted(total.items()))

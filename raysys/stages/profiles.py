@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from raysys.data.catalogue import (
 )
 from raysys.data.cutoffs import cutoffs_of_folds, resolve_cutoffs
 from raysys.data.levels import build_levels
+from raysys.data.logs import TIMELESS
 from raysys.data.parts import ShardTask, count_part, write_shard
 from raysys.data.profiles import SHARD_PREFIX
 from raysys.data.schema import Window, period_windows
@@ -33,7 +35,7 @@ from raysys.errors import DataError
 from raysys.stages.distribute import distribute
 from raysys.storage import open_filesystem
 
-TIMELESS = "split=users, split=ratings or split=given do without time"
+log = logging.getLogger(__name__)
 
 
 def write_profiles(
@@ -82,6 +84,7 @@ def write_profiles(
         rows=lambda done: done.n_cells,
     )
     table, described = join_attributes(items, attributes)
+    _check_described(described, items, attributes)
     pq.write_table(table, draft.path("items.parquet"))
     user_ids = pa.chunked_array([part.users for part in counted], pa.string())
     user_num = pa.array(range(first_user), pa.int32())
@@ -113,6 +116,26 @@ def write_profiles(
         "n_described_items": described,
         "levels": list(levels.names),
     }
+
+
+def _check_described(described: int, items: pa.Table, attributes: pa.Table | None) -> None:
+    """Warn where the item file describes under half of the log's items: other ids, perhaps."""
+    if attributes is None or 2 * described >= len(items):
+        return
+    ids, known = items["item_id"].combine_chunks(), attributes["item_id"].combine_chunks()
+    log.warning(
+        "items describe %d of the log's %d items; ids of the log that items= lacks: %s; "
+        "ids of items= that the log lacks: %s",
+        described,
+        len(items),
+        _examples(ids, known),
+        _examples(known, ids),
+    )
+
+
+def _examples(ids: pa.Array, others: pa.Array) -> str:
+    lacking = ids.filter(pc.invert(pc.is_in(ids, value_set=others)))[:3].to_pylist()
+    return ", ".join(map(repr, lacking)) or "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,18 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysys.data.columns import ColumnsConfig, map_columns
+from raysys.data.formats.contract import Chunk
 from raysys.data.interactions import (
     N_BUCKETS,
-    ColumnsConfig,
     EventRules,
     LogTraits,
     clean,
     partition,
-    resolve_columns,
     to_ids,
 )
 from raysys.data.merging import merge
-from raysys.data.readers import Chunk
 from raysys.data.schema import INTERACTION_SCHEMA
 from raysys.data.timestamps import to_seconds
 from raysys.errors import ConfigError, DataError
@@ -124,14 +123,13 @@ def test_bad_timestamps_among_good_ones():
 
 def test_a_wrong_column_names_the_nearest():
     with pytest.raises(ConfigError, match=r"columns.user='usr' .* which has user, item; .*'user'"):
-        resolve_columns(
-            ColumnsConfig(user="usr", item="item"), ["user", "item"], source="f", folds=False
-        )
+        map_columns(ColumnsConfig(user="usr", item="item"), {"user": "", "item": ""}, source="f")
 
 
 def test_optional_columns_may_be_absent():
-    found = resolve_columns(ColumnsConfig(), ["user_id", "item_id"], source="f", folds=False)
-    assert found == {"user_id": "user_id", "item_id": "item_id"}
+    mapped = map_columns(ColumnsConfig(), {"user_id": "", "item_id": "", "x": ""}, source="f")
+    assert mapped.columns == {"user_id": "user_id", "item_id": "item_id"}
+    assert mapped.left_out == {"x": "not asked for"}
 
 
 def test_a_rated_log_keeps_one_rating_and_one_unrated_row_of_a_pair():

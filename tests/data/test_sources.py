@@ -5,14 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.data.readers import (
-    CHUNK_ROWS,
-    Piece,
-    check_same_columns,
-    read_chunks,
-    schema_of,
-    split_into_pieces,
-)
+from raysys.data.formats.config import FormatConfig
+from raysys.data.formats.contract import CHUNK_ROWS, BadLine, Piece
+from raysys.data.readers import Source, make_reader, read_chunks
 from raysys.data.sources import fingerprint, list_files
 from raysys.errors import DataError
 
@@ -20,9 +15,14 @@ ROWS = {"user_id": ["a b", "ü"], "item_id": ["007", "8"], "rating": [1.5, None]
 CSV = "user_id,item_id,rating\na b,007,1.5\nü,8,\n"
 
 
+def opened(path):
+    files = list_files(str(path))
+    return Source(files, make_reader(files[0].format, FormatConfig()))
+
+
 def read(path, columns=("user_id", "item_id", "rating")):
-    (file,) = list_files(str(path))
-    chunks = [c for piece in split_into_pieces([file]) for c in read_chunks(piece, columns)]
+    source = opened(path)
+    chunks = [c for piece in source.pieces() for c in read_chunks(source.reader, piece, columns)]
     return pa.concat_tables([c.table for c in chunks]), chunks
 
 
@@ -42,19 +42,21 @@ def test_every_text_format_reads_the_same(tmp_path, name):
 
 def test_parquet_is_read_in_pieces_that_know_their_rows(tmp_path):
     pq.write_table(pa.table({"user_id": list(range(10))}), tmp_path / "a.parquet", row_group_size=3)
-    (file,) = list_files(str(tmp_path / "a.parquet"))
-    assert split_into_pieces([file]) == [Piece(file, (0, 1, 2, 3), 0)]
-    (chunk,) = read_chunks(Piece(file, (2, 3), 6), ["user_id"])
+    source = opened(tmp_path / "a.parquet")
+    (file,) = source.files
+    assert source.pieces() == [Piece(file, (0, 1, 2, 3), 0)]
+    (chunk,) = read_chunks(source.reader, Piece(file, (2, 3), 6), ["user_id"])
     assert chunk.first_row == 6
     assert chunk.table["user_id"].to_pylist() == [6, 7, 8, 9]
     assert CHUNK_ROWS > 10
 
 
-def test_malformed_lines_are_kept_apart_with_their_row(tmp_path):
-    (tmp_path / "a.csv").write_text("user_id,item_id\na,b\nonly one\nc,d\n")
-    table, chunks = read(tmp_path / "a.csv", ["user_id", "item_id"])
+def test_malformed_lines_are_kept_apart_with_their_number(tmp_path):
+    (tmp_path / "a.csv").write_text("user_id,item_id\na,b\nonly one\n\nc,d\n")
+    table, (chunk,) = read(tmp_path / "a.csv", ["user_id", "item_id"])
     assert table["user_id"].to_pylist() == ["a", "c"]
-    assert [lost for chunk in chunks for lost in chunk.malformed] == [(1, "only one")]
+    assert chunk.malformed == [BadLine(3, "wrong number of fields", "only one")]
+    assert chunk.lines.tolist() == [2, 5]
 
 
 def test_directories_and_globs_list_visible_files_in_order(tmp_path):
@@ -74,37 +76,38 @@ def test_the_fingerprint_follows_content_not_names(tmp_path):
     assert fingerprint(list_files(str(tmp_path))) != before
 
 
-def test_files_of_other_columns_or_formats_are_refused_by_name(tmp_path):
-    (tmp_path / "a.csv").write_text("user_id,item_id\n1,2\n")
-    (tmp_path / "b.csv").write_text("user_id,item_id,rating\n1,2,3\n")
-    with pytest.raises(DataError, match=r"a\.csv has user_id, item_id, but b\.csv has .*rating"):
-        check_same_columns(list_files(str(tmp_path)))
-    (tmp_path / "b.csv").rename(tmp_path / "b.jsonl")
+def test_the_fingerprint_follows_the_columns_that_folders_name(tmp_path):
+    marks = []
+    for name in ("event=view", "event=buy"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "a.csv").write_text(CSV)
+        marks.append(fingerprint(list_files(str(tmp_path / name))))
+    assert marks[0] != marks[1]
+
+
+def test_files_of_other_formats_are_refused_by_name(tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    (tmp_path / "b.jsonl").write_text("{}")
     with pytest.raises(DataError, match=r"a\.csv is csv, b\.jsonl is jsonl"):
         list_files(str(tmp_path))
-
-
-def test_columns_of_other_kinds_are_refused_by_name(tmp_path):
-    pq.write_table(pa.table({"user_id": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"user_id": ["x"]}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match=r"user_id is integer in a\.parquet, but string in b"):
-        check_same_columns(list_files(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", b"", "a.csv is empty"),
+        ("a.csv", b"\n \n", "a.csv is empty"),
         ("a.parquet", b"PAR1 this is not one", "cannot be read as parquet"),
-        ("a.jsonl", b"{broken\n", "line 1 is not JSON"),
         ("a.csv.gz", b"not gzip", "cannot be read as csv"),
+        ("a.jsonl.gz", gzip.compress(b"{}\n" * 9)[:-5], "cannot be read as jsonl"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-5], "cannot be read as csv"),
     ],
 )
 def test_unreadable_files_are_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    (file,) = list_files(str(tmp_path / name))
+    source = opened(tmp_path / name)
     with pytest.raises(DataError, match=message) as caught:
-        schema_of(file)
+        source.columns()
     assert "\n" not in str(caught.value)
 
 
@@ -127,3 +130,4 @@ def test_unknown_endings_are_refused(tmp_path):
     (tmp_path / "a.xlsx").write_text("x")
     with pytest.raises(DataError, match=r"a\.xlsx .* has no known format"):
         list_files(str(tmp_path))
+    assert list_files(str(tmp_path), "csv")[0].format == "csv"
