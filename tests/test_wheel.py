@@ -48,7 +48,7 @@ def test_every_module_comes_from_the_wheel(wheel_commands, tmp_path):
 def test_its_commands_start_without_a_checkout(wheel_commands, tmp_path):
     usage = run(wheel_commands, "raysys", "--help", cwd=tmp_path)
     assert "prepare" in usage
-    for command in ("prepare", "serve"):
+    for command in ("look", "prepare", "serve"):
         text = run(wheel_commands, "raysys", command, "--help", cwd=tmp_path)
         assert text.startswith(f"raysys {command}: ")
         assert "\n  run=\n" in text
