@@ -44,4 +44,4 @@ test-cluster: $(READY)
 	$(BIN)/pytest -q -m ray
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -30,7 +30,8 @@ def run(commands, *words, cwd):
 
 def test_it_holds_raysys_alone_and_all_of_it(wheel_file):
     names = set(zipfile.ZipFile(wheel_file).namelist())
-    assert {name.split("/")[0] for name in names} == {"raysys", "raysys-0.1.0.dist-info"}
+    about = "-".join(wheel_file.name.split("-")[:2]) + ".dist-info"
+    assert {name.split("/")[0] for name in names} == {"raysys", about}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "raysys").rglob("*.py")}
     assert sources | {"raysys/py.typed"} == {name for name in names if name.startswith("raysys/")}
 
@@ -47,7 +48,7 @@ def test_every_module_comes_from_the_wheel(wheel_commands, tmp_path):
 def test_its_commands_start_without_a_checkout(wheel_commands, tmp_path):
     usage = run(wheel_commands, "raysys", "--help", cwd=tmp_path)
     assert "prepare" in usage
-    for command in ("prepare", "serve"):
+    for command in ("look", "prepare", "serve"):
         text = run(wheel_commands, "raysys", command, "--help", cwd=tmp_path)
         assert text.startswith(f"raysys {command}: ")
         assert "\n  run=\n" in text
