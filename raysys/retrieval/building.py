@@ -4,6 +4,8 @@ Recall is measured against the index's own exact ranking: the share of a sampled
 whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
 
     similar   dense vectors of items, the item itself excluded, no bias
+    distinct  dense vectors that all differ, nothing excluded, where those of `similar` do not: what
+              a thousand copies of one vector find says nothing of the other vectors
     others    queries that the embeddings build brings along, one set per ranking: what the model
               asks for real users
 """
@@ -22,7 +24,6 @@ from numpy.typing import NDArray
 from raysys.config import require
 from raysys.errors import BuildError
 from raysys.retrieval.cells import (
-    Router,
     RoutingSpace,
     Tasks,
     assign,
@@ -31,7 +32,9 @@ from raysys.retrieval.cells import (
     run_here,
 )
 from raysys.retrieval.codes import Codes, Floats
+from raysys.retrieval.entries import number_entries
 from raysys.retrieval.index import KINDS, Index, Layout
+from raysys.retrieval.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ LIST_LENGTHS = (10, 100, 300)
 _MAX_POINTS = 400_000
 _DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
+_MANY_UNREACHED = 0.01  # of a router's rows: comparing more with every query is worth a warning
+_DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
 
 @dataclasses.dataclass
@@ -108,49 +113,85 @@ def build_index(
         seed: of the k-means and the graphs.
         tasks: runs independent pieces, here or on Ray.
     """
-    common = {"similarity": similarity, "dictionary": dictionary}
     kind = params.kind
     if codes.n_items < MIN_ROUTED_ITEMS and kind != "flat":
         log.info("index flat n_items=%d below=%d", codes.n_items, MIN_ROUTED_ITEMS)
         kind = "flat"
+    common = {"kind": kind, "similarity": similarity, "dictionary": dictionary}
     if kind == "flat":
-        return Index(kind=kind, codes=codes, bias=bias, **common)  # type: ignore[arg-type]
+        return Index(codes=codes, bias=bias, **common)  # type: ignore[arg-type]
     space = RoutingSpace.fit(
         lambda rows: codes.decode(dictionary, rows), bias, similarity, cut=kind == "ivf"
     )
     started = time.perf_counter()
     if kind == "graph":
-        points = decode_points(np.arange(codes.n_items), codes, dictionary, bias, space)
-        router = Router.fit(points, seed=seed)
-        log.info("graph n_items=%d seconds=%.1f", codes.n_items, time.perf_counter() - started)
-        return Index(
-            kind=kind,
-            codes=codes,
-            bias=bias,
-            space=space,
-            router=router,
-            **common,  # type: ignore[arg-type]
-        )
-    n_cells = params.n_cells or max(1, codes.n_items // ITEMS_PER_CELL)
-    require(n_cells <= codes.n_items, "n_cells", n_cells, f"1..{codes.n_items} (items)")
-    stride = -(-codes.n_items // _MAX_POINTS)
-    points = decode_points(np.arange(0, codes.n_items, stride), codes, dictionary, bias, space)
-    centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
-    del points
-    router = Router.fit(centroids, seed=seed, thorough=True)
-    log.info("cells n_cells=%d seconds=%.1f", len(centroids), time.perf_counter() - started)
-    shared = (codes, dictionary, bias, space, router, centroids)
-    parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
-    layout = Layout.of_cells(np.concatenate(parts), len(centroids))
-    log.info("assigned n_items=%d seconds=%.1f", codes.n_items, time.perf_counter() - started)
+        layout, router = _graph(codes, dictionary, bias, space, seed)
+    else:
+        layout, router = _cells(codes, dictionary, bias, space, seed, params.n_cells, tasks)
+    log.info(
+        "%s n_items=%d n_routed=%d seconds=%.1f",
+        *(kind, codes.n_items, router.n_rows, time.perf_counter() - started),
+    )
+    if len(router.unreached):
+        _report_unreached(kind, router)
+    if layout is not None:
+        codes, bias = codes.take(layout.items), np.asarray(bias)[layout.items]
     return Index(
-        kind=kind,
-        codes=codes.take(layout.items),
-        bias=np.asarray(bias)[layout.items],
+        codes=codes,
+        bias=bias,
         layout=layout,
         space=space,
         router=router,
         **common,  # type: ignore[arg-type]
+    )
+
+
+def _graph(
+    codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace, seed: int
+) -> tuple[Layout | None, Router]:
+    """Return a graph of the entries, and where their items lie; None: each is one item."""
+    member = number_entries(codes, bias, space.similarity)
+    _, first = np.unique(member, return_index=True)
+    router = Router.fit(decode_points(first, codes, dictionary, bias, space), seed=seed)
+    if len(first) == codes.n_items:
+        return None, router
+    log.info("equal items n_items=%d n_entries=%d", codes.n_items, len(first))
+    return Layout.of_cells(np.stack([member, member], axis=1), len(first)), router
+
+
+def _cells(
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    space: RoutingSpace,
+    seed: int,
+    n_cells: int | None,
+    tasks: Tasks,
+) -> tuple[Layout, Router]:
+    """Return the cells of a k-means over what is different of the items, and their router."""
+    n_cells = n_cells or max(1, codes.n_items // ITEMS_PER_CELL)
+    require(n_cells <= codes.n_items, "n_cells", n_cells, f"1..{codes.n_items} (items)")
+    stride = -(-codes.n_items // _MAX_POINTS)
+    sample = np.arange(0, codes.n_items, stride)
+    member = number_entries(codes.take(sample), np.asarray(bias)[sample], space.similarity)
+    sample = sample[np.unique(member, return_index=True)[1]]
+    points = decode_points(sample, codes, dictionary, bias, space)
+    centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
+    del points
+    router = Router.fit(centroids, seed=seed, thorough=True)
+    shared = (codes, dictionary, bias, space, router, centroids)
+    parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
+    return Layout.of_cells(np.concatenate(parts), len(centroids)), router
+
+
+def _report_unreached(kind: str, router: Router) -> None:
+    """Log how many rows the graph may miss; a warning where comparing them costs time."""
+    n_unreached = len(router.unreached)
+    many = n_unreached > _MANY_UNREACHED * router.n_rows
+    log.log(
+        logging.WARNING if many else logging.INFO,
+        "%s n_unreached=%d of %d: no links lead to them, they are compared with every query",
+        *(kind, n_unreached, router.n_rows),
     )
 
 
@@ -206,6 +247,13 @@ def sample_probes(
         picked, items = picked[items.any(axis=1)], items[items.any(axis=1)]
     weights = np.zeros((len(picked), n_bias), dtype=np.float32)
     probes = [Probe("similar", items, weights, [picked[i : i + 1] for i in range(len(picked))])]
+    if len(np.unique(items, axis=0)) < len(items):
+        among = np.sort(rng.permutation(len(vectors))[: _DISTINCT_AMONG * count])
+        different = np.unique(np.asarray(vectors[among], dtype=np.float32), axis=0)
+        different = rng.permutation(different[different.any(axis=1)])[:count]
+        weights = np.zeros((len(different), n_bias), dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(different)
+        probes.append(Probe("distinct", different, weights, nobody))
     dim = vectors.shape[1]
     for name, rows in (users or {}).items():
         drawn = rng.permutation(len(rows))[:sample]
@@ -229,8 +277,7 @@ def choose_settings(
     if index.kind == "flat":
         return {}, []
     lengths = [k for k in LIST_LENGTHS if 4 * k <= index.n_items]
-    limit = index.n_cells if index.kind == "ivf" else index.n_items
-    truth = [_search(index, probe, lengths[-1], limit) for probe in probes]
+    truth = [_search(index, probe, lengths[-1], index.n_routed) for probe in probes]
     settings: dict[int, int] = {}
     table: list[dict[str, Any]] = []
     for setting in _ladder(index, lengths, params.n_probe):
@@ -262,7 +309,7 @@ def _ladder(index: Index, lengths: list[int], fixed: int | None) -> list[int]:
     if fixed is not None:
         return [fixed]
     low = 1 if index.kind == "ivf" else lengths[0]
-    high = index.n_cells if index.kind == "ivf" else min(index.n_items, 8192)
+    high = index.n_routed if index.kind == "ivf" else min(index.n_routed, 8192)
     steps = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
     return [*dict.fromkeys(int(s) for s in steps if s < high), high]
 

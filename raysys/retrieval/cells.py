@@ -1,4 +1,4 @@
-"""Cells of an ivf index: where items lie, and the router that finds a query's nearest cells.
+"""Cells of an ivf index: where items lie, and the space in which a router finds them.
 
     N items, C cells, D' dims of the routing space
 
@@ -21,25 +21,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import hnswlib
 import numpy as np
 from numpy.typing import NDArray
+
+from raysys.retrieval.router import Router
 
 Floats = NDArray[np.float32]
 Tasks = Callable[..., list[Any]]
 """`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
 
 _STEPS = 8
-_ROUTE_EF = 48  # below that a graph misses too many of the nearest cells
 _NEAR_CELLS = 8  # among which an item's second cell is
 _ROUTED_DIMS = 128
 _AXES_ROWS = 50_000
-_LINKS = 16
-_EF_CONSTRUCTION = 160
-_THOROUGH_EF_CONSTRUCTION = 400
 _CHUNK_ROWS = 8192
 
 
@@ -155,59 +151,6 @@ def unit_rows(rows: Floats) -> Floats:
     """Return rows divided by their norms; zero rows stay zero."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
-
-
-class Router:
-    """hnswlib over unit rows: nearest cells of a query, or nearest items in a graph index."""
-
-    def __init__(self, graph: Any, n_rows: int) -> None:
-        self._graph = graph
-        self.n_rows = n_rows
-
-    @classmethod
-    def fit(cls, rows: Floats, *, seed: int, thorough: bool = False) -> Router:
-        """Build the graph on one thread, so that the same rows give the same bytes.
-
-        Args:
-            rows: unit rows.
-            seed: of the graph.
-            thorough: for few rows: three times the work for more exact answers.
-        """
-        ef = _THOROUGH_EF_CONSTRUCTION if thorough else _EF_CONSTRUCTION
-        graph = hnswlib.Index(space="ip", dim=rows.shape[1])
-        graph.init_index(len(rows), M=_LINKS, ef_construction=ef, random_seed=seed)
-        graph.add_items(rows, np.arange(len(rows)), num_threads=1)
-        graph.set_ef(_ROUTE_EF)
-        return cls(graph, len(rows))
-
-    def save(self, path: Path) -> None:
-        """Write the graph; `open` needs its dimensions and size again, hnswlib keeps neither."""
-        self._graph.save_index(str(path))
-
-    @classmethod
-    def open(cls, path: Path, *, dim: int, n_rows: int) -> Router:
-        """Read what `save` wrote."""
-        graph = hnswlib.Index(space="ip", dim=dim)
-        graph.load_index(str(path), max_elements=n_rows)
-        graph.set_ef(_ROUTE_EF)
-        return cls(graph, n_rows)
-
-    def nearest(self, queries: Floats, count: int) -> NDArray[np.int64]:
-        """Return the `count` nearest rows [Q, count] of unit queries, nearest first.
-
-        hnswlib raises where a graph cannot reach `count` rows; the missing ones are then found by
-        comparing all rows.
-        """
-        count = min(count, self.n_rows)
-        if count < self.n_rows:
-            try:
-                return np.asarray(
-                    self._graph.knn_query(queries, k=count, num_threads=1)[0].astype(np.int64)
-                )
-            except RuntimeError:  # fewer than `count` rows are reachable
-                pass
-        rows = np.asarray(self._graph.get_items(np.arange(self.n_rows)), dtype=np.float32)
-        return np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :count]
 
 
 def fit_cells(points: Floats, n_cells: int, *, seed: int, tasks: Tasks = run_here) -> Floats:

@@ -5,7 +5,9 @@
     kind    what a query does                                             bytes per item
     flat    scores every code                                             code
     ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 16 + 4 D / (N/C)
-    graph   hnswlib names the ef nearest items, their codes scored        code + 4 D + ~150
+    graph   hnswlib names the ef nearest entries, their codes scored      code + 4 D + ~150
+
+An entry of a graph is an item, or all items whose codes are equal: a cell then, like those of ivf.
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
 A `setting` (n_probe or ef) was chosen by the build for several list lengths: what a query needs is
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.errors import SearchError
-from raysys.retrieval.cells import Router, RoutingSpace
+from raysys.retrieval.cells import RoutingSpace
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.dictionary import Dictionary
 from raysys.retrieval.kernels import (
@@ -35,6 +37,7 @@ from raysys.retrieval.kernels import (
     search_rows,
     unit_queries,
 )
+from raysys.retrieval.router import Router
 
 KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
@@ -52,7 +55,8 @@ class Layout:
     Attributes:
         items: [N] int32, item_num of each row (rows of a cell are consecutive).
         rows: [N] int32, row of each item_num.
-        starts: [C + 1] int64, first row of each cell; one cell for flat and graph.
+        starts: [C + 1] int64, first row of each cell; a cell is an entry in a graph that has
+            equal items; one cell for other graphs and flat.
         spills: the second cells of those rows that have one.
     """
 
@@ -112,7 +116,7 @@ class Index:
         dictionary: [S, D] float32, rounded here if it is not yet; ignored for dense8 codes.
         layout: where items lie.
         space: how queries enter the router's space; None for flat.
-        router: cells (ivf) or items (graph); None for flat.
+        router: cells (ivf) or entries (graph); None for flat.
         settings: {list length: n_probe or ef}.
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
@@ -168,6 +172,16 @@ class Index:
     def n_cells(self) -> int:
         """Number of cells C."""
         return len(self.layout.starts) - 1
+
+    @property
+    def n_routed(self) -> int:
+        """What the router chooses from: cells (ivf) or entries (graph); 0 for flat."""
+        return 0 if self.router is None else self.router.n_rows
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether rows lie by cell, each of them one that the router can name."""
+        return self.router is not None and self.router.n_rows == self.n_cells
 
     # -- searching -------------------------------------------------------------------------
 
@@ -264,14 +278,14 @@ class Index:
 
     def _plan(self, depth: int, n_allowed: int, setting: int | None) -> int:
         """Return n_probe or ef for a list of `depth`, or 0 for a scan of the allowed items."""
-        limit = self.n_items if self.kind == "graph" else self.n_cells
-        if self.router is None:
+        limit = self.n_routed
+        if limit == 0:
             return 0
         wanted = setting if setting is not None else self._setting_for(depth)
         if setting is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
-            per_cell = _CELL_COST * self.n_items / limit
-            cost = wanted * (_GRAPH_COST if self.kind == "graph" else per_cell)
+            scored = _CELL_COST * self.n_items / limit
+            cost = wanted * (max(_GRAPH_COST, scored) if self.kind == "graph" else scored)
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
@@ -290,9 +304,9 @@ class Index:
 
     def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, stops = (
-            (routed, routed + 1)
-            if self.kind == "graph"
-            else (self.layout.starts[routed], self.layout.starts[routed + 1])
+            (self.layout.starts[routed], self.layout.starts[routed + 1])
+            if self.in_cells
+            else (routed, routed + 1)
         )
         if self.codes.n_items == self.n_items:
             return starts, stops

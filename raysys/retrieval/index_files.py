@@ -1,10 +1,11 @@
 """Index builds: what is written, and how it is opened again, memory-mapped.
 
 shard-00000/   ivf: codes, biases and item_nums of a run of rows, in cell order, so that a cell
-is one run on disk, and which rows spilled into which cells; flat and graph read those of the codes
-and embeddings builds
-rows.npy starts.npy            ivf: where every item and every cell lies
+is one run on disk, and which rows spilled into which cells; also a graph with equal items, whose
+cells are its entries; flat and other graphs read those of the codes and embeddings builds
+rows.npy starts.npy            where every item and every cell lies, where rows lie in cells
 router.hnsw mean.npy axes.npy  ivf and graph
+unreached.npy                  ivf and graph: rows that the router compares directly
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 from raysys.builds import Build
 from raysys.drafts import Draft
 from raysys.errors import BuildError
-from raysys.retrieval.cells import Router, RoutingSpace, Tasks, run_here
+from raysys.retrieval.cells import RoutingSpace, Tasks, run_here
 from raysys.retrieval.codes import Codes, Floats
 from raysys.retrieval.index import Index, Layout
 from raysys.retrieval.kernels import Spills
+from raysys.retrieval.router import Router
 from raysys.retrieval.shards import Shards, shard_bounds
 from raysys.storage import open_filesystem
 
@@ -44,22 +46,26 @@ def save_index(
         "dim": index.dim,
         "n_bias": index.n_bias,
         "n_cells": index.n_cells,
+        "n_routed": index.n_routed,
+        "n_unreached": 0 if index.router is None else len(index.router.unreached),
         "settings": {str(k): v for k, v in index.settings.items()},
         "shard_rows": [0, index.n_items],
     }
     extra = index.n_bias * 4.0
-    if index.kind == "ivf":
+    if index.in_cells:
         bounds = facts["shard_rows"] = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
         tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
-        extra += 8 + 8 * len(index.layout.spills.rows) / index.n_items
+        per_cell = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
+        extra += 8 + per_cell / index.n_items
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:
             np.save(draft.path("axes.npy"), index.space.axes)
         facts["norm"] = index.space.norm
+        np.save(draft.path("unreached.npy"), index.router.unreached)
         path = draft.path("router.hnsw")
         index.router.save(path)
         extra += path.stat().st_size / index.n_items
@@ -121,15 +127,16 @@ def _open_part(
     if not 0 <= number < len(bounds) - 1:
         raise BuildError(f"index {index.build_id} has shards 0 to {len(bounds) - 2}, not {number}")
     parts: dict[str, Any] = {"n_items": facts["n_items"], "first_row": bounds[number]}
-    if facts["kind"] == "ivf":
+    if "starts.npy" in index.files():
         folder = _folder(number)
         codes = Codes.open(index, folder=folder)
         names = [f"{folder}bias", f"{folder}items", "rows", "starts"]
-        bias, *layout = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
-        names = [f"{folder}spill_{name}.npy" for name in Spills._fields]
-        if names[0] in index.files():  # not in builds of before 2026-11-26
-            layout.append(Spills(*(np.load(index.path(name), mmap_mode="r") for name in names)))
-        parts["layout"] = Layout(*layout)
+        bias, items, rows, starts = (
+            np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names
+        )
+        names = [f"{folder}spill_{name}" for name in Spills._fields]
+        spills = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
+        parts["layout"] = Layout(items, rows, starts, Spills(*spills))
     else:
         codes = Codes.open(chain["codes"])
         bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")
@@ -151,11 +158,17 @@ def _open_router(index: Build) -> dict[str, Any]:
     facts = index.facts
     if facts["kind"] == "flat":
         return {}
+    if "n_routed" not in facts:
+        raise BuildError(f"index {index.build_id} is of an earlier raysys: run index again")
     axes = np.load(index.path("axes.npy")) if "axes.npy" in index.files() else None
     mean = np.load(index.path("mean.npy"))
     space = RoutingSpace(facts["similarity"], mean, facts["norm"], axes)
-    n_rows = facts["n_cells"] if facts["kind"] == "ivf" else facts["n_items"]
-    router = Router.open(index.path("router.hnsw"), dim=space.dim, n_rows=n_rows)
+    router = Router.open(
+        index.path("router.hnsw"),
+        dim=space.dim,
+        n_rows=facts["n_routed"],
+        unreached=np.load(index.path("unreached.npy")),
+    )
     return {"space": space, "router": router}
 
 

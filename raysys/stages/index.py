@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 DISTRIBUTED_ITEMS = 200_000
 _INPUTS = ("codes", "compressor", "embeddings")
-_FILES_VERSION = 3  # of what an index build holds
+_FILES_VERSION = 4  # of what an index build holds
 
 
 @dataclasses.dataclass

@@ -12,10 +12,11 @@ from raysys.retrieval.building import (
     choose_settings,
     sample_probes,
 )
-from raysys.retrieval.cells import Router, RoutingSpace, assign, unit_rows
+from raysys.retrieval.cells import RoutingSpace, assign, unit_rows
 from raysys.retrieval.codes import Codes
 from raysys.retrieval.index import KINDS
 from raysys.retrieval.kernels import NO_SPILLS
+from raysys.retrieval.router import Router
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32
 N_ITEMS = N_GROUPS * PER_GROUP
