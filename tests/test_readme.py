@@ -31,7 +31,8 @@ PER_USER = 20
 TITLES = {1181: "Toy Story (1995)", 1183: "Heat (1995)"}
 KINDS = ["interactions", "profiles", "autoencoder", "embeddings", "compressor", "codes", "index"]
 URL = "http://127.0.0.1:8000"
-TIMEOUT_S = 500
+TIMEOUT_S = 600
+START_TIMEOUT_S = 180
 
 
 def group_of_item(item):
@@ -103,7 +104,7 @@ class Shell:
                 stderr=err,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_TIMEOUT_S
         with Client(URL) as client:
             while time.monotonic() < deadline:
                 assert self._server.poll() is None, (self.folder / "err").read_text()[-3000:]
@@ -258,6 +259,7 @@ def test_an_unmarked_block_is_noticed():
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_newcomer_types_readme(shell):
     serving = None
     for _, command in commands_to_run():

@@ -10,11 +10,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from raysys.data.sources import list_files
-from raysys.errors import ConfigError, DataError
-from raysys.storage import open_filesystem
-from tests.data.planted_logs import (
+from data.planted_logs import (
     PAIRS,
     RATINGS,
     ROWS,
@@ -24,6 +20,10 @@ from tests.data.planted_logs import (
     table,
     write_lines,
 )
+
+from raysys.data.sources import list_files
+from raysys.errors import ConfigError, DataError
+from raysys.storage import open_filesystem
 
 HALF = len(ROWS) // 2
 STRAY, FIELDS = "a quote that does not close", "wrong number of fields"
