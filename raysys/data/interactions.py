@@ -264,7 +264,7 @@ def _quarantine(
         "reason": [reasons[broken[row] - 1] for row in rows],
         "file": [file] * len(rows),
         "row" if chunk.lines is None else "line": (
-            rows + chunk.first_row if chunk.lines is None else chunk.lines[rows]
+            rows + chunk.first_row if chunk.lines is None else chunk.lines.take(rows)
         ),
     }
     lines = {

@@ -30,6 +30,7 @@ WORDS = st.sampled_from(
 ANY = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\x00"), min_size=1)
 IDS = ODD | WORDS | ANY
 TABLES = st.lists(st.tuples(IDS, IDS, IDS), min_size=1, max_size=12)
+FIELDS = "wrong number of fields"
 EXAMPLES = settings(max_examples=60, deadline=None)
 
 
@@ -215,8 +216,20 @@ def test_arrow_and_the_exact_scan_agree(tmp_path, monkeypatch):
 def test_rows_across_windows_keep_their_lines(tmp_path, monkeypatch, name):
     rows = [(f"u{n}", f"i{n}", f'say "{n}"\n, twice' if n % 7 == 0 else "x") for n in range(4000)]
     data = by_csv(rows, lineterminator="\n") if "csv" in name else JSON_WRITERS["json"](rows)
+    lines = data.split(b"\n")
+    for place in (3500, 1200, 2):  # a line after each third row's first one, outside of values
+        while b"twice" in lines[place]:
+            place += 1
+        lines[place:place] = [b'{"user_id": "\xff"}' if "json" in name else b"\xff,1,2", b"rubbish"]
+    data = b"\n".join(lines)
     whole = read(tmp_path, name, data)
     monkeypatch.setattr("raysys.data.formats.text.BLOCK_BYTES", 512)
     small = read(tmp_path, name, data)
     assert small == whole
     assert small[0] == rows
+    reasons = {True: "not UTF-8 text", False: "not JSON" if "json" in name else FIELDS}
+    placed = [
+        n for n, line in enumerate(data.split(b"\n"), 1) if b"\xff" in line or line == b"rubbish"
+    ]
+    assert [bad.line for bad in small[1]] == placed
+    assert [bad.reason for bad in small[1]] == [reasons[n % 2 == 0] for n in range(6)]

@@ -86,6 +86,27 @@ class Tally:
         return self.lines - self.header - self.blank - self.rows - self.inside - self.unreadable
 
 
+@dataclasses.dataclass(frozen=True)
+class LineNumbers:
+    """On which line each row begins, from 1: worked out only for the rows that are asked for.
+
+    Attributes:
+        runs: numbers of successive rows, a range where rows and lines go together.
+    """
+
+    runs: tuple[range | NDArray[np.int64], ...] = ()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.runs))
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the lines of some rows."""
+        if not len(rows):
+            return np.zeros(0, np.int64)
+        numbers: NDArray[np.int64] = np.concatenate([np.asarray(run) for run in self.runs])[rows]
+        return numbers
+
+
 @dataclasses.dataclass
 class Chunk:
     """Some rows of a piece.
@@ -94,7 +115,7 @@ class Chunk:
         table: the columns that were asked for and found.
         first_row: number of the first row in the file, from 0.
         malformed: what could not be read before or among the rows.
-        lines: [M] number of each row's first line, from 1; None for Parquet.
+        lines: where the rows stand; None for Parquet.
         odd: {column: mask [M] of values that are neither text nor a number}, JSON only.
         tally: what became of the lines read for this chunk; None for Parquet.
     """
@@ -102,7 +123,7 @@ class Chunk:
     table: pa.Table
     first_row: int
     malformed: list[BadLine]
-    lines: NDArray[np.int64] | None = None
+    lines: LineNumbers | None = None
     odd: dict[str, NDArray[np.bool_]] = dataclasses.field(default_factory=dict)
     tally: Tally | None = None
 
@@ -183,6 +204,6 @@ def _join(parts: Sequence[Chunk]) -> Chunk:
         name: np.concatenate([p.odd.get(name, np.zeros(len(p.table), bool)) for p in parts])
         for name in names
     }
-    lines = np.concatenate([part.lines for part in parts if part.lines is not None])
+    lines = LineNumbers(tuple(run for part in parts if part.lines for run in part.lines.runs))
     malformed = [bad for part in parts for bad in part.malformed]
     return Chunk(table, parts[0].first_row, malformed, lines, odd, tally)

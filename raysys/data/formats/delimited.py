@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as pacsv
 
-from raysys.data.formats.contract import BadLine, Chunk, Column, Piece, Tally, first_rows, joined
+from raysys.data.formats.contract import (
+    BadLine,
+    Chunk,
+    Column,
+    LineNumbers,
+    Piece,
+    Tally,
+    first_rows,
+    joined,
+)
 from raysys.data.formats.text import (
     NOT_UTF8,
     Bytes,
@@ -32,6 +42,7 @@ from raysys.data.formats.text import (
 from raysys.data.sources import SourceFile, plain_name
 from raysys.errors import ConfigError, DataError
 
+_ONE_BLOCK = 1 << 30  # bytes, more than a window holds
 TYPED_ENDINGS = (".inter", ".user", ".item", ".kg", ".link", ".net")  # headers are `name:type`
 
 
@@ -85,20 +96,15 @@ class DelimitedReader:
         wanted = names if columns is None else [name for name in names if name in columns]
         wanted = wanted or names[:1]  # rows count even where nothing of them is wanted
         position = Tally(lines=n_lines, header=n_lines - n_blank, blank=n_blank)
-        yield Chunk(_empty(wanted), 0, [], np.zeros(0, np.int64), tally=position)
+        yield Chunk(_empty(wanted), 0, [], LineNumbers(), tally=position)
         row = 0
         with open_window(file, self.encoding) as window:
             window.skip(n_bytes)
             while len(window.data) or not window.last:
                 data = window.data[: window.whole_lines()]
-                part, consumed = self._read(data, window.last, names, wanted)
-                assert part.lines is not None
+                part, consumed = self._read(data, n_lines + 1, window.last, names, wanted)
                 assert part.tally is not None
                 part.first_row = row
-                part.lines += n_lines
-                part.malformed = [
-                    dataclasses.replace(bad, line=bad.line + n_lines) for bad in part.malformed
-                ]
                 n_lines += part.tally.lines
                 row += len(part.table)
                 window.advance(consumed)
@@ -155,14 +161,14 @@ class DelimitedReader:
         }
 
     def _read(
-        self, data: Bytes, last: bool, names: list[str], wanted: list[str]
+        self, data: Bytes, line: int, last: bool, names: list[str], wanted: list[str]
     ) -> tuple[Chunk, int]:
-        """Return the rows of whole lines, counted from 1, and how many bytes they take."""
+        """Return the rows of whole lines, the first numbered `line`, and the bytes they take."""
         n_lines = count_lines(data)
         table = self._parse(data, n_lines, names, wanted)
         if table is None:
-            return self._scan(data, last, names, wanted)
-        lines = np.arange(1, n_lines + 1)
+            return self._scan(data, line, last, names, wanted)
+        lines = LineNumbers((range(line, line + n_lines),))
         return Chunk(table, 0, [], lines, tally=Tally(lines=n_lines, rows=n_lines)), len(data)
 
     def _parse(
@@ -176,39 +182,44 @@ class DelimitedReader:
         if b"\r" in block and _lone_return(data):
             return None
         quoted = bool(self.quote) and self.quote.encode() in block
-        numbers = [names.index(name) for name in wanted]
+        options = self._options(len(names), tuple(names.index(name) for name in wanted), quoted)
+        options["convert_options"].check_utf8 = bool(data.max() > 127)  # a fifth of the time
         try:
-            table = pacsv.read_csv(
-                pa.BufferReader(block),
-                read_options=pacsv.ReadOptions(
-                    block_size=len(data) + 1,
-                    use_threads=False,
-                    column_names=[str(number) for number in range(len(names))],
-                ),
-                parse_options=pacsv.ParseOptions(
-                    delimiter=self.separator,
-                    quote_char=self.quote if quoted else False,
-                    newlines_in_values=False,
-                    invalid_row_handler=lambda _: "skip",
-                ),
-                convert_options=pacsv.ConvertOptions(
-                    column_types={str(number): pa.string() for number in numbers},
-                    include_columns=[str(number) for number in numbers],
-                    strings_can_be_null=True,
-                    null_values=[""],
-                    check_utf8=bool(data.max() > 127),  # a fifth of the time
-                ),
-            )
+            table = pacsv.read_csv(pa.BufferReader(block), **options)
         except pa.ArrowInvalid:  # not UTF-8, or no row at all: `scan` finds where
             return None
         if table.num_rows != n_lines or (quoted and _holds(table, self.quote.encode())):
             return None
         return table.rename_columns(wanted)
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019, readers are few and small
+    def _options(self, n_fields: int, wanted: tuple[int, ...], quoted: bool) -> dict[str, Any]:
+        """Return Arrow's options; making them anew for every window takes time."""
+        columns = [str(number) for number in wanted]
+        return {
+            "read_options": pacsv.ReadOptions(
+                block_size=_ONE_BLOCK,
+                use_threads=False,
+                column_names=[str(number) for number in range(n_fields)],
+            ),
+            "parse_options": pacsv.ParseOptions(
+                delimiter=self.separator,
+                quote_char=self.quote if quoted else False,
+                newlines_in_values=False,
+                invalid_row_handler=lambda _: "skip",
+            ),
+            "convert_options": pacsv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()),
+                include_columns=columns,
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        }
+
     def _scan(
-        self, data: Bytes, last: bool, names: list[str], wanted: list[str]
+        self, data: Bytes, line: int, last: bool, names: list[str], wanted: list[str]
     ) -> tuple[Chunk, int]:
-        """Return the rows of a block and what is none of them."""
+        """Return the rows of lines, the first numbered `line`, and what is none of them."""
         from raysys.data.formats import scan  # numba takes half a second to import
 
         size = count_lines(data)
@@ -229,8 +240,8 @@ class DelimitedReader:
         ]
         reasons = ["wrong number of fields", "a quote that does not close"]
         malformed = [
-            BadLine(int(line) + 1, reasons[reason], shown(data[first:stop].tobytes()))
-            for line, first, stop, reason in bad[:n_bad]
+            BadLine(line + int(number), reasons[reason], shown(data[first:stop].tobytes()))
+            for number, first, stop, reason in bad[:n_bad]
         ]
         invalid = _invalid(arrays, n_rows)
         tally = Tally(
@@ -241,14 +252,14 @@ class DelimitedReader:
             unreadable=n_bad + int(invalid.sum()),
         )
         if invalid.any():
-            for line, first, stop in rows[invalid]:
-                malformed.append(
-                    BadLine(int(line) + 1, NOT_UTF8, shown(data[first:stop].tobytes()))
-                )
+            for number, first, stop in rows[invalid]:
+                text = shown(data[first:stop].tobytes())
+                malformed.append(BadLine(line + int(number), NOT_UTF8, text))
             malformed.sort(key=lambda bad: bad.line)
             arrays = [array.filter(pa.array(~invalid)) for array in arrays]
         table = pa.Table.from_arrays([array.cast(pa.string()) for array in arrays], names=wanted)
-        return Chunk(table, 0, malformed, rows[~invalid, 0] + 1, tally=tally), consumed
+        lines = LineNumbers((rows[~invalid, 0] + line,))
+        return Chunk(table, 0, malformed, lines, tally=tally), consumed
 
 
 def _empty(names: Sequence[str]) -> pa.Table:

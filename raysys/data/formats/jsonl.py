@@ -23,6 +23,7 @@ from raysys.data.formats.contract import (
     BadLine,
     Chunk,
     Column,
+    LineNumbers,
     Piece,
     Tally,
     first_rows,
@@ -95,79 +96,79 @@ class JsonLinesReader:
 
     def _parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
         n_lines = row = 0
+        kinds: pa.Schema | None = None
         with open_window(file, self.encoding) as window:
             while len(window.data) or not window.last:
                 data = window.data[: window.whole_lines()]
                 size = count_lines(data)
-                table = None if columns is None else _read_fast(data, size, columns)
+                table = None if columns is None else _read_fast(data, size, columns, kinds)
                 if table is None:
-                    part = _read_lines(data, columns)
-                    assert part.lines is not None
+                    part = _read_lines(data, n_lines + 1, columns)
                 else:
-                    tally = Tally(lines=size, rows=size)
-                    part = Chunk(table, 0, [], np.arange(1, size + 1), tally=tally)
+                    kinds = table.schema
+                    lines = LineNumbers((range(n_lines + 1, n_lines + 1 + size),))
+                    part = Chunk(table, 0, [], lines, tally=Tally(lines=size, rows=size))
                 part.first_row = row
-                part.lines = part.lines + n_lines if part.lines is not None else None
-                part.malformed = [
-                    dataclasses.replace(bad, line=bad.line + n_lines) for bad in part.malformed
-                ]
                 n_lines += size
                 row += len(part.table)
                 window.advance(len(data))
                 yield part
 
 
-def _read_fast(data: Bytes, n_lines: int, columns: Sequence[str]) -> pa.Table | None:
-    """Return what Arrow reads in whole lines, or None where that may not be exact."""
-    block = data.tobytes()
-    kinds = _kinds(block, columns)
-    if kinds is None or not n_lines:
-        return None
-    table = _arrow_table(block, kinds)
-    if table is None and pa.int64() in kinds.types:  # a fraction further down
-        table = _arrow_table(block, _with_fractions(kinds))
-    if table is None or len(table) != n_lines:
-        return None
-    return table if all(_is_exact(column) for column in table.columns) else None
+def _read_fast(
+    data: Bytes, n_lines: int, columns: Sequence[str], before: pa.Schema | None
+) -> pa.Table | None:
+    """Return what Arrow reads in whole lines, or None where that may not be exact.
+
+    Args:
+        data: bytes.
+        n_lines: their lines.
+        columns: those to read.
+        before: types that did for the lines before, tried first.
+    """
+    tried = [before] if before is not None else []
+    for kinds in (*tried, *_kinds(data, columns, n_lines)):
+        table = _arrow_table(data, kinds)
+        if table is not None:
+            exact = len(table) == n_lines and all(_is_exact(column) for column in table.columns)
+            return table if exact else None
+    return None
 
 
-def _arrow_table(block: bytes, kinds: pa.Schema) -> pa.Table | None:
-    reading = pajson.ReadOptions(block_size=max(len(block) + 1, BLOCK_BYTES), use_threads=False)
+def _arrow_table(data: Bytes, kinds: pa.Schema) -> pa.Table | None:
+    reading = pajson.ReadOptions(block_size=max(len(data) + 1, BLOCK_BYTES), use_threads=False)
     parsing = pajson.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
     try:
-        table = pajson.read_json(pa.BufferReader(block), reading, parsing)
-        if not block.isascii():
+        table = pajson.read_json(pa.BufferReader(pa.py_buffer(data)), reading, parsing)
+        if len(data) and data.max() > 127:
             table.validate(full=True)  # Arrow takes any bytes for text
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     return table
 
 
-def _with_fractions(kinds: pa.Schema) -> pa.Schema:
-    whole, real = pa.int64(), pa.float64()
-    return pa.schema([(f.name, real if f.type == whole else f.type) for f in kinds])
-
-
-def _kinds(block: bytes, columns: Sequence[str]) -> pa.Schema | None:
-    """Return a type for each column by the first lines; None where one has several."""
+def _kinds(data: Bytes, columns: Sequence[str], n_lines: int) -> Iterator[pa.Schema]:
+    """Yield types to try, by the first lines; none where a column has several kinds of values."""
     seen: dict[str, set[type]] = {name: set() for name in columns}
-    start = block[:_HINT_BYTES]
+    start = data[:_HINT_BYTES].tobytes()
     for line in start[: start.rfind(b"\n") + 1 or None].splitlines()[:_HINT_LINES]:
         record = _parse(line, {})
         if not isinstance(record, dict):
-            return None
+            return
         for name, types in seen.items():
             types.add(type(record.get(name)))
-    fields = []
+    kinds = {}
     for name, types in seen.items():
         types.discard(type(None))
-        if types <= {str}:
-            fields.append((name, pa.string()))
-        elif types <= {int, float}:
-            fields.append((name, pa.int64() if types == {int} else pa.float64()))
-        else:
-            return None
-    return pa.schema(fields)
+        if not types <= {int, float} and not types <= {str}:
+            return
+        whole, real = pa.int64(), pa.float64()
+        kinds[name] = pa.string() if types <= {str} else whole if types == {int} else real
+    if not n_lines:
+        return
+    yield pa.schema(kinds.items())
+    if pa.int64() in kinds.values():  # a fraction may follow further down
+        yield pa.schema((n, pa.float64() if k == pa.int64() else k) for n, k in kinds.items())
 
 
 def _is_exact(column: pa.ChunkedArray) -> bool:
@@ -175,7 +176,7 @@ def _is_exact(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_floating(column.type):
         return True
     values = column.drop_null().to_numpy() if column.null_count else column.to_numpy()
-    return bool(np.all(np.abs(values) < _EXACT))  # NaN is not
+    return not len(values) or bool(values.max() < _EXACT and values.min() > -_EXACT)  # no NaN
 
 
 class _Number(str):
@@ -195,8 +196,8 @@ def _parse(line: bytes, how: dict[str, Any]) -> Any:
         return error
 
 
-def _read_lines(data: Bytes, columns: Sequence[str] | None) -> Chunk:
-    """Return the objects of whole lines, lines counted from 1."""
+def _read_lines(data: Bytes, first: int, columns: Sequence[str] | None) -> Chunk:
+    """Return the objects of whole lines, of which the first is numbered `first`."""
     lines = data.tobytes().split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -204,7 +205,7 @@ def _read_lines(data: Bytes, columns: Sequence[str] | None) -> Chunk:
     places: list[int] = []
     malformed: list[BadLine] = []
     n_blank = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first):
         if not line.strip():
             n_blank += 1
             continue
@@ -216,7 +217,7 @@ def _read_lines(data: Bytes, columns: Sequence[str] | None) -> Chunk:
             records.append(record)
             places.append(number)
     tally = Tally(lines=len(lines), blank=n_blank, rows=len(records), unreadable=len(malformed))
-    numbers = np.array(places, np.int64)
+    numbers = LineNumbers((np.array(places, np.int64),))
     if columns is None:
         return Chunk(_natural_table(records), 0, malformed, numbers, tally=tally)
     arrays, odd = [], {}
