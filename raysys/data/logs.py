@@ -80,6 +80,7 @@ def open_log(cfg: PrepareConfig) -> Log:
     temporal = cfg.evaluation_protocol == "temporal"
     needed = ["user", "item", *(["timestamp"] if temporal else [])]
     asked = [getattr(cfg.columns, role) or our_name(role) for role in needed]
+    asked += ["fold"] if given else []
     asked += [name for name in dataclasses.asdict(cfg.columns).values() if isinstance(name, str)]
     seen = source.columns(late=[name for name in asked if name])
     uri = source.files[0].uri

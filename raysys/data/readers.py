@@ -163,12 +163,10 @@ def read_chunks(
     Raises:
         DataError: the file cannot be read.
     """
-    own = {column.name for column in file_columns(reader, piece.file)}
-    constants = {
-        name: value
-        for name, value in piece.file.constants
-        if name not in own and (columns is None or name in columns)
-    }
+    constants = {n: v for n, v in piece.file.constants if columns is None or n in columns}
+    if constants:
+        own = {column.name for column in file_columns(reader, piece.file)}
+        constants = {name: value for name, value in constants.items() if name not in own}
     inside = None if columns is None else [name for name in columns if name not in constants]
     try:
         for chunk in reader.chunks(piece, inside):

@@ -58,10 +58,11 @@ class ParquetReader:
         filesystem, path = open_filesystem(piece.file.uri)
         row = piece.first_row
         with filesystem.open_input_file(path) as stream:
-            names = [column.name for column in self.columns(piece.file)]
+            footer = pq.read_metadata(stream)
+            names = footer.schema.to_arrow_schema().names
             wanted = [name for name in names if columns is None or name in columns] or names[:1]
             encoded = [] if columns is None else wanted
-            with pq.ParquetFile(stream, read_dictionary=encoded) as parquet:
+            with pq.ParquetFile(stream, metadata=footer, read_dictionary=encoded) as parquet:
                 batches = parquet.iter_batches(
                     CHUNK_ROWS,
                     row_groups=list(piece.row_groups or ()),

@@ -1,0 +1,151 @@
+"""look: what it prints is what prepare reads, and the command that it prints works when typed."""
+
+import gzip
+import json
+import shlex
+
+import pyarrow.parquet as pq
+import pytest
+
+from raysys.builds import Workspace
+from raysys.cli import main
+from raysys.config import load
+from raysys.data.settings import PrepareConfig
+from raysys.data.sniff import typed_value
+from raysys.errors import ConfigError
+from raysys.stages.look import LookConfig, look
+from tests.data.planted_logs import PAIRS, ROWS, json_line, read, table, write_lines
+
+
+def looked(source, *settings):
+    """Return what look prints, and the settings of the prepare command at its end."""
+    text = look(load(LookConfig, [f"source={source}", *settings]))
+    command, *words = shlex.split(text.strip().splitlines()[-1])
+    assert (command, words[:2]) == ("raysys", ["prepare", "run=RUN"])
+    return text, words[1:]
+
+
+def text_log(separator, header=None, times=True):
+    rows = (row if times else row[:3] for row in ROWS)
+    lines = [separator.join(map(str, row)) for row in rows]
+    return [header, *lines] if header else lines
+
+
+SOURCES = {
+    "plain.csv": lambda path: write_lines(path, text_log(",", "user_id,item_id,rating,timestamp")),
+    "ratings.dat": lambda path: write_lines(path, text_log("::")),
+    "u.data": lambda path: write_lines(path, text_log("\t")),
+    "pipes.txt": lambda path: write_lines(path, text_log("|")),
+    "bx.csv": lambda path: write_lines(
+        path, text_log(";", '"User-ID";"ISBN";Größe', False), encoding="latin-1"
+    ),
+    "odd.csv": lambda path: write_lines(path, text_log(",", 'userId,"item [no], id",overall,time')),
+    "a.jsonl": lambda path: write_lines(
+        path,
+        (
+            json.dumps({"reviewerID": r.user, "asin": r.item, "unixReviewTime": r.time})
+            for r in ROWS
+        ),
+    ),
+    "objects.jsonl": lambda path: write_lines(path, (json_line(r, event={"a": 1}) for r in ROWS)),
+    "sp ace.parquet": lambda path: pq.write_table(table(), path),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_command_at_the_end_reads_the_log(tmp_path, name):
+    path = tmp_path / name
+    SOURCES[name](path)
+    own = ["columns.item=item [no], id"] if name == "odd.csv" else []
+    text, words = looked(path, *own)
+    found = read(load(PrepareConfig, words))
+    assert found.pairs == PAIRS
+    assert f"rows     {len(ROWS):,} good, 0 quarantined, {len(ROWS):,} read" in text
+    assert "users    60\nitems    30\n" in text
+    timeless = name == "bx.csv"
+    assert ("split=users" in words) == timeless
+    assert ("times    none" in text) == timeless
+    assert timeless or "2017-07-14 02:40:00 to 2017-10-22 01:40:00 UTC (form: s 2,400)" in text
+    if name == "objects.jsonl":
+        assert "2400 of 2400 values are neither text nor numbers" in text
+
+
+def test_what_would_be_quarantined_is_said_with_an_example(tmp_path):
+    lines = text_log(",", "user_id,item_id,rating,timestamp")
+    lines[7], lines[9], lines[11] = '"x,1,2,3', ",1,2,3", "rubbish"
+    text, _ = looked(write_lines(tmp_path / "log.csv", lines))
+    assert "rows     2,397 good, 3 quarantined, 2,400 read" in text
+    assert "quarantined 1: a quote that does not close, e.g. log.csv line 8:" in text
+    assert "quarantined 1: missing user, e.g. log.csv line 10:" in text
+    assert "quarantined 1: wrong number of fields, e.g. log.csv line 12:" in text
+    assert "would stop" not in text
+    assert (
+        "prepare would stop: more than max_bad_share=0.001"
+        in looked(tmp_path / "log.csv", "max_bad_share=0.001")[0]
+    )
+
+
+def test_folders_ratings_events_and_the_catalogue(tmp_path):
+    for name, rows in (("event=view", ROWS[:900]), ("event=buy", ROWS[900:])):
+        (tmp_path / "log" / name).mkdir(parents=True)
+        pq.write_table(table(rows), tmp_path / "log" / name / "p.parquet")
+    lines = ["movieId|name", *(f"{i}|T {i}" for i in range(1, 26))]
+    items = write_lines(tmp_path / "items.txt", lines)
+    text, words = looked(tmp_path / "log", f"items={items}")
+    assert "events   buy: 1,500, view: 900" in text
+    assert "ratings  1: " in text
+    assert "catalogue 25 items with title; it describes 25 of the 30 items above" in text
+    keys = ["items_columns.item=movieId", "items_columns.title=name"]
+    assert {*keys, "items_format.kind=csv", "items_format.separator=|"} <= set(words)
+    write_lines(items, ["item_id|title", *(f"{i}.0|T {i}" for i in range(1, 26))])
+    warned, _ = looked(tmp_path / "log", f"items={items}")
+    assert "it describes 0 of the 30 items above\nWARNING  ids of the log: " in warned
+    assert "of the catalogue: '1.0', '2.0', '3.0'" in warned
+
+
+def test_a_sample_says_so_and_exact_reads_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("raysys.stages.look._SAMPLE_ROWS", 100)
+    monkeypatch.setattr("raysys.stages.look._SAMPLE_PIECES", 2)
+    for number in range(4):
+        rows = ROWS[600 * number : 600 * (number + 1)]
+        path = tmp_path / f"{number}.jsonl.gz"
+        path.write_bytes(gzip.compress("".join(json_line(row) + "\n" for row in rows).encode()))
+    sample, _ = looked(tmp_path)
+    assert "read     the first 1,200 rows of 2 of 4 parts; exact=true reads all" in sample
+    exact, words = looked(tmp_path, "exact=true")
+    assert "read     all 2,400 rows" in exact
+    assert words == ["run=RUN", f"source={tmp_path}"]
+
+
+def test_settings_given_are_kept_and_errors_are_one_line(tmp_path):
+    path = write_lines(tmp_path / "log.csv", text_log(",", "who,item_id,rating,timestamp"))
+    with pytest.raises(
+        ConfigError, match=r"columns.user='user_id' is not in .* which has who, item"
+    ):
+        looked(path)
+    _, words = looked(
+        path, "columns.user=who", "columns.rating=", "min_item_rows=2", "events=[a,b]"
+    )
+    given = {"columns.user=who", "columns.rating=", "min_item_rows=2", "events=[a,b]"}
+    assert given <= set(words)
+
+
+def test_lists_are_typed_as_they_are_read():
+    names = ["a", "b c", " d", 'e"f', "g,h", "[i]", "ü", "null", "", "it's"]
+    assert load(PrepareConfig, [f"columns.names={typed_value(names)}"]).columns.names == names
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_printed_command_typed(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "ratings.dat", text_log("::"))
+    assert main(["look", "source=ratings.dat"]) == 0
+    command = capfd.readouterr().out.strip().splitlines()[-1]
+    assert main([*shlex.split(command)[1:], "split=users"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    facts = record["interactions"]
+    assert facts["rows_in"] == len(ROWS)
+    assert facts["columns"]["user_id"] == {"from": "user_id", "rows": len(ROWS), "of": len(ROWS)}
+    assert facts["lines"]["rows"] == facts["lines"]["lines"] == len(ROWS)
+    assert Workspace("RUN").has("profiles")
