@@ -63,6 +63,14 @@ def test_build_describes_one_deployment(run, caplog):
     assert "setting ignored key=port" in caplog.text
 
 
+def test_build_takes_what_a_serve_config_file_typed(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    app = build({"run": run.name, "replicas": 2, "cpus": 0.5, "verify": False, "build_id": None})
+    deployment = app._bound_deployment
+    assert (deployment.num_replicas, deployment.init_args) == (2, (str(run),))
+    assert deployment.init_kwargs["verify"] is False
+
+
 @pytest.mark.parametrize("prefix", ["", "v2", "/v2/"])
 def test_route_prefix_must_be_a_path(prefix):
     with pytest.raises(ConfigError, match="route_prefix"):
