@@ -31,6 +31,10 @@ _SYNONYMS = {
 }
 
 
+class Repeated(str):
+    """Why a column cannot be read that stands several times: which one is for the user to say."""
+
+
 @dataclasses.dataclass
 class ColumnsConfig:
     """Names of the columns in the log; None takes the default name where there is such a column.
@@ -125,8 +129,9 @@ def map_columns(
             left_out[name] = SWITCHED_OFF
         elif name in seen and not seen[name]:
             mapped[default] = name
-        elif name in seen and required:
-            raise DataError(f"columns.{role}: {name!r} {seen[name]} and cannot be read")
+        elif name in seen and (required or isinstance(seen[name], Repeated)):
+            remedy = "" if required else f"; columns.{role}= (empty) leaves it out"
+            raise DataError(f"columns.{role}: {name!r} {seen[name]} and cannot be read{remedy}")
         elif name in seen:
             left_out[name] = seen[name]
         elif required:

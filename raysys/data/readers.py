@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from raysys.data.columns import Repeated
 from raysys.data.formats.config import FormatConfig
 from raysys.data.formats.contract import Chunk, Column, Piece, Reader
 from raysys.data.formats.delimited import DelimitedReader
@@ -133,7 +134,8 @@ class Source:
 
 def _twice(columns: Sequence[Column], file: SourceFile, column: Column) -> str:
     count = sum(other.name == column.name for other in columns)
-    return f"stands {count} times in {file.name} (type {column.kind})" if count > 1 else ""
+    fault = f"stands {count} times in {file.name} (type {column.kind or 'by value'})"
+    return Repeated(fault) if count > 1 else ""
 
 
 def file_columns(reader: Reader, file: SourceFile) -> list[Column]:

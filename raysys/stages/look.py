@@ -161,7 +161,8 @@ def _column_lines(opened: Log) -> list[str]:
     for file in source.files:
         kinds |= {name: "folder" for name, _ in file.constants if name not in kinds}
     for name, kind in kinds.items():
-        values = head[name].to_pylist() if name in head.column_names else []
+        once = head.column_names.count(name) == 1
+        values = head[name].to_pylist() if once else []
         values += [value for file in source.files for key, value in file.constants if key == name]
         shown = list(dict.fromkeys(_short(value) for value in values if value is not None))[:3]
         role = roles.get(name) or f"- ({mapped.left_out.get(name, 'not asked for')})"

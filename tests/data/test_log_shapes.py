@@ -316,9 +316,14 @@ class TestColumnsOfOtherTypes:
             columns = [*table().columns, table()[name]]
             twice = pa.Table.from_arrays(columns, names=[*table().column_names, name])
             pq.write_table(twice, tmp_path / f"{name}.parquet")
-        found = read_log(tmp_path / "rating.parquet")
+        with pytest.raises(
+            DataError,
+            match=r"'rating' stands 2 times in rating.parquet .*columns.rating=",
+        ):
+            read_log(tmp_path / "rating.parquet")
+        found = read_log(tmp_path / "rating.parquet", "columns.rating=")
         assert found.pairs == PAIRS
-        assert found.left_out == {"rating": "stands 2 times in rating.parquet (type double)"}
+        assert found.left_out == {"rating": "switched off"}
         with pytest.raises(
             DataError, match=r"'item_id' stands 2 times in item_id.parquet \(type int"
         ):
