@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.data.attributes import storable, titles_of
 from raysys.data.cells import Cells
 from raysys.data.levels import LevelCounts, assign_levels
 from raysys.data.merging import sorted_codes
@@ -228,7 +229,8 @@ def join_attributes(items: pa.Table, attributes: pa.Table | None) -> tuple[pa.Ta
 
     Args:
         items: of `number_items`.
-        attributes: the item file with string `item_id`, or None.
+        attributes: the item file with string `item_id`, or None. Its columns take the types of
+            `attributes.storable`, titles are text.
     """
     title = pa.nulls(len(items), pa.string())
     extra: dict[str, Any] = {}
@@ -238,12 +240,12 @@ def join_attributes(items: pa.Table, attributes: pa.Table | None) -> tuple[pa.Ta
         described = len(row) - row.null_count
         for name in attributes.column_names:
             if name == "title":
-                title = pc.cast(attributes[name], pa.string()).take(row)
+                title = titles_of(attributes[name]).take(row)
             elif name in OWN_COLUMNS:
                 if name != "item_id":
                     log.warning("items column ignored name=%s reason=reserved", name)
             else:
-                extra[name] = attributes[name].take(row)
+                extra[name] = storable(attributes[name]).take(row)
     columns = {"item_num": items["item_num"], "item_id": items["item_id"], "title": title}
     columns |= {"first_seen": items["first_seen"], "n_fit": items["n_fit"]}
     return pa.table(columns | extra), described

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.data.arrays import row_blocks
+from raysys.data.attributes import titles_of
 from raysys.data.sources import SourceFile, first_line, list_files, unreadable
+from raysys.data.values import given_ids
 from raysys.errors import DataError
 from raysys.storage import open_filesystem
 
@@ -142,7 +144,7 @@ def read_ids(path: Path) -> tuple[list[str], list[str | None]]:
         raise DataError(f"ids={str(path)!r} cannot be read: {first_line(error)}") from error
     if "item_id" not in table.column_names:
         raise DataError(f"{path} has no column item_id, it has {table.column_names}")
-    return _names_and_titles(table)
+    return _names_and_titles(table, str(path))
 
 
 def check_rows(batch: Batch) -> None:
@@ -186,7 +188,7 @@ def _batches(file: SourceFile, dim: int) -> Iterator[Batch]:
         columns = ["item_id", "embedding", *(["title"] if titled else [])]
         start = 0
         for batch in parquet.iter_batches(_batch_rows(dim), columns=columns):
-            names, titles = _names_and_titles(batch)
+            names, titles = _names_and_titles(batch, file.uri, start)
             vectors = _matrix(file, start, batch["embedding"], names, dim)
             yield Batch(file, start, vectors, names, titles)
             start += batch.num_rows
@@ -215,8 +217,15 @@ def _matrix(
         raise DataError(f"{file.uri}: embedding must hold numbers: {first_line(error)}") from error
 
 
-def _names_and_titles(rows: pa.Table | pa.RecordBatch) -> tuple[list[str], list[str | None]]:
-    names = [str(value) for value in rows.column("item_id").to_pylist()]
+def _names_and_titles(
+    rows: pa.Table | pa.RecordBatch, where: str, first_row: int = 0
+) -> tuple[list[str], list[str | None]]:
+    """Return ids and titles.
+
+    Raises:
+        DataError: a row has no id; `where` names the file.
+    """
+    names = given_ids(rows.column("item_id"), where, first_row)
     if "title" not in rows.schema.names:
         return names, [None] * len(names)
-    return names, rows.column("title").to_pylist()
+    return names, titles_of(rows.column("title")).to_pylist()

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from raysys.data.formats.contract import Chunk
 from raysys.data.hashing import hash_ids
 from raysys.data.schema import INTERACTION_SCHEMA
-from raysys.data.timestamps import to_seconds
-from raysys.errors import DataError
+from raysys.data.timestamps import ABSURD, to_seconds
+from raysys.data.values import encoded_ids, to_ratings
 
 N_BUCKETS = 256
 FOLDS = ("train", "val", "test", "val_in", "val_out", "test_in", "test_out")
@@ -38,7 +38,6 @@ QUARANTINE_SCHEMA = pa.schema(
         ("text", pa.string()),  # of a line that holds no row
     ]
 )
-_FLOAT = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +122,11 @@ def clean(
     size = chunk.table.num_rows
     for name in {"user_id", "item_id", "fold"} & {"user_id", "item_id", *columns}:
         raw.setdefault(name, pa.nulls(size, pa.string()))  # one of several files may lack it
-    user, item = encoded_ids(raw["user_id"], "user"), encoded_ids(raw["item_id"], "item")
+    user, user_faults = encoded_ids(raw["user_id"], "user")
+    item, item_faults = encoded_ids(raw["item_id"], "item")
     odd = {name: chunk.odd[column] for name, column in columns.items() if column in chunk.odd}
     rules = [(f"{name} is neither text nor a number", mask) for name, mask in odd.items()]
+    rules += [*user_faults, *item_faults]
     rules += [("missing user", _null(user)), ("missing item", _null(item))]
     rating: pa.Array = pa.nulls(size, pa.float32())
     time: pa.Array = pa.nulls(size, pa.int64())
@@ -135,20 +136,20 @@ def clean(
         rating, wrong, outside = to_ratings(raw["rating"], rating_range)
         rules += [("rating is not a number", wrong), ("rating out of range", outside)]
     if "timestamp" in raw:
-        form = {} if time_form is None else {"form": time_form}
-        time, absurd, units = to_seconds(raw["timestamp"], **form)
-        rules.append(("absurd timestamp", absurd))
+        time, absurd, units = to_seconds(raw["timestamp"], form=time_form)
+        rules.append((ABSURD, absurd))
         if time.null_count < size:  # else the log may have no times at all: merging knows
             rules.append(("missing timestamp", _null(time) & ~absurd))
     if "event" in raw:
-        event = encoded_ids(raw["event"], "event")
+        event, event_faults = encoded_ids(raw["event"], "event")
+        rules += event_faults
     ignored = np.zeros(size, dtype=bool)
     if events is not None:
         ignored, unknown = events.masks(event)
         rules.append(("unknown event", unknown))
     arrays = [user, item, rating, time, event]
     if "fold" in raw:
-        fold = encoded_ids(raw["fold"], "fold")
+        fold, _ = encoded_ids(raw["fold"], "fold")
         known = pc.is_in(fold.dictionary, value_set=pa.array(FOLDS)).take(fold.indices)
         rules.append(("unknown fold", ~np.asarray(pc.fill_null(known, False))))
         arrays.append(fold)
@@ -170,65 +171,6 @@ def encoded_schema(has_folds: bool) -> pa.Schema:
     kinds |= {"fold": pa.string()} if has_folds else {}
     text = pa.dictionary(pa.int32(), pa.string())
     return pa.schema([(n, text if pa.types.is_string(k) else k) for n, k in kinds.items()])
-
-
-def encoded_ids(column: pa.Array, role: str) -> pa.Array:
-    """Return what `to_ids` makes of a column, dictionary-encoded; text stays as encoded before."""
-    if not pa.types.is_dictionary(column.type):
-        return to_ids(column, role).dictionary_encode()
-    ids = to_ids(column.dictionary, role)
-    codes = column.indices.cast(pa.int32())
-    if ids.null_count:
-        missing = np.concatenate((np.flatnonzero(np.asarray(ids.is_null())), [-1]))
-        codes = pc.if_else(pc.is_in(codes, value_set=pa.array(missing, pa.int32())), None, codes)
-        ids = pc.fill_null(ids, "")
-    return pa.DictionaryArray.from_arrays(codes, ids)
-
-
-def to_ids(column: pa.Array, role: str) -> pa.Array:
-    """Return ids as strings, null where missing or empty; integral floats lose their `.0`.
-
-    Raises:
-        DataError: the column cannot be read as ids.
-    """
-    kind = column.type
-    try:
-        if pa.types.is_dictionary(kind):
-            return to_ids(column.dictionary_decode(), role)
-        if pa.types.is_floating(kind):
-            floats = column.to_numpy(zero_copy_only=False)
-            if not np.all((floats == np.floor(floats)) | np.isnan(floats)):
-                raise DataError(f"{role} ids of type {kind} have fractions: {floats[:3].tolist()}")
-            kept = np.nan_to_num(floats, nan=0.0).astype(np.int64)
-            return pa.array(kept, mask=np.isnan(floats)).cast(pa.string())
-        text = pc.cast(column, pa.string())
-    except pa.ArrowException as error:
-        raise DataError(f"{role} ids of type {kind} cannot be read: {error}") from error
-    if pa.types.is_integer(kind):
-        return text
-    empty = pc.equal(text, "")
-    return pc.if_else(empty, None, text) if pc.any(empty).as_py() else text
-
-
-def to_ratings(
-    column: pa.Array, accepted: tuple[float | None, float | None]
-) -> tuple[pa.Array, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return float32 ratings (null: unrated), rows that are no number, rows out of range."""
-    missing = _null(column)
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        text = pc.cast(column, pa.string())
-        number = pc.fill_null(pc.match_substring_regex(text, _FLOAT), False)
-        column = pc.if_else(number, pc.utf8_trim_whitespace(text), None)
-    try:
-        values = pc.cast(column, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-    except pa.ArrowException as error:
-        raise DataError(f"ratings of type {kind} cannot be read: {error}") from error
-    wrong = ~missing & ~np.isfinite(values)
-    low, high = accepted
-    outside = ~missing & ~wrong & (low is not None) & (values < (low or 0.0))
-    outside |= ~missing & ~wrong & (high is not None) & (values > (high or 0.0))
-    return pa.array(values, pa.float32(), mask=missing | wrong), wrong, outside
 
 
 def partition(rows: pa.Table) -> list[pa.RecordBatch]:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from raysys.data.columns import ItemsColumnsConfig
 from raysys.data.formats.config import FormatConfig
 from raysys.data.formats.jsonl import spelled
-from raysys.data.interactions import to_ids
 from raysys.data.logs import open_source
 from raysys.data.readers import Source, read_chunks
 from raysys.data.sniff import hint
+from raysys.data.values import to_ids
 from raysys.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

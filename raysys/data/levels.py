@@ -1,8 +1,17 @@
-"""Which interaction levels a log has, decided from its fit window."""
+"""Which interaction levels a log has, decided from its fit window.
+
+    ratings that differ          a level per value, or bins; and one of unrated rows
+    else events                  a level per event
+    else one rating, some unrated rows   `rated` and `unrated`, without a scale
+    else                         one level, `consumed`
+
+One rating value throughout says no more than that a row is there, so it makes no scale.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +21,11 @@ from numpy.typing import NDArray
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 MAX_DISTINCT = 11
 N_BINS = 10
+RATED = "rated"
 UNRATED = "unrated"
 CONSUMED = "consumed"
 NO_EVENT = "unspecified"  # rows without an event in a log that has events
@@ -40,7 +52,7 @@ def build_levels(
     liked_levels: Sequence[str] | None = None,
     negative_events: Sequence[str] = (),
 ) -> RatingLevels:
-    """Return the levels: rating values or bins, then events or unrated, or plain presence.
+    """Return the levels (see the module's docstring), with a warning where ratings do not differ.
 
     Args:
         counts: of the fit window alone.
@@ -52,25 +64,35 @@ def build_levels(
         ConfigError: a name in `liked_levels` or `negative_events` is not a level.
     """
     edges: tuple[float, ...] | None = None
-    if counts.ratings:
+    scale = (min(counts.ratings), max(counts.ratings)) if counts.ratings else None
+    has_events = any(event is not None for event in counts.events)
+    if len(counts.ratings) > 1:
         names, values, edges = _rated(counts.ratings)
         if counts.n_unrated:
             names, values = [*names, UNRATED], [*values, None]
         liked = list(default_liked(values))
-    elif any(event is not None for event in counts.events):
+    elif has_events:
         names = sorted(NO_EVENT if event is None else event for event in counts.events)
-        values = [None] * len(names)
+        values, scale = [None] * len(names), None
         _check_names("negative_events", negative_events, names)
         liked = [name not in negative_events for name in names]
+    elif counts.ratings and counts.n_unrated:
+        names, values, liked = [RATED, UNRATED], [None, None], [True, False]
     else:
         names, values, liked = [CONSUMED], [None], [True]
+    if len(counts.ratings) == 1:
+        log.warning(
+            "ratings of the fit window are all %s: they make no scale, levels=%s",
+            _shortest(next(iter(counts.ratings))),
+            ",".join(names),
+        )
     if liked_levels is not None:
         wanted = [_spelling(name, names, values) for name in liked_levels]
         _check_names("liked_levels", wanted, names)
         liked = [name in wanted for name in names]
     if len(names) > 256:
         raise ConfigError(f"{len(names)} events are too many: at most 256 levels are possible")
-    return RatingLevels(tuple(names), tuple(values), tuple(liked), edges)
+    return RatingLevels(tuple(names), tuple(values), tuple(liked), edges, scale)
 
 
 def assign_levels(
@@ -84,15 +106,15 @@ def assign_levels(
         event: [M] numbers of `events`, -1 where missing.
         events: the distinct events.
     """
-    if levels.n_rated:
+    if levels.names == (CONSUMED,):
+        return np.zeros(len(rating), dtype=np.uint8), np.zeros(len(rating), dtype=bool)
+    if levels.n_rated or levels.scale is not None:
         unrated = levels.level_of_name(UNRATED)
         rated = ~np.isnan(rating)
         level = np.full(len(rating), unrated or 0, dtype=np.uint8)
         level[rated] = levels.level_of_rating(rating[rated])
         unknown = ~rated if unrated is None else np.zeros(len(rating), dtype=bool)
         return level, unknown
-    if levels.names == (CONSUMED,):
-        return np.zeros(len(rating), dtype=np.uint8), np.zeros(len(rating), dtype=bool)
     found = [levels.level_of_name(name) for name in [*events, NO_EVENT]]
     table = np.array([-1 if level is None else level for level in found])[event]
     return np.maximum(table, 0).astype(np.uint8), table < 0
@@ -104,15 +126,22 @@ def _rated(
     """Return names, values and edges of the rated levels."""
     distinct = np.array(sorted(ratings))
     if len(distinct) <= MAX_DISTINCT:
-        return [f"{v:g}" for v in distinct], [float(v) for v in distinct], None
+        return [_shortest(v) for v in distinct], [float(v) for v in distinct], None
     weights = np.array([ratings[value] for value in sorted(ratings)], dtype=np.float64)
     share = np.cumsum(weights) / weights.sum()
     cuts = np.searchsorted(share, np.arange(1, N_BINS) / N_BINS, side="left") + 1
     cuts = np.unique(cuts[cuts < len(distinct)])
+    if not len(cuts):  # nearly all rows have the highest value: it is a bin of its own
+        cuts = np.array([len(distinct) - 1])
     bins = list(zip(np.split(distinct, cuts), np.split(weights, cuts), strict=True))
     values: list[float | None] = [float(np.average(v, weights=w)) for v, w in bins]
-    names = [f"{v[0]:g}..{v[-1]:g}" for v, _ in bins]
+    names = [f"{_shortest(v[0])}..{_shortest(v[-1])}" for v, _ in bins]
     return names, values, tuple(float(v[0]) for v, _ in bins[1:])
+
+
+def _shortest(rating: float) -> str:
+    """Return the shortest text that float32 reads as this rating: 4, 4.1, 16777215."""
+    return np.format_float_positional(np.float32(rating), trim="-")
 
 
 def _spelling(name: str, names: Sequence[str], values: Sequence[float | None]) -> str:
@@ -120,10 +149,13 @@ def _spelling(name: str, names: Sequence[str], values: Sequence[float | None]) -
     if name in names:
         return name
     try:
-        number = float(name)
+        number = np.float32(name)
     except ValueError:
         return name
-    return next((n for n, v in zip(names, values, strict=True) if v == number), name)
+    same = (
+        n for n, v in zip(names, values, strict=True) if v is not None and np.float32(v) == number
+    )
+    return next(same, name)
 
 
 def _check_names(key: str, asked: Sequence[str], names: Sequence[str]) -> None:

@@ -41,8 +41,10 @@ from raysys.data.merging import merge
 from raysys.data.readers import read_chunks
 from raysys.data.schema import RatingLevels
 from raysys.data.splits import SplitPlan, audit
+from raysys.data.timestamps import ABSURD, advice
 from raysys.storage import open_filesystem
 
+_TIMES_SHOWN = 100  # to the guess of their form
 _WRITE: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
@@ -65,6 +67,7 @@ class PieceResult:
         present: {our column: rows read that have a value}.
         odd: {our column: rows whose value is neither text nor a number}.
         tally: what became of the lines of text; all 0 for Parquet.
+        rating_range: their lowest and highest rating, None where there is none.
         example: one quarantined row in words, or "".
     """
 
@@ -79,6 +82,7 @@ class PieceResult:
     present: dict[str, int]
     odd: dict[str, int]
     tally: Tally
+    rating_range: tuple[float, float] | None
     example: str
 
 
@@ -185,6 +189,7 @@ def read_piece(
     bad: list[pa.Table] = []
     n_rows = n_ignored = n_rated = n_events = n_timed = 0
     tally = Tally()
+    ratings: list[float] = []  # lowest and highest of every chunk
     for chunk, done in plan.cleaned(piece):
         paths.append(f"{root}/piece-{number:05d}-{len(paths):05d}.arrow")
         with (
@@ -196,6 +201,8 @@ def read_piece(
         n_rows += chunk.table.num_rows + len(chunk.malformed)
         n_ignored += done.n_ignored
         n_rated += len(done.rows) - done.rows["rating"].null_count
+        ends = pc.min_max(done.rows["rating"]).as_py().values()
+        ratings += [end for end in ends if end is not None]
         n_events += len(done.rows) - done.rows["event"].null_count
         n_timed += len(done.rows) - done.rows["timestamp"].null_count
         counts["units"].update(done.units)
@@ -213,6 +220,7 @@ def read_piece(
         n_events=n_events,
         n_timed=n_timed,
         tally=tally,
+        rating_range=(min(ratings), max(ratings)) if ratings else None,
         example=example,
         **{name: dict(count) for name, count in counts.items()},
     )
@@ -336,12 +344,17 @@ def _one_chunk(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
 
 
 def _quarantine(tables: list[pa.Table], folder: str, name: str) -> str:
-    """Write quarantined rows where there are any and return one of them in words."""
+    """Write quarantined rows where there are any; return one of the commonest kind in words."""
     table = pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *tables])
     if not len(table):
         return ""
     _write(table, folder, name)
-    return in_words(table.slice(0, 1).to_pylist()[0])
+    [(reason, _)] = Counter(table["reason"].to_pylist()).most_common(1)
+    rows = table.filter(pc.equal(table["reason"], reason))
+    words = in_words(rows.slice(0, 1).to_pylist()[0])
+    if reason == ABSURD:
+        words += f"; {advice(rows['timestamp'].unique().to_pylist()[:_TIMES_SHOWN])}"
+    return words
 
 
 def in_words(row: Mapping[str, Any]) -> str:

@@ -108,12 +108,15 @@ class RatingLevels:
         liked: whether consuming at this level counts as liking.
         edges: upper edges (exclusive, the last omitted) of binned ratings, or None where each
             distinct value is a level of its own.
+        scale: lowest and highest rating of the fit window; None where ratings do not tell the
+            level (events, plain presence), and in builds of before it was kept.
     """
 
     names: tuple[str, ...]
     values: tuple[float | None, ...]
     liked: tuple[bool, ...]
     edges: tuple[float, ...] | None = None
+    scale: tuple[float, float] | None = None
 
     @property
     def n_levels(self) -> int:
@@ -147,6 +150,8 @@ class RatingLevels:
         if self.edges is not None:
             return np.searchsorted(np.array(self.edges), ratings, side="right").astype(np.uint8)
         values = np.array([v for v in self.values if v is not None])
+        if not len(values):  # ratings that never differed: one level, the first
+            return np.zeros(len(ratings), dtype=np.uint8)
         middles = (values[1:] + values[:-1]) / 2
         return np.searchsorted(middles, ratings, side="right").astype(np.uint8)
 

@@ -110,8 +110,8 @@ def applicable(
     for name in names:
         if name in _TIMED and not has_time:
             reasons[name] = "the log has no time"
-        elif name in RATERS and n_rated == 0:
-            reasons[name] = "the log has no ratings"
+        elif name in RATERS and n_rated < 2:
+            reasons[name] = "the log has no ratings that differ"
         elif name == "ease" and n_items > baselines.MAX_EASE_ITEMS:
             reasons[name] = f"more than {baselines.MAX_EASE_ITEMS} items"
         elif name == "itemknn" and n_items > MAX_KNN_ITEMS:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.builds import Build, Workspace
+from raysys.data.attributes import joined
 from raysys.drafts import Draft
 from raysys.errors import SearchError, UnknownItemError
 from raysys.leases import leased
@@ -72,7 +72,7 @@ class Changes:
         ids = set(items["item_id"].to_pylist())
         kept = self._without(ids)
         return Changes(
-            pa.concat_tables([kept.items, items], promote_options="permissive"),
+            joined([kept.items, items]),
             np.concatenate([kept.vectors, vectors]),
             np.concatenate([kept.bias, bias]),
             tuple(i for i in self.deleted if i not in ids),
@@ -234,6 +234,4 @@ def gone_mask(changes: Changes, known: Mapping[str, int], n_items: int) -> NDArr
 
 def joined_items(items: pa.Table, changes: Changes) -> pa.Table:
     """Return the rows of the build's items followed by the upserted ones."""
-    text = pc.cast(changes.items["item_id"], items.schema.field("item_id").type)
-    fresh = changes.items.set_column(0, "item_id", text)
-    return pa.concat_tables([items, fresh], promote_options="permissive")
+    return joined([items, changes.items])

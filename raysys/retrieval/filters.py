@@ -3,15 +3,20 @@
     {"genres": "Comedy"}                      one value
     {"genres": ["Comedy", "Drama"]}           any of them
     {"year": {"min": 1990, "max": 1999}}      a range, either end may be missing
+    {"released": {"min": "1990-01-31"}}       of dates
 
-Values are compared as text. A cell may hold several: a list, or text with `|` between. Under
-`allow` every condition must hold, under `deny` none may. An item without a value meets none.
+A text is compared with the values' text: `0007` is not `7`. A number is compared with the values
+that are numbers: 7.5 meets `7.50`; so is a text of digits where the attribute holds numbers. The
+ends of a range count; they are numbers, in text or not, or ISO 8601 dates, the last of which counts
+as a whole day. A cell may hold several values: a list of any depth, or text with `|` between.
+Under `allow` every condition must hold, under `deny` none may. An item without a value meets none.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +28,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.builds import Build
+from raysys.data.attributes import storable
+from raysys.data.values import numbers_of, spelled
 from raysys.errors import SearchError
+from raysys.retrieval.attribute_values import NO_MOMENT, AttributeValues, moment_of
 from raysys.retrieval.changes import Changes, joined_items
 
 Conditions = Mapping[str, Any]
@@ -31,6 +39,8 @@ Mask = NDArray[np.bool_]
 
 _RESERVED = ("item_num", "embedding")
 _KEPT_MASKS = 32
+_EXACT = 2**53  # numbers from here on are compared by their text
+_DAY_US = 86_400 * 10**6
 
 
 class Attributes:
@@ -43,7 +53,7 @@ class Attributes:
     def __init__(self, items: pa.Table) -> None:
         names = [name for name in items.column_names if name not in _RESERVED]
         self._items = items.select(names)
-        self._values: dict[str, tuple[NDArray[np.int64], pa.Array]] = {}
+        self._values: dict[str, AttributeValues] = {}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
 
     @classmethod
@@ -67,7 +77,11 @@ class Attributes:
         """
         if not allow and not deny:
             return None
-        key = json.dumps([allow, deny], sort_keys=True, default=str)
+        key = json.dumps([allow, deny], sort_keys=True, default=str, ensure_ascii=False)
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise SearchError("conditions hold text that is not valid Unicode") from error
         if key not in self._masks:
             mask = np.ones(len(self._items), dtype=bool)
             for name, condition in (allow or {}).items():
@@ -87,55 +101,109 @@ class Attributes:
             raise SearchError(
                 f"items have no attribute {name!r}: they have {', '.join(self.names)}{hint}"
             )
+        if name not in self._values:
+            self._values[name] = AttributeValues(name, storable(self._items[name]))
+        values = self._values[name]
         if isinstance(condition, Mapping):
-            return self._in_range(name, condition)
-        wanted = condition if isinstance(condition, (list, tuple, set)) else [condition]
-        row, values = self._values_of(name)
-        hit = pc.is_in(values, value_set=pa.array([_text(v) for v in wanted], pa.string()))
+            hit = _in_range(values, condition)
+        else:
+            wanted = condition if isinstance(condition, (list, tuple, set)) else [condition]
+            hit = _is_one_of(values, list(wanted))
         mask = np.zeros(len(self._items), dtype=bool)
-        mask[row[hit.to_numpy(zero_copy_only=False)]] = True
+        mask[values.row[hit]] = True
         return mask
 
-    def _in_range(self, name: str, condition: Mapping[str, Any]) -> Mask:
-        bounds = {key: condition.get(key) for key in ("min", "max")}
-        unknown = set(condition) - set(bounds)
-        numbers = [b for b in bounds.values() if b is not None]
-        if unknown or not numbers or not all(isinstance(b, (int, float)) for b in numbers):
+
+def _is_one_of(values: AttributeValues, wanted: list[Any]) -> Mask:
+    """Return which values [V] are one of several."""
+    for value in wanted:
+        if not isinstance(value, (str, bool, int, float)):
             raise SearchError(
-                f"{name}={dict(condition)} is no range: expected min and max, numbers"
+                f"{values.name}={value!r} is no condition: expected text, a number, true or false"
             )
-        column = self._items[name].combine_chunks()
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            raise SearchError(f"attribute {name!r} holds {column.type}, a range needs numbers")
-        values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
-        low = -np.inf if bounds["min"] is None else bounds["min"]
-        high = np.inf if bounds["max"] is None else bounds["max"]
-        return np.asarray((values >= low) & (values <= high))
-
-    def _values_of(self, name: str) -> tuple[NDArray[np.int64], pa.Array]:
-        """Return every value of a column as text, and the item each belongs to."""
-        if name not in self._values:
-            column = self._items[name].combine_chunks()
-            if name == "item_id":  # an id is one value whatever it holds
-                self._values[name] = np.arange(len(column)), _as_text(column)
-                return self._values[name]
-            if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-                column = pc.split_pattern(_as_text(column), "|")
-            row = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-            self._values[name] = row.astype(np.int64), _as_text(pc.list_flatten(column))
-        return self._values[name]
+    texts = [value for value in wanted if isinstance(value, str)]
+    truths = [str(value).lower() for value in wanted if isinstance(value, bool)]
+    numbers = [v for v in wanted if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    by_text = [v for v in numbers if values.is_id or not abs(v) < _EXACT]
+    small = [float(v) for v in numbers if not values.is_id and abs(v) < _EXACT]
+    hit = _among(values.text, [*texts, *(str(spelled(value)) for value in by_text)])
+    if truths:
+        hit |= _among(pc.utf8_lower(values.text), truths)
+    if texts and values.numeric:
+        spelt = numbers_of(pa.array(texts, pa.string()))
+        small += spelt[np.abs(spelt) < _EXACT].tolist()
+    if small:
+        hit |= np.isin(values.numbers, np.array(small))
+    if texts and values.temporal:
+        moments = [moment for moment in map(moment_of, texts) if moment is not None]
+        hit |= np.isin(values.moments, np.array(moments, dtype=np.int64))
+    return hit
 
 
-def _as_text(column: pa.Array) -> pa.Array:
-    if pa.types.is_floating(column.type):
-        return pa.array([None if v is None else _text(v) for v in column.to_pylist()], pa.string())
-    return pc.cast(column, pa.string())
+def _among(texts: pa.Array, wanted: list[str]) -> Mask:
+    hit = pc.is_in(texts, value_set=pa.array(wanted, pa.string()))
+    return np.array(hit.to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _text(value: Any) -> str:
-    """Return a value as columns of any type spell it: 1990.0 is 1990, true is true."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def _in_range(values: AttributeValues, condition: Mapping[str, Any]) -> Mask:
+    """Return which values [V] lie in a range of numbers or dates, its ends included."""
+    ends = {key: condition[key] for key in ("min", "max") if condition.get(key) is not None}
+    if ends and set(condition) <= {"min", "max"}:
+        numbers = {key: _number(end) for key, end in ends.items()}
+        if None not in numbers.values():
+            return _between_numbers(values, **numbers)
+        moments = {key: _moment(end, last=key == "max") for key, end in ends.items()}
+        if None not in moments.values():
+            return _between_moments(values, **moments)
+    raise SearchError(
+        f"{values.name}={dict(condition)} is no range: expected min and max, both numbers or both "
+        "ISO 8601 dates such as 1990-01-31"
+    )
+
+
+def _between_numbers(
+    values: AttributeValues, min: float | None = None, max: float | None = None
+) -> Mask:
+    numbers = values.numbers
+    if not values.numeric and np.isnan(numbers).all():
+        raise SearchError(_unfit(values, "numbers"))
+    inside = ~np.isnan(numbers)
+    inside &= True if min is None else numbers >= min
+    inside &= True if max is None else numbers <= max
+    return inside
+
+
+def _between_moments(
+    values: AttributeValues, min: int | None = None, max: int | None = None
+) -> Mask:
+    moments = values.moments
+    inside: Mask = moments != NO_MOMENT
+    if not values.temporal and not inside.any():
+        raise SearchError(_unfit(values, "dates"))
+    inside &= True if min is None else moments >= min
+    inside &= True if max is None else moments <= max
+    return inside
+
+
+def _unfit(values: AttributeValues, needed: str) -> str:
+    example = f", for example {values.text[0].as_py()!r}" if len(values.text) else ""
+    return (
+        f"attribute {values.name!r} holds {values.kind}{example}: a range of {needed} needs "
+        f"{needed}, and it has none"
+    )
+
+
+def _number(end: Any) -> float | None:
+    """Return the end of a range as a number, or None."""
+    if isinstance(end, str):
+        number = float(numbers_of(pa.array([end]))[0])
+        return None if np.isnan(number) else number
+    plain = isinstance(end, (int, float)) and not isinstance(end, bool)
+    return float(end) if plain and abs(end) <= sys.float_info.max else None
+
+
+def _moment(end: Any, *, last: bool) -> int | None:
+    """Return the end of a range as a moment, or None; the last day counts as a whole."""
+    moment = moment_of(end) if isinstance(end, str) else None
+    whole_day = last and moment is not None and len(end.strip()) == len("2000-01-31")
+    return moment + _DAY_US - 1 if moment is not None and whole_day else moment

@@ -262,10 +262,18 @@ def _numbers(column: NDArray[Any]) -> list[float | None]:
 
 def _rating_level(entry: ProfileEntry, levels: RatingLevels) -> int:
     values = [value for value in levels.values if value is not None]
-    where = f"item_id={entry.item_id!r}: rating={entry.rating}"
-    if not values:
-        raise SearchError(f"{where} is not accepted: this build was made from a log of events")
-    assert entry.rating is not None
-    if levels.edges is None and not min(values) <= entry.rating <= max(values):
-        raise SearchError(f"{where} is off the scale: expected {min(values):g} to {max(values):g}")
-    return int(levels.level_of_rating(np.array([entry.rating]))[0])
+    where = f"item_id={entry.item_id!r}: rating={entry.rating:g}"
+    scale = levels.scale
+    if scale is None and values and levels.edges is None:
+        scale = min(values), max(values)
+    if scale is None and not values:
+        names = ", ".join(repr(name) for name in levels.names)
+        raise SearchError(
+            f"{where} is not accepted: this build has no scale of ratings; its events are {names}"
+        )
+    with np.errstate(over="ignore"):
+        rating = np.array([entry.rating], dtype=np.float32)  # as logs hold them
+    if scale is not None and not scale[0] <= rating[0] <= scale[1]:
+        ends = dict.fromkeys(np.format_float_positional(np.float32(v), trim="-") for v in scale)
+        raise SearchError(f"{where} is off the scale: expected {' to '.join(ends)}")
+    return int(levels.level_of_rating(rating)[0])

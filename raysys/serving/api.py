@@ -8,7 +8,8 @@
 
 Ids are strings; JSON integers are accepted and read as their decimal text. In paths, an id is
 percent-encoded UTF-8 with an empty safe set (`urllib.parse.quote(item_id, safe="")`); an encoded
-slash (`%2F`) and a bare one mean the same. Every error has the body
+slash (`%2F`) and a bare one mean the same. The ids `.` and `..` are `%2E` and `%2E%2E` (clients
+resolve bare dots). Every error has the body
 `{"error": {"type", "message", "details"}}`: 422 for what a client should change, 404 for an unknown
 user or item, 503 when the service is too busy (try again), 500 for our own faults.
 """
@@ -27,6 +28,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from raysys.errors import DataError, SearchError, UnknownItemError
@@ -68,6 +70,12 @@ class _Counts:
             return dict(sorted(self._counter.items()))
 
 
+class _IdConvertor(PathConvertor):
+    """An id in a path: any text, line feeds too."""
+
+    regex = "(?s:.*)"
+
+
 def create_app(search: Search) -> FastAPI:
     """Return the HTTP service over an opened search."""
     started = time.monotonic()
@@ -75,6 +83,7 @@ def create_app(search: Search) -> FastAPI:
     errors: dict[int | str, dict[str, Any]] = {
         code: {"model": ErrorBody} for code in (404, 422, 500, 503)
     }
+    register_url_convertor("id", _IdConvertor())
     app = FastAPI(title="raysys", version="1", responses=errors)
     _handle_errors(app, counts)
     k_limit = max(MIN_K_LIMIT, search.n_items)
@@ -88,7 +97,7 @@ def create_app(search: Search) -> FastAPI:
         counts.add("recommend")
         return JSONResponse(_answer_body(answer))
 
-    @app.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems)
+    @app.get("/v1/items/{item_id:id}/similar", response_model=SimilarItems)
     def similar(
         item_id: str,
         k: Annotated[int, Query(ge=1)] = 20,

@@ -28,6 +28,7 @@ from raysys.serving.wire import (
     SimilarItems,
     Status,
     VectorHits,
+    VectorRequest,
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -111,14 +112,9 @@ class Client:
             "deny": deny,
             "levels": levels,
         }
-        try:
-            body = RecommendRequest.model_validate(values)
-        except ValidationError as error:
-            fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
-            text = "; ".join(f"{name}: {reason}" for name, reason in fields)
-            raise ServiceError(text, status=422, type="invalid_request") from error
-        content = body.model_dump(mode="json", exclude_none=True)
-        return self._call("POST", "/v1/recommend", Recommendations, json=content)
+        return self._call(
+            "POST", "/v1/recommend", Recommendations, json=_valid(RecommendRequest, values)
+        )
 
     def similar(
         self,
@@ -129,7 +125,7 @@ class Client:
         deny: Mapping[str, Any] | None = None,
     ) -> SimilarItems:
         """List the `k` items most similar to `item_id`; ServiceError 404 when it is unknown."""
-        path = f"/v1/items/{quote(item_id, safe='')}/similar"
+        path = f"/v1/items/{_in_path(item_id)}/similar"
         given = {"allow": allow, "deny": deny}
         masks = {name: json.dumps(dict(each)) for name, each in given.items() if each}
         return self._call("GET", path, SimilarItems, params={"k": k, **masks})
@@ -143,8 +139,8 @@ class Client:
         deny: Mapping[str, Any] | None = None,
     ) -> VectorHits:
         """List the `k` items nearest to every vector in the space of the indexed ones."""
-        content = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
-        return self._call("POST", "/v1/search", VectorHits, json=content)
+        values = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
+        return self._call("POST", "/v1/search", VectorHits, json=_valid(VectorRequest, values))
 
     def health(self) -> Health:
         """Return the service's health; ServiceError when it is not up."""
@@ -197,6 +193,36 @@ class Client:
             time.sleep(pause_s)
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
+
+
+def _valid(body: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body as JSON values.
+
+    Raises:
+        ServiceError: it breaks the wire format.
+    """
+    try:
+        checked = body.model_validate(values)
+    except ValidationError as error:
+        fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        text = "; ".join(f"{name}: {reason}" for name, reason in fields)
+        raise ServiceError(text, status=422, type="invalid_request") from error
+    content: dict[str, Any] = checked.model_dump(mode="json", exclude_none=True)
+    return content
+
+
+def _in_path(item_id: str) -> str:
+    """Return an id as one segment of a path.
+
+    Raises:
+        ServiceError: it is not valid Unicode.
+    """
+    try:
+        quoted = quote(item_id, safe="")
+    except UnicodeEncodeError as error:
+        text = f"item_id={item_id!r} is not valid Unicode"
+        raise ServiceError(text, status=422, type="invalid_request") from error
+    return quoted.replace(".", "%2E") if item_id in (".", "..") else quoted  # else resolved
 
 
 def _refused(response: httpx.Response) -> ServiceError:

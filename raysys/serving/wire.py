@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    Strict,
     TypeAdapter,
     model_validator,
 )
@@ -48,18 +49,19 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Value = str | bool | int | float
+Value = str | bool | int | FiniteFloat
+Bound = str | Annotated[FiniteFloat, Strict()]  # true is no number
 
 
 class Range(_Wire):
-    """A range of numbers, ends included."""
+    """A range of numbers or of ISO 8601 dates, ends included; numbers may be text."""
 
-    min: FiniteFloat | None = None
-    max: FiniteFloat | None = None
+    min: Bound | None = None
+    max: Bound | None = None
 
 
 Condition = Value | list[Value] | Range
-"""One value, any of several, or a range; values are compared as text."""
+"""One value, any of several, or a range; text is compared as text, numbers as numbers."""
 
 
 class ProfileItem(_Wire):

@@ -144,6 +144,11 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, cfg.via)
     profiles = Profiles.load(chain["profiles"])
+    if profiles.facts["protocol"] == "ratings" and profiles.levels.n_rated < 2:
+        raise DataError(
+            "protocol=ratings evaluates predictions of ratings, and this log has none that differ "
+            f"(levels: {', '.join(profiles.levels.names)}): prepare it with split=temporal or users"
+        )
     _audit(cfg, chain, profiles)
     n_cells = sum(profiles.facts["n_cells"].values())
     cluster = cfg.ray if n_cells > cfg.in_process_cells else None

@@ -144,8 +144,9 @@ def _write_interactions(
     shuffle = f"{draft.url}/.shuffle"
     opened, read = _read(cfg, opened, draft, shuffle)
     _check_read(cfg, read, opened)
+    rated_before = base is not None and base.interactions.facts["has_ratings"]
     traits = LogTraits(
-        has_ratings=any(piece.n_rated for piece in read),
+        has_ratings=_ratings_count(read, rated_before=rated_before),
         has_events=any(piece.n_events for piece in read),
         has_time=any(piece.n_timed for piece in read),
         has_folds="fold" in opened.mapped.columns,
@@ -204,6 +205,13 @@ def _read(
         if info.base_name.startswith("quarantine-piece-"):
             filesystem.delete_file(info.path)
     return _read(cfg, opened.without(unfit), draft, shuffle)
+
+
+def _ratings_count(read: Sequence[PieceResult], *, rated_before: bool) -> bool:
+    """Tell whether ratings are what rows say: one value throughout says less than events do."""
+    ends = {end for piece in read for end in piece.rating_range or ()}
+    has_events = any(piece.n_events for piece in read)
+    return len(ends) > 1 or bool(ends and (rated_before or not has_events))
 
 
 def _with_earlier(

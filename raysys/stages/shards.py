@@ -178,7 +178,7 @@ def evaluate_shard(task: ShardTask) -> Evaluated:
         evaluators[method.name] = Evaluator(
             plan.layout,
             item_counts=task.item_counts,
-            levels=profiles.levels if profiles.levels.n_rated else None,
+            levels=profiles.levels if profiles.levels.n_rated > 1 else None,
             seed=plan.seed,
             replicates=plan.replicates,
         )

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from raysys.builds import Build, StageResult, Workspace
 from raysys.config import JobConfig, require_run
+from raysys.data.attributes import storable, titles_of
+from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
 from raysys.retrieval.changes import KIND, Changes, current_changes, editing
 from raysys.retrieval.codes import Floats
@@ -116,7 +118,7 @@ def _upserted(
         raise DataError(
             f"upsert={cfg.upsert!r} needs item_id and vector or embedding, it has {sorted(columns)}"
         )
-    ids = [str(value) for value in table["item_id"].to_pylist()]
+    ids = given_ids(table["item_id"], f"upsert={cfg.upsert!r}")
     if len(set(ids)) < len(ids):
         raise DataError(f"upsert={cfg.upsert!r} holds an item_id twice")
     facts = chain["embeddings"].facts
@@ -137,12 +139,10 @@ def _upserted(
     zero = np.flatnonzero(~vectors.any(axis=1))
     if len(zero) and facts["similarity"] == "cosine":
         raise DataError(f"upsert={cfg.upsert!r}: the vector of item {ids[zero[0]]!r} is zero")
-    kept = [
-        c for c in table.column_names if c not in ("item_id", "vector", "embedding", "item_num")
-    ]
-    rows = {"item_id": pa.array(ids, pa.string())} | {name: table[name] for name in kept}
-    if "title" not in rows:
-        rows["title"] = pa.nulls(len(ids), pa.string())
+    kept = [name for name in table.column_names if name not in _OWN_COLUMNS]
+    rows = {"item_id": pa.array(ids, pa.string())} | {n: storable(table[n]) for n in kept}
+    no_title = pa.nulls(len(ids), pa.string())
+    rows["title"] = titles_of(table["title"]) if "title" in rows else no_title
     return changes.upsert(pa.table(rows), vectors, bias), told
 
 

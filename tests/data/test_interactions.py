@@ -1,5 +1,3 @@
-import datetime
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,12 +12,10 @@ from raysys.data.interactions import (
     LogTraits,
     clean,
     partition,
-    to_ids,
 )
 from raysys.data.merging import merge
 from raysys.data.schema import INTERACTION_SCHEMA
-from raysys.data.timestamps import to_seconds
-from raysys.errors import ConfigError, DataError
+from raysys.errors import ConfigError
 
 NAMES = ("user_id", "item_id", "rating", "timestamp", "event")
 RATED = LogTraits(has_ratings=True, has_events=False, has_time=True, has_folds=False)
@@ -69,56 +65,20 @@ def test_ratings_as_text_and_out_of_range():
     assert done.bad["reason"].to_pylist() == ["rating is not a number", "rating out of range"]
 
 
-@pytest.mark.parametrize(
-    ("column", "expected"),
-    [
-        (pa.array([1, None, 3]), ["1", None, "3"]),
-        (pa.array([1.0, float("nan"), 3.0]), ["1", None, "3"]),
-        (pa.array(["é ü", "", "01"]), ["é ü", None, "01"]),
-        (pa.array(["x", None, "x"]).dictionary_encode(), ["x", None, "x"]),
-        (pa.array(["x", None, "y"], pa.large_string()), ["x", None, "y"]),
-    ],
-)
-def test_ids_become_strings(column, expected):
-    assert to_ids(column, "user").to_pylist() == expected
-
-
-def test_ids_with_fractions_are_refused():
-    with pytest.raises(DataError, match="fractions"):
-        to_ids(pa.array([1.5]), "item")
-
-
-SECONDS = 1_700_000_000
-MOMENT = datetime.datetime.fromtimestamp(SECONDS, datetime.UTC)
-
-
-@pytest.mark.parametrize(
-    ("column", "units"),
-    [
-        (pa.array([SECONDS]), {"s": 1}),
-        (pa.array([SECONDS * 10**3 + 7]), {"ms": 1}),
-        (pa.array([SECONDS * 10**6 + 7]), {"us": 1}),
-        (pa.array([SECONDS * 10**9 + 7]), {"ns": 1}),
-        (pa.array([SECONDS + 0.25]), {"s": 1}),
-        (pa.array([str(SECONDS * 1000)]), {"ms": 1}),
-        (pa.array([MOMENT.isoformat()]), {"iso": 1}),
-        (pa.array([MOMENT.strftime("%Y-%m-%d %H:%M:%S")]), {"iso": 1}),
-        (pa.array([MOMENT.strftime("%Y-%m-%dT%H:%M:%SZ")]), {"iso": 1}),
-        (pa.array([MOMENT], pa.timestamp("ms", "UTC")), {"iso": 1}),
-        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ns")), {"iso": 1}),
-    ],
-)
-def test_timestamps_of_every_form(column, units):
-    seconds, bad, found = to_seconds(column)
-    assert seconds.to_pylist() == [SECONDS]
-    assert not bad.any()
-    assert found == units
-
-
-def test_bad_timestamps_among_good_ones():
-    seconds, bad, _ = to_seconds(pa.array([MOMENT.isoformat(), "yesterday", None, "-1", "12"]))
-    assert seconds.to_pylist() == [SECONDS, None, None, None, 12]
-    assert bad.tolist() == [False, True, False, True, False]
+def test_ids_that_are_no_whole_numbers_are_set_aside_row_by_row():
+    done = cleaned(
+        user_id=pa.array([1.0, 2.5, float("inf"), None, 2.0**53]),
+        item_id=pa.array(["7.00", "7.00", "7.00", "7.00", "7.50"]).cast(pa.decimal128(9, 2)),
+    )
+    assert done.rows.select(["user_id", "item_id"]).to_pylist() == [
+        {"user_id": "1", "item_id": "7"}
+    ]
+    assert done.bad.select(["reason", "row", "user_id"]).to_pylist() == [
+        {"reason": "user id is not a whole number", "row": 1, "user_id": "2.5"},
+        {"reason": "user id is not a whole number", "row": 2, "user_id": "inf"},
+        {"reason": "missing user", "row": 3, "user_id": None},
+        {"reason": "user id beyond 2^53 as a float", "row": 4, "user_id": "9007199254740992.0"},
+    ]
 
 
 def test_a_wrong_column_names_the_nearest():

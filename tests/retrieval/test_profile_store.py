@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +28,10 @@ STARS_AND_UNRATED = RatingLevels(
 )
 EVENTS = RatingLevels(names=("return", "purchase"), values=(None, None), liked=(False, True))
 BINS = RatingLevels(names=("low", "high"), values=(10.0, 90.0), liked=(False, True), edges=(50.0,))
+SCALED = dataclasses.replace(BINS, scale=(5.0, 98.5))
+ONE_RATING = RatingLevels(("consumed",), (None,), (True,), scale=(1.0, 1.0))
+RATED = RatingLevels(("rated", "unrated"), (None, None), (True, False), scale=(5.0, 5.0))
+TENTHS = RatingLevels(("0.1", "4.1"), tuple(map(float, np.float32([0.1, 4.1]))), (False, True))
 ITEMS = ItemTable(["a", "b", "42"], ["A", None, "C"])
 
 
@@ -38,7 +44,15 @@ ITEMS = ItemTable(["a", "b", "42"], ["A", None, "C"])
         (STARS_AND_UNRATED, ProfileEntry("a"), 2),
         (EVENTS, ProfileEntry("a"), 1),  # the first liked event
         (EVENTS, ProfileEntry("a", event="return"), 0),
-        (BINS, ProfileEntry("a", rating=1e6), 1),  # outer bins are open
+        (BINS, ProfileEntry("a", rating=1e6), 1),  # a build of before: outer bins are open
+        (SCALED, ProfileEntry("a", rating=98.5), 1),
+        (SCALED, ProfileEntry("a", rating=5), 0),
+        (TENTHS, ProfileEntry("a", rating=4.1), 1),
+        (TENTHS, ProfileEntry("a", rating=0.1), 0),
+        (ONE_RATING, ProfileEntry("a", rating=1), 0),
+        (RATED, ProfileEntry("a", rating=5), 0),
+        (RATED, ProfileEntry("a"), 1),
+        (RATED, ProfileEntry("a", event="rated"), 0),
     ],
 )
 def test_level_of_an_entry(levels, entry, expected):
@@ -49,7 +63,11 @@ def test_level_of_an_entry(levels, entry, expected):
     ("levels", "entry", "words"),
     [
         (STARS, ProfileEntry("a", rating=6), ["'a'", "rating=6", "1 to 5"]),
-        (EVENTS, ProfileEntry("a", rating=3), ["rating=3", "events"]),
+        (SCALED, ProfileEntry("a", rating=99), ["rating=99", "5 to 98.5"]),
+        (SCALED, ProfileEntry("a", rating=-1e9), ["rating=-1e+09", "5 to 98.5"]),
+        (STARS, ProfileEntry("a", rating=1e300), ["rating=1e+300", "1 to 5"]),
+        (ONE_RATING, ProfileEntry("a", rating=3), ["rating=3", "off the scale: expected 1"]),
+        (EVENTS, ProfileEntry("a", rating=3), ["rating=3", "no scale of ratings", "'purchase'"]),
         (EVENTS, ProfileEntry("a", event="view"), ["'view'", "'return', 'purchase'"]),
     ],
 )

@@ -20,8 +20,16 @@ STARS = RatingLevels(
     values=(1.0, 2.0, 3.0, 4.0, 5.0),
     liked=default_liked([1, 2, 3, 4, 5]),
 )
+BINS = RatingLevels(
+    names=("0.5..40", "40.5..98.5"),
+    values=(20.0, 70.0),
+    liked=(False, True),
+    edges=(40.5,),
+    scale=(0.5, 98.5),
+)
 PRESENCE = RatingLevels(names=("purchase",), values=(None,), liked=(True,))
-ITEM_IDS = ["42", "caffè/latte 1", "a?b#c%2F", "ends/"]
+ITEM_IDS = ["42", "caffè/latte 1", "a?b#c%2F", "ends/", "two\nlines\n", "..", ".", " ", "😀"]
+ITEM_IDS += ["a/../b", "%2E%2E", "\t\r\n", "x/similar", "&k=1"]
 
 
 def item_id(num):
@@ -33,10 +41,15 @@ def title(num):
 
 
 def write_items(draft, n_items):
+    numbers = range(n_items)
     table = {
-        "item_num": pa.array(range(n_items), pa.int32()),
-        "item_id": [item_id(num) for num in range(n_items)],
-        "title": pa.array([title(num) for num in range(n_items)], pa.string()),
+        "item_num": pa.array(numbers, pa.int32()),
+        "item_id": [item_id(num) for num in numbers],
+        "title": pa.array([title(num) for num in numbers], pa.string()),
+        "zip": [f"{num:04d}" for num in numbers],
+        "released": [f"19{60 + num % 40}-01-05" for num in numbers],
+        "categories": [[["Books", f"odd{num % 2}"]] for num in numbers],
+        "info": [{"a": num} for num in numbers],
     }
     pq.write_table(pa.table(table), draft.path("items.parquet"))
 

@@ -3,7 +3,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from serving.planted import item_id, model_run, title, user_id, vectors_run
+from serving.planted import BINS, ITEM_IDS, item_id, model_run, title, user_id, vectors_run
 
 from raysys.retrieval.search import Search
 from raysys.serving.api import create_app
@@ -73,6 +73,37 @@ def test_what_a_posted_profile_may_say_depends_on_the_build(rated):
     assert error_of(unknown, 404)["type"] == "unknown_user"
 
 
+def test_a_posted_rating_off_the_scale_of_bins_is_refused(tmp_path):
+    search = Search.open(model_run(tmp_path, levels=BINS)[0])
+    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as http:
+        for rating in (0.5, 40.2, 98.5):
+            assert ask(http, profile=[{"item_id": "42", "rating": rating}]).status_code == 200
+        for rating in (0, 99, -1e300, 1e300):
+            error = error_of(ask(http, profile=[{"item_id": "42", "rating": rating}]), 422)
+            assert "off the scale: expected 0.5 to 98.5" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("allow", "numbers"),
+    [
+        ({"zip": "0007"}, [7]),
+        ({"zip": 7}, [7]),
+        ({"zip": {"min": "57", "max": 58}}, [57, 58]),
+        ({"released": {"min": "1999-01-01"}}, [39]),
+        ({"categories": "odd1", "zip": {"max": 4}}, [1, 3]),
+        ({"item_id": ["..", "two\nlines\n"]}, [4, 5]),
+    ],
+)
+def test_attributes_filter_by_their_meaning(search, allow, numbers):
+    with Client("http://service", transport=InProcess(create_app(search))) as client:
+        profile = [{"item_id": "42"}]
+        answer = client.recommend(profile=profile, allow=allow, exclude_seen=False)
+        assert {item.item_id for item in answer.items} == {item_id(num) for num in numbers}
+        [items] = client.search([[1.0] * 8], k=60, deny=allow).lists
+        met = {item_id(num) for num in numbers} & {item.item_id for item in items}
+        assert met == set()
+
+
 def error_of(response, status):
     assert response.status_code == status
     assert set(response.json()) == {"error"}
@@ -95,15 +126,37 @@ def test_recommend_for_a_posted_profile(http, search):
     assert best["p_like"] is None
 
 
-@pytest.mark.parametrize("num", range(5))
+def in_path(text):
+    quoted = quote(text, safe="")
+    return quoted.replace(".", "%2E") if text in (".", "..") else quoted
+
+
+@pytest.mark.parametrize("num", range(len(ITEM_IDS) + 1))
 def test_similar_takes_any_id(http, num):
-    response = http.get(f"/v1/items/{quote(item_id(num), safe='')}/similar", params={"k": 59})
+    response = http.get(f"/v1/items/{in_path(item_id(num))}/similar", params={"k": 59})
     assert response.status_code == 200
     answer = response.json()
     assert answer["item_id"] == item_id(num)
     assert {i["item_id"] for i in answer["items"]} == {item_id(n) for n in range(60) if n != num}
     titles = {i["item_id"]: i["title"] for i in answer["items"]}
     assert all(titles[item_id(n)] == title(n) for n in range(60) if n != num)
+
+
+@pytest.mark.parametrize("text", ["nope", "two\nline", "\n", "..x", "x", "similar"])
+def test_ids_that_are_not_there_are_unknown_items(http, text):
+    error = error_of(http.get(f"/v1/items/{in_path(text)}/similar"), 404)
+    assert error["type"] == "unknown_item"
+    assert repr(text) in error["message"]
+
+
+@pytest.mark.parametrize("num", range(len(ITEM_IDS)))
+def test_the_client_asks_for_any_id(search, num):
+    with Client("http://service", transport=InProcess(create_app(search))) as client:
+        answer = client.similar(item_id(num), k=3)
+        assert (answer.item_id, len(answer.items)) == (item_id(num), 3)
+        other = client.recommend(profile=[{"item_id": item_id(num)}], k=59)
+        assert item_id(num) not in {item.item_id for item in other.items}
+        assert other.unknown_items == []
 
 
 def test_a_bare_slash_in_the_path_is_part_of_the_id(http):
@@ -147,6 +200,16 @@ def test_invalid_requests(http, body, field, words):
         b'{"profile": [{"item_id": "a", "rating": NaN}]}',
         b'{"profile": [{"item_id": "\\ud800"}]}',
         b'{"profile": [], "\\ud800": 1}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": "\\ud800"}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"\\ud800": "x"}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": NaN}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": {"min": NaN}}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": {"max": Infinity}}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": {"min": true}}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": {"min": "nan"}}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": [["0007"]]}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"info": 7}}',
+        b'{"profile": [{"item_id": "42"}], "allow": {"zip": {"min": "1990-01-31"}}}',
     ],
 )
 def test_bodies_that_are_not_json_of_ours(http, content):

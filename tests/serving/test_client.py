@@ -91,10 +91,38 @@ def test_answers_of_another_service():
         service.health()
 
 
-@pytest.mark.parametrize("item_id", ["a/b", "caffè latte", "a?b#c%2F", "ends/", "42"])
+@pytest.mark.parametrize(
+    "item_id",
+    [
+        "a/b",
+        "caffè latte",
+        "a?b#c%2F",
+        "ends/",
+        "42",
+        "two\nlines",
+        ".",
+        "..",
+        "a/../b",
+        "%2E",
+        "😀",
+    ],
+)
 def test_ids_survive_the_path(item_id):
     answer = {"build_id": "b", "item_id": item_id, "items": []}
     service, requests = scripted(httpx.Response(200, json=answer))
     assert service.similar(item_id, k=7).item_id == item_id
     assert requests[0].url.path == f"/v1/items/{item_id}/similar"
     assert requests[0].url.params["k"] == "7"
+
+
+def test_what_no_service_would_take_is_not_sent():
+    service, requests = scripted()
+    for ask in (
+        lambda: service.similar("\ud800"),
+        lambda: service.search([[float("nan")]]),
+        lambda: service.recommend(profile=[{"item_id": "a", "rating": float("inf")}]),
+    ):
+        with pytest.raises(ServiceError) as caught:
+            ask()
+        assert (caught.value.status, caught.value.type) == (422, "invalid_request")
+    assert requests == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from planting import begin
 from raysys.builds import Workspace
 from raysys.config import load
 from raysys.data.cells import Cells
+from raysys.data.levels import LevelCounts, build_levels
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
@@ -22,6 +24,8 @@ from raysys.evaluation.comparison import users_of_report
 from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.models.linear_form import retrieval_vectors
 from raysys.retrieval.codes import Codes
+from raysys.retrieval.query import ProfileEntry, RecommendQuery
+from raysys.retrieval.search import Search
 from raysys.stages.compare import CompareConfig, compare
 from raysys.stages.evaluate import EvaluateConfig, evaluate
 from raysys.stages.index import IndexConfig, index
@@ -58,7 +62,9 @@ def planted_cells(seed=0):
     )
 
 
-def write_profiles(workspace, cells=None, *, shards=2, protocol="temporal", **changes):
+def write_profiles(
+    workspace, cells=None, *, shards=2, protocol="temporal", levels=LEVELS, **changes
+):
     cells = planted_cells() if cells is None else cells
     first_seen = [0 if i < 30 else 100 if i < 36 else 200 for i in range(N_ITEMS)]
     items = {
@@ -72,7 +78,7 @@ def write_profiles(workspace, cells=None, *, shards=2, protocol="temporal", **ch
     pq.write_table(pa.table(items | changes), draft.path("items.parquet"))
     users = pa.table({"user_id": [f"u{n:03d}" for n in range(N_USERS)]})
     pq.write_table(users, draft.path("users.parquet"))
-    LEVELS.save(draft.path("levels.json"))
+    levels.save(draft.path("levels.json"))
     for number, rows in enumerate(np.array_split(np.arange(N_USERS), shards)):
         table = cells.users(rows).to_table()
         pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
@@ -90,10 +96,12 @@ def write_profiles(workspace, cells=None, *, shards=2, protocol="temporal", **ch
     )
 
 
-def write_autoencoder(workspace, profiles, *, n_items=36, period="test", windows=("FIT", "VAL")):
+def write_autoencoder(
+    workspace, profiles, *, n_items=36, period="test", windows=("FIT", "VAL"), levels=LEVELS
+):
     cfg = Conv4RecConfig(latent=8, level_latent=4)
-    counts = torch.arange(n_items * 3).reshape(n_items, 3).float()
-    model = Conv4Rec(cfg, n_items=n_items, levels=LEVELS, counts=counts)
+    counts = torch.arange(n_items * levels.n_levels).reshape(n_items, levels.n_levels).float()
+    model = Conv4Rec(cfg, n_items=n_items, levels=levels, counts=counts)
     with torch.no_grad():  # the two tastes are two directions
         model.items[:] = 0.1 * model.items
         model.items[torch.arange(n_items), torch.arange(n_items) % 2] += 1.0
@@ -433,3 +441,56 @@ def test_a_backtest_needs_a_split_in_time(tmp_path):
     write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
     with pytest.raises(ConfigError, match="backtest=2 needs a run prepared with split=temporal"):
         evaluate(config(workspace, backtest=2))
+
+
+@pytest.mark.parametrize(
+    ("levels", "rankings"),
+    [
+        (build_levels(LevelCounts({1.0: 9}, 0, {})), ("consume",)),
+        (build_levels(LevelCounts({5.0: 4}, 5, {})), ("consume", "like", "discover")),
+        (build_levels(LevelCounts({1.0: 9}, 0, {"buy": 3, "view": 6})), ("consume",)),
+        (RatingLevels(("1",), (1.0,), (True,)), ("consume",)),  # a build of before
+    ],
+)
+def test_a_log_whose_ratings_never_differ_is_consumption(tmp_path, levels, rankings):
+    workspace = Workspace(str(tmp_path / "run"))
+    cells = planted_cells()
+    cells = dataclasses.replace(cells, level=cells.level % levels.n_levels)
+    profiles = write_profiles(workspace, cells, levels=levels)
+    model, build = write_autoencoder(workspace, profiles, levels=levels)
+    assert model.available_rankings == rankings
+    write_served(workspace, model, build, profiles)
+    for via in ("model", "codes", "index"):
+        for ranking in rankings:
+            result = evaluate(config(workspace, via=via, ranking=ranking))
+            assert result.metrics["recall@20"]["mean"] > 0
+            assert not {"rmse", "mae", "nll", "ece"} & set(result.metrics)
+        assert result.extra["baselines_left_out"] == dict.fromkeys(
+            fitting.RATERS, "the log has no ratings that differ"
+        )
+    with pytest.raises(ConfigError, match="ranking='rating' is not what this model can give"):
+        evaluate(config(workspace, ranking="rating"))
+    search = Search.open(workspace)
+    assert search.rankings == rankings
+    [hit] = search.recommend(RecommendQuery(profile=[ProfileEntry("i00")], top_k=1)).items
+    assert levels.n_rated or hit.expected_rating is None
+
+
+def test_a_level_that_no_cell_has_is_no_fault(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    cells = planted_cells()
+    cells = dataclasses.replace(cells, level=np.minimum(cells.level, 1).astype(np.uint8))
+    profiles = write_profiles(workspace, cells)  # nobody rates 3
+    write_autoencoder(workspace, profiles)
+    metrics = evaluate(config(workspace)).metrics
+    assert all(np.isfinite(metrics[name]["mean"]) for name in ("recall@20", "rmse", "nll", "ece"))
+
+
+def test_ratings_that_never_differ_cannot_be_what_is_evaluated(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    levels = build_levels(LevelCounts({1.0: 9}, 0, {}))
+    cells = dataclasses.replace(planted_cells(), level=np.zeros_like(planted_cells().level))
+    profiles = write_profiles(workspace, cells, protocol="ratings", levels=levels)
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",), levels=levels)
+    with pytest.raises(DataError, match=r"none that differ \(levels: consumed\)"):
+        evaluate(config(workspace))

@@ -186,3 +186,61 @@ def test_updates_at_once_lose_nothing(tmp_path):
         list(pool.map(lambda ids: update(UpdateConfig(run=ws.run, delete=ids)), deletes))
     changes = Changes.load(ws.current("changes"))
     assert set(changes.deleted) == {item_id(n) for n in (3, 5, 8, 13)}
+
+
+def test_upserts_of_other_types_join_the_catalogue(tmp_path):
+    """The catalogue has text, nested lists and objects; upserts bring numbers, text and lists."""
+    workspace, vectors = vectors_run(tmp_path)
+    run = workspace.run
+    first = write_rows(
+        tmp_path / "a.parquet",
+        pa.array([901.0, 902.0]),
+        -vectors[:2],
+        title=[1984, 7],
+        zip=[7, 8],
+        categories=["Books|odd1", None],
+        released=pa.array([0, 1], pa.date32()),
+        info=["plain", None],
+        size=[1, 2],
+    )
+    second = write_rows(
+        tmp_path / "b.parquet",
+        pa.array(["903.00"]).cast(pa.decimal128(9, 2)),
+        -vectors[2:3],
+        title=[["A", "B"]],
+        zip=[["0007", "x"]],
+        size=["big"],
+    )
+    update(UpdateConfig(run=run, upsert=first))
+    update(UpdateConfig(run=run, upsert=second))
+    for allow, ids in (
+        ({"zip": 7}, {item_id(7), "901", "903"}),
+        ({"zip": "0007"}, {item_id(7), "903"}),
+        ({"zip": "x"}, {"903"}),
+        ({"size": "2"}, {"902"}),
+        ({"size": "big"}, {"903"}),
+        ({"released": {"max": "1970-01-31"}, "size": {"max": 9}}, {"901", "902"}),
+        ({"title": "A, B"}, {"903"}),
+        ({"title": "1984"}, {"901"}),
+    ):
+        assert set(found(run, vectors[0], top_k=63, allow=allow)) == ids
+    odd = set(found(run, vectors[0], top_k=63, allow={"categories": "odd1"}))
+    assert odd == {item_id(num) for num in range(1, 60, 2)} | {"901"}
+    assert found(run, -vectors[2], top_k=1) == ["903"]
+    assert "A, B" in query(QueryConfig(run=run, vector=(-vectors[2]).tolist(), top_k=1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (pa.array(["a", None]), "row 1: missing item_id"),
+        (pa.array([1.0, 0.5]), "row 1: item id is not a whole number"),
+        (pa.array([["a"], ["b"]]), "item ids of type list<"),
+    ],
+)
+def test_upserts_without_usable_ids_are_refused(tmp_path, ids, message):
+    workspace, vectors = vectors_run(tmp_path)
+    path = write_rows(tmp_path / "n.parquet", ids, vectors[:2])
+    with pytest.raises(DataError, match=message):
+        update(UpdateConfig(run=workspace.run, upsert=path))
+    assert not workspace.has("changes")
