@@ -28,9 +28,11 @@ from raysys.data.readers import file_columns
 from raysys.data.settings import PrepareConfig
 from raysys.data.sniff import propose, typed_value, words
 from raysys.data.sources import list_files
+from raysys.data.timestamps import ABSURD, guess_forms
 
 _SAMPLE_ROWS = 200_000
 _SAMPLE_PIECES = 8  # so that not only the first of many files is seen
+_TIMES_SHOWN = 1000  # to the guess of their form
 _SAMPLE_BYTES = 1 << 28  # of a catalogue
 _SHOWN_ROWS = 5
 _WIDTH = 40
@@ -59,6 +61,7 @@ class _Seen:
         reasons: quarantined rows per reason; examples: one of each in words.
         units: rows per form of time.
         odd: values per column that are neither text nor numbers.
+        times: some values that are no times.
     """
 
     rows: list[pa.Table] = dataclasses.field(default_factory=list)
@@ -69,6 +72,7 @@ class _Seen:
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     units: Counter[str] = dataclasses.field(default_factory=Counter)
     odd: Counter[str] = dataclasses.field(default_factory=Counter)
+    times: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def look(cfg: LookConfig) -> str:
@@ -83,12 +87,18 @@ def look(cfg: LookConfig) -> str:
     if unfit:
         opened = opened.without(unfit)
         seen = _read(cfg, opened)
+    forms = guess_forms(list(seen.times)) if cfg.format.time is None else []
+    if forms and seen.reasons[ABSURD] > cfg.max_bad_share * seen.n_read:
+        cfg = dataclasses.replace(cfg, format=dataclasses.replace(cfg.format, time=forms[0]))
+        seen = _read(cfg, opened)
     table = pa.concat_tables(seen.rows).unify_dictionaries()
     timed = table["timestamp"].null_count < len(table)
     cfg = dataclasses.replace(cfg, split=cfg.split if timed or cfg.split == "given" else "users")
     catalogue, cfg = _catalogue(cfg, cfg.items, table) if cfg.items else ([], cfg)
     lines = [*_source_lines(cfg, opened, seen), "", *_column_lines(opened), ""]
     lines += [*_row_lines(opened), "", *_count_lines(cfg, table, seen), *catalogue, ""]
+    if len(forms) > 1 and cfg.format.time == forms[0]:
+        lines.insert(-1, f"WARNING  the times also read as format.time={shlex.quote(forms[1])}")
     return "\n".join([*lines, _command(cfg)]) + "\n"
 
 
@@ -123,6 +133,11 @@ def _read(cfg: LookConfig, opened: Log) -> _Seen:
             for reason in reasons.keys() - seen.examples.keys():
                 row = done.bad.filter(pc.equal(done.bad["reason"], reason)).slice(0, 1)
                 seen.examples[reason] = in_words(row.to_pylist()[0])
+            if len(seen.times) < _TIMES_SHOWN and reasons[ABSURD]:
+                absurd = done.bad.filter(pc.equal(done.bad["reason"], ABSURD))
+                seen.times.update(
+                    absurd["timestamp"].drop_null().unique().to_pylist()[:_TIMES_SHOWN]
+                )
     return seen
 
 

@@ -218,7 +218,7 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
     levels = getattr(item, "levels", None) or {}
     return {
         "rank": str(rank),
-        "item_id": item.item_id,
+        "item_id": _on_one_line(item.item_id),
         "title": _short(item.title or ""),
         "score": format(item.score, ".4g"),
         "P(consume)": number("p_consume", ".5f"),
@@ -228,7 +228,13 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
     }
 
 
+def _on_one_line(text: str) -> str:
+    """Return a text with line ends and other control characters spelled."""
+    return "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text)
+
+
 def _short(title: str) -> str:
+    title = _on_one_line(title)
     return title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
 
 

@@ -1,5 +1,6 @@
 """look: what it prints is what prepare reads, and the command that it prints works when typed."""
 
+import datetime
 import gzip
 import json
 import shlex
@@ -149,3 +150,20 @@ def test_the_printed_command_typed(tmp_path, monkeypatch, capfd):
     assert facts["columns"]["user_id"] == {"from": "user_id", "rows": len(ROWS), "of": len(ROWS)}
     assert facts["lines"]["rows"] == facts["lines"]["lines"] == len(ROWS)
     assert Workspace("RUN").has("profiles")
+
+
+@pytest.mark.parametrize(
+    ("form", "warns"),
+    [("%m/%d/%Y %I:%M:%S %p", False), ("%d.%m.%Y %H:%M", False), ("%m/%d/%y", True)],
+)
+def test_a_form_of_times_is_proposed_and_read(tmp_path, form, warns):
+    days = range(3) if warns else range(300)
+    start = datetime.datetime(2019, 1, 2, 15, 4, tzinfo=datetime.UTC)
+    times = [(start + datetime.timedelta(days=day)).strftime(form) for day in days]
+    rows = [f"u{n % 7},i{n % 5},{time}" for n, time in enumerate(times)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    text = look(load(LookConfig, [f"source={path}"]))
+    assert f"rows     {len(rows)} good, 0 quarantined" in text
+    assert shlex.quote(f"format.time={form}") in text.splitlines()[-1]
+    assert ("WARNING  the times also read as" in text) == warns
