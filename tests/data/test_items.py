@@ -6,12 +6,12 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data.planted_logs import write_lines
 
 from raysys.config import load
 from raysys.data.items import open_items, read_items
 from raysys.data.settings import PrepareConfig
 from raysys.errors import ConfigError, DataError
-from tests.data.planted_logs import write_lines
 
 ITEMS = range(1, 61)
 

@@ -7,6 +7,7 @@ import shlex
 
 import pyarrow.parquet as pq
 import pytest
+from data.planted_logs import PAIRS, ROWS, json_line, read, table, write_lines
 
 from raysys.builds import Workspace
 from raysys.cli import main
@@ -15,7 +16,6 @@ from raysys.data.settings import PrepareConfig
 from raysys.data.sniff import typed_value
 from raysys.errors import ConfigError
 from raysys.stages.look import LookConfig, look
-from tests.data.planted_logs import PAIRS, ROWS, json_line, read, table, write_lines
 
 
 def looked(source, *settings):

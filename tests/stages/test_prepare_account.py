@@ -4,6 +4,7 @@ import logging
 
 import pyarrow.parquet as pq
 import pytest
+from data.planted_logs import PAIRS, ROWS, json_line, table, write_lines
 
 from raysys.builds import Workspace
 from raysys.config import load
@@ -13,7 +14,6 @@ from raysys.data.formats.contract import Tally
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
 from raysys.stages.prepare import PrepareConfig, prepare
-from tests.data.planted_logs import PAIRS, ROWS, json_line, table, write_lines
 
 MAPPED = Mapped(
     {"user_id": "who", "item_id": "item_id", "rating": "rating"},
