@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
 
+from raysys.data.attributes import joined
 from raysys.data.columns import ItemsColumnsConfig
 from raysys.data.formats.config import FormatConfig
-from raysys.data.formats.jsonl import spelled
 from raysys.data.logs import open_source
 from raysys.data.readers import Source, read_chunks
 from raysys.data.sniff import hint
@@ -103,7 +103,7 @@ def _read(source: Source, max_bad_share: float) -> pa.Table:
             n_bad += len(chunk.malformed)
             for bad in chunk.malformed[: not example]:
                 example = f"{piece.file.name} line {bad.line}: {bad.reason} {bad.text!r}"
-    table = _together(tables)
+    table = joined(tables)
     n_rows = len(table) + n_bad
     if n_bad:
         log.warning("items left out rows=%d of %d example=%s", n_bad, n_rows, example)
@@ -113,29 +113,6 @@ def _read(source: Source, max_bad_share: float) -> pa.Table:
             f"(max_bad_share={max_bad_share}); {example}"
         )
     return table
-
-
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
-    """Join tables; a column whose types do not go together becomes text."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        names = dict.fromkeys(name for table in tables for name in table.column_names)
-    for name in names:
-        parts = [table.select([name]) for table in tables if name in table.column_names]
-        try:
-            pa.concat_tables(parts, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            tables = [_spelled(table, name) for table in tables]
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-
-
-def _spelled(table: pa.Table, name: str) -> pa.Table:
-    number = table.schema.get_field_index(name)
-    if number < 0 or pa.types.is_null(table.schema.types[number]):
-        return table
-    values = pa.array([spelled(value) for value in table[name].to_pylist()], pa.string())
-    return table.set_column(number, name, values)
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

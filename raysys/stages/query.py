@@ -181,10 +181,16 @@ def _aligned(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     names = [name for name in rows[0] if any(row[name] for row in rows)]
+    rows = [{name: _one_line(text) for name, text in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
     lines = [{name: name for name in names}, *rows]
     text = ("  ".join(_align(name, line[name], widths[name]) for name in names) for line in lines)
     return "\n".join(line.rstrip() for line in text) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Return text whose line feeds and the like are spelled, as ids may hold them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _format_explained(explained: Explained, items: ItemTable) -> str:
@@ -218,7 +224,7 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
     levels = getattr(item, "levels", None) or {}
     return {
         "rank": str(rank),
-        "item_id": _on_one_line(item.item_id),
+        "item_id": item.item_id,
         "title": _short(item.title or ""),
         "score": format(item.score, ".4g"),
         "P(consume)": number("p_consume", ".5f"),
@@ -228,13 +234,7 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
     }
 
 
-def _on_one_line(text: str) -> str:
-    """Return a text with line ends and other control characters spelled."""
-    return "".join(ch if ch.isprintable() else repr(ch)[1:-1] for ch in text)
-
-
 def _short(title: str) -> str:
-    title = _on_one_line(title)
     return title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import begin
 from retrieval.test_index_kinds import pursuit
 
 from raysys.builds import Workspace
@@ -152,11 +153,11 @@ def test_a_saved_graph_opens_as_it_was(tmp_path, similarity):
     workspace = Workspace(str(tmp_path))
     chain = {}
     for kind in ("embeddings", "codes", "compressor"):
-        draft = workspace.begin(kind, config={})
+        draft = begin(workspace, kind, config={})
         np.save(draft.path("any.npy"), np.zeros(1))
         chain[kind] = draft.commit({})
     index.router.unreached = np.array([3, 5])  # of whatever graph: they come back
-    draft = workspace.begin("index", config={})
+    draft = begin(workspace, "index", config={})
     build = draft.commit(save_index(index, draft))
     assert (build.facts["n_routed"], build.facts["n_unreached"]) == (len(base), 2)
     opened = open_index(build, chain)

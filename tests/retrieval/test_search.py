@@ -274,5 +274,5 @@ def test_a_log_of_one_level_ranks_by_consume_only(tmp_path):
     assert all(hit.expected_rating is None for hit in answer.items)
     with pytest.raises(SearchError, match=r"'discover'.*expected one of consume"):
         search.recommend(RecommendQuery(profile=[], ranking="discover"))
-    with pytest.raises(SearchError, match="log of events"):
+    with pytest.raises(SearchError, match="no scale of ratings"):
         search.recommend(RecommendQuery(profile=[ProfileEntry("42", rating=5)]))

@@ -91,7 +91,7 @@ def test_a_posted_rating_off_the_scale_of_bins_is_refused(tmp_path):
         ({"zip": {"min": "57", "max": 58}}, [57, 58]),
         ({"released": {"min": "1999-01-01"}}, [39]),
         ({"categories": "odd1", "zip": {"max": 4}}, [1, 3]),
-        ({"item_id": ["..", "two\nlines\n"]}, [4, 5]),
+        ({"item_id": ["..", "two\nlines\n"]}, [40, 41]),
     ],
 )
 def test_attributes_filter_by_their_meaning(search, allow, numbers):
@@ -131,7 +131,7 @@ def in_path(text):
     return quoted.replace(".", "%2E") if text in (".", "..") else quoted
 
 
-@pytest.mark.parametrize("num", range(len(ITEM_IDS) + 1))
+@pytest.mark.parametrize("num", [*ITEM_IDS, 4])
 def test_similar_takes_any_id(http, num):
     response = http.get(f"/v1/items/{in_path(item_id(num))}/similar", params={"k": 59})
     assert response.status_code == 200
@@ -149,7 +149,7 @@ def test_ids_that_are_not_there_are_unknown_items(http, text):
     assert repr(text) in error["message"]
 
 
-@pytest.mark.parametrize("num", range(len(ITEM_IDS)))
+@pytest.mark.parametrize("num", ITEM_IDS)
 def test_the_client_asks_for_any_id(search, num):
     with Client("http://service", transport=InProcess(create_app(search))) as client:
         answer = client.similar(item_id(num), k=3)

@@ -105,7 +105,7 @@ def check_service_until_told_to_stop(process, port, told):
             build_id = wait_until_ready(client, process).build_id
             answer = client.recommend(profile=[{"item_id": 42}], k=4)
             assert (answer.build_id, len(answer.items)) == (build_id, 4)
-            for num in range(len(ITEM_IDS)):
+            for num in ITEM_IDS:
                 assert client.similar(item_id(num), k=2).item_id == item_id(num)
             with pytest.raises(ServiceError, match="'7'"):
                 client.recommend(user_id="7")

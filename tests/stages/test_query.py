@@ -104,3 +104,10 @@ def test_explain_needs_a_profile_and_atoms(run):
         ask(run, "profile=[]", "explain=42")
     with pytest.raises(ConfigError, match="needs run="):
         query(QueryConfig(url="http://127.0.0.1:9", titles=["x"]))
+
+
+def test_ids_with_line_feeds_keep_a_row_each(tmp_path):
+    workspace, _ = model_run(tmp_path)
+    found = query(QueryConfig(run=workspace.run, user_id=user_id(0), top_k=60)).splitlines()
+    assert len(found) == 61
+    assert any("two\\nlines\\n" in line for line in found)

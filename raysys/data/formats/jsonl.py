@@ -40,6 +40,7 @@ from raysys.data.formats.text import (
     text_pieces,
 )
 from raysys.data.sources import SourceFile
+from raysys.data.values import spelled
 
 _HEAD_LINES = 1000
 _HINT_LINES, _HINT_BYTES = 20, 1 << 16
@@ -273,15 +274,6 @@ def _natural(values: list[Any]) -> pa.Array:
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         pass
     return pa.array([spelled(value) for value in values], pa.string())
-
-
-def spelled(value: Any) -> str | None:
-    """Return a value as text: whole numbers without fraction, objects and lists as JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _has_empty_struct(kind: pa.DataType) -> bool:
