@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -89,6 +90,8 @@ def launch(
     share = min(1.0, resources.get("CPU", 1) / cfg.workers)
     if gpu:
         share = gpu_worker_cpus([node["Resources"] for node in ray.nodes() if node["Alive"]])
+    # A report waits until the controller looks; by default it looks every two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
