@@ -394,8 +394,7 @@ class Conv4Rec(nn.Module):
         cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
         levels = RatingLevels.load(build.path(LEVELS_FILE))
         model = cls(cfg, n_items=len(state["items"]), levels=levels, seed=None)
-        fitted_since = {n: getattr(model, n) for n in ("discover_slope", "level_offset")}
-        model.load_state_dict(fitted_since | state, assign=True)  # builds may be older
+        model.load_state_dict(state, assign=True)
         model.requires_grad_(False).eval()
         model._consume = model._consume_blocks()
         return model

@@ -8,7 +8,6 @@ import pytest
 import torch
 from models.small import EVENTS, N_ITEMS, ONE, REPEATED, SMALL, make, random_cells, stars
 from planting import begin
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from raysys.builds import Workspace
@@ -283,23 +282,6 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         z = model.encode(cells)
         for ranking in ("consume", "like"):
             torch.testing.assert_close(loaded.scores(z, ranking), model.scores(z, ranking))
-
-
-def test_a_build_of_before_the_candidates_weight_and_offsets_loads(tmp_path):
-    model = make()
-    model.discover_slope.fill_(0.02)
-    model.level_offset.fill_(0.3)
-    workspace = Workspace(str(tmp_path))
-    draft = begin(workspace, "autoencoder", config={})
-    model.save(draft)
-    path = draft.path(WEIGHTS_FILE)
-    state = load_file(path)
-    assert float(state.pop("discover_slope")) == pytest.approx(0.02)
-    assert state.pop("level_offset").tolist() == pytest.approx([0.3] * 5)
-    save_file(state, path)
-    loaded = Conv4Rec.load(draft.commit({}))
-    assert float(loaded.discover_slope) == pytest.approx(0.1)
-    assert not loaded.level_offset.any()
 
 
 def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_share():
