@@ -18,14 +18,15 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from raysys.config import digest
 from raysys.drafts import Draft, remove_abandoned
-from raysys.errors import BuildError, CorruptBuildError, RaysysError
-from raysys.leases import leased
+from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.leases import Lease, leased
 from raysys.manifests import MANIFEST, SCHEMA_VERSION, Manifest
 from raysys.storage import FileMark, Storage
 
@@ -181,6 +182,7 @@ class Workspace:
     def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
         self.run = run
         self.storage = Storage(run, cache_dir=cache_dir)
+        self._held: list[Lease] = []
 
     def current(self, kind: str) -> Build:
         """Open the current build of `kind`.
@@ -270,18 +272,29 @@ class Workspace:
         settings = json.loads(json.dumps(dict(config)))
         build_id = digest([kind, SCHEMA_VERSION, settings, source, contents])
         header = {"kind": kind, "build_id": build_id, "inputs": refs, "config": settings}
-        build = None if force else self._finished(kind, build_id)
         try:
+            build = None if force else self._finished(kind, build_id)
             if build is None:
                 with leased(self.storage, f"{kind}/{build_id}") as lease:
                     build = None if force else self._finished(kind, build_id)
                     if build is None:
                         remove_abandoned(self.storage, kind)
-                        build = self._written(Draft(self.storage, header, lease, anew=force), write)
+                        draft = Draft(self.storage, header, [lease, *self._held], anew=force)
+                        build = self._written(draft, write)
             self._set_current(build.manifest)
         except OSError as error:
             raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
         return build
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Hold a lease during the block: what it builds is published only while that holds."""
+        with leased(self.storage, name) as lease:
+            self._held.append(lease)
+            try:
+                yield
+            finally:
+                self._held.remove(lease)
 
     def _written(self, draft: Draft, write: Callable[[Draft], Mapping[str, Any]]) -> Build:
         try:
@@ -301,7 +314,7 @@ class Workspace:
         try:
             build = self.open(kind, build_id)
             build.check()
-        except RaysysError as error:
+        except (CorruptBuildError, SchemaVersionError) as error:
             log.warning("build is made anew kind=%s build_id=%s: %s", kind, build_id, error)
             return None
         log.info("build reused kind=%s build_id=%s", kind, build_id)
@@ -309,11 +322,12 @@ class Workspace:
 
     def _set_current(self, manifest: Manifest) -> None:
         record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
+        text = json.dumps(record) + "\n"
         where = f"{manifest.kind}/{CURRENT}"
-        if self.storage.read_json(where) == record:
+        if self.storage.read(where) == text.encode():
             return
         with leased(self.storage, f"{manifest.kind}/current"):
-            self.storage.write_atomic(where, json.dumps(record) + "\n")
+            self.storage.write_atomic(where, text)
 
 
 _WRITERS = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raysys.config import digest
+from raysys.errors import BuildError, CorruptBuildError
 from raysys.leases import LOCKS, Lease, Owner
 from raysys.manifests import MANIFEST, Manifest, notes
 from raysys.storage import Storage
@@ -33,16 +35,17 @@ class Draft:
     """
 
     def __init__(
-        self, storage: Storage, header: dict[str, Any], lease: Lease, *, anew: bool
+        self, storage: Storage, header: dict[str, Any], leases: Sequence[Lease], *, anew: bool
     ) -> None:
         self._storage = storage
         self._header = header
-        self._lease = lease
+        self._leases = leases
+        self._token = leases[0].token
         self.kind: str = header["kind"]
         self.build_id: str = header["build_id"]
         self._place = f"{self.kind}/{self.build_id}"
-        hidden = f"{self.kind}/.{self.build_id}.{lease.token}"
-        self._folder = hidden if storage.is_local else f"{self._place}/{lease.token}"
+        hidden = f"{self.kind}/.{self.build_id}.{self._token}"
+        self._folder = hidden if storage.is_local else f"{self._place}/{self._token}"
         self._published = False
         self._anew = anew
         self._scratch: str | None = None
@@ -84,14 +87,16 @@ class Draft:
         first = self._storage.is_local and not self._storage.has_folder(self._place)
         manifest = Manifest(
             **self._header,
-            folder="" if first else self._lease.token,
+            folder="" if first else self._token,
             content_id=digest([self.build_id, {n: e["sha256"] for n, e in files.items()}]),
             files=files,
             facts=json.loads(json.dumps(dict(facts), allow_nan=False)),
             notes=notes(),
         )
-        self._storage.remove(f"{self._folder}/{_OWNER}")
-        self._lease.confirm()
+        for lease in self._leases:
+            lease.confirm()
+        if not self._storage.exists(f"{self._folder}/{_OWNER}"):
+            raise BuildError(f"the draft of {self._place} was removed while it was written")
         self._publish(manifest)
         if self._scratch is not None:
             self._storage.delete(self._scratch)
@@ -99,15 +104,24 @@ class Draft:
         return manifest
 
     def _publish(self, manifest: Manifest) -> None:
-        """Make the files the build, in one step: a rename, or one write of the manifest."""
+        """Make the files the build, in one step: a rename, or one write of the manifest.
+
+        A draft's owner is named in it until then, also in the build that it replaces: so no job
+        that dies leaves a folder that looks like something else than it is.
+        """
         self._published = True  # from here on they may be, whatever fails
-        if not manifest.folder:
+        folder = f"{self._place}/{manifest.folder}" if manifest.folder else self._place
+        if manifest.folder:
+            before = folder_of(self._storage, self._place)
+            if before is not None:
+                self._storage.remove(f"{before}/{_OWNER}")
+            if self._storage.is_local:
+                self._storage.rename(self._folder, folder)
+            self._storage.write_atomic(f"{self._place}/{MANIFEST}", manifest.text())
+        else:
             self._storage.write_atomic(f"{self._folder}/{MANIFEST}", manifest.text())
-            self._storage.rename(self._folder, self._place)
-            return
-        if self._storage.is_local:
-            self._storage.rename(self._folder, f"{self._place}/{manifest.folder}")
-        self._storage.write_atomic(f"{self._place}/{MANIFEST}", manifest.text())
+            self._storage.rename(self._folder, folder)
+        self._storage.remove(f"{folder}/{_OWNER}")
 
     def discard(self) -> None:
         """Delete what this draft wrote, unless it may be a build by now."""
@@ -121,16 +135,35 @@ class Draft:
             shutil.rmtree(self.staging, ignore_errors=True)
 
 
+def folder_of(storage: Storage, place: str) -> str | None:
+    """Return where the files of the build at `place` lie; None where its manifest says nothing."""
+    try:
+        record = storage.read_json(f"{place}/{MANIFEST}")
+    except CorruptBuildError:
+        return None
+    folder = (record or {}).get("folder")
+    return None if folder is None else f"{place}/{folder}".rstrip("/")
+
+
 def remove_abandoned(storage: Storage, kind: str) -> None:
     """Delete drafts that nobody writes any more: their job died, here or a day ago."""
     marks = storage.files(kind)
-    waiting = {name.rpartition("-")[2] for name in storage.files(LOCKS)}
-    for name in (name for name in marks if name.endswith(f"/{_OWNER}")):
+    owners = [name for name in marks if name.endswith(f"/{_OWNER}")]
+    beats = storage.files(LOCKS) if owners else {}
+    now = time.time()
+    fresh = {
+        name.rpartition("-")[2].removesuffix(".json")
+        for name, mark in beats.items()
+        if now - mark.mtime_ns / 1e9 < _ABANDONED_S
+    }
+    for name in owners:
         folder = name.removesuffix(f"/{_OWNER}")
-        newest = max(mark.mtime_ns for other, mark in marks.items() if other.startswith(folder))
-        old = time.time() - newest / 1e9 > _ABANDONED_S
-        held = f"{folder.rpartition('/')[2]}.json" in waiting
+        token = re.split(r"[./]", folder)[-1]
+        newest = max(m.mtime_ns for other, m in marks.items() if other.startswith(f"{folder}/"))
+        old = now - newest / 1e9 > _ABANDONED_S and token not in fresh
         owner = Owner.read(storage, f"{kind}/{name}")
-        if owner is not None and (owner.is_gone() or (old and not held)):
-            log.warning("draft of a dead job removed path=%s owner=%s", folder, owner.name)
+        place = f"{kind}/{folder.partition('/')[0]}"
+        named = not folder.startswith(".") and folder_of(storage, place) == f"{kind}/{folder}"
+        if not named and (old or (owner is not None and owner.is_gone())):
+            log.warning("draft of a dead job removed path=%s/%s", kind, folder)
             storage.delete(f"{kind}/{folder}")

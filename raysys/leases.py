@@ -6,15 +6,16 @@ Dijkstra's Concurrent Programming Problem", 1974). Below `locks/<name>/`:
 
     choosing-<token>.json       a job is taking a number
     000000003-<token>.json      its ticket; the lowest number that is alive holds the lease
+    beat-<token>                written again and again while the job lives
 
     write choosing -> list, number = highest + 1 -> write ticket -> remove choosing
     -> wait until two listings in a row show nobody who is choosing or has a lower number
 
-Two listings, because one that runs while another job swaps its two files may miss both. A ticket's
-modification time is its heart-beat. Its owner is dead when its process on this host is gone, or
-when the beat has stood still for `DEAD_S` by the waiting job's own clock. A job that was only
-asleep for so long may wake up beside its successor: `Lease.confirm` tells it before it publishes,
-and what it writes lies in a place of its own, so that nothing is mixed.
+Two listings, because one that runs while another job swaps its two files may miss both. A job of
+this host is dead when its process is gone; one of another host when its beat has stood still for
+`DEAD_S` by the waiting job's own clock. A job that was only asleep for so long may wake up beside
+its successor: `Lease.confirm` tells it before it publishes, and what it writes lies in a place of
+its own, so that no build is mixed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raysys.errors import BuildError
+from raysys.errors import BuildError, CorruptBuildError
 from raysys.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -68,13 +69,20 @@ class Owner:
 
     @classmethod
     def read(cls, storage: Storage, name: str) -> Owner | None:
-        """Return the owner that file `name` describes; None where it is gone."""
-        record = storage.read_json(name)
-        return None if record is None else cls(**record)
+        """Return the owner that file `name` describes; None where it is gone or says nothing."""
+        try:
+            record = storage.read_json(name)
+            return None if record is None else cls(**record)
+        except (CorruptBuildError, TypeError):
+            return None
+
+    def is_here(self) -> bool:
+        """Tell whether the process runs, or ran, where this one can look at it."""
+        return self.host == _host()
 
     def is_gone(self) -> bool:
         """Tell whether the process surely ended: it ran on this host and is no more."""
-        return self.host == _host() and _started(self.pid) != self.started
+        return self.is_here() and not _runs(self.pid, self.started)
 
     def text(self) -> str:
         """Return the fields as JSON."""
@@ -105,7 +113,9 @@ class Lease:
         self._name = name
         self._folder = f"{LOCKS}/{name}"
         self._choosing = f"{self._folder}/choosing-{self.token}.json"
+        self._pulse = f"{self._folder}/beat-{self.token}"
         self._path = self._choosing
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         self._stopped = threading.Event()
         self._beats: dict[str, tuple[int, float]] = {}  # path -> (beat, when it was first seen)
 
@@ -124,7 +134,7 @@ class Lease:
     def acquire(self) -> None:
         """Wait for the lease, saying for whom."""
         self._take_number()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._thread.start()
         clear = 0
         said = 0.0
         while clear < 2:
@@ -143,27 +153,38 @@ class Lease:
     def release(self) -> None:
         """Give the lease back."""
         self._stopped.set()
-        for path in (self._choosing, self._path):
-            self._storage.remove(path)
-        self._storage.prune(self._folder)
+        if self._thread.is_alive():
+            self._thread.join(timeout=DEAD_S)
+        try:
+            for path in (self._choosing, self._path, self._pulse):
+                self._storage.remove(path)
+            self._storage.prune(self._folder)
+        except OSError as error:  # others find that the beat stands still
+            log.warning("lease not given back name=%s error=%s", self._name, error)
 
     def _take_number(self) -> None:
         """Write a ticket with a number above all that there are."""
         owner = Owner.here().text()
-        self._storage.write_atomic(self._choosing, owner)
-        number = 1 + max((ticket.number for ticket in self._tickets()), default=0)
-        self._path = f"{self._folder}/{number:09d}-{self.token}.json"
-        self._storage.write_atomic(self._path, owner)
+        while True:
+            self._storage.write_atomic(self._choosing, owner)
+            number = 1 + max((ticket.number for ticket in self._tickets()), default=0)
+            self._path = f"{self._folder}/{number:09d}-{self.token}.json"
+            self._storage.write_atomic(self._path, owner)
+            if self._storage.exists(self._choosing):
+                break
+            self._storage.remove(self._path)  # taken for dead meanwhile: the number may be too low
         self._storage.remove(self._choosing)
 
     def _tickets(self) -> list[_Ticket]:
         """Return all tickets but this job's own."""
         tickets = []
-        for name, info in self._storage.files(self._folder).items():
+        files = self._storage.files(self._folder)
+        for name, info in files.items():
             number, _, token = name.removesuffix(".json").partition("-")
             if name.endswith(".json") and token != self.token:
                 digits = 0 if number == "choosing" else int(number)
-                tickets.append(_Ticket(digits, token, f"{self._folder}/{name}", info.mtime_ns))
+                beat = files.get(f"beat-{token}", info).mtime_ns
+                tickets.append(_Ticket(digits, token, f"{self._folder}/{name}", beat))
         return tickets
 
     def _ahead(self) -> list[_Ticket]:
@@ -173,18 +194,19 @@ class Lease:
         ahead = []
         for ticket in sorted(ticket for ticket in self._tickets() if ticket < mine):
             owner = Owner.read(self._storage, ticket.path)
-            if owner is None:
-                continue
             if self._is_dead(ticket, owner):
-                log.warning("lease of a dead job removed name=%s owner=%s", self._name, owner.name)
-                self._storage.remove(ticket.path)
+                name = owner.name if owner else "unknown"
+                log.warning("lease of a dead job removed name=%s owner=%s", self._name, name)
+                for path in (ticket.path, f"{self._folder}/beat-{ticket.token}"):
+                    self._storage.remove(path)
             else:
                 ahead.append(ticket)
         return ahead
 
-    def _is_dead(self, ticket: _Ticket, owner: Owner) -> bool:
-        if owner.is_gone():
-            return True
+    def _is_dead(self, ticket: _Ticket, owner: Owner | None) -> bool:
+        """Tell whether a ticket's job is dead; one that says nothing has its beat alone."""
+        if owner is not None and owner.is_here():
+            return owner.is_gone()
         now = time.monotonic()
         beat, since = self._beats.get(ticket.path, (None, now))
         if beat != ticket.beat:
@@ -193,10 +215,10 @@ class Lease:
         return now - since > DEAD_S
 
     def _beat(self) -> None:
-        """Keep the ticket's modification time moving until the lease is released."""
+        """Write the beat again and again until the lease is released."""
         while not self._stopped.wait(BEAT_S):
             try:
-                self._storage.touch(self._path)
+                self._storage.write_atomic(self._pulse, b"")
             except (BuildError, OSError) as error:  # the next beat may pass
                 log.debug("heart-beat failed path=%s error=%s", self._path, error)
 
@@ -226,10 +248,21 @@ def _host() -> str:
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
+def _runs(pid: int, started: int) -> bool:
+    """Tell whether the process that started then runs; one that hides its state does."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _started(pid) in (started, None)
+
+
 def _started(pid: int) -> int | None:
-    """Return when a process of this host started, in ticks; None where it ended."""
+    """Return when a process of this host started, in ticks; 0 if it ended, None if it hides."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return 0 if fields[0] in "ZX" else int(fields[19])

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,12 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
+def join(url: str, name: str) -> str:
+    """Return the path or URI of `name` below a path or URI, which may end in `?options`."""
+    place, mark, options = url.partition("?") if "://" in url else (url, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
 class Storage:
     """The files of one run.
 
@@ -61,14 +68,11 @@ class Storage:
         self.run = run
         self.filesystem, self.root = open_filesystem(run)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        self._cache = Path(cache_dir or Path.home() / ".cache" / "raysys").expanduser()
+        self._cache = Path(cache_dir).expanduser() if cache_dir else _default_cache()
 
     def url(self, name: str) -> str:
         """Return the local path or URI of a file or folder, for workers on any node."""
-        if self.is_local:
-            return f"{self.root}/{name}"
-        place, mark, options = self.run.partition("?")
-        return f"{place.rstrip('/')}/{name}{mark}{options}"
+        return join(self.root if self.is_local else self.run, name)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return the JSON object in file `name`, or None where there is no such file.
@@ -107,8 +111,11 @@ class Storage:
         path = f"{self.root}/{name}"
         data = content.encode() if isinstance(content, str) else content
         if not self.is_local:
-            with self.filesystem.open_output_stream(path) as out:
-                out.write(data)
+            # An interrupted stream would leave what it holds, which may be nothing.
+            with tempfile.NamedTemporaryFile(prefix="raysys-") as file:
+                file.write(data)
+                file.flush()
+                _copy(file.name, pafs.LocalFileSystem(), path, self.filesystem)
             return
         partial = Path(f"{path}.{secrets.token_hex(4)}")
         with _opened_anew(partial) as file:
@@ -137,16 +144,6 @@ class Storage:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-    def touch(self, name: str) -> None:
-        """Move the modification time of file `name`; nothing happens where it is gone."""
-        if self.is_local:
-            with suppress(FileNotFoundError):
-                os.utime(f"{self.root}/{name}")
-            return
-        content = self.read(name)
-        if content is not None:
-            self.write_atomic(name, content)
 
     def remove(self, name: str) -> None:
         """Delete file `name`; nothing happens where it is gone."""
@@ -246,6 +243,13 @@ class Storage:
             pass
         except OSError as error:
             log.warning("clean-up failed folder=%s error=%s", folder, error)
+
+
+def _default_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "raysys"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / f"raysys-{os.getuid()}"
 
 
 def _local_files(folder: Path) -> Iterator[tuple[str, FileMark]]:

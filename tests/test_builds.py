@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 from raysys.builds import Workspace
 from raysys.drafts import SCRATCH
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.leases import Owner
 
 
 def write(ws, kind, text="x", *, inputs=(), config=None, force=False):
@@ -222,3 +225,37 @@ def test_scratch_outlives_a_failed_job_and_goes_with_the_build(ws):
     ws.build("codes", config={}, write=resumable, force=True)
     assert kept == [None, b"half", None]
     assert ws.storage.files(SCRATCH) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_current_is_written_again(ws, content):
+    build = write(ws, "codes", "hello")
+    ws.storage.write_atomic("codes/current.json", content)
+    write(ws, "codes", "hello")
+    assert ws.current("codes").content_id == build.content_id
+
+
+def test_a_build_under_a_lease_that_was_lost_is_not_published(ws):
+    def lose(draft):
+        for name in ws.storage.files("locks/changes/edit"):
+            ws.storage.remove(f"locks/changes/edit/{name}")
+        return {}
+
+    with ws.held("changes/edit"), pytest.raises(BuildError, match="took over changes/edit"):
+        ws.build("changes", config={}, write=lose)
+    assert not ws.has("changes")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_an_old_draft_of_another_host_stays_while_its_lease_beats(ws, alive):
+    ws.storage.write_atomic("codes/x/keep", b"")
+    owner = dataclasses.replace(Owner.here(), host="another boot")
+    folder = "codes/.0123456789abcdef.00c0ffee"
+    names = [f"{folder}/.owner.json", f"{folder}/data"]
+    names += ["locks/codes/0123456789abcdef/beat-00c0ffee"] * alive
+    for name in names:
+        ws.storage.write_atomic(name, owner.text())
+    for name in names[:2]:
+        os.utime(f"{ws.run}/{name}", (0, 0))
+    write(ws, "codes")
+    assert ws.storage.exists(f"{folder}/data") == alive

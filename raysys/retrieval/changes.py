@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from raysys.builds import Build, Workspace
 from raysys.data.attributes import joined
 from raysys.drafts import Draft
 from raysys.errors import SearchError, UnknownItemError
-from raysys.leases import leased
 from raysys.retrieval.cells import unit_rows
 from raysys.retrieval.codes import Floats
 from raysys.retrieval.index import Nums
@@ -34,7 +32,9 @@ from raysys.retrieval.shards import Searchable, merge
 
 log = logging.getLogger(__name__)
 
+EDIT = "changes/edit"  # lease under which current changes are read and others written
 KIND = "changes"
+EDIT = f"{KIND}/edit"  # lease under which the current changes are read and others written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +132,6 @@ def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
     if build.facts["n_upserted"] or build.facts["n_deleted"]:
         log.warning("changes ignored build_id=%s reason=made for other embeddings", build.build_id)
     return None
-
-
-@contextmanager
-def editing(workspace: Workspace) -> Iterator[None]:
-    """Read the current changes and write others, one job at a time: none of them is lost."""
-    with leased(workspace.storage, f"{KIND}/edit"):
-        yield
 
 
 class Changed:

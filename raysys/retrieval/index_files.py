@@ -24,7 +24,7 @@ from raysys.retrieval.index import Index, Layout
 from raysys.retrieval.kernels import Spills
 from raysys.retrieval.router import Router
 from raysys.retrieval.shards import Shards, shard_bounds
-from raysys.storage import open_filesystem
+from raysys.storage import join, open_filesystem
 
 
 def save_index(
@@ -83,7 +83,7 @@ def write_shard(
     held = layout.taken(start, stop)
     spills = {f"spill_{name}": part for name, part in held.spills._asdict().items()}
     arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": held.items, **spills}
-    filesystem, folder = open_filesystem(f"{url}/{_folder(number)}")
+    filesystem, folder = open_filesystem(join(url, _folder(number)))
     filesystem.create_dir(folder, recursive=True)
     for name, array in arrays.items():
         with filesystem.open_output_stream(f"{folder}/{name}.npy") as stream:

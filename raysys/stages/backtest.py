@@ -37,6 +37,7 @@ from raysys.stages.cluster import connected
 from raysys.stages.prepare import prepare
 from raysys.stages.rankers import open_chain
 from raysys.stages.train import TrainConfig, train
+from raysys.storage import join
 from raysys.training.optim import OptimConfig
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _run_window(
     window: _Window,
 ) -> tuple[str, StageResult]:
     """Prepare, train and evaluate one window; return its run and result."""
-    run = f"{cfg.run.rstrip('/')}/backtest/{window.number}-of-{cfg.backtest}"
+    run = join(cfg.run, f"backtest/{window.number}-of-{cfg.backtest}")
     shared: dict[str, Any] = {"run": run, "cache_dir": cfg.cache_dir, "ray": cfg.ray}
     before = chain["profiles"].manifest.config
     with tempfile.TemporaryDirectory() as folder:

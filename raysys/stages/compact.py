@@ -23,10 +23,10 @@ from raysys.builds import Build, Workspace
 from raysys.drafts import Draft
 from raysys.models.compressae import CompresSAE
 from raysys.retrieval.changes import (
+    EDIT,
     KIND,
     Changes,
     current_changes,
-    editing,
     gone_mask,
     joined_items,
 )
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def compacted(workspace: Workspace) -> dict[str, Build]:
     """Return the chain of current codes, after taking in the changes that there are for it."""
-    with editing(workspace):
+    with workspace.held(EDIT):
         return _compacted(workspace, workspace.chain(workspace.current("codes")))
 
 

@@ -32,7 +32,7 @@ from raysys.data.append import BASE as APPENDED_TO
 from raysys.data.profiles import SHARD_PREFIX, Profiles
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
 from raysys.drafts import Draft
-from raysys.errors import DataError
+from raysys.errors import CorruptBuildError, DataError
 from raysys.evaluation import audit, fitting, layout, protocols, report
 from raysys.evaluation.temporal import Evaluator
 from raysys.retrieval.query import DEFAULT_GAMMA
@@ -320,9 +320,12 @@ def _user_files(workspace: Workspace, target: str) -> Iterator[Path]:
 
 def _publish(workspace: Workspace, report: str, record: dict[str, Any]) -> None:
     """Write a report's JSON, and delete the users' sums of the report that it replaces."""
-    before = workspace.storage.read_json(f"{report}.json")
+    try:
+        before = workspace.storage.read_json(f"{report}.json") or {}
+    except CorruptBuildError:
+        before = {}
     workspace.storage.write_atomic(f"{report}.json", json.dumps(record, indent=1) + "\n")
-    if before is not None:
+    if before.get("report_id"):
         workspace.storage.delete(f"{report}/{before['report_id']}")
 
 

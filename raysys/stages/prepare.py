@@ -49,11 +49,10 @@ from raysys.data.sniff import hint
 from raysys.data.sources import fingerprint
 from raysys.drafts import Draft
 from raysys.errors import DataError
-from raysys.leases import leased
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
 from raysys.stages.profiles import PARTS, write_profiles
-from raysys.storage import open_filesystem
+from raysys.storage import join, open_filesystem
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
     with contextlib.ExitStack() as session:
         base = None
         if cfg.mode == "append":  # one at a time, else the rows of one of two appends are lost
-            session.enter_context(leased(ws.storage, "interactions/append"))
+            session.enter_context(ws.held("interactions/append"))
             base = find_base(ws, source=marks)
             check_settings(base.interactions, settings)
             settings |= {"appended": marks, BASE: base.interactions.ref()}
@@ -141,7 +140,7 @@ def _write_interactions(
     cfg: PrepareConfig, opened: Log, draft: Draft, *, base: Base | None
 ) -> dict[str, Any]:
     """Clean, shuffle and merge the log; return the build's facts."""
-    shuffle = f"{draft.url}/.shuffle"
+    shuffle = join(draft.url, ".shuffle")
     opened, read = _read(cfg, opened, draft, shuffle)
     _check_read(cfg, read, opened)
     rated_before = base is not None and base.interactions.facts["has_ratings"]

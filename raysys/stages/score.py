@@ -30,7 +30,7 @@ from raysys.retrieval.search import Search
 from raysys.retrieval.served import served_chain
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
-from raysys.storage import Storage
+from raysys.storage import Storage, join
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def score(cfg: ScoreConfig) -> StageResult:
     chain = served_chain(workspace)
     if "profiles" not in chain:
         raise BuildError(f"{cfg.run} indexes plain vectors: there are no users to score")
-    output = Storage(cfg.output or f"{cfg.run.rstrip('/')}/reports/scores-{_id(cfg, chain)}")
+    output = Storage(cfg.output or join(cfg.run, f"reports/scores-{_id(cfg, chain)}"))
     shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
     _claim(output, cfg, chain)
     kept = set() if cfg.force else _finished(output)
@@ -128,19 +128,16 @@ def _score_shard(task: _Task) -> int:
     [cells] = [read_cells([p]) for p in profiles.shard_paths if p.name == task.shard]
     output = Storage(task.output)
     name = _file_of(task.shard)
-    target = f"{output.root}/{name}"
     part = f"{output.root}/.{name}.{secrets.token_hex(4)}"  # an equal job may write it too
-    written = part if output.is_local else target
     rows = 0
     with (
-        output.filesystem.open_output_stream(written) as stream,
+        output.filesystem.open_output_stream(part) as stream,
         pq.ParquetWriter(stream, SCORES_SCHEMA) as writer,
     ):
         for table in _tables(search, cells, profiles.user_ids, task.cfg):
             writer.write_table(table)
             rows += table.num_rows
-    if written != target:
-        output.filesystem.move(written, target)
+    output.filesystem.move(part, f"{output.root}/{name}")
     return rows
 
 

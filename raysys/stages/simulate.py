@@ -19,8 +19,10 @@ from raysys.builds import StageResult
 from raysys.config import JobConfig, digest, require, require_run
 from raysys.data.simulate import World, WorldSpec, n_blocks, write_block
 from raysys.errors import ConfigError
+from raysys.leases import leased
 from raysys.stages.cluster import connected
 from raysys.stages.distribute import distribute
+from raysys.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +77,10 @@ def simulate(cfg: SimulateConfig) -> StageResult:
     folder = Path(cfg.run).expanduser().absolute() / "world"
     names = [field.name for field in dataclasses.fields(WorldSpec)]
     spec = WorldSpec(**{name: getattr(cfg, name) for name in names})
-    rows = _rows_of(folder, spec)
-    if rows is None or cfg.force:
-        rows = _write(cfg, spec, folder)
+    with leased(Storage(cfg.run), "world"):
+        rows = _rows_of(folder, spec)
+        if rows is None or cfg.force:
+            rows = _write(cfg, spec, folder)
     extra = {
         "source": str(folder / "interactions"),
         "items": str(folder / "items.parquet"),

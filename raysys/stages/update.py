@@ -25,7 +25,7 @@ from raysys.config import JobConfig, require_run
 from raysys.data.attributes import storable, titles_of
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
-from raysys.retrieval.changes import KIND, Changes, current_changes, editing
+from raysys.retrieval.changes import EDIT, KIND, Changes, current_changes
 from raysys.retrieval.codes import Floats
 from raysys.retrieval.cold import ColdMap
 
@@ -58,7 +58,7 @@ def update(cfg: UpdateConfig) -> StageResult:
     if not cfg.upsert and not cfg.delete:
         raise ConfigError("update needs upsert=FILE, delete=[ids] or both")
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    with editing(workspace):
+    with workspace.held(EDIT):
         return _update(cfg, workspace)
 
 
