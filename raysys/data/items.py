@@ -15,10 +15,23 @@ from raysys.data.formats.config import FormatConfig
 from raysys.data.logs import open_source
 from raysys.data.readers import Source, read_chunks
 from raysys.data.sniff import hint
+from raysys.data.sources import SourceFile, list_files
 from raysys.data.values import to_ids
 from raysys.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
+
+
+def list_item_files(items: str, settings: FormatConfig) -> list[SourceFile]:
+    """Return the files of `items=`.
+
+    Raises:
+        DataError: there are none; the message names the key.
+    """
+    try:
+        return list_files(items, settings.kind, any_ending=True)
+    except DataError as error:
+        raise DataError(str(error).replace("source=", "items=")) from error
 
 
 def open_items(items: str, settings: FormatConfig, columns: ItemsColumnsConfig) -> Source:

@@ -89,6 +89,13 @@ def open_log(cfg: PrepareConfig) -> Log:
         mapped = map_columns(cfg.columns, seen, source=uri, folds=given, maybe=maybe)
     except ConfigError as error:
         raise ConfigError(str(error) + hint(source.files[0], cfg.format, cfg.columns)) from error
+    lacking = source.lacking([mapped.columns["user_id"], mapped.columns["item_id"]])
+    if lacking is not None:
+        file, name = lacking
+        raise DataError(
+            f"{file.uri} has no column {name!r}, the other files of the source do: give it the "
+            "same header, or name the files that belong together by a glob"
+        )
     if temporal and "timestamp" not in mapped.columns:
         name = cfg.columns.timestamp or "timestamp"
         why = f": it {seen[name] or 'is switched off'}" if name in seen else ""

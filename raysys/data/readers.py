@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.columns import Repeated
-from raysys.data.formats.config import FormatConfig
+from raysys.data.formats.config import FormatConfig, typed_separator
 from raysys.data.formats.contract import Chunk, Column, Piece, Reader
 from raysys.data.formats.delimited import DelimitedReader
 from raysys.data.formats.jsonl import JsonLinesReader
@@ -27,7 +27,7 @@ def _delimited(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
     if quote is None:
         quote = "" if separator == "\t" else '"'
     return DelimitedReader(
-        separator=separator.replace("\\t", "\t"),
+        separator=typed_separator(separator),
         quote=quote,
         escape=settings.escape or "",
         header=names is None if settings.header is None else settings.header,
@@ -115,6 +115,19 @@ class Source:
             missing = [name for name in late if name not in seen]
             seen |= dict.fromkeys(sorted(self.reader.late(file, missing)) if missing else (), "")
         return seen
+
+    def lacking(self, names: Sequence[str]) -> tuple[SourceFile, str] | None:
+        """Return the first file without one of the columns, and that column.
+
+        A file that may hold any column (JSON lines) lacks none.
+        """
+        for file in self.files if len(self.files) > 1 and not self.reader.open_ended else ():
+            own = {column.name for column in file_columns(self.reader, file)}
+            own |= {name for name, _ in file.constants}
+            missing = next((name for name in names if name not in own), None)
+            if missing is not None:
+                return file, missing
+        return None
 
     def repeated(self) -> str:
         """Return which column stands several times in a file, in words, or ""."""

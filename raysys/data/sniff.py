@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from raysys.data.columns import ColumnsConfig, ItemsColumnsConfig, guess, our_name
-from raysys.data.formats.config import FormatConfig
+from raysys.data.formats.config import FormatConfig, typed_separator
 from raysys.data.formats.text import head, is_utf8
 from raysys.data.readers import file_columns, make_reader
-from raysys.data.sources import UNKNOWN, SourceFile
+from raysys.data.sources import UNKNOWN, SourceFile, unreadable
 from raysys.errors import RaysysError
 from raysys.storage import open_filesystem
 
 N = TypeVar("N", ColumnsConfig, ItemsColumnsConfig)
 
-_SEPARATORS = ("\t", ",", ";", "|", "::", " ")
+_SEPARATORS = ("\t", ",", ";", "|", "::", "^", "\x01", " ")
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")
 _LINES = 200
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
@@ -75,6 +76,8 @@ def hint(file: SourceFile, settings: FormatConfig, columns: N, *, prefix: str = 
         columns: as given.
         prefix: `items_` for the catalogue.
     """
+    if _start(file).startswith(_ARCHIVES):
+        return "; it is an archive or a spreadsheet: write its rows as CSV or Parquet"
     if file.format != UNKNOWN and _start(file).lstrip().startswith(b"[") and file.format == "jsonl":
         return "; it looks like one JSON array: write one object a line"
     proposed, named = propose(file, settings, columns)
@@ -87,15 +90,18 @@ def typed_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, list):
-        return str(value).replace("\t", "\\t")
+        return str(value).replace("\t", "\\t").replace("\x01", "\\x01")
     plain = re.compile(r"[\w.@/+-]([\w .@/+-]*[\w.@/+-])?")
     return f"[{','.join(v if plain.fullmatch(v) else json.dumps(v) for v in value)}]"
 
 
 def _start(file: SourceFile) -> bytes:
     filesystem, path = open_filesystem(file.uri)
-    with filesystem.open_input_stream(path) as stream:
-        data: bytes = stream.read(1 << 16)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read(1 << 16)
+    except (OSError, EOFError) as error:
+        raise unreadable(file, error) from error
     return data
 
 
@@ -130,7 +136,7 @@ def _text_settings(
         for quote in quotes:
             for escape in [settings.escape] if settings.escape is not None else ["", "\\"]:
                 mark = ('"' if separator != "\t" else "") if quote is None else quote
-                found = _split(text, separator.replace("\\t", "\t"), mark, escape)
+                found = _split(text, typed_separator(separator), mark, escape)
                 width, share = _width(found)
                 score = (round(share, 2) if width > 1 else 0.0, width, -len(escape))
                 if score > best and (not escape or escape in text):
@@ -146,14 +152,17 @@ def _text_settings(
         return chosen, columns, None
     if not _is_data(rows[0]):
         return chosen, columns, None
-    return chosen, dataclasses.replace(columns, names=_names(rows)), None
+    catalogue = isinstance(columns, ItemsColumnsConfig)
+    names = _item_names(rows) if catalogue else _names(rows)
+    return chosen, dataclasses.replace(columns, names=names), None
 
 
 def _split(text: str, separator: str, quote: str, escape: str) -> list[list[str]]:
     """Return the fields of the first lines that are not blank."""
     lines = [line for line in text.splitlines() if line.strip()][:_LINES]
     if len(separator) > 1:
-        return [[value.strip(quote or None) for value in line.split(separator)] for line in lines]
+        parts = (line.split(separator) for line in lines)
+        return [[value.strip(quote or None) for value in row] for row in parts] or [[""]]
     reader = csv.reader(
         (line + "\n" for line in lines),
         delimiter=separator,
@@ -190,6 +199,12 @@ def _names(rows: Sequence[Sequence[str]]) -> list[str]:
             role = "item_id" if "user_id" in names else "user_id"
         names.append(role or f"column{number + 1}")
     return names
+
+
+def _item_names(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return names for an item file without header: the id first, then the title."""
+    width, _ = _width(rows)
+    return [*("item_id", "title")[:width], *(f"column{k + 1}" for k in range(2, width))]
 
 
 def _are_times(values: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import itertools
+import logging
 import re
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
@@ -18,6 +19,8 @@ from pyarrow import fs as pafs
 
 from raysys.errors import BuildError, DataError
 from raysys.storage import open_filesystem
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 UNKNOWN = "unknown"
@@ -96,6 +99,10 @@ def list_files(
         files.append(SourceFile(name, uri, info.size or 0, found, _constants(name)))
     if not files:
         raise DataError(f"source={source} holds no files")
+    empty = [file for file in files if not file.size_bytes and file.format != "parquet"]
+    if 0 < len(empty) < len(files):  # parts that a cluster wrote without rows
+        log.info("empty files left out n=%d first=%s", len(empty), empty[0].name)
+        files = [file for file in files if file not in empty]
     first = files[0]
     other = next((file for file in files if file.format != first.format), None)
     if other is not None:

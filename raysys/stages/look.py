@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from raysys.config import local
 from raysys.data.accounting import unfit_defaults
 from raysys.data.formats.delimited import DelimitedReader
-from raysys.data.items import open_items, read_items
+from raysys.data.items import list_item_files, open_items, read_items
 from raysys.data.logs import Log, open_log, read_plan
 from raysys.data.parts import in_words, odd_values
 from raysys.data.readers import file_columns
@@ -29,10 +29,12 @@ from raysys.data.settings import PrepareConfig
 from raysys.data.sniff import propose, typed_value, words
 from raysys.data.sources import list_files
 from raysys.data.timestamps import ABSURD, guess_forms
+from raysys.errors import DataError
 
 _SAMPLE_ROWS = 200_000
 _SAMPLE_PIECES = 8  # so that not only the first of many files is seen
 _TIMES_SHOWN = 1000  # to the guess of their form
+_YEAR_S = 365 * 24 * 3600
 _SAMPLE_BYTES = 1 << 28  # of a catalogue
 _SHOWN_ROWS = 5
 _WIDTH = 40
@@ -91,8 +93,10 @@ def look(cfg: LookConfig) -> str:
     if forms and seen.reasons[ABSURD] > cfg.max_bad_share * seen.n_read:
         cfg = dataclasses.replace(cfg, format=dataclasses.replace(cfg.format, time=forms[0]))
         seen = _read(cfg, opened)
+    if not seen.n_read:
+        raise DataError(f"{opened.files[0].uri} holds no rows")
     table = pa.concat_tables(seen.rows).unify_dictionaries()
-    timed = table["timestamp"].null_count < len(table)
+    timed = not len(table) or table["timestamp"].null_count < len(table)
     cfg = dataclasses.replace(cfg, split=cfg.split if timed or cfg.split == "given" else "users")
     catalogue, cfg = _catalogue(cfg, cfg.items, table) if cfg.items else ([], cfg)
     lines = [*_source_lines(cfg, opened, seen), "", *_column_lines(opened), ""]
@@ -212,6 +216,8 @@ def _count_lines(cfg: LookConfig, table: pa.Table, seen: _Seen) -> Iterator[str]
     else:
         units = ", ".join(f"{unit} {count:,}" for unit, count in seen.units.items())
         yield f"times    {_moment(times['min'])} to {_moment(times['max'])} UTC (form: {units})"
+        if times["max"] < _YEAR_S:
+            yield "WARNING  all times lie in 1970: they may be dates, or counts of days"
     yield f"ratings  {_counts(table['rating'])}"
     yield f"events   {_counts(table['event'])}"
     for reason, count in seen.reasons.most_common():
@@ -222,7 +228,7 @@ def _count_lines(cfg: LookConfig, table: pa.Table, seen: _Seen) -> Iterator[str]
 
 def _catalogue(cfg: LookConfig, items: str, table: pa.Table) -> tuple[list[str], LookConfig]:
     """Return what the item file holds, and the settings with those proposed for it."""
-    first = list_files(items, cfg.items_format.kind, any_ending=True)[0]
+    first = list_item_files(items, cfg.items_format)[0]
     settings, columns = propose(first, cfg.items_format, cfg.items_columns)
     cfg = dataclasses.replace(cfg, items_format=settings, items_columns=columns)
     source = open_items(items, settings, columns)

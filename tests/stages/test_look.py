@@ -14,7 +14,7 @@ from raysys.cli import main
 from raysys.config import load
 from raysys.data.settings import PrepareConfig
 from raysys.data.sniff import typed_value
-from raysys.errors import ConfigError
+from raysys.errors import ConfigError, DataError, RaysysError
 from raysys.stages.look import LookConfig, look
 
 
@@ -167,3 +167,63 @@ def test_a_form_of_times_is_proposed_and_read(tmp_path, form, warns):
     assert f"rows     {len(rows)} good, 0 quarantined" in text
     assert shlex.quote(f"format.time={form}") in text.splitlines()[-1]
     assert ("WARNING  the times also read as" in text) == warns
+
+
+ROW = "1,2,1500000000\n"
+HEAD = "user_id,item_id,timestamp\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": b""}, "a.csv is empty"),
+        ({"a.csv": b"\n\n\n"}, "a.csv is empty"),
+        ({"a.csv.gz": gzip.compress(HEAD.encode() + ROW.encode())[:-9]}, "Truncated"),
+        ({"a.csv.gz": HEAD.encode()}, "cannot be read as csv"),
+        ({"a.csv": HEAD.encode()}, "holds no rows"),
+        ({"a.csv": HEAD.encode() + ROW.encode(), "b.csv": ROW.encode()}, "b.csv has no column 'us"),
+        ({"a.xlsx": b"PK\x03\x04 and more"}, "it is an archive or a spreadsheet"),
+    ],
+)
+def test_files_that_hold_no_log_are_one_line(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    source = tmp_path if len(files) > 1 else tmp_path / next(iter(files))
+    with pytest.raises(RaysysError, match=message) as caught:
+        look(load(LookConfig, [f"source={source}"]))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_part_is_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "b.csv").write_text(HEAD + ROW * 3)
+    assert "rows     3 good" in look(load(LookConfig, [f"source={tmp_path}"]))
+
+
+@pytest.mark.parametrize("separator", ["^", "\x01", "\\x01"])
+def test_separators_of_dumps(tmp_path, separator):
+    mark = separator.replace("\\x01", "\x01")
+    (tmp_path / "a.txt").write_text((HEAD + ROW * 3).replace(",", mark))
+    text = look(load(LookConfig, [f"source={tmp_path / 'a.txt'}"]))
+    assert "rows     3 good" in text
+    shown = separator.replace("\x01", "\\x01")
+    assert shlex.quote(f"format.separator={shown}") in text.splitlines()[-1]
+    cfg = load(PrepareConfig, [f"source={tmp_path / 'a.txt'}", f"format.separator={separator}"])
+    assert cfg.format.separator == separator
+
+
+def test_an_item_file_without_header_is_named_as_such(tmp_path):
+    (tmp_path / "log.csv").write_text(HEAD + ROW * 3)
+    (tmp_path / "items.csv").write_text("2,Two,1999\n3,Three,2001\n")
+    text = look(load(LookConfig, [f"source={tmp_path / 'log.csv'}", f"items={tmp_path}/items.csv"]))
+    assert "it describes 1 of the 1 items" in text
+    assert "items_columns.names=[item_id,title,column3]" in text.splitlines()[-1]
+    with pytest.raises(DataError, match=r"items=nope\.csv does not exist"):
+        look(load(LookConfig, [f"source={tmp_path / 'log.csv'}", "items=nope.csv"]))
+
+
+def test_times_of_1970_are_warned_about_and_no_split_is_proposed_for_bad_rows(tmp_path):
+    (tmp_path / "days.csv").write_text(HEAD + "1,2,45437.33\n")
+    assert "WARNING  all times lie in 1970" in look(load(LookConfig, [f"source={tmp_path}"]))
+    (tmp_path / "days.csv").write_text(HEAD + "1,2,1500000000,\n" * 9)
+    assert "split=" not in look(load(LookConfig, [f"source={tmp_path}"])).splitlines()[-1]

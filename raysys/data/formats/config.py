@@ -14,7 +14,8 @@ class FormatConfig:
 
     Attributes:
         kind: csv, tsv, jsonl or parquet; null goes by the files' names.
-        separator: what stands between values, any text, `\t` is a tab; default `,`, in TSV a tab.
+        separator: what stands between values, any text; `\t` is a tab, `\x01` what Hive writes;
+            default `,`, in TSV a tab.
         header: whether the first line names the columns; default true, false with `columns.names`.
         encoding: of text, e.g. latin-1; default UTF-8, or what a byte-order mark says.
         quote: what encloses values, default `"`, in TSV nothing; empty is nothing.
@@ -50,3 +51,8 @@ def _is_encoding(name: str | None) -> bool:
         return name is None or bool(b"    ".decode(name, "replace"))
     except LookupError:  # no such encoding, or one that makes no text of bytes
         return False
+
+
+def typed_separator(text: str) -> str:
+    r"""Return the separator that a setting spells: `\t` is a tab, `\x01` what Hive writes."""
+    return text.replace("\\t", "\t").replace("\\x01", "\x01")
