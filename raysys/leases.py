@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raysys.errors import BuildError, CorruptBuildError
+from raysys.errors import BuildError
 from raysys.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,11 @@ class Owner:
 
     @classmethod
     def read(cls, storage: Storage, name: str) -> Owner | None:
-        """Return the owner that file `name` describes; None where it is gone or says nothing."""
+        """Return the owner that file `name` describes; None where that is not to be had."""
         try:
             record = storage.read_json(name)
             return None if record is None else cls(**record)
-        except (CorruptBuildError, TypeError):
+        except (BuildError, TypeError):  # removed while it is read, or damaged
             return None
 
     def is_here(self) -> bool:
