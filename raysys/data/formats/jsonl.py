@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,7 @@ def _read_fast(
         before: types that did for the lines before, tried first.
     """
     tried = [before] if before is not None else []
-    for kinds in (*tried, *_kinds(data, columns, n_lines)):
+    for kinds in itertools.chain(tried, _kinds(data, columns, n_lines)):
         table = _arrow_table(data, kinds)
         if table is not None:
             exact = len(table) == n_lines and all(_is_exact(column) for column in table.columns)
