@@ -106,8 +106,8 @@ class Draft:
     def _publish(self, manifest: Manifest) -> None:
         """Make the files the build, in one step: a rename, or one write of the manifest.
 
-        A draft's owner is named in it until then, also in the build that it replaces: so no job
-        that dies leaves a folder that looks like something else than it is.
+        The owner file of a draft goes after that, and the one that a killed job left in the build
+        that is replaced goes before: only a folder that no manifest names is an abandoned draft.
         """
         self._published = True  # from here on they may be, whatever fails
         folder = f"{self._place}/{manifest.folder}" if manifest.folder else self._place

@@ -32,7 +32,6 @@ from raysys.retrieval.shards import Searchable, merge
 
 log = logging.getLogger(__name__)
 
-EDIT = "changes/edit"  # lease under which current changes are read and others written
 KIND = "changes"
 EDIT = f"{KIND}/edit"  # lease under which the current changes are read and others written
 
