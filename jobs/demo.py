@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from raysys.builds import Workspace
 from raysys.config import load
 from raysys.data.profiles import Profiles
-from raysys.data.simulate import World
 from raysys.errors import RaysysError
-from raysys.serving.client import Client, ServiceError
+from raysys.http.client import Client, ServiceError
+from raysys.simulate.world import World
+from raysys.store.builds import Workspace
 
 log = logging.getLogger("raysys.demo")
 

@@ -18,9 +18,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from raysys.builds import StageResult
 from raysys.config import JobConfig, as_dict, load
 from raysys.errors import ConfigError, find_cause
+from raysys.store.builds import StageResult
 
 log = logging.getLogger("raysys.cli")
 
@@ -37,41 +37,45 @@ class Command:
 
 COMMANDS = {
     "simulate": Command(
-        "raysys.stages.simulate", "SimulateConfig", "simulate", "write a log with a known truth"
+        "raysys.commands.simulate", "SimulateConfig", "simulate", "write a log with a known truth"
     ),
-    "look": Command("raysys.stages.look", "LookConfig", "look", "what prepare would read of a log"),
+    "look": Command(
+        "raysys.commands.look", "LookConfig", "look", "what prepare would read of a log"
+    ),
     "prepare": Command(
-        "raysys.stages.prepare", "PrepareConfig", "prepare", "raw logs -> interactions, profiles"
+        "raysys.commands.prepare", "PrepareConfig", "prepare", "raw logs -> interactions, profiles"
     ),
     "train": Command(
-        "raysys.stages.train", "TrainConfig", "train", "profiles -> models, embeddings, codes"
+        "raysys.commands.train", "TrainConfig", "train", "profiles -> models, embeddings, codes"
     ),
-    "index": Command("raysys.stages.index", "IndexConfig", "index", "codes -> search index"),
+    "index": Command("raysys.commands.index", "IndexConfig", "index", "codes -> search index"),
     "evaluate": Command(
-        "raysys.stages.evaluate", "EvaluateConfig", "evaluate", "metrics of the current builds"
+        "raysys.commands.evaluate", "EvaluateConfig", "evaluate", "metrics of the current builds"
     ),
     "score": Command(
-        "raysys.stages.score", "ScoreConfig", "score", "top lists of all users to Parquet"
+        "raysys.commands.score", "ScoreConfig", "score", "top lists of all users to Parquet"
     ),
-    "tune": Command("raysys.tuning.sweep", "TuneConfig", "tune", "sweep over training settings"),
+    "tune": Command("raysys.commands.tune", "TuneConfig", "tune", "sweep over training settings"),
     "bench": Command("raysys.bench.suites", "BenchConfig", "bench", "measure against peers"),
     "doctor": Command(
-        "raysys.stages.doctor", "DoctorConfig", "doctor", "check versions, cluster, storage, data"
+        "raysys.commands.doctor", "DoctorConfig", "doctor", "check versions, cluster, storage, data"
     ),
     "pipeline": Command(
-        "raysys.stages.pipeline", "PipelineConfig", "pipeline", "prepare, train, index, evaluate"
+        "raysys.commands.pipeline", "PipelineConfig", "pipeline", "prepare, train, index, evaluate"
     ),
     "compare": Command(
-        "raysys.stages.compare", "CompareConfig", "compare", "paired difference of two runs"
+        "raysys.commands.compare", "CompareConfig", "compare", "paired difference of two runs"
     ),
-    "query": Command("raysys.stages.query", "QueryConfig", "query", "ask the index from the shell"),
+    "query": Command(
+        "raysys.commands.query", "QueryConfig", "query", "ask the index from the shell"
+    ),
     "update": Command(
-        "raysys.stages.update", "UpdateConfig", "update", "upsert and delete items between builds"
+        "raysys.commands.update", "UpdateConfig", "update", "upsert and delete items between builds"
     ),
     "atoms": Command(
-        "raysys.stages.atoms", "AtomsConfig", "atoms", "what the atoms of the codes stand for"
+        "raysys.commands.atoms", "AtomsConfig", "atoms", "what the atoms of the codes stand for"
     ),
-    "serve": Command("raysys.stages.serve", "ServeConfig", "serve", "answer over HTTP"),
+    "serve": Command("raysys.commands.serve", "ServeConfig", "serve", "answer over HTTP"),
 }
 
 

@@ -1,3 +1,3 @@
 """For a checkout: `serve run serve.app:build run=R`; the application is in the package."""
 
-from raysys.stages.serve_app import build as build
+from raysys.cluster.serve_app import build as build

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wheels
 from hypothesis import settings
+
+from tests.support import wheels
 
 settings.register_profile("raysys", deadline=None)  # a loaded machine is no fault of the code
 settings.load_profile("raysys")
@@ -19,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start one private two-CPU cluster for the whole session."""
+    from raysys.cluster.connect import connected
     from raysys.config import RayConfig
-    from raysys.stages.cluster import connected
 
     with connected(RayConfig(address="local", num_cpus=2), dashboard=True):
         yield

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raysys import cli
-from raysys.builds import StageResult
 from raysys.config import JobConfig
 from raysys.errors import DataError
+from raysys.store.builds import StageResult
 
 ROOT = Path(__file__).resolve().parents[1]
 

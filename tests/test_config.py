@@ -8,11 +8,11 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raysys.commands.query import QueryConfig
+from raysys.commands.update import UpdateConfig
 from raysys.config import JobConfig, digest, identifier, identity, load, local, require, with_values
-from raysys.data.settings import PrepareConfig
 from raysys.errors import ConfigError, DataError, find_cause
-from raysys.stages.query import QueryConfig
-from raysys.stages.update import UpdateConfig
+from raysys.prepare.config import PrepareConfig
 
 
 @dataclasses.dataclass

@@ -37,4 +37,4 @@ def test_a_checkout_serves_by_its_short_name():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "raysys.stages.serve_app\n"
+    assert done.stdout == "raysys.cluster.serve_app\n"

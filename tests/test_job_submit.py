@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raysys.builds import Workspace
+from raysys.store.builds import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

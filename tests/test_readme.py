@@ -14,14 +14,14 @@ import subprocess
 import time
 
 import numpy as np
-import processes
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from markdown import blocks, unclear
-from wheels import ROOT, environment
 
-from raysys.serving.client import Client, ServiceError
+from raysys.http.client import Client, ServiceError
+from tests.support import processes
+from tests.support.markdown import blocks, unclear
+from tests.support.wheels import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 

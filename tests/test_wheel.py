@@ -4,7 +4,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from wheels import ROOT, environment
+
+from tests.support.wheels import ROOT, environment
 
 pytestmark = pytest.mark.slow
 

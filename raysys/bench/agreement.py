@@ -27,26 +27,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysys.bench.contenders import fit_all, site_recommender
-from raysys.bench.suites import BenchConfig
-from raysys.config import location, require, require_run
-from raysys.data.schema import period_windows
-from raysys.data.simulate import WorldSpec
-from raysys.data.site import Rank, Site, SiteLog, SiteSpec
-from raysys.evaluation import protocols
-from raysys.evaluation.agreement import (
+from raysys.bench.agreement_measures import (
     Agreement,
     BestExponent,
     agreement,
     best_exponents,
     read_table,
 )
+from raysys.bench.contenders import fit_all, site_recommender
+from raysys.bench.suites import BenchConfig
+from raysys.config import location, require, require_run
+from raysys.data.schema import period_windows
+from raysys.evaluation import protocols
 from raysys.evaluation.baselines import item_counts
-from raysys.evaluation.blocks import UserSums, rank_task
 from raysys.evaluation.bootstrap import user_keys
-from raysys.evaluation.layout import BETAS, TOP_K, Layout
-from raysys.evaluation.report import aligned
-from raysys.evaluation.temporal import Evaluator
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import BETAS, TOP_K, Layout
+from raysys.evaluation.user_sums import UserSums, rank_task
+from raysys.reports.tables import aligned
+from raysys.simulate.site import Rank, Site, SiteLog, SiteSpec
+from raysys.simulate.world import WorldSpec
 
 log = logging.getLogger(__name__)
 

@@ -31,12 +31,12 @@ from raysys.bench.vectors import (
     recall,
     timed,
 )
+from raysys.compressor.atoms import atom_usage
+from raysys.compressor.codes import Codes
+from raysys.compressor.model import WIDE_FACTOR, CompresSAEConfig
+from raysys.compressor.packing import SIMILARITIES
 from raysys.config import local, location, require
-from raysys.models.compressae import WIDE_FACTOR, CompresSAEConfig
-from raysys.retrieval.atoms import atom_usage
-from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import Index
-from raysys.retrieval.packing import SIMILARITIES
+from raysys.index.index import Index
 
 log = logging.getLogger(__name__)
 

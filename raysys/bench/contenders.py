@@ -18,15 +18,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, period_windows
-from raysys.data.site import Rank, SiteLog
 from raysys.evaluation import baselines
 from raysys.evaluation.metrics import top_items
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.training.autoencoder import AutoencoderTask
+from raysys.simulate.site import Rank, SiteLog
 from raysys.training.loop import Ranks, Task, train
 from raysys.training.optim import OptimConfig
 

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.builds import Workspace
+from raysys.autoencoder.model import Conv4Rec
+from raysys.cluster.connect import connected
+from raysys.commands.prepare import prepare
+from raysys.commands.simulate import SimulateConfig, simulate
+from raysys.commands.train import TrainConfig, train
 from raysys.config import RayConfig
 from raysys.data.batches import ragged
 from raysys.data.profiles import Profiles
-from raysys.data.settings import PrepareConfig
-from raysys.data.simulate import World
 from raysys.evaluation.metrics import top_items
-from raysys.models.conv4rec import Conv4Rec
-from raysys.stages.cluster import connected
-from raysys.stages.prepare import prepare
-from raysys.stages.simulate import SimulateConfig, simulate
-from raysys.stages.train import TrainConfig, train
+from raysys.prepare.config import PrepareConfig
+from raysys.simulate.world import World
+from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
 

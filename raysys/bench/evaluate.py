@@ -26,19 +26,19 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.bench.prepare import Measured, measure
 from raysys.bench.suites import STARS, BenchConfig
-from raysys.builds import Workspace
 from raysys.config import require, require_run
 from raysys.data.cells import Cells
 from raysys.data.profiles import SHARD_PREFIX
 from raysys.data.schema import Window
-from raysys.drafts import Draft
 from raysys.errors import RaysysError
 from raysys.evaluation.bootstrap import user_keys
-from raysys.evaluation.layout import Layout
-from raysys.evaluation.temporal import Evaluator
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import Layout
+from raysys.store.builds import Workspace
+from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _row(got: Measured, cfg: EvaluateBenchConfig, before: Measured | None) -> di
 def _evaluate(out: Any, folder: str, cfg: EvaluateBenchConfig) -> None:
     """Run our stage in this process."""
     first = time.perf_counter()
-    from raysys.stages.evaluate import EvaluateConfig, evaluate
+    from raysys.commands.evaluate import EvaluateConfig, evaluate
 
     begin = time.perf_counter()
     config = EvaluateConfig(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.vectors import Dataset, Floats
-from raysys.retrieval.cells import unit_rows
+from raysys.index.lists import unit_rows
 
 _BLOCK_ROWS = 8192
 _PURPOSE = 0x6209

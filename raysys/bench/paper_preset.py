@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.bench.vectors import Dataset, Floats, exact_top, recall
-from raysys.models.compressae import CompresSAE, CompresSAEConfig
-from raysys.retrieval.cells import unit_rows
-from raysys.retrieval.paper_modes import MODES, Sparse, decode, search
-from raysys.stages.compress import CompressorConfig
-from raysys.training.compressor import CompressorTask
+from raysys.commands.train_compressor import CompressorConfig
+from raysys.compressor.model import CompresSAE, CompresSAEConfig
+from raysys.compressor.paper_modes import MODES, Sparse, decode, search
+from raysys.compressor.task import CompressorTask
+from raysys.index.lists import unit_rows
 from raysys.training.loop import Ranks, train
 from raysys.training.optim import OptimConfig
 

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from raysys.bench.suites import BenchConfig
 from raysys.config import RayConfig, require, require_run
-from raysys.data.settings import PrepareConfig
 from raysys.errors import RaysysError
+from raysys.prepare.config import PrepareConfig
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,8 @@ def _tree(pid: int) -> list[int]:
 
 def _prepare(out: Any, folder: str, ray: RayConfig) -> None:
     """Run our stage on a private cluster."""
-    import raysys.stages.prepare as stage  # not before the clock
-    from raysys.stages.cluster import connected
+    import raysys.commands.prepare as stage  # not before the clock
+    from raysys.cluster.connect import connected
 
     first = time.perf_counter()
     ray = dataclasses.replace(ray, address="local")

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.bench.discover import discover_rows
 from raysys.bench.suites import STARS, BenchConfig
 from raysys.config import require, require_run
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
 from raysys.training.optim import global_batches
 
 log = logging.getLogger(__name__)

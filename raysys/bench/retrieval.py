@@ -28,15 +28,15 @@ from raysys.bench.peers import PEERS, Peer
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
-from raysys.builds import Build, Workspace
+from raysys.commands.encode import encode, fit_dictionary
+from raysys.compressor.codes import Codes
+from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
-from raysys.drafts import Draft
-from raysys.models.compressae import CompresSAEConfig
-from raysys.retrieval.building import IndexParams, build_index, choose_settings, sample_probes
-from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import KINDS, Index
-from raysys.retrieval.index_files import open_index, save_index
-from raysys.stages.encode import encode, fit_dictionary
+from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
+from raysys.index.files import open_index, save_index
+from raysys.index.index import KINDS, Index
+from raysys.store.builds import Build, Workspace
+from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from raysys.bench.grown import Kept
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.retrieval import RetrievalBenchConfig, codes_of, learned_dictionary
 from raysys.bench.vectors import load_dataset, recall, scratch
+from raysys.compressor.codes import Codes
 from raysys.config import require
-from raysys.retrieval.building import IndexParams, build_index
-from raysys.retrieval.codes import Codes
-from raysys.retrieval.index import Index
+from raysys.index.build import IndexParams, build_index
+from raysys.index.index import Index
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raysys.autoencoder import losses
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.task import left_out
 from raysys.bench.resources import resident_bytes
 from raysys.bench.suites import STARS
 from raysys.data.batches import Ragged, Resident
 from raysys.data.cells import Cells
-from raysys.models import consume_loss
-from raysys.models.conv4rec import Conv4Rec, Conv4RecConfig
-from raysys.training.autoencoder import left_out
 
 TEXTBOOK = "textbook"
 ENGINES: dict[str, dict[str, Any]] = {
@@ -100,7 +100,7 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
         groups: Any = model.parameters()
     else:
         if engine.endswith("chunks"):
-            consume_loss.MAX_ELEMENTS = _SMALL_CHUNK  # an engine of a process of its own
+            losses.MAX_ELEMENTS = _SMALL_CHUNK  # an engine of a process of its own
         settings = Conv4RecConfig(latent=sizes.latent, level_latent=sizes.latent, **ENGINES[engine])
         ours = Conv4Rec(settings, n_items=sizes.n_items, levels=STARS, counts=counts).to(device)
         model, groups = ours, ours.parameter_groups(0.001)

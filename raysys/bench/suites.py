@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from raysys.builds import StageResult
 from raysys.config import JobConfig
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
+from raysys.store.builds import StageResult
 
 log = logging.getLogger(__name__)
 

@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.task import autoencoder_phases
 from raysys.bench.steps import ENGINES, Sizes, gpu_rows, step_seconds
 from raysys.bench.suites import BenchConfig
-from raysys.builds import Workspace
+from raysys.cluster.connect import connected
+from raysys.cluster.train_workers import LaunchConfig, forget
+from raysys.commands.prepare import prepare
+from raysys.commands.simulate import SimulateConfig, simulate
+from raysys.commands.train import TrainConfig, fit
 from raysys.config import require, require_run
-from raysys.data.settings import PrepareConfig
-from raysys.models.conv4rec_config import Conv4RecConfig
-from raysys.stages.cluster import connected
-from raysys.stages.prepare import prepare
-from raysys.stages.simulate import SimulateConfig, simulate
-from raysys.stages.train import TrainConfig, fit
-from raysys.training.autoencoder import autoencoder_phases
-from raysys.training.launch import LaunchConfig, forget
+from raysys.prepare.config import PrepareConfig
+from raysys.store.builds import Workspace
 from raysys.training.loop import Ranks, train
 from raysys.training.optim import OptimConfig
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.builds import Workspace
+from raysys.commands.encode import encode, fit_dictionary
+from raysys.compressor.model import CompresSAEConfig
 from raysys.config import JobConfig, require
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
-from raysys.models.compressae import CompresSAEConfig
-from raysys.retrieval.cells import unit_rows
-from raysys.stages.encode import encode, fit_dictionary
+from raysys.index.lists import unit_rows
+from raysys.store.builds import Workspace
 
 T = TypeVar("T")
 Floats = NDArray[np.float32]

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysys.builds import Build
 from raysys.data.cells import Cells, read_cells
 from raysys.data.schema import RatingLevels
+from raysys.store.builds import Build
 
 SHARD_PREFIX = "shard-"
 

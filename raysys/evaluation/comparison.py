@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.errors import DataError
-from raysys.evaluation.blocks import LAYOUT_KEY
 from raysys.evaluation.bootstrap import interval, poisson_weights, user_keys, weighted_sums
-from raysys.evaluation.layout import Layout, Ratio
-from raysys.storage import Storage
+from raysys.evaluation.metric_table import Layout, Ratio
+from raysys.evaluation.user_sums import LAYOUT_KEY
+from raysys.store.storage import Storage
 
 _BLOCK = 4096
 

@@ -9,8 +9,8 @@ from raysys.bench.engines import measure
 from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS
 from raysys.bench.vectors import exact_top, load_dataset, recall
+from raysys.compressor.codes import Codes
 from raysys.errors import ConfigError, DataError
-from raysys.retrieval.codes import Codes
 
 
 @pytest.fixture(scope="module")

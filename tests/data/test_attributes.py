@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.data.attributes import joined, storable, titles_of
-from raysys.data.catalogue import join_attributes
+from raysys.prepare.catalogue import join_attributes
 
 DAY = datetime.date(1970, 1, 5)
 

@@ -10,9 +10,9 @@ from raysys.data.cells import Cells
 from raysys.data.schema import period_windows
 from raysys.evaluation import baselines, protocols, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
-from raysys.evaluation.layout import Layout
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import Layout
 from raysys.evaluation.metrics import top_items
-from raysys.evaluation.temporal import Evaluator
 
 PROFILES = [[(0, 0), (1, 0)], [(0, 0), (1, 0), (2, 0)], [(0, 0), (3, 0)], [(2, 0), (3, 0)]]
 

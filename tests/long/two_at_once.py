@@ -35,12 +35,11 @@ from pathlib import Path
 from pyarrow import fs as pafs
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from processes import end, tree
-
-from raysys.builds import CURRENT, MANIFEST, Workspace
+sys.path.insert(0, str(ROOT))
 from raysys.errors import RaysysError
-from raysys.storage import open_filesystem
+from raysys.store.builds import CURRENT, MANIFEST, Workspace
+from raysys.store.storage import open_filesystem
+from tests.support.processes import end, tree
 
 PATIENCE_S = 900  # for one job
 RAY = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]

@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raysys.autoencoder.config import CONSUME_LOSSES, Conv4RecConfig
+from raysys.autoencoder.level_init import level_start
+from raysys.autoencoder.model import Conv4Rec
+from raysys.cluster.train_workers import gpu_worker_cpus
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
-from raysys.models.conv4rec import Conv4Rec
-from raysys.models.conv4rec_config import CONSUME_LOSSES, Conv4RecConfig
-from raysys.models.level_start import level_start
-from raysys.training.launch import gpu_worker_cpus
 
 N_ITEMS = 12
 SIZES = (9, 1, 4, 2, 7)  # ragged on purpose: ranks get 20 and 3 cells

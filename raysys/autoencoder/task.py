@@ -1,0 +1,385 @@
+"""Training Conv4Rec on the profiles of a run.
+
+Two phases: the first fits on the FIT window, measures itself on the validation targets and so
+chooses each head's epochs, how much the item prior counts and the offsets of levels; the second
+fits again on the windows that the wanted period allows, if these are more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
+from raysys.autoencoder.fit_data import fit_data
+from raysys.autoencoder.level_init import LevelStart, level_start
+from raysys.autoencoder.level_offsets import level_offsets
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
+from raysys.autoencoder.validation import (
+    CHUNK_USERS,
+    NLL,
+    RECALL,
+    Quality,
+    few,
+    validation,
+    without,
+)
+from raysys.data.batches import Ragged, Resident, ragged
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels
+from raysys.store.builds import Workspace
+from raysys.training.loop import Head, Ranks, Task
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400
+_VALIDATED_USERS = 2000
+_LINK_USERS = 1000
+_SPREAD_USERS = 256
+_LEFT_OUT_USERS = 1000
+_MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
+_WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
+_RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
+_LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
+# (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
+# training cells beside its score, in standard deviations of scores; validation picks one
+_PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
+_HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0, 1.0)
+_TIMED_PRIORS = _PRIORS + [(w, h) for h in _HALF_LIVES_D for w in (0.3, 1.0, 3.0, 10.0)]
+
+
+class AutoencoderTask:
+    """One phase of the autoencoder's training.
+
+    Args:
+        profiles: the run's profiles.
+        cfg: settings of the model.
+        period: whose windows to fit on.
+        seed: seed of the initial weights and of samples.
+        validated: measure on the validation targets after every epoch.
+        select: metric there that the consume block is chosen by, see `check_metric`.
+    """
+
+    def __init__(
+        self,
+        profiles: Profiles,
+        cfg: Conv4RecConfig,
+        *,
+        period: str,
+        seed: int,
+        validated: bool,
+        select: str = RECALL,
+    ) -> None:
+        self._profiles = profiles
+        self._data = data = fit_data(profiles, period)
+        self._seed = seed
+        self._resident: Resident | None = None
+        levels = profiles.levels
+        counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
+        np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
+        self._model = Conv4Rec(
+            cfg,
+            n_items=data.n_items,
+            levels=levels,
+            counts=torch.from_numpy(counts),
+            start=self._level_start() if _leads() else None,
+            seed=seed,
+        )
+        self.weights = data.train.counts.astype(np.float64)
+        names = [*self._model.state_dict()]
+        level = tuple(name for name in names if name.startswith(_LEVEL_STATE))
+        rest = tuple(name for name in names if name not in (*level, *USER_TABLES))
+        self._item_counts = counts.sum(axis=1).astype(np.int64)
+        self._quality = Quality(select, self._item_counts)
+        self.heads: Sequence[Head] = [Head(select, False, rest)]
+        if levels.n_levels > 1:
+            self.heads = [*self.heads, Head(NLL, True, level)]
+        users = max(CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
+        users = min(users, _VALIDATED_USERS)
+        self._validation = validation(profiles, seed=seed, n_users=users) if validated else None
+        self._shares = {h: self._log_share(h) for _, h in self._priors}
+
+    def _level_start(self) -> LevelStart:
+        train, levels = self._data.train, self._profiles.levels
+        n_items = self._data.n_items
+        return level_start(train.rows, train.item_num, train.level, n_items=n_items, levels=levels)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self._model
+
+    def batch(self, rows: NDArray[np.int64], epoch: int) -> Ragged:
+        """Return the profiles of these training users."""
+        del epoch
+        device = self._model.level_scale.device
+        if self._resident is None or self._resident.device != device:
+            now = self._data.now
+            self._resident = Resident(self._data.train, device, reference_time=now)
+            self._resident.left = left_out(self._model, self._resident)
+        return self._resident.users(rows)
+
+    def _ragged(self, cells: Cells) -> Ragged:
+        batch = ragged(cells, reference_time=self._data.now)
+        return batch.to(self._model.level_scale.device)
+
+    def validate(self, rank: int, world: int) -> Tensor | None:
+        """Return sums: target cells, their -log P(level), the metric's denominator, its numerators.
+
+        There is one numerator for each prior.
+        """
+        if self._validation is None:
+            return None
+        model = self._model
+        sums = torch.zeros(3 + len(self._priors), dtype=torch.float64)
+        spread = self._spread()
+        for history, targets in self._validation.chunks(rank, world):
+            z = model.encode(self._ragged(history))
+            sums[2:] += self._qualities(z, history, targets, spread)
+            if model.has_levels:
+                logits, wanted = self._target_logits(z, targets)
+                loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+                sums[:2] += torch.tensor([len(wanted), loss.item()])
+        return sums
+
+    def _target_logits(self, z: Tensor, targets: Cells) -> tuple[Tensor, Tensor]:
+        """Return the level logits of targets, [M, R], and their levels, [M]."""
+        parts = (torch.from_numpy(targets.rows), _long(targets.item_num), _long(targets.level))
+        rows, items, level = (part.to(z.device) for part in parts)
+        return self._model.level_logits(self._model.split(z)[1][rows], items), level
+
+    def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
+        """Solve the consume block in closed form: {metric: its value}, or nothing where it cannot.
+
+        Rank and penalty are those that validation prefers, or that an earlier phase chose.
+        """
+        train, model, latent = self._data.train, self._model, self._model.cfg.latent
+        tried = closed_ranks(train.n_users, self._data.n_items, latent)
+        pairs: list[tuple[int, float]] = []
+        if _PENALTY in choices:
+            pairs = [(int(choices.get(_RANK, latent)), choices[_PENALTY])]
+        elif self._validation is not None:
+            pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
+        if model.cfg.consume_loss != "cosine" or not pairs:
+            return {}
+        solution = None
+        if ranks.rank == 0:  # the others take what it found
+            solution = spectrum(
+                train.rows,
+                train.item_num,
+                n_users=train.n_users,
+                n_items=self._data.n_items,
+                rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one of its own
+                seed=self._seed,
+            )
+        name, found = self._quality.name, dict[tuple[int, float], float]()
+        for rank, penalty in pairs:
+            self._solve(solution, rank, penalty, ranks)
+            sums = self.validate(ranks.rank, ranks.world)
+            if sums is not None:
+                sums = sums.to(ranks.device)
+                ranks.total(sums)
+            value = float("nan") if sums is None else self.metrics(sums)[name]
+            found[rank, penalty] = value
+            log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
+        best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
+        if best != pairs[-1]:
+            self._solve(solution, *best, ranks)
+        choices[_RANK], choices[_PENALTY] = best
+        return {name: found[best]}
+
+    def _solve(self, solution: Spectrum | None, rank: int, penalty: float, ranks: Ranks) -> None:
+        """Set the closed form on every rank; rank 0 alone has the solution."""
+        model = self._model
+        sizes = (model.n_items, rank), model.scales.shape
+        parts = [torch.zeros(size, device=ranks.device) for size in sizes]
+        if solution is not None:
+            found = solution.item_vectors(penalty, rank)
+            parts = [torch.from_numpy(part).to(ranks.device) for part in found]
+        for part in parts:
+            ranks.total(part)
+        model.solve_consume(*parts)
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        """Return the metric with the best prior and, with levels, nll."""
+        cells, loss, below, above = [*sums[:3].tolist(), float(sums[3:].max())]
+        result = {self._quality.name: above / max(below, 1e-12)}
+        if self._model.has_levels:
+            result[NLL] = loss / max(cells, 1.0)
+        return result
+
+    def finish(self, choices: dict[str, float]) -> dict[str, float]:
+        """Set offsets and prior (chosen where there is a validation), fit the link to P(i | u)."""
+        offsets = self._set_level_offsets(choices) if self._model.has_levels else {}
+        if self._model.cfg.consume_loss == "cosine":
+            sums = self.validate(0, 1)
+            if sums is not None:
+                weight, half_life_d = self._priors[int(sums[3:].argmax())]
+                choices = {"prior_weight": weight, "prior_half_life_d": half_life_d}
+            self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
+        self._fit_link()
+        return choices | offsets
+
+    def _set_level_offsets(self, choices: dict[str, float]) -> dict[str, float]:
+        """Add what validation chose to the level logits of all items; return it."""
+        model, names = self._model, [f"level_offset_{name}" for name in self._profiles.levels.names]
+        if self._validation is not None:
+            chunks = self._validation.chunks(0, 1)
+            found = [self._target_logits(model.encode(self._ragged(h)), t) for h, t in chunks]
+            user = torch.cat([_long(t.user_num[t.rows]) for _, t in chunks])
+            logits, level = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+            offsets, value = level_offsets(logits, level, user)
+            log.info("level offsets %s nll=%.5g", offsets.tolist(), value)
+            choices = dict(zip(names, offsets.tolist(), strict=True))
+        offsets = torch.tensor([choices.get(name, 0.0) for name in names]).to(model.level_bias)
+        model.level_bias.data = model.level_bias + offsets
+        model.level_offset = offsets
+        return {name: choices[name] for name in names if choices.get(name)}
+
+    @property
+    def _priors(self) -> list[tuple[float, float]]:
+        if self._model.cfg.consume_loss != "cosine":
+            return _PRIORS[:1]
+        return _PRIORS if self._data.now is None else _TIMED_PRIORS
+
+    def report(self) -> dict[str, float]:
+        """Return the evaluator's metrics of the finished model on the validation users."""
+        if self._validation is None:
+            return {}
+        return self._validation.report(self._scores, self._item_counts)
+
+    def _scores(self, history: Cells) -> Tensor:
+        return self._model.consume_scores(self._model.encode(self._ragged(history)))
+
+    def _qualities(self, z: Tensor, history: Cells, targets: Cells, spread: Tensor) -> Tensor:
+        """Return the metric's denominator and, for each prior, its numerator."""
+        model = self._model
+        scores = model.split(z)[0] @ model.consume_vectors().T
+        if model.cfg.consume_loss != "cosine":
+            scores = scores + model.consume_prior()
+        scores = without(scores, history)
+        wanted = torch.zeros(scores.shape, dtype=torch.bool)
+        wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
+        shares = {h: spread * share.to(z.device) for h, share in self._shares.items()}
+        found = [self._quality.sums(scores + w * shares[h], wanted) for w, h in self._priors]
+        return torch.tensor([found[0][1], *(above for above, _ in found)], dtype=torch.float64)
+
+    def _log_share(self, half_life_d: float) -> Tensor:
+        """Return the log share of each item in the training cells, decayed towards the cut."""
+        train = self._data.train
+        weight = np.ones(train.n_cells)
+        if half_life_d and self._data.now is not None:
+            weight = np.exp2((train.timestamp - self._data.now) / (half_life_d * _DAY_S))
+        counts = np.bincount(train.item_num, weight, minlength=self._data.n_items) + 0.3
+        share = torch.from_numpy(np.log(counts / counts.sum())).float()
+        return share.to(self._model.prior.device)
+
+    def _set_prior(self, weight: float, half_life_d: float) -> None:
+        if weight == 0:
+            return
+        share = self._log_share(half_life_d)
+        self._model.prior.copy_(weight * self._spread() * (share - share.max()))
+
+    def _spread(self) -> Tensor:
+        """Return the standard deviation of scores over some training users and all items."""
+        z = self._model.encode(self._ragged(self._sample(few(_SPREAD_USERS, self._model.n_items))))
+        return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
+
+    def _fit_link(self) -> None:
+        """Calibrate P(i | u) on training users, each item predicted from the others."""
+        model = self._model
+        if model.has_levels:
+            z = model.encode(self._ragged(self._sample(_LINK_USERS)))
+            model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
+        if model.cfg.consume_loss == "likelihood":
+            return
+        batch = self._ragged(self._sample(few(_LINK_USERS, model.n_items)))
+        z = model.encode(batch)
+        scores = model.consume_scores(z)
+        rows, items = batch.rows, batch.item_num
+        scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
+        model.link.fit(scores, rows, items)
+
+    def _sample(self, n_users: int) -> Cells:
+        train = self._data.train
+        rng = np.random.default_rng([self._seed, 0x11])
+        return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
+
+
+def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
+    """Return `factors_left_out` of all cells, [M, 2], where the model has a use for it."""
+    if model.levels.n_rated < 2 or not model.cfg.zero_diagonal:
+        return None
+    users = np.arange(resident.n_users)
+    parts = np.array_split(users, max(1, len(users) // _LEFT_OUT_USERS))
+    batches = (resident.users(part) for part in parts)
+    tables, n_items = model.user_tables(), model.n_items
+    return torch.cat([factors_left_out(b, Pairs(b, n_items), tables) for b in batches])
+
+
+def _leads() -> bool:
+    """Tell whether this process starts a model; the other ranks take over its weights."""
+    group = torch.distributed
+    return not (group.is_available() and group.is_initialized()) or group.get_rank() == 0
+
+
+def _long(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def autoencoder_phases(
+    run: str,
+    cache_dir: str | None,
+    profiles: str,
+    cfg: dict[str, Any],
+    seed: int,
+    refit: str,
+    select: str = RECALL,
+) -> Sequence[Callable[[], Task]]:
+    """Return the phases of the autoencoder, as each Ray Train worker calls it.
+
+    Args:
+        run: the workspace.
+        cache_dir: its cache.
+        profiles: build_id of the profiles.
+        cfg: fields of `Conv4RecConfig`.
+        seed: seed of everything.
+        refit: `none`, `val` or `all`: which windows the second phase adds.
+        select: metric that the consume block is chosen by.
+    """
+    workspace = Workspace(run, cache_dir=cache_dir)
+    loaded = Profiles.load(workspace.open("profiles", profiles))
+    model = Conv4RecConfig(**cfg)
+
+    def phase(period: str, validated: bool) -> Callable[[], Task]:
+        return lambda: AutoencoderTask(
+            loaded, model, period=period, seed=seed, validated=validated, select=select
+        )
+
+    last = last_period(loaded.facts["protocol"], refit)
+    phases = [phase("val", True)]
+    if last != "val":
+        phases.append(phase(last, False))
+    return phases
+
+
+def last_period(protocol: str, refit: str) -> str:
+    """Return the period whose windows the final model is fitted on."""
+    if refit == "all":
+        return "all"
+    return "test" if refit == "val" and protocol == "temporal" else "val"
+
+
+def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:
+    """Return a model of the sizes that a period needs, its weights unset: assign them."""
+    levels: RatingLevels = profiles.levels
+    n_items = int(profiles.facts["catalogue"][period])
+    return Conv4Rec(cfg, n_items=n_items, levels=levels, seed=None)

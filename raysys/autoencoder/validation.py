@@ -1,0 +1,146 @@
+"""What training is judged by: users of the validation period and a metric of their lists.
+
+The metric that chooses epochs, penalties and priors is computed on the model's own device and for
+many item priors at once; `Quality` is that fast form of the evaluator's metric of the same name,
+and `report` is the evaluator itself, for the model that was chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysys.config import require
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import period_windows
+from raysys.evaluation.bootstrap import user_keys
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metrics import top_items
+from raysys.evaluation.protocols import first_appearances
+
+TOP_K, NDCG_K = 20, 100
+RECALL, NDCG, NLL = f"recall@{TOP_K}", f"ndcg@{NDCG_K}", "nll"
+CHUNK_USERS = 256
+REPORTED = (RECALL, NDCG, f"{RECALL}^0.3")
+
+_MAX_ELEMENTS = 1 << 25  # of a users x N matrix
+_POOLED = re.compile(rf"recall@{TOP_K}\^(0(\.\d+)?|1(\.0+)?)")
+
+
+def check_metric(key: str, name: str) -> None:
+    """Raise ConfigError unless the consume block can be chosen by the metric."""
+    known = name in (RECALL, NDCG) or _POOLED.fullmatch(name) is not None
+    require(known, key, name, f"{RECALL}, {NDCG} or {RECALL}^BETA with BETA from 0 to 1")
+
+
+class Quality:
+    """A metric as two sums over users.
+
+    Args:
+        name: `recall@20`, `ndcg@100`, or pooled `recall@20^BETA`.
+        item_counts: int [N] training interactions, which the penalty BETA counts.
+        device: of the scores to come.
+    """
+
+    def __init__(
+        self, name: str, item_counts: NDArray[np.integer], device: torch.device | None = None
+    ) -> None:
+        check_metric("metric", name)
+        self.name = name
+        self._weights: Tensor | None = None
+        if "^" in name:
+            share = np.maximum(item_counts, 1) / np.maximum(item_counts, 1).max()
+            weights = share ** -float(name.partition("^")[2])
+            self._weights = torch.from_numpy(weights).double()
+
+    def sums(self, scores: Tensor, wanted: Tensor) -> tuple[float, float]:
+        """Return what a block of users adds to the numerator and the denominator.
+
+        Args:
+            scores: [B, N], minus infinity where an item is not to be listed.
+            wanted: bool [B, N] on the CPU; every row has some.
+        """
+        size = NDCG_K if self.name == NDCG else TOP_K
+        top = scores.topk(min(size, scores.shape[1]), dim=1).indices.cpu()
+        hits = wanted.gather(1, top).double()
+        targets = wanted.sum(dim=1)
+        if self._weights is not None:
+            below = wanted.sum(dim=0).double() @ self._weights
+            return float((hits * self._weights[top]).sum()), float(below)
+        if self.name == NDCG:
+            gains = 1 / torch.arange(2, 2 + NDCG_K, dtype=torch.float64).log2()
+            ideal = gains.cumsum(0)[targets.clamp(1, NDCG_K) - 1]
+            return float(((hits * gains[: hits.shape[1]]).sum(dim=1) / ideal).sum()), len(hits)
+        return float((hits.sum(dim=1) / targets.clamp(1, TOP_K)).sum()), len(hits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """History and targets of the validation users, row by row."""
+
+    history: Cells
+    targets: Cells
+    chunk_users: int
+
+    def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
+        """Return this rank's users in chunks."""
+        rows = np.arange(self.history.n_users)[rank::world]
+        size = self.chunk_users
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [(self.history.users(part), self.targets.users(part)) for part in parts]
+
+    def report(
+        self, score: Callable[[Cells], Tensor], item_counts: NDArray[np.int64]
+    ) -> dict[str, float]:
+        """Return the evaluator's metrics of a model's lists.
+
+        Args:
+            score: the consume scores [B, N] after histories.
+            item_counts: [N] training interactions.
+        """
+        evaluator = Evaluator(Layout(), item_counts=item_counts, replicates=0)
+        for history, targets in self.chunks(0, 1):
+            lists = top_items(score(history).cpu().numpy(), NDCG_K, exclude=history)
+            keys = user_keys(map(int, history.user_num))
+            once = first_appearances(targets)
+            evaluator.update_ranking(keys, history=history, targets=once, lists=lists)
+        found = evaluator.result()
+        return {name: float(found[name]["mean"] or 0.0) for name in REPORTED}
+
+
+def validation(profiles: Profiles, *, seed: int, n_users: int) -> Validation | None:
+    """Return at most so many users with history and new targets in the val catalogue."""
+    windows = period_windows(profiles.facts["protocol"], "val")
+    cells = profiles.cells()
+    n_items = int(profiles.facts["catalogue"]["val"])
+    cells = cells.take(cells.item_num < n_items)
+    history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)
+    key = history.rows * n_items + history.item_num
+    targets = targets.take(~np.isin(targets.rows * n_items + targets.item_num, key))
+    rows = np.flatnonzero((history.counts > 0) & (targets.counts > 0))
+    if len(rows) == 0:
+        return None
+    rng = np.random.default_rng([seed, 0x22])
+    rows = np.sort(rng.permutation(rows)[:n_users])
+    return Validation(history.users(rows), targets.users(rows), few(CHUNK_USERS, n_items))
+
+
+def few(n_users: int, n_items: int) -> int:
+    """Return how many users' scores of all items to hold at once."""
+    return max(1, min(n_users, _MAX_ELEMENTS // n_items))
+
+
+def without(scores: Tensor, history: Cells) -> Tensor:
+    """Return scores [B, N] with the history's items at minus infinity."""
+    rows = torch.from_numpy(history.rows).to(scores.device)
+    items = torch.from_numpy(history.item_num.astype(np.int64)).to(scores.device)
+    blocked = torch.tensor(-torch.inf, device=scores.device)
+    return scores.index_put((rows, items), blocked)

@@ -1,0 +1,142 @@
+"""The Ray Serve application.
+
+    serve run raysys.cluster.serve_app:build run=runs/first replicas=2
+    raysys serve run=runs/first port=8000     (starts Ray and Serve if need be)
+
+One deployment opens the current index of a run and answers HTTP v1. Scale it with `replicas=` (each
+replica holds the users' histories, and shares the mapped arrays with those on its node); more
+machines join the Ray cluster. All replicas serve the build that was current at the start: to move
+on to a newer one, run the command again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from raysys.config import JobConfig, load, require, require_run
+from raysys.config import local as local_field
+from raysys.errors import RaysysError
+from raysys.http.app import create_app
+from raysys.search.search import Search
+from raysys.search.served import served_chain
+from raysys.store.builds import Workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class ServeConfig(JobConfig):
+    """Settings of the service.
+
+    Attributes:
+        name: of the Serve application.
+        build_id: of the index to serve; null takes the current one.
+        verify: compare every served file with its hash before answering.
+        replicas: processes that answer, each on `cpus` CPUs; a fraction shares one.
+        cpus: CPUs that Ray reserves for one replica.
+        max_ongoing_requests: of one replica; the proxy queues what comes beyond.
+        max_queued_requests: of one proxy; what comes beyond is answered 503. -1: no limit.
+        host: address to listen on; 0.0.0.0 for every interface. There is no authentication.
+        port: TCP port to listen on.
+        route_prefix: path before /v1.
+        local: serve from this process by uvicorn alone, without Ray.
+    """
+
+    name: str = local_field("raysys")
+    build_id: str | None = local_field(None)
+    verify: bool = local_field(True)
+    replicas: int = local_field(1)
+    cpus: float = local_field(1.0)
+    max_ongoing_requests: int = local_field(64)
+    max_queued_requests: int = local_field(1024)
+    host: str = local_field("127.0.0.1")
+    port: int = local_field(8000)
+    route_prefix: str = local_field("/")
+    local: bool = local_field(False)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that Serve would refuse later."""
+        require(self.replicas >= 1, "replicas", self.replicas, "1 or more")
+        require(self.cpus >= 0, "cpus", self.cpus, "0 or more")
+        most = self.max_ongoing_requests
+        require(most >= 1, "max_ongoing_requests", most, "1 or more")
+        queued = self.max_queued_requests
+        require(queued >= -1, "max_queued_requests", queued, "-1 or more")
+        require(1 <= self.port <= 65535, "port", self.port, "1 to 65535")
+        prefix = self.route_prefix
+        accepted = "/ or a path that begins and does not end with /"
+        ok = prefix == "/" or (prefix.startswith("/") and not prefix.endswith("/"))
+        require(ok, "route_prefix", prefix, accepted)
+
+
+@serve.ingress()
+class Service:
+    """One replica: an opened search behind the HTTP app.
+
+    Args:
+        run: absolute path or URI.
+        cache_dir: where builds on object stores are fetched to.
+        build_id: of the index.
+        verify: check hashes on this node too.
+    """
+
+    def __init__(self, run: str, *, cache_dir: str | None, build_id: str, verify: bool) -> None:
+        workspace = Workspace(run, cache_dir=cache_dir)
+        self._search = Search.open(workspace, build_id=build_id, verify=verify)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the app of this replica; Serve calls it after the constructor."""
+        return create_app(self._search)
+
+
+def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
+    """Check the builds here, where an error is one clear line, and describe the deployment.
+
+    Returns:
+        The application and the {kind: build_id} that it will serve.
+
+    Raises:
+        BuildError: see `served_chain`.
+    """
+    require_run(cfg)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    chain = served_chain(workspace, build_id=cfg.build_id, verify=cfg.verify)
+    deployment = serve.deployment(
+        Service,
+        name="search",
+        num_replicas=cfg.replicas,
+        ray_actor_options={"num_cpus": cfg.cpus},
+        max_ongoing_requests=cfg.max_ongoing_requests,
+        max_queued_requests=cfg.max_queued_requests,
+        graceful_shutdown_wait_loop_s=0.5,
+        logging_config={"enable_access_log": False},
+    )
+    build_ids = {kind: build.build_id for kind, build in chain.items()}
+    app = deployment.bind(
+        cfg.run, cache_dir=cfg.cache_dir, build_id=build_ids["index"], verify=cfg.verify
+    )
+    return app, build_ids
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """Return the application for `serve run raysys.cluster.serve_app:build key=value ...`.
+
+    Raises:
+        click.ClickException: bad settings or builds; the Serve command line shows it as one line.
+    """
+    for key in ("host", "port", "name", "route_prefix", "local"):
+        if key in args:
+            log.warning("setting ignored key=%s reason=%s", key, "serve run decides it")
+    try:
+        cfg = load(ServeConfig, args)
+        return application(cfg)[0]
+    except RaysysError as error:
+        raise click.ClickException(" ".join(str(error).split())) from error

@@ -1,0 +1,285 @@
+"""The only place that builds a TorchTrainer: runs the training loop on Ray Train workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    remove_placement_group,
+)
+from torch import Tensor, nn
+
+from raysys.config import local, require
+from raysys.store.storage import Storage
+from raysys.training.loop import Ranks, State, Task, train
+from raysys.training.optim import OptimConfig
+
+log = logging.getLogger(__name__)
+
+_STATE = "state.pt"
+PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
+_POLL_S = 1.0
+
+Factory = Callable[..., Sequence[Callable[[], Task]]]
+
+
+@dataclasses.dataclass
+class LaunchConfig:
+    """How many workers train, and what happens when one is lost.
+
+    Attributes:
+        workers: Ray Train workers; 0 trains inside the calling process.
+        max_failures: lost workers to recover from, each time from the newest saved state.
+        gpu: one GPU per worker; None takes GPUs where the cluster has enough.
+    """
+
+    workers: int = local(2)
+    max_failures: int = local(2)
+    gpu: bool | None = local(None)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for counts that make no sense."""
+        require(self.workers >= 0, "launch.workers", self.workers, "at least 0")
+        require(self.max_failures >= 0, "launch.max_failures", self.max_failures, "at least 0")
+
+
+def launch(
+    factory: Factory,
+    settings: dict[str, Any],
+    *,
+    optim: OptimConfig,
+    seed: int,
+    cfg: LaunchConfig,
+    storage: Storage,
+    name: str,
+    callbacks: Sequence[Any] = (),
+) -> State:
+    """Train on the cluster that the process is connected to and return the final state.
+
+    Args:
+        factory: module-level function; `factory(**settings)` returns the phases on each worker.
+        settings: its arguments, picklable.
+        optim: the optimiser's settings.
+        seed: seed of initialisation, order and dropout.
+        cfg: workers.
+        storage: the run; states are kept below `training/<name>` in it, see `Draft.scratch`.
+        name: identity of this training; a second launch under the same name goes on where the
+            first one stopped.
+        callbacks: Ray Train callbacks, e.g. the one that reports to a sweep.
+    """
+    if cfg.workers == 0:
+        with torch.random.fork_rng():
+            return train(factory(**settings), optim, seed=seed, ranks=Ranks())
+    resources = ray.cluster_resources()
+    gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
+    share = min(1.0, resources.get("CPU", 1) / cfg.workers)
+    if gpu:
+        share = gpu_worker_cpus([node["Resources"] for node in ray.nodes() if node["Alive"]])
+    # A report waits until the controller looks; by default it looks every two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={
+            "mailbox": mailbox,
+            "factory": factory,
+            "settings": settings,
+            "optim": dataclasses.asdict(optim),
+            "seed": seed,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cfg.workers, use_gpu=gpu, resources_per_worker={"CPU": share}
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=f"{storage.root}/training",
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
+        ),
+    )
+    log.info("training started workers=%d gpu=%s name=%s", cfg.workers, gpu, name)
+    with _shown(mailbox):
+        result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    return _read_state(result.checkpoint)
+
+
+def gpu_worker_cpus(nodes: Sequence[Mapping[str, float]]) -> float:
+    """Return the CPUs of a worker with a GPU: half of what its node has for each.
+
+    Closed forms and factors are solved on them; the other half is for the rest of the job. Where
+    half would be less than one, it is one, or what there is.
+
+    Args:
+        nodes: resources of the cluster's nodes; the poorest one with a GPU decides.
+    """
+    shares = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")]
+    share = min(shares, default=1.0)
+    return min(share, max(1.0, share // 2))
+
+
+def forget(storage: Storage, name: str) -> None:
+    """Delete the states that a finished training left behind."""
+    storage.delete(f"training/{name}")
+
+
+def release(placement_group: str) -> None:
+    """Free what the workers of a training hold that was killed from outside.
+
+    Train's own cleaner asks the dashboard whether the controller lives; where that does not answer,
+    the workers' CPUs stay taken for good.
+
+    Args:
+        placement_group: the last value that the training reported as `PLACEMENT_GROUP`.
+    """
+    ident = ray.PlacementGroupID(bytes.fromhex(placement_group))
+    remove_placement_group(PlacementGroup(ident))
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Run on each Ray Train worker."""
+    context = ray.train.get_context()
+    checkpoint = ray.train.get_checkpoint()
+    device = ray.train.torch.get_device()
+    ranks = Ranks(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        wrap=_distributed,
+        total=_total,
+        share=_share,
+        save=_save,
+        restored=None if checkpoint is None else _read_state(checkpoint),
+    )
+    _send_log_lines(config["mailbox"], ranks.rank)
+    state = train(
+        config["factory"](**config["settings"]),
+        OptimConfig(**config["optim"]),
+        seed=config["seed"],
+        ranks=ranks,
+    )
+    _save(state["history"][-1] if state["history"] else {}, state)
+
+
+def _distributed(module: nn.Module) -> nn.Module:
+    """Move a module to the device and keep its gradients in step over the ranks.
+
+    Rank 0's parameters and buffers become those of all. No step changes a buffer, and sending
+    them at every step would only wait.
+    """
+    settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    prepared: nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=settings)
+    _from_rank_0(prepared.buffers())
+    return prepared
+
+
+def _share(module: nn.Module) -> None:
+    _from_rank_0(module.state_dict().values())
+
+
+def _from_rank_0(tensors: Iterable[Tensor]) -> None:
+    if torch.distributed.is_initialized():
+        for tensor in tensors:
+            whole = tensor.contiguous()
+            torch.distributed.broadcast(whole, src=0)
+            tensor.copy_(whole)
+
+
+def _total(tensor: Tensor) -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor)
+
+
+def _save(metrics: dict[str, Any], state: State | None) -> None:
+    """Report to the controller; rank 0 hands over the state, which is complete on disk first."""
+    metrics = metrics | {PLACEMENT_GROUP: get_current_placement_group().id.hex()}
+    if state is None or ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    folder = tempfile.mkdtemp(prefix="raysys-state-")
+    try:
+        torch.save(state, Path(folder) / _STATE)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_state(checkpoint: ray.train.Checkpoint) -> State:
+    with checkpoint.as_directory() as folder:
+        path = Path(folder) / _STATE  # may have been saved on a GPU that is not here
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+class _Mailbox:
+    """Carries log lines from workers to the job, which alone writes to the user's terminal."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str]] = []
+
+    def put(self, level: int, line: str) -> None:
+        self._lines.append((level, line))
+
+    def take(self) -> list[tuple[int, str]]:
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class _Sender(logging.Handler):
+    """Sends log records to the mailbox."""
+
+    def __init__(self, mailbox: Any) -> None:
+        super().__init__()
+        self._mailbox = mailbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._mailbox.put.remote(record.levelno, record.getMessage())
+
+
+def _send_log_lines(mailbox: Any, rank: int) -> None:
+    """Let rank 0 tell its progress and every rank its errors."""
+    root = logging.getLogger("raysys")
+    root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    root.handlers = [_Sender(mailbox)]
+
+
+@contextmanager
+def _shown(mailbox: Any) -> Iterator[None]:
+    """Log what arrives in the mailbox while the block runs."""
+    done = threading.Event()
+
+    def show() -> None:
+        try:
+            while not done.wait(_POLL_S):
+                for level, line in ray.get(mailbox.take.remote()):
+                    log.log(level, "%s", line)
+        except ray.exceptions.RayError as error:
+            log.warning("progress is no longer shown error=%s", type(error).__name__)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        for level, line in ray.get(mailbox.take.remote()):
+            log.log(level, "%s", line)

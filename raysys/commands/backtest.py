@@ -1,0 +1,195 @@
+"""Backtest: the settings of a run's current builds, trained and evaluated at several past cuts.
+
+    window 1   fit ----------> [val) [test)
+    window 2   fit ----------------> [val) [test)
+                                     |step |
+
+Windows are as long as the run's own test window; the last one ends with the log. Each is a run of
+its own, `<run>/backtest/<k>-of-<n>`: the log before the window's end, prepared, trained and
+evaluated. They stay, so a second backtest of the same settings only reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.cluster.connect import connected
+from raysys.commands.prepare import prepare
+from raysys.commands.train import TrainConfig, train
+from raysys.errors import ConfigError
+from raysys.evaluation.bootstrap import interval
+from raysys.evaluation.comparison import replicated, users_of_report
+from raysys.evaluation.evaluator import Metrics
+from raysys.prepare.config import PrepareConfig
+from raysys.prepare.cutoffs import backtest_cutoffs
+from raysys.reports import tables
+from raysys.reports.methods import open_chain
+from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.storage import join
+from raysys.training.optim import OptimConfig
+
+if TYPE_CHECKING:
+    from raysys.commands.evaluate import EvaluateConfig
+
+log = logging.getLogger(__name__)
+
+_PREPARE_KEYS = (
+    "min_user_rows",
+    "max_user_rows",
+    "min_item_rows",
+    "core_rounds",
+    "liked_levels",
+    "negative_events",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """One window of a backtest; times in UTC seconds, `end` excluded."""
+
+    number: int
+    val: int
+    test: int
+    end: int
+
+
+def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResult]) -> StageResult:
+    """Evaluate `cfg.backtest` rolling windows.
+
+    Returns:
+        `metrics` are means over the windows, with users resampled across all of them together;
+        `extra["backtest"]` holds one entry per window.
+
+    Raises:
+        ConfigError: the run is not split in time. DataError: a window has too little data.
+    """
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    chain = open_chain(workspace, "model")
+    windows = _windows(cfg, chain)
+    results = []
+    with connected(cfg.ray):
+        for window in windows:
+            log.info("backtest window=%d of %d cuts=%s", window.number, len(windows), window)
+            results.append(_run_window(cfg, evaluate, chain, window))
+    entries = [
+        {
+            **dataclasses.asdict(window),
+            "run": run,
+            "evaluated": result.extra["evaluated"],
+            "metrics": tables.headline(result.metrics),
+            "baselines": result.extra["baselines"],
+        }
+        for window, (run, result) in zip(windows, results, strict=True)
+    ]
+    reports = results[0][1].extra["report"].removeprefix(f"{results[0][0]}/")
+    means = _means(cfg, [run for run, _ in results], reports.removesuffix(".json"))
+    name = f"reports/backtest-{cfg.backtest}.json"
+    record = {"backtest": entries, "metrics": means}
+    workspace.storage.write_atomic(name, json.dumps(record, indent=1) + "\n")
+    for line in _table(entries, means):
+        log.info("%s", line)
+    return StageResult(
+        build_ids={kind: build.build_id for kind, build in sorted(chain.items())},
+        metrics=means,
+        extra={"report": f"{cfg.run.rstrip('/')}/{name}", "period": "test", "backtest": entries},
+    )
+
+
+def _windows(cfg: EvaluateConfig, chain: dict[str, Build]) -> list[_Window]:
+    cutoffs = chain["profiles"].facts["cutoffs"]
+    if cutoffs is None:
+        raise ConfigError(f"backtest={cfg.backtest} needs a run prepared with split=temporal")
+    first, last = chain["interactions"].facts["time_range"]
+    step = last + 1 - cutoffs["test"]
+    cuts = backtest_cutoffs((first, last), n_folds=cfg.backtest, step_s=step)
+    return [_Window(number, *cut) for number, cut in enumerate(cuts, start=1)]
+
+
+def _run_window(
+    cfg: EvaluateConfig,
+    evaluate: Callable[[EvaluateConfig], StageResult],
+    chain: dict[str, Build],
+    window: _Window,
+) -> tuple[str, StageResult]:
+    """Prepare, train and evaluate one window; return its run and result."""
+    run = join(cfg.run, f"backtest/{window.number}-of-{cfg.backtest}")
+    shared: dict[str, Any] = {"run": run, "cache_dir": cfg.cache_dir, "ray": cfg.ray}
+    before = chain["profiles"].manifest.config
+    with tempfile.TemporaryDirectory() as folder:
+        _write_log(chain["interactions"], Path(folder), end=window.end)
+        prepare(
+            PrepareConfig(
+                **shared,
+                source=folder,
+                seed=before.get("seed", cfg.seed),
+                val_cut=float(window.val),
+                test_cut=float(window.test),
+                **{key: before[key] for key in _PREPARE_KEYS if key in before},
+            )
+        )
+    trained = chain["autoencoder"].manifest.config
+    train(
+        TrainConfig(
+            **shared,
+            model="autoencoder",
+            seed=trained["seed"],
+            autoencoder=Conv4RecConfig(**trained["autoencoder"]),
+            optim=OptimConfig(**trained["optim"]),
+            launch=cfg.launch,
+        )
+    )
+    return run, evaluate(dataclasses.replace(cfg, run=run, backtest=0))
+
+
+def _write_log(interactions: Build, folder: Path, *, end: int) -> None:
+    """Write the rows before `end`, part by part; parts without rows are left out."""
+    for name in interactions.files(".parquet", prefix="part-"):
+        table = pq.read_table(interactions.path(name))
+        kept = table.filter(pc.less(table["timestamp"], end))
+        if len(kept):
+            pq.write_table(kept, folder / name, compression="zstd", compression_level=1)
+
+
+def _means(cfg: EvaluateConfig, runs: Sequence[str], name: str) -> Metrics:
+    """Return the means over windows; a user has the same bootstrap weights in all of them."""
+    found = [
+        replicated(
+            users_of_report(Workspace(run, cache_dir=cfg.cache_dir).storage, name, "model"),
+            seed=cfg.seed,
+            replicates=cfg.replicates,
+        )
+        for run in runs
+    ]
+    means: Metrics = {}
+    for name in found[0]:
+        if all(name in values for values in found):
+            mean = np.mean([values[name] for values in found], axis=0)
+            low, high = interval(mean[1:])
+            means[name] = {"mean": float(mean[0]), "ci_low": low, "ci_high": high}
+    return means
+
+
+def _table(entries: Sequence[dict[str, Any]], means: Metrics) -> list[str]:
+    """Lay out one line per window and method, and the means of the model."""
+    methods: dict[str, Metrics] = {}
+    for entry in entries:
+        days = "..".join(_day(entry[key]) for key in ("test", "end"))
+        methods[f"{days} model"] = entry["metrics"]
+        methods |= {f"{days} {name}": found for name, found in entry["baselines"].items()}
+    return tables.table({**methods, "mean model": means})
+
+
+def _day(second: int) -> str:
+    return datetime.datetime.fromtimestamp(second, tz=datetime.UTC).strftime("%Y-%m-%d")

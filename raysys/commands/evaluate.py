@@ -1,0 +1,395 @@
+"""Evaluate: the metrics of the current builds, with baselines beside them and error bars.
+
+    audit -> count the training window -> fit or reuse the baselines -> rank and rate shard by shard
+
+Writes `<run>/reports/<name>.json` (all metrics and slices of all methods) and
+`<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which `compare`
+works). The first is written last and names the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import secrets
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raysys.cluster.train_workers import LaunchConfig
+from raysys.commands.backtest import backtest
+from raysys.config import JobConfig, RayConfig, local, require, require_run
+from raysys.data.profiles import SHARD_PREFIX, Profiles
+from raysys.data.schema import PERIODS, RANKINGS, period_windows
+from raysys.errors import CorruptBuildError, DataError
+from raysys.evaluation import audit, fit_baselines, metric_table, protocols
+from raysys.evaluation.evaluator import Evaluator
+from raysys.prepare.append import BASE as APPENDED_TO
+from raysys.reports import tables
+from raysys.reports.methods import VIA, open_chain
+from raysys.reports.passes import (
+    Counted,
+    Evaluated,
+    Plan,
+    ShardTask,
+    count_shard,
+    evaluate_shard,
+    in_order,
+)
+from raysys.search.query import DEFAULT_GAMMA
+from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.drafts import Draft
+
+log = logging.getLogger(__name__)
+
+REPORTS = "reports"
+
+
+@dataclasses.dataclass
+class EvaluateConfig(JobConfig):
+    """What is evaluated, and how.
+
+    Attributes:
+        period: val or test.
+        via: model (its exact ranking), codes (code scores of all items) or index (what the
+            service returns: candidates, then exact rescoring).
+        rescore: with via=index, let the model reorder the candidates; false shows the index alone.
+        ranking: consume, rating, like or discover; null takes the model's first.
+        gamma: of the discover ranking.
+        protocol: cutoff (one history per user, before the cut), lloo (each target from strictly
+            earlier items) or loo (each target from all the user's other items).
+        top_k: list cuts K.
+        betas: exponents of the popularity penalty.
+        baselines: methods shown beside the model; [] for none. Those that do not apply to the log
+            are left out.
+        replicates: bootstrap replicates behind the intervals; 0 for none.
+        block_users: users ranked at once.
+        in_process_cells: logs up to this size are evaluated without a cluster.
+        backtest: rolling windows of the past that the current settings are trained and evaluated
+            on; 0 evaluates the current builds.
+        launch: Ray Train workers of a backtest's trainings.
+    """
+
+    period: str = "test"
+    via: str = "model"
+    rescore: bool = True
+    ranking: str | None = None
+    gamma: float = DEFAULT_GAMMA
+    protocol: str = "cutoff"
+    top_k: list[int] = dataclasses.field(default_factory=lambda: list(metric_table.TOP_K))
+    betas: list[float] = dataclasses.field(default_factory=lambda: list(metric_table.BETAS))
+    baselines: list[str] = dataclasses.field(
+        default_factory=lambda: [*fit_baselines.RANKERS, *fit_baselines.RATERS]
+    )
+    replicates: int = 1000
+    block_users: int = 256
+    in_process_cells: int = local(2_000_000)
+    backtest: int = 0
+    launch: LaunchConfig = local(factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+        require(self.period in PERIODS, "period", self.period, " or ".join(PERIODS))
+        require(self.via in VIA, "via", self.via, "model, codes or index")
+        require(
+            self.protocol in protocols.PROTOCOLS, "protocol", self.protocol, "cutoff, lloo or loo"
+        )
+        require(
+            self.ranking is None or self.ranking in RANKINGS,
+            "ranking",
+            self.ranking,
+            f"one of {', '.join(RANKINGS)}",
+        )
+        require(self.gamma >= 0, "gamma", self.gamma, "0 or more")
+        require(all(k >= 1 for k in self.top_k), "top_k", self.top_k, "1 or more each")
+        require(all(0 <= b <= 2 for b in self.betas), "betas", self.betas, "0 to 2 each")
+        known = (*fit_baselines.RANKERS, *fit_baselines.RATERS)
+        unknown = [name for name in self.baselines if name not in known]
+        require(not unknown, "baselines", self.baselines, f"a list of {', '.join(known)}")
+        require(self.replicates >= 0, "replicates", self.replicates, "0 or more")
+        require(self.block_users >= 1, "block_users", self.block_users, "1 or more")
+        require(self.backtest >= 0, "backtest", self.backtest, "0 or more")
+        plain = self.via == "model" and self.period == "test"
+        accepted = "0, or via=model and period=test"
+        require(plain or not self.backtest, "backtest", self.backtest, accepted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The merged evaluators of all shards and what was left out."""
+
+    evaluators: dict[str, Evaluator]
+    dropped: Counter[str]
+
+
+def evaluate(cfg: EvaluateConfig) -> StageResult:
+    """Evaluate the current builds, or with `backtest` their settings on windows of the past.
+
+    Raises:
+        BuildError: a build is missing or mixed. DataError: a leak, or nobody to evaluate.
+        ConfigError: a ranking that the model cannot give.
+    """
+    require_run(cfg)
+    if cfg.backtest:
+        return backtest(cfg, evaluate)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    chain = open_chain(workspace, cfg.via)
+    profiles = Profiles.load(chain["profiles"])
+    if profiles.facts["protocol"] == "ratings" and profiles.levels.n_rated < 2:
+        raise DataError(
+            "protocol=ratings evaluates predictions of ratings, and this log has none that differ "
+            f"(levels: {', '.join(profiles.levels.names)}): prepare it with split=temporal or users"
+        )
+    _audit(cfg, chain, profiles)
+    n_cells = sum(profiles.facts["n_cells"].values())
+    cluster = cfg.ray if n_cells > cfg.in_process_cells else None
+    baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
+    plan = _plan(cfg, chain, profiles, baselines)
+    shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
+    log.info(
+        "evaluate started period=%s via=%s users=%d shards=%d on=%s",
+        cfg.period,
+        cfg.via,
+        profiles.n_users,
+        len(shards),
+        "this process" if cluster is None else "ray",
+    )
+    counts, rated = _count(plan, shards, profiles, cluster)
+    tasks = [ShardTask(plan, name, counts, rated) for name in shards]
+    name = report_name(cfg)
+    report_id = secrets.token_hex(8)
+    with _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder:
+        outcome = _merge(in_order(evaluate_shard, tasks, cluster=cluster), folder)
+        record = {"report_id": report_id, **_record(cfg, plan, chain, outcome, left_out)}
+    _publish(workspace, f"{REPORTS}/{name}", record)
+    methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
+    for line in tables.table(methods):
+        log.info("%s", line)
+    own = methods.pop(cfg.via)
+    return StageResult(
+        build_ids=record["build_ids"],
+        metrics=own,
+        extra={
+            "report": f"{cfg.run.rstrip('/')}/{REPORTS}/{name}.json",
+            **{key: record[key] for key in ("period", "via", "protocol", "evaluated", "dropped")},
+            "baselines": {method: tables.headline(found) for method, found in methods.items()},
+            "baselines_left_out": left_out,
+        },
+    )
+
+
+def report_name(cfg: EvaluateConfig) -> str:
+    """Return the file name of a report, without its suffix."""
+    parts = ["evaluate", cfg.period, cfg.via]
+    parts += ["raw"] if cfg.via == "index" and not cfg.rescore else []
+    parts += [cfg.protocol] if cfg.protocol != "cutoff" else []
+    parts += [cfg.ranking] if cfg.ranking else []
+    return "-".join(parts)
+
+
+def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> None:
+    """Check the manifests; the cells are checked shard by shard."""
+    facts = profiles.facts
+    audit.check_model(
+        chain["autoencoder"].facts,
+        period=cfg.period,
+        windows=period_windows(facts["protocol"], cfg.period),
+        cutoffs=facts["cutoffs"],
+        n_items=facts["catalogue"][cfg.period],
+    )
+    audit.check_catalogue(
+        profiles.items,
+        catalogue=facts["catalogue"],
+        cutoffs=facts["cutoffs"],
+        numbers_kept=APPENDED_TO in chain["profiles"].manifest.config,
+    )
+
+
+def _plan(
+    cfg: EvaluateConfig,
+    chain: dict[str, Build],
+    profiles: Profiles,
+    baselines: dict[str, Build],
+) -> Plan:
+    facts = profiles.facts
+    values = [value for value in profiles.levels.values if value is not None]
+    spread = max(values) - min(values) if values else 0.0
+    return Plan(
+        run=cfg.run,
+        cache_dir=cfg.cache_dir,
+        via=cfg.via,
+        head=chain[VIA[cfg.via]].build_id,
+        ranking=cfg.ranking,
+        gamma=cfg.gamma,
+        rescore=cfg.rescore,
+        baselines=tuple((name, build.build_id) for name, build in baselines.items()),
+        period=cfg.period,
+        windows=period_windows(facts["protocol"], cfg.period),
+        n_items=facts["catalogue"][cfg.period],
+        cutoffs=tuple(facts["cutoffs"].items()) if facts["cutoffs"] else None,
+        evaluation=facts["protocol"],
+        protocol=cfg.protocol,
+        layout=metric_table.Layout(
+            top_k=tuple(cfg.top_k),
+            betas=tuple(cfg.betas),
+            levels=profiles.levels.names,
+            rating_range=spread or 1.0,
+        ),
+        seed=cfg.seed,
+        replicates=cfg.replicates,
+        block=cfg.block_users,
+    )
+
+
+def _baselines(
+    cfg: EvaluateConfig, workspace: Workspace, build: Build, profiles: Profiles
+) -> tuple[dict[str, Build], dict[str, str]]:
+    """Fit or reuse one `baselines` build per name; return them and why others are left out."""
+    facts = profiles.facts
+    wanted = fit_baselines.applicable(
+        [n for n in cfg.baselines if facts["protocol"] != "ratings" or n in fit_baselines.RATERS],
+        n_items=facts["catalogue"][cfg.period],
+        has_time=facts["has_time"],
+        n_rated=profiles.levels.n_rated,
+    )
+    builds = {}
+    source = functools.cache(lambda: fit_baselines.source_of(profiles))
+    for name in (name for name, reason in wanted.items() if reason is None):
+        settings = {"name": name, "period": cfg.period}
+        write = functools.partial(_fit_baseline, source, name=name, period=cfg.period)
+        builds[name] = workspace.build("baselines", config=settings, inputs=[build], write=write)
+    return builds, {name: reason for name, reason in wanted.items() if reason is not None}
+
+
+def _fit_baseline(
+    source: Callable[[], fit_baselines.Source], draft: Draft, *, name: str, period: str
+) -> dict[str, Any]:
+    """Fit one baseline and write its files; return the build's facts."""
+    log_read = source()
+    chosen = fit_baselines.fit_and_save(log_read, period=period, names=[name], folder=draft.staging)
+    return {"name": name, "settings": chosen[name], "user_share": log_read.share}
+
+
+def _count(
+    plan: Plan, shards: list[str], profiles: Profiles, cluster: RayConfig | None
+) -> tuple[NDArray[np.int64], bool]:
+    """Run the first pass; return item counts [N] and whether the training window has ratings."""
+    found: list[Counted] = list(
+        in_order(count_shard, [(plan, name) for name in shards], cluster=cluster)
+    )
+    ids = profiles.items["item_id"]
+    audit.check_shards(
+        ((c.name, c.user_num) for c in found), user=lambda n: repr(profiles.user_ids[n].as_py())
+    )
+    audit.check_popularity(
+        profiles.items["n_fit"].to_numpy(),
+        np.sum([c.fit_rows for c in found], axis=0),
+        ids=ids.to_pylist(),
+    )
+    levels = np.sum([c.level_counts for c in found], axis=0)
+    return np.sum([c.item_counts for c in found], axis=0), bool(levels[profiles.levels.rated].any())
+
+
+@contextlib.contextmanager
+def _user_files(workspace: Workspace, target: str) -> Iterator[Path]:
+    """Give a local folder whose files lie in `target` of the run when the block succeeds."""
+    storage = workspace.storage
+    folder = Path(storage.root) / target if storage.is_local else Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+        if not storage.is_local:
+            storage.upload(folder, target)
+    except BaseException:
+        storage.delete(target)
+        storage.prune(target.rpartition("/")[0])
+        raise
+    finally:
+        if not storage.is_local:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(workspace: Workspace, report: str, record: dict[str, Any]) -> None:
+    """Write a report's JSON, and delete the users' sums of the report that it replaces."""
+    try:
+        before = workspace.storage.read_json(f"{report}.json") or {}
+    except CorruptBuildError:
+        before = {}
+    workspace.storage.write_atomic(f"{report}.json", json.dumps(record, indent=1) + "\n")
+    if before.get("report_id"):
+        workspace.storage.delete(f"{report}/{before['report_id']}")
+
+
+def _merge(results: Iterable[Evaluated], folder: Path) -> Outcome:
+    """Add up the shards in order and write their users' sums, one file per method."""
+    merged: dict[str, Evaluator] = {}
+    dropped: Counter[str] = Counter()
+    with contextlib.ExitStack() as files:
+        writers: dict[str, pq.ParquetWriter] = {}
+        for result in results:
+            dropped.update(result.dropped)
+            for method, evaluator in result.evaluators.items():
+                table = result.tables[method]
+                if method in merged:
+                    merged[method].merge(evaluator)
+                else:
+                    merged[method] = evaluator
+                    path = folder / f"{method}.parquet"
+                    writers[method] = files.enter_context(
+                        pq.ParquetWriter(path, table.schema, compression="zstd")
+                    )
+                writers[method].write_table(table)
+    return Outcome(merged, dropped)
+
+
+def _record(
+    cfg: EvaluateConfig,
+    plan: Plan,
+    chain: dict[str, Build],
+    outcome: Outcome,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """Return the report as JSON values."""
+    own = outcome.evaluators[cfg.via]
+    evaluated = {
+        "rows": own.count("rows"),
+        "targets": sum(
+            own.count(f"targets|popularity={d + 1}") for d in range(metric_table.POPULARITY_SLICES)
+        ),
+        "rated_targets": own.count("rated"),
+    }
+    if not evaluated["rows"] and not evaluated["rated_targets"]:
+        raise DataError(
+            f"period={cfg.period} has nobody to evaluate: no user has history and a new target "
+            f"in the catalogue ({dict(outcome.dropped)})"
+        )
+    return {
+        "period": cfg.period,
+        "via": cfg.via,
+        "rescore": cfg.rescore,
+        "ranking": cfg.ranking,
+        "protocol": cfg.protocol,
+        "split": plan.evaluation,
+        "seed": cfg.seed,
+        "replicates": cfg.replicates,
+        "build_ids": {kind: build.build_id for kind, build in sorted(chain.items())},
+        "baseline_ids": dict(plan.baselines),
+        "cutoffs": dict(plan.cutoffs) if plan.cutoffs else None,
+        "evaluated": evaluated,
+        "dropped": {reason: count for reason, count in sorted(outcome.dropped.items()) if count},
+        "baselines_left_out": left_out,
+        "methods": {
+            method: {"metrics": evaluator.result(), "slices": evaluator.slices()}
+            for method, evaluator in outcome.evaluators.items()
+        },
+    }

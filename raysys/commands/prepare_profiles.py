@@ -1,0 +1,219 @@
+"""`interactions` -> `profiles`: split, number and shard, the second half of prepare."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysys.cluster.tasks import distribute
+from raysys.data.profiles import SHARD_PREFIX
+from raysys.data.schema import Window, period_windows
+from raysys.errors import DataError
+from raysys.prepare.append import earlier_items
+from raysys.prepare.catalogue import (
+    PartStatistics,
+    catalogue_sizes,
+    join_attributes,
+    merge_items,
+    merge_levels,
+    number_items,
+    rare_items,
+)
+from raysys.prepare.config import PrepareConfig
+from raysys.prepare.cutoffs import cutoffs_of_folds, resolve_cutoffs
+from raysys.prepare.levels import build_levels
+from raysys.prepare.opened_log import TIMELESS
+from raysys.prepare.splits import SplitPlan
+from raysys.prepare.tasks import ShardTask, count_part, write_shard
+from raysys.store.builds import Build
+from raysys.store.drafts import Draft
+
+log = logging.getLogger(__name__)
+
+PARTS = "part-"  # how the files of an `interactions` build begin
+
+
+def write_profiles(
+    cfg: PrepareConfig,
+    interactions: Build,
+    attributes: pa.Table | None,
+    draft: Draft,
+    *,
+    earlier: Build | None,
+) -> dict[str, Any]:
+    """Split, number and shard the interactions; return the build's facts."""
+    facts = interactions.facts
+    uris = interactions.urls(".parquet", prefix=PARTS)
+    plan = _plan(cfg, uris, facts)
+    core = _count(cfg, uris, plan, has_time=facts["has_time"])
+    counted = core.parts
+    levels = build_levels(
+        merge_levels([part.levels for part in counted]),
+        liked_levels=cfg.liked_levels,
+        negative_events=cfg.negative_events,
+    )
+    earlier_ids = None
+    if earlier is not None:
+        earlier_ids, described_before = earlier_items(earlier)
+        attributes = described_before if attributes is None else attributes
+    items = number_items(core.items, excluded=core.rare, earlier=earlier_ids)
+    catalogue = catalogue_sizes(items)
+    present = pc.if_else(items["dropped"], None, items["item_id"]).combine_chunks()
+    first_user = 0
+    tasks = []
+    for number, (uri, part) in enumerate(zip(uris, counted, strict=True)):
+        tasks.append(ShardTask(uri, f"{SHARD_PREFIX}{number:05d}.parquet", first_user))
+        first_user += len(part.users)
+    written = distribute(
+        functools.partial(
+            write_shard,
+            plan=plan,
+            item_ids=present,
+            excluded=core.excluded,
+            levels=levels,
+            n_fit_items=catalogue["val"],
+            folder=draft.url,
+        ),
+        tasks,
+        stage="prepare shards",
+        rows=lambda done: done.n_cells,
+    )
+    table, described = join_attributes(items, attributes)
+    _check_described(described, items, attributes)
+    pq.write_table(table, draft.path("items.parquet"))
+    user_ids = pa.chunked_array([part.users for part in counted], pa.string())
+    user_num = pa.array(range(first_user), pa.int32())
+    pq.write_table(
+        pa.table({"user_num": user_num, "user_id": user_ids}), draft.path("users.parquet")
+    )
+    levels.save(draft.path("levels.json"))
+    windows = [sum(shard.windows[w] for shard in written) for w in range(len(Window))]
+    filtered = {
+        "dropped_users": sum(part.n_dropped for part in counted),
+        "rare_items": sum(shard.n_rare for shard in written),
+        "level_unknown_to_fit": sum(shard.n_unknown_level for shard in written),
+    }
+    _check_windows(cfg, windows)
+    assert facts["rows"] == sum(windows) + sum(filtered.values()), (windows, filtered)
+    return {
+        "split": cfg.split,
+        "protocol": plan.protocol,
+        "n_users": first_user,
+        "n_items": len(items),
+        "catalogue": catalogue,
+        "cutoffs": None
+        if plan.cutoffs is None
+        else dict(zip(("val", "test"), plan.cutoffs, strict=True)),
+        "has_time": facts["has_time"],
+        "n_cells": {window.name: windows[window] for window in Window},
+        "filtered": {reason: count for reason, count in filtered.items() if count},
+        "core": {"rounds": core.rounds, "settled": core.settled},
+        "n_described_items": described,
+        "levels": list(levels.names),
+    }
+
+
+def _check_described(described: int, items: pa.Table, attributes: pa.Table | None) -> None:
+    """Warn where the item file describes under half of the log's items: other ids, perhaps."""
+    if attributes is None or 2 * described >= len(items):
+        return
+    ids, known = items["item_id"].combine_chunks(), attributes["item_id"].combine_chunks()
+    log.warning(
+        "items describe %d of the log's %d items; ids of the log that items= lacks: %s; "
+        "ids of items= that the log lacks: %s",
+        described,
+        len(items),
+        _examples(ids, known),
+        _examples(known, ids),
+    )
+
+
+def _examples(ids: pa.Array, others: pa.Array) -> str:
+    lacking = ids.filter(pc.invert(pc.is_in(ids, value_set=others)))[:3].to_pylist()
+    return ", ".join(map(repr, lacking)) or "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Core:
+    """Counts of the users and items that stay.
+
+    Attributes:
+        parts: per part; their users count rows of items outside `excluded` only.
+        items: of `merge_items`.
+        excluded: items dropped before the last count; rare: those and what it dropped.
+        rounds: counts taken; settled: another one would drop nothing.
+    """
+
+    parts: list[PartStatistics]
+    items: pa.Table
+    excluded: pa.Array
+    rare: pa.Array
+    rounds: int
+    settled: bool
+
+
+def _count(cfg: PrepareConfig, uris: Sequence[str], plan: SplitPlan, *, has_time: bool) -> _Core:
+    """Count, drop rare items and count again, `core_rounds` times or until nothing changes."""
+    excluded = pa.array([], pa.string())
+    for number in range(1, cfg.core_rounds + 1):
+        parts = distribute(
+            functools.partial(count_part, plan=plan, has_time=has_time, excluded=excluded),
+            uris,
+            stage="prepare count",
+            rows=lambda done: done.n_rows,
+        )
+        items = merge_items([part.items for part in parts])
+        found = rare_items(items, min_item_rows=cfg.min_item_rows)
+        rare = pc.unique(pa.concat_arrays([excluded, found])).sort()
+        settled = len(rare) == len(excluded)
+        if settled or number == cfg.core_rounds:
+            return _Core(parts, items, excluded, rare, number, settled)
+        excluded = rare
+    raise AssertionError("core_rounds is at least 1")
+
+
+def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: dict[str, Any]) -> SplitPlan:
+    protocol = cfg.evaluation_protocol
+    cutoffs = None
+    if protocol == "temporal" and not facts["has_time"]:
+        raise DataError(f"split=temporal needs a time, the log has none; {TIMELESS}")
+    if protocol == "temporal" and cfg.split == "given":
+        cutoffs = cutoffs_of_folds(uris)
+    elif protocol == "temporal":
+        cutoffs = resolve_cutoffs(
+            uris,
+            (cfg.val_cut, cfg.test_cut),
+            time_range=tuple(facts["time_range"]),
+            n_rows=facts["rows"],
+        )
+    return SplitPlan(
+        protocol=protocol,
+        given=cfg.split == "given",
+        seed=cfg.seed,
+        cutoffs=cutoffs,
+        val_share=cfg.val_share,
+        test_share=cfg.test_share,
+        target_share=cfg.target_share,
+        min_user_rows=cfg.min_user_rows or (5 if cfg.split == "users" else 1),
+        max_user_rows=cfg.max_user_rows,
+    )
+
+
+def _check_windows(cfg: PrepareConfig, windows: Sequence[int]) -> None:
+    """Raise where a window that an evaluation needs has no cells."""
+    for period in ("val", "test"):
+        needs = period_windows(cfg.evaluation_protocol, period)
+        for window in (*needs.fitted, *needs.history, *needs.targets):
+            if not windows[window]:
+                found = {w.name: windows[w] for w in Window}
+                raise DataError(
+                    f"split={cfg.split} leaves window {window.name} without rows ({found}): "
+                    "the log is too small for this split, or the cuts and shares are"
+                )

@@ -1,0 +1,142 @@
+"""Serve: answer over HTTP until the process is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import ray
+import uvicorn
+from ray import serve as ray_serve
+
+from raysys.cluster.connect import connected
+from raysys.cluster.serve_app import ServeConfig, application
+from raysys.config import require, require_run
+from raysys.errors import BuildError, ConfigError, find_cause
+from raysys.http.app import create_app
+from raysys.search.search import Search
+from raysys.store.builds import StageResult, Workspace
+
+__all__ = ["ServeConfig", "serve"]
+
+log = logging.getLogger(__name__)
+
+
+def serve(cfg: ServeConfig) -> StageResult:
+    """Start the service and block until SIGINT or SIGTERM; then stop what was started here.
+
+    Ray, and Serve on it, are joined where they are there already, and then left running.
+
+    Raises:
+        BuildError: there is no index, or a build is damaged or mixed.
+        ConfigError: the port is taken, or the cluster does not answer.
+    """
+    require_run(cfg)
+    with _interrupted_by_signals():
+        try:
+            build_ids = _serve_here(cfg) if cfg.local else _serve_on_ray(cfg)
+        except KeyboardInterrupt:
+            log.info("service interrupted before it was ready")
+            build_ids = {}
+    log.info("service stopped")
+    return StageResult(build_ids=build_ids)
+
+
+def _serve_here(cfg: ServeConfig) -> dict[str, str]:
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    search = Search.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
+    _require_free_port(cfg)
+    require(cfg.route_prefix == "/", "route_prefix", cfg.route_prefix, "/ with local=true")
+    settings = uvicorn.Config(
+        create_app(search), host=cfg.host, port=cfg.port, log_level="warning", access_log=False
+    )
+    _announce(cfg)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run()
+    return search.build_ids
+
+
+def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
+    app, build_ids = application(cfg)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # ray.init takes SIGTERM over, so it is claimed again once that is done
+    with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg):
+        _warn_if_too_small(cfg)
+        try:
+            ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
+            _announce(cfg)
+            threading.Event().wait()
+        except RuntimeError as error:
+            known = find_cause(error)
+            reason = str(known or error).strip().splitlines()[-1]
+            raise BuildError(f"the service did not start: {reason}") from error
+        except KeyboardInterrupt:
+            log.info("service stopping")
+    return build_ids
+
+
+@contextmanager
+def _application_removed(cfg: ServeConfig) -> Iterator[None]:
+    """Start Serve unless it runs; afterwards stop it, or only our application if it ran before."""
+    status = ray_serve.status()
+    joined = bool(status.proxies or status.applications)
+    if cfg.name in status.applications:
+        raise ConfigError(f"name={cfg.name!r} is already a Serve application of this cluster")
+    if joined:
+        log.warning("settings ignored keys=host,port reason=Serve runs on this cluster already")
+    else:
+        _require_free_port(cfg)
+        ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
+    try:
+        yield
+    finally:
+        if joined:
+            ray_serve.delete(cfg.name)
+        else:
+            ray_serve.shutdown()
+
+
+def _warn_if_too_small(cfg: ServeConfig) -> None:
+    needed, there = cfg.replicas * cfg.cpus, ray.cluster_resources().get("CPU", 0.0)
+    if needed > there:
+        log.warning("cluster too small cpus=%g needed=%g: waiting for more nodes", there, needed)
+
+
+def _require_free_port(cfg: ServeConfig) -> None:
+    """Fail now, in one line, rather than in a proxy's log."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            cfg.host, cfg.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on host={cfg.host} port={cfg.port}: {error}") from error
+
+
+def _announce(cfg: ServeConfig) -> None:
+    prefix = cfg.route_prefix.rstrip("/")
+    log.info("service ready url=http://%s:%d%s/v1/recommend", cfg.host, cfg.port, prefix)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the block; a no-op outside the main thread.
+
+    SIGINT needs this too: shells start background commands with it ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, signal.default_int_handler) for number in caught]
+    try:
+        yield
+    finally:
+        for number, handler in zip(caught, previous, strict=True):
+            signal.signal(number, handler)

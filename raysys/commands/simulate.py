@@ -1,0 +1,127 @@
+"""simulate: write a log with a known truth to `<run>/world`.
+
+world/interactions/part-00000.parquet   the log, one file per block of users
+world/items.parquet                     item_id, title, genre, released
+world/world.json, world/truth/*.npy     the truth, see `raysys.simulate.world.World`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import secrets
+import shutil
+from pathlib import Path
+
+from raysys.cluster.connect import connected
+from raysys.cluster.tasks import distribute
+from raysys.config import JobConfig, digest, require, require_run
+from raysys.errors import ConfigError
+from raysys.simulate.world import World, WorldSpec, n_blocks, write_block
+from raysys.store.builds import StageResult
+from raysys.store.leases import leased
+from raysys.store.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class SimulateConfig(JobConfig):
+    """Settings of simulate.
+
+    Attributes:
+        n_users, n_items: sizes of the world.
+        n_interactions: expected rows before repeats are removed.
+        n_tastes: latent dimensions of taste.
+        days: length of the log.
+        skew: exponent of the popularity's power law.
+        drift: how strongly exposure fades after an item's release.
+        taste_pull: how strongly consumption follows taste.
+        noise: noise of ratings on the scale of enjoyment's logit.
+        rated: write ratings 1..5; else events view and like.
+    """
+
+    n_users: int = 5000
+    n_items: int = 2000
+    n_interactions: int = 350_000
+    n_tastes: int = 8
+    days: int = 365
+    skew: float = 0.8
+    drift: float = 1.0
+    taste_pull: float = 1.5
+    noise: float = 0.5
+    rated: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for sizes that make no world."""
+        for key in ("n_users", "n_items", "n_tastes", "days"):
+            least = 1 if key in ("n_tastes", "days") else 10
+            require(getattr(self, key) >= least, key, getattr(self, key), f">= {least}")
+        per_user = self.n_interactions / self.n_users
+        require(per_user >= 1, "n_interactions", self.n_interactions, "at least n_users")
+        most = self.n_items / 4
+        require(per_user <= most, "n_interactions", self.n_interactions, "<= n_users * n_items / 4")
+
+
+def simulate(cfg: SimulateConfig) -> StageResult:
+    """Write a simulated world; a world with the same settings is kept as it is.
+
+    Raises:
+        ConfigError: `run` is not a local folder.
+    """
+    require_run(cfg)
+    if "://" in cfg.run:
+        raise ConfigError(f"run={cfg.run}: simulate writes to a local folder only")
+    folder = Path(cfg.run).expanduser().absolute() / "world"
+    names = [field.name for field in dataclasses.fields(WorldSpec)]
+    spec = WorldSpec(**{name: getattr(cfg, name) for name in names})
+    with leased(Storage(cfg.run), "world"):
+        rows = _rows_of(folder, spec)
+        if rows is None or cfg.force:
+            rows = _write(cfg, spec, folder)
+    extra = {
+        "source": str(folder / "interactions"),
+        "items": str(folder / "items.parquet"),
+        "world": str(folder),
+        "rows": rows,
+        "world_id": digest(dataclasses.asdict(spec)),
+    }
+    return StageResult(extra=extra)
+
+
+def _write(cfg: SimulateConfig, spec: WorldSpec, folder: Path) -> int:
+    partial = folder.with_name(f".world.{secrets.token_hex(4)}")
+    (partial / "interactions").mkdir(parents=True)
+    try:
+        world = World.make(spec)
+        world.save(partial)
+        with connected(cfg.ray):
+            counts = distribute(
+                functools.partial(write_block, world=world, folder=str(partial / "interactions")),
+                list(range(n_blocks(spec))),
+                stage="simulate",
+                rows=int,
+            )
+        (partial / "rows.json").write_text(json.dumps({"rows": sum(counts)}) + "\n")
+        before = folder.with_name(f"{partial.name}.before")
+        if folder.exists():
+            folder.rename(before)
+        partial.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    log.info("world written path=%s rows=%d", folder, sum(counts))
+    return sum(counts)
+
+
+def _rows_of(folder: Path, spec: WorldSpec) -> int | None:
+    """Return the rows of the world that is there, None if there is none or another."""
+    try:
+        found = WorldSpec(**json.loads((folder / "world.json").read_text()))
+        rows = int(json.loads((folder / "rows.json").read_text())["rows"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return rows if found == spec else None

@@ -1,0 +1,262 @@
+"""Train: profiles -> autoencoder and item embeddings -> compressor and codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
+from raysys.autoencoder.fit_data import FitData, fit_data
+from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.task import autoencoder_phases, last_period, new_model
+from raysys.autoencoder.validation import RECALL, check_metric
+from raysys.cluster.connect import connected
+from raysys.cluster.train_workers import LaunchConfig, launch
+from raysys.commands.import_vectors import import_vectors
+from raysys.commands.train_compressor import CompressorConfig, compress
+from raysys.compressor.packing import SIMILARITIES
+from raysys.config import JobConfig, as_dict, identity, local, require, require_run
+from raysys.data.batches import ragged
+from raysys.data.profiles import Profiles
+from raysys.data.schema import period_windows
+from raysys.errors import ConfigError
+from raysys.search.query import DEFAULT_GAMMA
+from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.drafts import Draft
+from raysys.training.history import write_history
+from raysys.training.loop import State
+from raysys.training.optim import OptimConfig
+
+log = logging.getLogger(__name__)
+
+MODELS = ("all", "autoencoder", "compressor")
+REFITS = ("none", "val", "all")
+_PROBE_USERS = 500
+_SLOPE_USERS = 256
+_MAX_ELEMENTS = 1 << 26  # of a probes x N matrix
+
+
+@dataclasses.dataclass
+class TrainConfig(JobConfig):
+    """Settings of the train job.
+
+    Attributes:
+        model: `autoencoder`, `compressor`, or `all`: the autoencoder's item vectors are compressed.
+        source: own embeddings instead of the autoencoder's (`.npy`, or Parquet: a file, directory,
+            glob or URI), compressor only.
+        ids: item ids of a `.npy` source.
+        similarity: of a source, `cosine` or `inner_product` (norms count).
+        refit: windows that the final model adds to FIT after epochs are chosen: `none`, `val` (for
+            the test period of a temporal split), `all` (for production; nothing is left to
+            evaluate on).
+        select: metric on the validation targets that the consume block's epochs, penalty and prior
+            are chosen by: `recall@20`, `ndcg@100`, or pooled `recall@20^BETA` that penalises
+            popular items. Levels are chosen by their likelihood.
+        autoencoder: the model.
+        optim: its training.
+        compressor: the compressor and its training.
+        launch: Ray Train workers.
+    """
+
+    model: str = "all"
+    source: str | None = local(None)
+    ids: str | None = local(None)
+    similarity: str = "cosine"
+    refit: str = "val"
+    select: str = RECALL
+    autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
+    compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
+    launch: LaunchConfig = local(factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that conflict."""
+        require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
+        require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
+        check_metric("select", self.select)
+        require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
+        if self.source is not None and self.model != "compressor":
+            raise ConfigError(f"source={self.source!r} needs model=compressor, not {self.model!r}")
+        if self.ids is not None and self.source is None:
+            raise ConfigError(f"ids={self.ids!r} needs source= with the embeddings")
+
+
+def train(cfg: TrainConfig) -> StageResult:
+    """Train what `cfg.model` names and write the builds.
+
+    Returns:
+        `metrics` are those of the chosen epochs on the validation targets, `nll` before levels
+        are shifted.
+    """
+    require_run(cfg)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    result = StageResult()
+    with connected(cfg.ray):
+        if cfg.source is not None:
+            embeddings = import_vectors(
+                workspace,
+                source=cfg.source,
+                ids=cfg.ids,
+                force=cfg.force,
+                similarity=cfg.similarity,
+            )
+            builds = [embeddings]
+        elif cfg.model == "compressor":
+            embeddings = workspace.current("embeddings")
+            workspace.chain(embeddings)
+            builds = []
+        else:
+            builds = _train_autoencoder(cfg, workspace)
+            embeddings = builds[-1]
+        if cfg.model != "autoencoder":
+            builds += compress(
+                workspace,
+                embeddings,
+                cfg=cfg.compressor,
+                seed=cfg.seed,
+                workers=cfg.launch,
+                force=cfg.force,
+            )
+    for build in builds:
+        result.build_ids[build.kind] = build.build_id
+        for name, value in build.facts.get("val_metrics", {}).items():
+            result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
+        if build.kind == "codes":
+            shown = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
+            result.extra["codes"] = {name: build.facts[name] for name in shown}
+    return result
+
+
+def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
+    """Write the `autoencoder` and `embeddings` builds of the current profiles, or reuse them."""
+    profiles_build = workspace.current("profiles")
+    workspace.chain(profiles_build)
+    settings = identity(cfg)
+    settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
+    inputs = [profiles_build]
+
+    def write_model(draft: Draft) -> dict[str, Any]:
+        state = fit(cfg, workspace, profiles_build, name=draft.scratch())
+        return _write_model(cfg, draft, profiles_build, state)
+
+    autoencoder = workspace.build(
+        "autoencoder", config=settings, inputs=inputs, write=write_model, force=cfg.force
+    )
+    embeddings = workspace.build(
+        "embeddings",
+        config={},
+        inputs=[autoencoder, profiles_build],
+        write=lambda draft: _write_embeddings(draft, autoencoder, profiles_build),
+        force=cfg.force,
+    )
+    return [autoencoder, embeddings]
+
+
+def fit(
+    cfg: TrainConfig,
+    workspace: Workspace,
+    profiles: Build,
+    *,
+    name: str,
+    callbacks: tuple[Any, ...] = (),
+) -> State:
+    """Train the autoencoder and return the loop's final state; a sweep calls this too.
+
+    Args:
+        cfg: the train job's settings.
+        workspace: the run.
+        profiles: what to train on.
+        name: identity of the training, under which it resumes.
+        callbacks: Ray Train callbacks.
+    """
+    return launch(
+        autoencoder_phases,
+        {
+            "run": cfg.run,
+            "cache_dir": cfg.cache_dir,
+            "profiles": profiles.build_id,
+            "cfg": as_dict(cfg.autoencoder),
+            "seed": cfg.seed,
+            "refit": cfg.refit,
+            "select": cfg.select,
+        },
+        optim=cfg.optim,
+        seed=cfg.seed,
+        cfg=cfg.launch,
+        storage=workspace.storage,
+        name=name,
+        callbacks=callbacks,
+    )
+
+
+def _write_model(
+    cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
+) -> dict[str, Any]:
+    profiles = Profiles.load(profiles_build)
+    protocol = profiles.facts["protocol"]
+    period = last_period(protocol, cfg.refit)
+    width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
+    settings = dataclasses.replace(cfg.autoencoder, latent=width)
+    model = new_model(profiles, settings, period)
+    model.load_state_dict(state["model"], assign=True)
+    data = fit_data(profiles, period)
+    some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
+    few = max(1, _MAX_ELEMENTS // model.n_items)
+    fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
+    model.save(draft)
+    write_history(draft.staging, state["history"])
+    fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
+    cutoffs = profiles.facts.get("cutoffs") or {}
+    return {
+        "n_items": model.n_items,
+        "n_levels": model.levels.n_levels,
+        "period": period,
+        "fitted_windows": fitted,
+        "fitted_until": cutoffs.get(period),
+        "epochs": state["epochs"],
+        "choices": state["choices"],
+        "val_metrics": state["metrics"],
+        "rankings": list(model.available_rankings),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> dict[str, Any]:
+    """Write item vectors, and queries of some users that the index measures its recall with."""
+    model = Conv4Rec.load(autoencoder)
+    profiles = Profiles.load(profiles_build)
+    vectors, bias = retrieval_vectors(model)
+    np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
+    np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
+    items = profiles.items.slice(0, model.n_items)
+    pq.write_table(items, draft.path("items.parquet"))
+    data = fit_data(profiles, autoencoder.facts["period"])
+    rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
+    z = _latents(model, data, rows)
+    for ranking in set(model.available_rankings) & {"consume", "like"}:
+        queries = torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1)
+        np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
+    few = max(1, _MAX_ELEMENTS // model.n_items)
+    recall = candidate_recall(model, z[:few], gamma=DEFAULT_GAMMA)
+    log.info("candidates recall=%s", " ".join(f"{k}={v:.4f}" for k, v in recall.items()))
+    return {
+        "n_items": len(vectors),
+        "dim": vectors.shape[1],
+        "n_bias": bias.shape[1],
+        "similarity": "inner_product",
+        "rankings": list(model.available_rankings),
+        "candidate_recall": recall,
+    }
+
+
+@torch.no_grad()
+def _latents(model: Conv4Rec, data: FitData, rows: NDArray[np.int64]) -> torch.Tensor:
+    """Return the latents [B, H] of some training users."""
+    return model.encode(ragged(data.train.users(rows), reference_time=data.now))

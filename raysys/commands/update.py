@@ -1,0 +1,184 @@
+"""Update: upsert and delete items between builds; every search that is opened then sees it.
+
+    raysys update run=R upsert=new.parquet delete=[42,77]
+
+`upsert` has `item_id`, and `vector` (a list per row, in the space of the indexed vectors) or
+`embedding` (content): where items come with content embeddings, a ridge map fitted on the warm ones
+turns content into vectors. `title` and attributes are kept. Changes add up until the next index of
+own vectors, or the next training, takes them in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysys.compressor.codes import Floats
+from raysys.config import JobConfig, require_run
+from raysys.data.attributes import storable, titles_of
+from raysys.data.values import given_ids
+from raysys.errors import ConfigError, DataError
+from raysys.search.changes import EDIT, KIND, Changes, current_changes
+from raysys.search.cold_start import ColdMap
+from raysys.store.builds import Build, StageResult, Workspace
+
+log = logging.getLogger(__name__)
+
+_MANY_ROWS = 10_000
+_OWN_COLUMNS = ("item_id", "item_num", "vector", "embedding")
+
+
+@dataclasses.dataclass
+class UpdateConfig(JobConfig):
+    """Settings of the update job.
+
+    Attributes:
+        upsert: Parquet file of items that came or changed; empty: none.
+        delete: item ids that go.
+    """
+
+    upsert: str = ""
+    delete: list[str] = dataclasses.field(default_factory=list)
+
+
+def update(cfg: UpdateConfig) -> StageResult:
+    """Add changes to those there are and make them current.
+
+    Raises:
+        DataError: the file cannot be used; UnknownItemError: an id to delete is not there.
+    """
+    require_run(cfg)
+    if not cfg.upsert and not cfg.delete:
+        raise ConfigError("update needs upsert=FILE, delete=[ids] or both")
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    with workspace.held(EDIT):
+        return _update(cfg, workspace)
+
+
+def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
+    chain = workspace.chain(workspace.current("codes"))
+    embeddings = chain["embeddings"]
+    before = current_changes(workspace, embeddings)
+    items = pq.read_table(embeddings.path("items.parquet"))
+    known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
+    facts: dict[str, Any] = {}
+    changes = (
+        Changes.load(before)
+        if before is not None
+        else Changes.none(embeddings.facts["dim"], embeddings.facts["n_bias"])
+    )
+    if cfg.delete:
+        changes = changes.delete(cfg.delete, known)
+    if cfg.upsert:
+        changes, facts = _upserted(cfg, chain, items, changes)
+    build = _commit(workspace, embeddings, before, changes, cfg, facts)
+    if len(changes.items) > _MANY_ROWS:
+        log.warning("changes hold %d rows, every query compares all of them", len(changes.items))
+    return StageResult(build_ids={KIND: build.build_id}, extra=dict(build.facts))
+
+
+def _commit(
+    workspace: Workspace,
+    embeddings: Build,
+    before: Build | None,
+    changes: Changes,
+    cfg: UpdateConfig,
+    facts: dict[str, Any],
+) -> Build:
+    content = hashlib.sha256(Path(cfg.upsert).expanduser().read_bytes() if cfg.upsert else b"")
+    source = [before.content_id if before is not None else None, content.hexdigest()]
+    settings = {"delete": sorted(cfg.delete)}
+    return workspace.build(
+        KIND,
+        config=settings,
+        inputs=[embeddings],
+        source=source,
+        write=lambda draft: changes.save(draft) | facts,
+        force=cfg.force,
+    )
+
+
+def _upserted(
+    cfg: UpdateConfig, chain: dict[str, Build], items: pa.Table, changes: Changes
+) -> tuple[Changes, dict[str, Any]]:
+    """Return the changes with the rows of the upsert file, and facts of the map they needed."""
+    try:
+        table = pq.read_table(Path(cfg.upsert).expanduser())
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"upsert={cfg.upsert!r} is not a Parquet file: {error}") from error
+    columns = set(table.column_names)
+    if "item_id" not in columns or not columns & {"vector", "embedding"}:
+        raise DataError(
+            f"upsert={cfg.upsert!r} needs item_id and vector or embedding, it has {sorted(columns)}"
+        )
+    ids = given_ids(table["item_id"], f"upsert={cfg.upsert!r}")
+    if len(set(ids)) < len(ids):
+        raise DataError(f"upsert={cfg.upsert!r} holds an item_id twice")
+    facts = chain["embeddings"].facts
+    own = "autoencoder" not in chain
+    if "vector" in columns or own:
+        column = "vector" if "vector" in columns else "embedding"
+        vectors = matrix_of(table[column], cfg.upsert)
+        bias = np.zeros((len(ids), facts["n_bias"]), dtype=np.float32)
+        told: dict[str, Any] = {}
+    else:
+        content = matrix_of(table["embedding"], cfg.upsert)
+        vectors, bias, told = _predicted(chain["embeddings"], items, content, cfg.seed)
+    if vectors.shape[1] != facts["dim"]:
+        raise DataError(
+            f"upsert={cfg.upsert!r} has vectors of {vectors.shape[1]} numbers, the index "
+            f"{facts['dim']}"
+        )
+    zero = np.flatnonzero(~vectors.any(axis=1))
+    if len(zero) and facts["similarity"] == "cosine":
+        raise DataError(f"upsert={cfg.upsert!r}: the vector of item {ids[zero[0]]!r} is zero")
+    kept = [name for name in table.column_names if name not in _OWN_COLUMNS]
+    rows = {"item_id": pa.array(ids, pa.string())} | {n: storable(table[n]) for n in kept}
+    no_title = pa.nulls(len(ids), pa.string())
+    rows["title"] = titles_of(table["title"]) if "title" in rows else no_title
+    return changes.upsert(pa.table(rows), vectors, bias), told
+
+
+def _predicted(
+    embeddings: Build, items: pa.Table, content: Floats, seed: int
+) -> tuple[Floats, Floats, dict[str, Any]]:
+    """Return vectors and biases of content by a map fitted on the warm items."""
+    if "embedding" not in items.column_names:
+        raise DataError(
+            "upsert has content embeddings, but the catalogue has none to fit the map on: "
+            "prepare items= with an embedding column"
+        )
+    warm = np.flatnonzero(items["embedding"].is_valid().to_numpy())
+    known = matrix_of(items["embedding"].take(pa.array(warm)), "items")
+    vectors, bias = (np.load(embeddings.path(f"{n}.npy"))[warm] for n in ("vectors", "bias"))
+    fitted = ColdMap.fit(known, vectors, bias, seed=seed)
+    facts = {"cold_recall@10": fitted.recall, "cold_held_out": fitted.n_held_out}
+    return *fitted.predict(content), facts
+
+
+def matrix_of(column: pa.ChunkedArray, name: str) -> Floats:
+    """Return a column of lists of one length as a matrix of finite float32.
+
+    Raises:
+        DataError: lengths differ, or a value is missing or not finite.
+    """
+    lists = column.combine_chunks()
+    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        if not pa.types.is_fixed_size_list(lists.type):
+            raise DataError(f"{name}: a vector column must hold lists, it holds {lists.type}")
+        lists = lists.cast(pa.list_(lists.type.value_type))
+    widths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
+    if len(widths) != 1 or lists.null_count:
+        raise DataError(f"{name}: every vector needs the same length, found {widths.tolist()}")
+    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    if not np.isfinite(flat).all():
+        row = int(np.flatnonzero(~np.isfinite(flat))[0] // widths[0])
+        raise DataError(f"{name}: the vector of row {row} holds a value that is not finite")
+    return np.ascontiguousarray(flat.reshape(len(lists), -1))

@@ -1,0 +1,238 @@
+"""Fits the baselines of one period: settings chosen on val, then fitted on the period's windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raysys.data.cells import Cells, concat
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels, period_windows
+from raysys.evaluation import baselines, rating_baselines
+from raysys.evaluation.bootstrap import user_keys
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metrics import Ranker, Rater
+from raysys.evaluation.protocols import Task, cutoff_task
+
+log = logging.getLogger(__name__)
+
+RANKERS = ("popularity", "recent", "decayed", "itemknn", "ease")
+RATERS = ("marginal", "histogram", "bias")
+MAX_KNN_ITEMS = 60_000
+MAX_CELLS = 30_000_000
+
+_TIMED = ("recent", "decayed")
+_VAL_USERS = 5000
+_BLOCK = 256
+_CHOSEN_BY = "ndcg@100"
+_GRIDS: dict[str, list[dict[str, float]]] = {
+    "popularity": [{}],
+    "recent": [{"fraction": f} for f in (0.05, 0.1, 0.2, 0.4)],
+    "decayed": [{"half_life_days": d} for d in (1, 7, 30, 90, 365)],
+    "itemknn": [{"k": k, "shrink": s} for k in (10, 50, 200) for s in (0, 20, 100)],
+    "ease": [{"penalty": p} for p in (150, 400, 600, 1200)],
+    "marginal": [{}],
+    "histogram": [{"smoothing": s} for s in (5, 10, 20, 50)],
+    "bias": [{"user_penalty": u, "item_penalty": i} for u in (3, 5, 10) for i in (3, 5, 10)],
+}
+_CLASSES: dict[str, Any] = {
+    "popularity": baselines.ItemScores,
+    "recent": baselines.ItemScores,
+    "decayed": baselines.ItemScores,
+    "itemknn": baselines.ItemKNN,
+    "ease": baselines.Ease,
+    "marginal": rating_baselines.LevelShares,
+    "histogram": rating_baselines.LevelShares,
+    "bias": rating_baselines.Bias,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the baselines are fitted on.
+
+    Attributes:
+        cells: all windows of the users.
+        protocol: temporal, users or ratings.
+        catalogue: {period: number of items}.
+        levels: of the log.
+        has_time: whether timestamps mean anything.
+        share: of the log's users that `cells` holds.
+    """
+
+    cells: Cells
+    protocol: str
+    catalogue: dict[str, int]
+    levels: RatingLevels
+    has_time: bool
+    share: float = 1.0
+
+
+def source_of(profiles: Profiles) -> Source:
+    """Read what baselines are fitted on: all users, or so many that memory stays bounded.
+
+    Above `MAX_CELLS` cells, users are picked by a hash of their id, shard by shard.
+    """
+    facts = profiles.facts
+    n_cells = sum(facts["n_cells"].values())
+    share = min(1.0, MAX_CELLS / max(n_cells, 1))
+    if share < 1:
+        log.warning("baselines are fitted on %.3g of the users: %d cells", share, n_cells)
+    parts = []
+    for cells in profiles.iter_shards():
+        if share < 1:
+            ids = profiles.user_ids.take(pa.array(cells.user_num)).to_pylist()
+            cells = cells.users(user_keys(ids) < np.uint64(share * 2.0**64))
+        parts.append(cells)
+    return Source(
+        concat(parts),
+        facts["protocol"],
+        facts["catalogue"],
+        profiles.levels,
+        facts["has_time"],
+        share,
+    )
+
+
+def applicable(
+    names: Sequence[str], *, n_items: int, has_time: bool, n_rated: int
+) -> dict[str, str | None]:
+    """Return {name: None, or why the baseline is left out}."""
+    reasons: dict[str, str | None] = {}
+    for name in names:
+        if name in _TIMED and not has_time:
+            reasons[name] = "the log has no time"
+        elif name in RATERS and n_rated < 2:
+            reasons[name] = "the log has no ratings that differ"
+        elif name == "ease" and n_items > baselines.MAX_EASE_ITEMS:
+            reasons[name] = f"more than {baselines.MAX_EASE_ITEMS} items"
+        elif name == "itemknn" and n_items > MAX_KNN_ITEMS:
+            reasons[name] = f"more than {MAX_KNN_ITEMS} items"
+        else:
+            reasons[name] = None
+    return reasons
+
+
+def fit_and_save(
+    source: Source, *, period: str, names: Sequence[str], folder: Path
+) -> dict[str, dict[str, float]]:
+    """Fit the named baselines for a period and write them to `folder`.
+
+    Returns:
+        {name: chosen settings}.
+    """
+    chosen = {}
+    for name in names:
+        started = time.perf_counter()
+        settings, model = choose(source, name, period=period)
+        model.save(folder, name)
+        chosen[name] = settings
+        seconds = time.perf_counter() - started
+        log.info("baseline fitted name=%s settings=%s seconds=%.1f", name, settings, seconds)
+    return chosen
+
+
+def load(folder: Path, name: str) -> Any:
+    """Open a baseline that `fit_and_save` wrote: a ranker or a rater."""
+    return _CLASSES[name].load(folder, name)
+
+
+def choose(source: Source, name: str, *, period: str) -> tuple[dict[str, float], Any]:
+    """Return the settings that are best on val, and the model fitted for `period` with them.
+
+    Rankers are chosen by ndcg@100, histogram by nll, bias by rmse.
+    """
+    grid = _GRIDS[name]
+    same_fit = period == "val" or source.protocol != "temporal"
+    best = 0
+    models: list[Any] = []
+    if len(grid) > 1:
+        score = _rating_score(source) if name in RATERS else _ranking_score(source)
+        values = []
+        for model in _fit(source, name, grid, "val"):
+            values.append(score(model))
+            models.append(model if same_fit and len(values) - 1 == int(np.argmax(values)) else None)
+        best = int(np.argmax(values))
+        log.debug("baseline grid name=%s values=%s", name, values)
+    if models and models[best] is not None:
+        return grid[best], models[best]
+    [model] = _fit(source, name, [grid[best]], period)
+    return grid[best], model
+
+
+def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: str) -> Any:
+    """Yield the models of a grid, one at a time where they are large."""
+    n_items = source.catalogue[period]
+    train = source.cells.in_windows(period_windows(source.protocol, period).fitted)
+    if name == "itemknn":
+        yield from baselines.itemknn(train, n_items, [(int(g["k"]), g["shrink"]) for g in grid])
+        return
+    if name == "ease":
+        yield from baselines.ease(train, n_items, [g["penalty"] for g in grid])
+        return
+    module = rating_baselines if name in RATERS else baselines
+    function: Callable[..., Any] = getattr(module, name)
+    extra = (source.levels,) if name in RATERS else ()
+    for settings in grid:
+        yield function(train, n_items, *extra, **settings)
+
+
+def _ranking_score(source: Source) -> Callable[[Ranker], float]:
+    task = val_task(source)
+    keys = user_keys(task.history.user_num)
+    counts = np.ones(source.catalogue["val"], dtype=np.int64)
+
+    def score(model: Ranker) -> float:
+        evaluator = Evaluator(Layout(), item_counts=counts, replicates=0)
+        for start in range(0, task.history.n_users, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, task.history.n_users))
+            history = task.history.users(rows)
+            evaluator.update_ranking(
+                keys[rows],
+                history=history,
+                targets=task.targets.users(rows),
+                lists=model(history, evaluator.layout.list_length),
+            )
+        found = evaluator.result().get(_CHOSEN_BY)
+        return float(found["mean"] or 0.0) if found else 0.0
+
+    return score
+
+
+def _rating_score(source: Source) -> Callable[[Rater], float]:
+    """Score by minus nll where a model has probabilities, else by minus rmse."""
+    windows = period_windows(source.protocol, "val")
+    history = source.cells.in_windows(windows.history)
+    targets = source.cells.in_windows(windows.targets)
+    counts = np.ones(source.catalogue["val"], dtype=np.int64)
+    keys = np.zeros(targets.n_users, dtype=np.uint64)
+
+    def score(model: Rater) -> float:
+        evaluator = Evaluator(Layout(), item_counts=counts, levels=source.levels, replicates=0)
+        prediction = model(history, targets)
+        flat = dataclasses.replace(prediction, level_probs=None)
+        evaluator.update_ratings(keys, targets=targets, prediction=flat)
+        found = evaluator.result()
+        if prediction.level_probs is not None:
+            probs = np.take_along_axis(prediction.level_probs, targets.level[:, None], axis=1)
+            return float(np.log(np.maximum(probs, 1e-12)).mean())
+        return -float(found["rmse"]["mean"] or 0.0) if "rmse" in found else 0.0
+
+    return score
+
+
+def val_task(source: Source) -> Task:
+    """Return the val period's rows, thinned evenly to a few thousand users."""
+    windows = period_windows(source.protocol, "val")
+    task = cutoff_task(source.cells, windows, n_items=source.catalogue["val"])
+    step = -(-task.history.n_users // _VAL_USERS) or 1
+    rows = np.arange(0, task.history.n_users, step)
+    return Task(task.history.users(rows), task.targets.users(rows), task.dropped)

@@ -1,0 +1,244 @@
+"""HTTP v1: `create_app(search)`, an ordinary FastAPI app without Ray.
+
+    POST /v1/recommend                     -> Recommendations
+    POST /v1/search                        -> VectorHits
+    GET  /v1/items/{item_id}/similar?k=20  -> SimilarItems
+    GET  /v1/health                        -> Health
+    GET  /v1/status                        -> Status
+
+Ids are strings; JSON integers are accepted and read as their decimal text. In paths, an id is
+percent-encoded UTF-8 with an empty safe set (`urllib.parse.quote(item_id, safe="")`); an encoded
+slash (`%2F`) and a bare one mean the same. The ids `.` and `..` are `%2E` and `%2E%2E` (clients
+resolve bare dots). Every error has the body
+`{"error": {"type", "message", "details"}}`: 422 for what a client should change, 404 for an unknown
+user or item, 503 when the service is too busy (try again), 500 for our own faults.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+
+from raysys.errors import DataError, SearchError, UnknownItemError
+from raysys.http.wire import (
+    CONDITIONS,
+    ErrorBody,
+    Health,
+    Recommendations,
+    RecommendRequest,
+    SimilarItems,
+    Status,
+    VectorHits,
+    VectorRequest,
+    conditions,
+)
+from raysys.search.query import Answer, Hit, ProfileEntry, RecommendQuery, UnknownUserError
+
+if TYPE_CHECKING:  # keeps torch out of this module
+    from raysys.search.search import Search
+
+log = logging.getLogger(__name__)
+
+MIN_K_LIMIT = 1_000
+
+
+class _Counts:
+    """Requests by outcome, safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._counter: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, outcome: str) -> None:
+        with self._lock:
+            self._counter[outcome] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        with self._lock:
+            return dict(sorted(self._counter.items()))
+
+
+class _IdConvertor(PathConvertor):
+    """An id in a path: any text, line feeds too."""
+
+    regex = "(?s:.*)"
+
+
+def create_app(search: Search) -> FastAPI:
+    """Return the HTTP service over an opened search."""
+    started = time.monotonic()
+    counts = _Counts()
+    errors: dict[int | str, dict[str, Any]] = {
+        code: {"model": ErrorBody} for code in (404, 422, 500, 503)
+    }
+    register_url_convertor("id", _IdConvertor())
+    app = FastAPI(title="raysys", version="1", responses=errors)
+    _handle_errors(app, counts)
+    k_limit = max(MIN_K_LIMIT, search.n_items)
+
+    # Plain functions run in a thread: a long list never delays the health check.
+    @app.post("/v1/recommend", response_model=Recommendations)
+    def recommend(body: RecommendRequest) -> JSONResponse:
+        """Recommend items to a stored user or for a posted profile."""
+        _check_k(body.k, k_limit)
+        answer = search.recommend(_to_query(body))
+        counts.add("recommend")
+        return JSONResponse(_answer_body(answer))
+
+    @app.get("/v1/items/{item_id:id}/similar", response_model=SimilarItems)
+    def similar(
+        item_id: str,
+        k: Annotated[int, Query(ge=1)] = 20,
+        allow: str | None = None,
+        deny: str | None = None,
+    ) -> JSONResponse:
+        """List the items whose vectors have the highest cosine with that of `item_id`.
+
+        `allow` and `deny` are conditions on attributes as JSON, as in /v1/recommend.
+        """
+        _check_k(k, k_limit)
+        masks = {"allow": _parsed(allow, "allow"), "deny": _parsed(deny, "deny")}
+        hits = search.similar(item_id, top_k=k, **masks)
+        counts.add("similar")
+        answer = {"build_id": search.build_id, "item_id": item_id, "items": _scored(hits)}
+        return JSONResponse(answer)
+
+    @app.post("/v1/search", response_model=VectorHits)
+    def nearest(body: VectorRequest) -> JSONResponse:
+        """List the items nearest to vectors in the space of the indexed ones."""
+        _check_k(body.k, k_limit)
+        if len({len(vector) for vector in body.vectors}) > 1:
+            raise SearchError("vectors must have one length")
+        lists = search.nearest(
+            np.array(body.vectors, dtype=np.float32),
+            top_k=body.k,
+            allow=conditions(body.allow),
+            deny=conditions(body.deny),
+        )
+        counts.add("search")
+        return JSONResponse({"build_id": search.build_id, "lists": [_scored(h) for h in lists]})
+
+    @app.get("/v1/health")
+    async def health() -> Health:
+        """Tell that the service is up."""
+        return Health(build_id=search.build_id)
+
+    @app.get("/v1/status")
+    async def status() -> Status:
+        """Say what is served and how much was asked of this replica."""
+        return Status(
+            build_ids=search.build_ids,
+            facts=search.facts,
+            rankings=list(search.rankings),
+            n_items=search.n_items,
+            n_users=search.n_users,
+            uptime_s=round(time.monotonic() - started, 3),
+            counts=counts.snapshot(),
+        )
+
+    return app
+
+
+def _check_k(k: int, limit: int) -> None:
+    if k > limit:
+        raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
+
+
+def _to_query(body: RecommendRequest) -> RecommendQuery:
+    profile = None
+    if body.profile is not None:
+        profile = [ProfileEntry(e.item_id, e.rating, e.event, e.timestamp) for e in body.profile]
+    return RecommendQuery(
+        user_id=body.user_id,
+        profile=profile,
+        top_k=body.k,
+        ranking=body.ranking,
+        exclude_seen=body.exclude_seen,
+        gamma=body.gamma,
+        allow=conditions(body.allow),
+        deny=conditions(body.deny),
+        levels=body.levels,
+    )
+
+
+def _parsed(text: str | None, name: str) -> dict[str, Any] | None:
+    """Return the conditions of a query parameter."""
+    if text is None:
+        return None
+    try:
+        return conditions(CONDITIONS.validate_json(text))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise SearchError(f"{name}={text} is no JSON object of conditions: {reason}") from error
+
+
+def _answer_body(answer: Answer) -> dict[str, Any]:
+    return {
+        "build_id": answer.build_id,
+        "ranking": answer.ranking,
+        "unknown_items": answer.unknown_items,
+        "items": [
+            {name: value for name, value in vars(hit).items() if name != "levels" or value}
+            for hit in answer.items
+        ],
+    }
+
+
+def _scored(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    return [{"item_id": h.item_id, "title": h.title, "score": h.score} for h in hits]
+
+
+def _printable(path: tuple[int | str, ...]) -> str:
+    """Join a field's path; JSON keys may hold halves of surrogate pairs, answers may not."""
+    return ".".join(str(part) for part in path).encode(errors="replace").decode()
+
+
+def _handle_errors(app: FastAPI, counts: _Counts) -> None:
+    """Give every error the one body."""
+
+    def reply(status: int, kind: str, message: str, details: Any = ()) -> JSONResponse:
+        counts.add(f"error_{status}")
+        error = {"type": kind, "message": message, "details": list(details)}
+        return JSONResponse({"error": error}, status_code=status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        details = [
+            {"field": _printable(entry["loc"]), "message": entry["msg"]} for entry in error.errors()
+        ]
+        message = "; ".join(f"{entry['field']}: {entry['message']}" for entry in details[:5])
+        return reply(422, "invalid_request", message, details)
+
+    @app.exception_handler(UnknownUserError)
+    async def unknown_user(_: Request, error: UnknownUserError) -> JSONResponse:
+        return reply(404, "unknown_user", str(error))
+
+    @app.exception_handler(UnknownItemError)
+    async def unknown_item(_: Request, error: UnknownItemError) -> JSONResponse:
+        return reply(404, "unknown_item", str(error))
+
+    @app.exception_handler(DataError)
+    @app.exception_handler(SearchError)
+    async def bad_query(_: Request, error: Exception) -> JSONResponse:
+        return reply(422, "bad_query", str(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return reply(error.status_code, "http", str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        log.error("request failed path=%s", request.url.path, exc_info=error)
+        return reply(500, "internal", "the service failed to answer; its log has the details")

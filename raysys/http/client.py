@@ -1,0 +1,234 @@
+"""A small typed client of the HTTP service.
+
+with Client("http://127.0.0.1:8000") as client:
+    answer = client.recommend(user_id="42", k=10)
+    print([item.title for item in answer.items])
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from raysys.errors import RaysysError
+from raysys.http.wire import (
+    ErrorBody,
+    Health,
+    ProfileItem,
+    Recommendations,
+    RecommendRequest,
+    SimilarItems,
+    Status,
+    VectorHits,
+    VectorRequest,
+)
+from raysys.search.query import DEFAULT_GAMMA
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_FIRST_PAUSE_S = 0.1
+
+
+class ServiceError(RaysysError):
+    """The service refused a request or could not be reached.
+
+    Attributes:
+        status: HTTP status, 0 when no answer came.
+        type: the error's type as the service names it, e.g. `unknown_user`.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, type: str = "unreachable") -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+
+
+class Client:
+    """Asks one service. Every call only reads, so all are retried on 503 and lost connections.
+
+    Args:
+        base_url: where the service listens.
+        timeout_s: for one attempt.
+        retries: further attempts after the first; the pause starts at 0.1 s and doubles.
+        transport: replaces the network, e.g. `httpx.MockTransport`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
+        self._retries = retries
+
+    def recommend(
+        self,
+        *,
+        user_id: str | None = None,
+        profile: Sequence[ProfileItem | Mapping[str, Any]] | None = None,
+        k: int = 20,
+        ranking: str | None = None,
+        exclude_seen: bool = True,
+        gamma: float = DEFAULT_GAMMA,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+        levels: bool = False,
+    ) -> Recommendations:
+        """Recommend `k` items to a stored user or for a profile; give one of the two.
+
+        Args:
+            user_id: a stored user.
+            profile: interactions {item_id, rating?, event?, timestamp?}; empty asks for the prior.
+            k: length of the list.
+            ranking: consume, rating, like, discover or similar; None takes the build's first.
+            exclude_seen: leave out the items of the profile.
+            gamma: of the discover ranking.
+            allow: conditions on item attributes that must hold, e.g. {"year": {"min": 1990}}.
+            deny: conditions none of which may hold.
+            levels: return P(level) of every level with each item.
+
+        Raises:
+            ServiceError: 404 for an unknown user, 422 for anything a caller should change (also
+                what breaks the wire format and was not sent), 0 when no answer came.
+        """
+        values = {
+            "user_id": user_id,
+            "profile": None if profile is None else list(profile),
+            "k": k,
+            "ranking": ranking,
+            "exclude_seen": exclude_seen,
+            "gamma": gamma,
+            "allow": allow,
+            "deny": deny,
+            "levels": levels,
+        }
+        return self._call(
+            "POST", "/v1/recommend", Recommendations, json=_valid(RecommendRequest, values)
+        )
+
+    def similar(
+        self,
+        item_id: str,
+        *,
+        k: int = 20,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+    ) -> SimilarItems:
+        """List the `k` items most similar to `item_id`; ServiceError 404 when it is unknown."""
+        path = f"/v1/items/{_in_path(item_id)}/similar"
+        given = {"allow": allow, "deny": deny}
+        masks = {name: json.dumps(dict(each)) for name, each in given.items() if each}
+        return self._call("GET", path, SimilarItems, params={"k": k, **masks})
+
+    def search(
+        self,
+        vectors: Sequence[Sequence[float]],
+        *,
+        k: int = 20,
+        allow: Mapping[str, Any] | None = None,
+        deny: Mapping[str, Any] | None = None,
+    ) -> VectorHits:
+        """List the `k` items nearest to every vector in the space of the indexed ones."""
+        values = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
+        return self._call("POST", "/v1/search", VectorHits, json=_valid(VectorRequest, values))
+
+    def health(self) -> Health:
+        """Return the service's health; ServiceError when it is not up."""
+        return self._call("GET", "/v1/health", Health)
+
+    def status(self) -> Status:
+        """Return what one replica serves."""
+        return self._call("GET", "/v1/status", Status)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, method: str, path: str, answer: type[Answer], **content: Any) -> Answer:
+        response = self._send(method, path, **content)
+        if response.status_code != httpx.codes.OK:
+            raise _refused(response)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            text = f"{method} {response.url} answered in an unknown format: {error.errors()[:1]}"
+            raise ServiceError(text, status=response.status_code, type="format") from error
+
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        pause_s = _FIRST_PAUSE_S
+        for left in range(self._retries, -1, -1):
+            try:
+                response = self._http.request(method, path, **content)
+            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
+                if not left:
+                    where = f"{method} {self._http.base_url.join(path)}"
+                    raise ServiceError(f"{where}: no answer: {error}") from error
+            except httpx.HTTPError as error:
+                where = f"{method} {self._http.base_url.join(path)}"
+                raise ServiceError(f"{where}: {type(error).__name__}: {error}") from error
+            else:
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or not left:
+                    return response
+            time.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _valid(body: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body as JSON values.
+
+    Raises:
+        ServiceError: it breaks the wire format.
+    """
+    try:
+        checked = body.model_validate(values)
+    except ValidationError as error:
+        fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        text = "; ".join(f"{name}: {reason}" for name, reason in fields)
+        raise ServiceError(text, status=422, type="invalid_request") from error
+    content: dict[str, Any] = checked.model_dump(mode="json", exclude_none=True)
+    return content
+
+
+def _in_path(item_id: str) -> str:
+    """Return an id as one segment of a path.
+
+    Raises:
+        ServiceError: it is not valid Unicode.
+    """
+    try:
+        quoted = quote(item_id, safe="")
+    except UnicodeEncodeError as error:
+        text = f"item_id={item_id!r} is not valid Unicode"
+        raise ServiceError(text, status=422, type="invalid_request") from error
+    return quoted.replace(".", "%2E") if item_id in (".", "..") else quoted  # else resolved
+
+
+def _refused(response: httpx.Response) -> ServiceError:
+    try:
+        error = ErrorBody.model_validate_json(response.content).error
+    except ValidationError:
+        text = f"status {response.status_code}: {response.text[:200]}"
+        return ServiceError(text, status=response.status_code, type="http")
+    return ServiceError(error.message, status=response.status_code, type=error.type)

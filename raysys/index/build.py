@@ -1,0 +1,344 @@
+"""Make an index from codes and choose its setting by measured recall (Ray-free).
+
+Recall is measured against the index's own exact ranking: the share of a sampled query's results
+whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
+
+    similar   dense vectors of items, the item itself excluded, no bias
+    distinct  dense vectors that all differ, nothing excluded, where those of `similar` do not: what
+              a thousand copies of one vector find says nothing of the other vectors
+    others    queries that the embeddings build brings along, one set per ranking: what the model
+              asks for real users
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.compressor.codes import Codes, Floats
+from raysys.config import require
+from raysys.errors import BuildError
+from raysys.index.entries import number_entries
+from raysys.index.index import KINDS, Index, Layout
+from raysys.index.lists import (
+    RoutingSpace,
+    Tasks,
+    assign,
+    chunks,
+    fit_cells,
+    run_here,
+)
+from raysys.index.router import Router
+
+log = logging.getLogger(__name__)
+
+MIN_ROUTED_ITEMS = 1000
+ITEMS_PER_CELL = 48
+LIST_LENGTHS = (10, 100, 300)
+_MAX_POINTS = 400_000
+_DECODED_ROWS = 8192
+_QUERY_PURPOSE = 0x9E
+_MANY_UNREACHED = 0.01  # of a router's rows: comparing more with every query is worth a warning
+_DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
+
+
+@dataclasses.dataclass
+class IndexParams:
+    """What decides an index.
+
+    Attributes:
+        kind: flat, ivf or graph; catalogues below 1000 items become flat.
+        n_cells: cells of ivf; None: one per 48 items.
+        target_recall: share of the exact ranking that the setting must find, in (0, 1].
+        n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
+        allow_miss: keep an index that misses its target.
+        sample: queries measured, per kind of query.
+        n_shards: item shards that an ivf index is written as, for as many processes or nodes.
+    """
+
+    kind: str = "ivf"
+    n_cells: int | None = None
+    target_recall: float = 0.95
+    n_probe: int | None = None
+    allow_miss: bool = False
+    sample: int = 200
+    n_shards: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be used."""
+        require(self.kind in KINDS, "kind", self.kind, ", ".join(KINDS))
+        require(self.n_cells is None or self.n_cells >= 1, "n_cells", self.n_cells, ">= 1")
+        require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
+        require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
+        require(self.sample >= 1, "sample", self.sample, ">= 1")
+        require(self.n_shards >= 1, "n_shards", self.n_shards, ">= 1")
+        sharded = self.kind == "ivf" or self.n_shards == 1
+        require(sharded, "n_shards", self.n_shards, f"1 for kind={self.kind}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Queries of one sort whose recall is measured: [Q, D], [Q, n_bias], exclusions."""
+
+    name: str
+    queries: Floats
+    weights: Floats
+    exclude: list[NDArray[np.int32]]
+
+
+def build_index(
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    *,
+    similarity: str,
+    params: IndexParams,
+    seed: int = 0,
+    tasks: Tasks = run_here,
+) -> Index:
+    """Return an index without settings: `choose_settings` measures them.
+
+    Args:
+        codes: codes of N items by item_num.
+        dictionary: [S, D] float32.
+        bias: [N, n_bias] float32 by item_num.
+        similarity: `cosine` or `inner_product`.
+        params: kind and sizes.
+        seed: of the k-means and the graphs.
+        tasks: runs independent pieces, here or on Ray.
+    """
+    kind = params.kind
+    if codes.n_items < MIN_ROUTED_ITEMS and kind != "flat":
+        log.info("index flat n_items=%d below=%d", codes.n_items, MIN_ROUTED_ITEMS)
+        kind = "flat"
+    common = {"kind": kind, "similarity": similarity, "dictionary": dictionary}
+    if kind == "flat":
+        return Index(codes=codes, bias=bias, **common)  # type: ignore[arg-type]
+    space = RoutingSpace.fit(
+        lambda rows: codes.decode(dictionary, rows), bias, similarity, cut=kind == "ivf"
+    )
+    started = time.perf_counter()
+    if kind == "graph":
+        layout, router = _graph(codes, dictionary, bias, space, seed)
+    else:
+        layout, router = _cells(codes, dictionary, bias, space, seed, params.n_cells, tasks)
+    log.info(
+        "%s n_items=%d n_routed=%d seconds=%.1f",
+        *(kind, codes.n_items, router.n_rows, time.perf_counter() - started),
+    )
+    if len(router.unreached):
+        _report_unreached(kind, router)
+    if layout is not None:
+        codes, bias = codes.take(layout.items), np.asarray(bias)[layout.items]
+    return Index(
+        codes=codes,
+        bias=bias,
+        layout=layout,
+        space=space,
+        router=router,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def _graph(
+    codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace, seed: int
+) -> tuple[Layout | None, Router]:
+    """Return a graph of the entries, and where their items lie; None: each is one item."""
+    member = number_entries(codes, bias, space.similarity)
+    _, first = np.unique(member, return_index=True)
+    router = Router.fit(decode_points(first, codes, dictionary, bias, space), seed=seed)
+    if len(first) == codes.n_items:
+        return None, router
+    log.info("equal items n_items=%d n_entries=%d", codes.n_items, len(first))
+    return Layout.of_cells(np.stack([member, member], axis=1), len(first)), router
+
+
+def _cells(
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    space: RoutingSpace,
+    seed: int,
+    n_cells: int | None,
+    tasks: Tasks,
+) -> tuple[Layout, Router]:
+    """Return the cells of a k-means over what is different of the items, and their router."""
+    n_cells = n_cells or max(1, codes.n_items // ITEMS_PER_CELL)
+    require(n_cells <= codes.n_items, "n_cells", n_cells, f"1..{codes.n_items} (items)")
+    stride = -(-codes.n_items // _MAX_POINTS)
+    sample = np.arange(0, codes.n_items, stride)
+    member = number_entries(codes.take(sample), np.asarray(bias)[sample], space.similarity)
+    sample = sample[np.unique(member, return_index=True)[1]]
+    points = decode_points(sample, codes, dictionary, bias, space)
+    centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
+    del points
+    router = Router.fit(centroids, seed=seed, thorough=True)
+    shared = (codes, dictionary, bias, space, router, centroids)
+    parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
+    return Layout.of_cells(np.concatenate(parts), len(centroids)), router
+
+
+def _report_unreached(kind: str, router: Router) -> None:
+    """Log how many rows the graph may miss; a warning where comparing them costs time."""
+    n_unreached = len(router.unreached)
+    many = n_unreached > _MANY_UNREACHED * router.n_rows
+    log.log(
+        logging.WARNING if many else logging.INFO,
+        "%s n_unreached=%d of %d: no links lead to them, they are compared with every query",
+        *(kind, n_unreached, router.n_rows),
+    )
+
+
+def decode_points(
+    rows: NDArray[np.int64], codes: Codes, dictionary: Floats, bias: Floats, space: RoutingSpace
+) -> Floats:
+    """Return some items [M, D'] in the routing space; few are decoded at a time."""
+    out = np.empty((len(rows), space.dim), dtype=np.float32)
+    for start in range(0, len(rows), _DECODED_ROWS):
+        part = rows[start : start + _DECODED_ROWS]
+        decoded = codes.decode(dictionary, part)
+        out[start : start + len(part)] = space.items(decoded, np.asarray(bias)[part])
+    return out
+
+
+def assign_rows(
+    rows: NDArray[np.int64],
+    codes: Codes,
+    dictionary: Floats,
+    bias: Floats,
+    space: RoutingSpace,
+    router: Router,
+    centroids: Floats,
+) -> NDArray[np.int32]:
+    """Return the two cells [M, 2] of some items (one task)."""
+    return assign(decode_points(rows, codes, dictionary, bias, space), router, centroids)
+
+
+def sample_probes(
+    vectors: NDArray[Any],
+    n_bias: int,
+    *,
+    similarity: str,
+    sample: int,
+    seed: int,
+    users: Mapping[str, NDArray[Any]] | None = None,
+) -> list[Probe]:
+    """Draw the queries that recall is measured with (see the module's docstring).
+
+    Args:
+        vectors: [N, D] dense vectors.
+        n_bias: biases per item.
+        similarity: `cosine` leaves out rows of zeros.
+        sample: queries per sort, at most N.
+        seed: of the draw.
+        users: {ranking: [P, D + n_bias]} queries of real users, each followed by its weights.
+    """
+    rng = np.random.default_rng([seed, _QUERY_PURPOSE])
+    count = min(sample, len(vectors))
+    picked = np.sort(rng.choice(len(vectors), count, replace=False)).astype(np.int32)
+    items = np.asarray(vectors[picked], dtype=np.float32)
+    if similarity == "cosine":
+        picked, items = picked[items.any(axis=1)], items[items.any(axis=1)]
+    weights = np.zeros((len(picked), n_bias), dtype=np.float32)
+    probes = [Probe("similar", items, weights, [picked[i : i + 1] for i in range(len(picked))])]
+    if len(np.unique(items, axis=0)) < len(items):
+        among = np.sort(rng.permutation(len(vectors))[: _DISTINCT_AMONG * count])
+        different = np.unique(np.asarray(vectors[among], dtype=np.float32), axis=0)
+        different = rng.permutation(different[different.any(axis=1)])[:count]
+        weights = np.zeros((len(different), n_bias), dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(different)
+        probes.append(Probe("distinct", different, weights, nobody))
+    dim = vectors.shape[1]
+    for name, rows in (users or {}).items():
+        drawn = rng.permutation(len(rows))[:sample]
+        both = np.asarray(rows[np.sort(drawn)], dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(both)
+        probes.append(Probe(name, both[:, :dim].copy(), both[:, dim:].copy(), nobody))
+    return probes
+
+
+def choose_settings(
+    index: Index, probes: list[Probe], *, params: IndexParams
+) -> tuple[dict[int, int], list[dict[str, Any]]]:
+    """Return {list length: smallest setting that reaches the target}, and the measured table.
+
+    Each row of the table: setting, ms per query (lists of 10, one thread), and recall per sort of
+    query and list length.
+
+    Raises:
+        BuildError: the target is missed and `allow_miss` is not set.
+    """
+    if index.kind == "flat":
+        return {}, []
+    lengths = [k for k in LIST_LENGTHS if 4 * k <= index.n_items]
+    truth = [_search(index, probe, lengths[-1], index.n_routed) for probe in probes]
+    settings: dict[int, int] = {}
+    table: list[dict[str, Any]] = []
+    for setting in _ladder(index, lengths, params.n_probe):
+        row: dict[str, Any] = {"setting": setting, "ms": _milliseconds(index, probes, setting)}
+        for probe, exact in zip(probes, truth, strict=True):
+            found = _search(index, probe, lengths[-1], setting)
+            row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in lengths}
+        table.append(row)
+        log.info("recall %s", row)
+        for k in lengths:
+            if min(row[p.name][str(k)] for p in probes) >= params.target_recall:
+                settings.setdefault(k, setting)
+        if len(settings) == len(lengths):
+            break
+    missed = [k for k in lengths if k not in settings]
+    if missed:
+        text = (
+            f"{index.kind} index misses target_recall={params.target_recall} for lists of {missed}"
+        )
+        if not params.allow_miss:
+            raise BuildError(f"{text}, last measured {table[-1]}; allow_miss=true keeps it")
+        log.warning("%s", text)
+        settings.update(dict.fromkeys(missed, table[-1]["setting"]))
+    return settings, table
+
+
+def _ladder(index: Index, lengths: list[int], fixed: int | None) -> list[int]:
+    """Return ascending settings to try: powers of sqrt(2), or the fixed one."""
+    if fixed is not None:
+        return [fixed]
+    low = 1 if index.kind == "ivf" else lengths[0]
+    high = index.n_routed if index.kind == "ivf" else min(index.n_routed, 8192)
+    steps = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
+    return [*dict.fromkeys(int(s) for s in steps if s < high), high]
+
+
+def _search(index: Index, probe: Probe, top_k: int, setting: int) -> Floats:
+    return index.search(
+        probe.queries,
+        weights=probe.weights,
+        exclude=probe.exclude,
+        top_k=top_k,
+        setting=setting,
+        guarantee=False,
+    )[1]
+
+
+def _recall(found: Floats, exact: Floats, k: int) -> float:
+    """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
+    wanted = np.isfinite(exact[:, :k]).sum(axis=1)
+    last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
+    hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
+    return float(np.mean(hits / np.maximum(wanted, 1)))
+
+
+def _milliseconds(index: Index, probes: list[Probe], setting: int) -> float:
+    """Return ms per query, lists of 10, queries one by one as a server gets them."""
+    started, count = time.perf_counter(), 0
+    for probe in probes:
+        for q in range(min(len(probe.queries), 50)):
+            one = slice(q, q + 1)
+            index.search(probe.queries[one], weights=probe.weights[one], top_k=10, setting=setting)
+            count += 1
+    return round((time.perf_counter() - started) / count * 1e3, 4)

@@ -1,0 +1,381 @@
+"""Search over codes: `flat`, `ivf` and `graph`, one interface.
+
+    N items, Q queries, D dims, K = top_k, C cells
+
+    kind    what a query does                                             bytes per item
+    flat    scores every code                                             code
+    ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 16 + 4 D / (N/C)
+    graph   hnswlib names the ef nearest entries, their codes scored      code + 4 D + ~150
+
+An entry of a graph is an item, or all items whose codes are equal: a cell then, like those of ivf.
+
+Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
+A `setting` (n_probe or ef) was chosen by the build for several list lengths: what a query needs is
+its list plus what it excludes. Under a filter the setting grows as the allowed share shrinks, and
+where a scan of the allowed items is no dearer, that is done instead: K results are guaranteed as
+long as there are K allowed items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.dictionary import Dictionary
+from raysys.compressor.kernels import (
+    NO_SPILLS,
+    Spills,
+    score_all,
+    score_rows,
+    search_rows,
+    unit_queries,
+)
+from raysys.errors import SearchError
+from raysys.index.lists import RoutingSpace
+from raysys.index.router import Router
+
+KINDS = ("flat", "ivf", "graph")
+_GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
+_CELL_COST = 2  # codes scored per item of a probed cell: as many spill into it as are at home
+_NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+_NO_CELLS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+Nums = NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where items lie in row order.
+
+    Attributes:
+        items: [N] int32, item_num of each row (rows of a cell are consecutive).
+        rows: [N] int32, row of each item_num.
+        starts: [C + 1] int64, first row of each cell; a cell is an entry in a graph that has
+            equal items; one cell for other graphs and flat.
+        spills: the second cells of those rows that have one.
+    """
+
+    items: Nums
+    rows: Nums
+    starts: NDArray[np.int64]
+    spills: Spills = NO_SPILLS
+
+    @classmethod
+    def identity(cls, n_items: int) -> Layout:
+        """Return the layout of one cell in the order of item_num."""
+        nums = np.arange(n_items, dtype=np.int32)
+        return cls(nums, nums, np.array([0, n_items], dtype=np.int64))
+
+    @classmethod
+    def of_cells(cls, members: Nums, n_cells: int) -> Layout:
+        """Return the layout of items in cells, by (cell, item_num).
+
+        Args:
+            members: [N, 2] first and second cell of each item_num; none is second where they agree.
+            n_cells: C.
+        """
+        items = np.argsort(members[:, 0], kind="stable").astype(np.int32)
+        rows = np.empty_like(items)
+        rows[items] = np.arange(len(items), dtype=np.int32)
+        first, second = members[items].T
+        spilled = np.argsort(second, kind="stable").astype(np.int32)
+        spilled = spilled[second[spilled] != first[spilled]]
+        spills = Spills(_starts(second[spilled], n_cells), spilled, first[spilled])
+        return cls(items, rows, _starts(first, n_cells), spills)
+
+    def taken(self, start: int, stop: int) -> Layout:
+        """Return what an item shard of rows [start, stop) needs.
+
+        `rows` and `starts` stay those of the whole index; rows of `spills` count from `start`.
+        """
+        starts, rows, homes = self.spills
+        held = (rows >= start) & (rows < stop)
+        before = np.concatenate([[0], np.cumsum(held)])[starts]
+        spills = Spills(before, (rows[held] - start).astype(np.int32), homes[held])
+        return Layout(self.items[start:stop], self.rows, self.starts, spills)
+
+
+def _starts(member: Nums, n_cells: int) -> NDArray[np.int64]:
+    counts = np.bincount(member, minlength=n_cells)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+class Index:
+    """An index of N items.
+
+    Args:
+        kind: one of KINDS.
+        similarity: `cosine` or `inner_product`.
+        codes: codes in row order.
+        bias: [N, n_bias] float32 in row order.
+        dictionary: [S, D] float32, rounded here if it is not yet; ignored for dense8 codes.
+        layout: where items lie.
+        space: how queries enter the router's space; None for flat.
+        router: cells (ivf) or entries (graph); None for flat.
+        settings: {list length: n_probe or ef}.
+        n_items: size N of the item_num space, for an index that holds only some of the rows (an
+            item shard); default: every item has a row here.
+        first_row: row of the whole index that is row 0 here.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        similarity: str,
+        codes: Codes,
+        bias: Floats,
+        dictionary: Floats | Dictionary,
+        layout: Layout | None = None,
+        space: RoutingSpace | None = None,
+        router: Router | None = None,
+        settings: Mapping[int, int] | None = None,
+        n_items: int | None = None,
+        first_row: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.similarity = similarity
+        self.codes = codes
+        self.dictionary = Dictionary.of(dictionary)
+        self.layout = layout or Layout.identity(codes.n_items)
+        self.settings = dict(sorted((settings or {}).items()))
+        self.space = space
+        self.router = router
+        self.n_items = codes.n_items if n_items is None else n_items
+        self.first_row = first_row
+        self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+        self._spills = Spills(*(read_only(part) for part in self.layout.spills))
+
+    # -- sizes -----------------------------------------------------------------------------
+
+    @property
+    def bias(self) -> Floats:
+        """Biases [rows, n_bias] in row order."""
+        return np.asarray(self._stored.bias)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D of queries."""
+        return self.dictionary.dim
+
+    @property
+    def n_bias(self) -> int:
+        """Biases per item, each weighted by the query."""
+        return int(self._stored.bias.shape[1])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells C."""
+        return len(self.layout.starts) - 1
+
+    @property
+    def n_routed(self) -> int:
+        """What the router chooses from: cells (ivf) or entries (graph); 0 for flat."""
+        return 0 if self.router is None else self.router.n_rows
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether rows lie by cell, each of them one that the router can name."""
+        return self.router is not None and self.router.n_rows == self.n_cells
+
+    # -- searching -------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: Floats,
+        *,
+        weights: Floats | None = None,
+        top_k: int,
+        exclude: Sequence[NDArray[Any]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
+        setting: int | None = None,
+        guarantee: bool = True,
+    ) -> tuple[Nums, Floats]:
+        """Return the best items of every query, best first.
+
+        Args:
+            queries: [Q, D] finite; for cosine not zero.
+            weights: [Q, n_bias] weights of the biases; default zeros.
+            top_k: K, 1 or more; may exceed the catalogue.
+            exclude: per query, item_nums that are never returned.
+            allow: [N] by item_num, False: never returned for any query.
+            setting: n_probe or ef instead of the build's choice.
+            guarantee: scan everything for a query whose cells hold fewer than K; False leaves
+                its list short (to measure a setting alone).
+
+        Returns:
+            item_nums [Q, K] int32 padded with -1, scores [Q, K] float32 padded with -inf.
+
+        Raises:
+            SearchError: a query, weight, mask or list length that cannot be used.
+        """
+        queries, weights = self._checked(queries, weights)
+        if top_k < 1:
+            raise SearchError(f"top_k={top_k} must be 1 or more")
+        denied = self._denied(allow)
+        excluded = self._checked_exclusions(exclude, len(queries))
+        nums = np.full((len(queries), top_k), -1, dtype=np.int32)
+        scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
+        n_allowed = self.n_items - int(np.count_nonzero(denied))
+        if n_allowed == 0 or len(queries) == 0:
+            return nums, scores
+        tables = self.codes.table(queries, self.dictionary)
+        plans = [self._plan(top_k + len(e), n_allowed, setting) for e in excluded]
+        routed = self._route(queries, weights, max(plans))
+        room = min(top_k, self.n_items)
+        everything: tuple[NDArray[Any], NDArray[Any]] | None = None
+        for q, plan in enumerate(plans):
+            query = self._stored, tables[q], weights[q]
+            kept = denied, excluded[q], nums[q, :room], scores[q, :room]
+            if plan:
+                cells = routed[q, :plan]
+                spilled = cells if len(self._spills.rows) else _NO_CELLS
+                found = search_rows(*query, *self._runs(cells), spilled, self._spills, *kept)
+                if found == room or not guarantee:
+                    continue
+            everything = everything or self._full_scan(denied)
+            search_rows(*query, *everything, _NO_CELLS, self._spills, *kept)
+        return nums, scores
+
+    def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
+        """Return the code scores of all items [Q, N], by item_num; -inf for rows not held."""
+        queries, weights = self._checked(queries, weights)
+        tables = self.codes.table(queries, self.dictionary)
+        out = np.full((len(queries), self.n_items), -np.inf, dtype=np.float32)
+        for q in range(len(queries)):
+            score_all(self._stored, tables[q], weights[q], out[q])
+        return out
+
+    def score_items(
+        self, query: Floats, item_nums: NDArray[Any], weights: Floats | None = None
+    ) -> Floats:
+        """Return the code scores [C] of some items for one query [D]."""
+        queries, checked = self._checked(query[None], None if weights is None else weights[None])
+        table = self.codes.table(queries, self.dictionary)[0]
+        out = np.empty(len(item_nums), dtype=np.float32)
+        score_rows(self._stored, table, checked[0], self.rows_of(item_nums), out)
+        return out
+
+    def decode(self, item_nums: NDArray[Any]) -> Floats:
+        """Return the stored reconstructions [C, D] of some items."""
+        return self.codes.decode(self.dictionary.floats, self.rows_of(item_nums))
+
+    def rows_of(self, item_nums: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the rows [C] of some items; below 0 or past the end: held by another shard."""
+        return np.asarray(self.layout.rows[np.asarray(item_nums)].astype(np.int64) - self.first_row)
+
+    def holds(self, item_nums: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which items [C] have a row here."""
+        rows = self.rows_of(item_nums)
+        return np.asarray((rows >= 0) & (rows < self.codes.n_items))
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _plan(self, depth: int, n_allowed: int, setting: int | None) -> int:
+        """Return n_probe or ef for a list of `depth`, or 0 for a scan of the allowed items."""
+        limit = self.n_routed
+        if limit == 0:
+            return 0
+        wanted = setting if setting is not None else self._setting_for(depth)
+        if setting is None and n_allowed < self.n_items:
+            wanted = -(-wanted * self.n_items // n_allowed)
+            scored = _CELL_COST * self.n_items / limit
+            cost = wanted * (max(_GRAPH_COST, scored) if self.kind == "graph" else scored)
+            wanted = 0 if cost >= n_allowed else wanted
+        return 0 if wanted >= limit else max(wanted, 0)
+
+    def _setting_for(self, depth: int) -> int:
+        """Return the measured setting of the next longer list, or grow the last in proportion."""
+        for length, setting in self.settings.items():
+            if length >= depth:
+                return max(setting, depth if self.kind == "graph" else 1)
+        length, setting = list(self.settings.items())[-1] if self.settings else (1, 1)
+        return max(-(-setting * depth // length), depth if self.kind == "graph" else 1)
+
+    def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
+        if count == 0 or self.router is None or self.space is None:
+            return np.zeros((len(queries), 0), dtype=np.int64)
+        return self.router.nearest(self.space.queries(queries, weights), count)
+
+    def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts, stops = (
+            (self.layout.starts[routed], self.layout.starts[routed + 1])
+            if self.in_cells
+            else (routed, routed + 1)
+        )
+        if self.codes.n_items == self.n_items:
+            return starts, stops
+        held = self.first_row, self.first_row + self.codes.n_items
+        return np.clip(starts, *held) - held[0], np.clip(stops, *held) - held[0]
+
+    def _full_scan(self, denied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the runs of all rows, or of the allowed rows where they are a minority."""
+        if 2 * np.count_nonzero(denied) > self.n_items:
+            allowed = np.flatnonzero(~denied)
+            rows = np.sort(self.rows_of(allowed[self.holds(allowed)]))
+            return rows, rows + 1
+        return np.zeros(1, dtype=np.int64), np.array([self.codes.n_items], dtype=np.int64)
+
+    def _checked(self, queries: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise SearchError(f"queries have shape {queries.shape}, expected [Q, {self.dim}]")
+        if weights is None:
+            weights = np.zeros((len(queries), self.n_bias), dtype=np.float32)
+        weights = np.ascontiguousarray(weights, dtype=np.float32)
+        if weights.shape != (len(queries), self.n_bias):
+            raise SearchError(
+                f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
+            )
+        if self.n_bias:
+            _refuse_not_finite("weights of query", weights)
+        checked = np.empty_like(queries)
+        cosine = self.similarity == "cosine"
+        if unit_queries(queries, cosine, checked):
+            return checked, weights
+        _refuse_not_finite("query", queries)
+        zero = np.flatnonzero(~queries.any(axis=1))
+        if cosine and len(zero):
+            raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+        if not cosine:
+            return queries, weights
+        norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+        return (queries / norms).astype(np.float32), weights
+
+    def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        if allow is None:
+            return _NOBODY
+        allow = np.asarray(allow)
+        if allow.shape != (self.n_items,) or allow.dtype != np.bool_:
+            raise SearchError(
+                f"allow has shape {allow.shape} and dtype {allow.dtype}, "
+                f"expected ({self.n_items},) bool"
+            )
+        return ~allow
+
+    def _checked_exclusions(
+        self, exclude: Sequence[NDArray[Any]] | None, n_queries: int
+    ) -> list[NDArray[np.int32]]:
+        if exclude is None:
+            return [np.zeros(0, dtype=np.int32)] * n_queries
+        if len(exclude) != n_queries:
+            raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
+        return [np.unique(np.asarray(nums, dtype=np.int32)) for nums in exclude]
+
+
+def _refuse_not_finite(name: str, array: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view: kernels then compile once for memory and for files."""
+    view = np.asarray(array).view()
+    view.setflags(write=False)
+    return view

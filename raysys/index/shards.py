@@ -1,0 +1,136 @@
+"""Item shards: an index in parts whose merged answer equals that of the whole, bit for bit.
+
+A shard holds a run of the whole index's rows and the whole router: every shard probes the same
+cells and scores those rows of them, spilled ones included, that it holds. Merging by (score,
+item_num) then gives what one index gives. Where the cells of a query hold too few items for its
+list, the whole falls back to a scan; the merge decides that too, as no shard can know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.compressor.codes import Floats
+from raysys.index.index import Index, Nums
+
+
+class Searchable(Protocol):
+    """What answers queries over N items: an index, its shards, or either with changes on top."""
+
+    @property
+    def n_items(self) -> int:
+        """Size N of the item_num space."""
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D of queries."""
+
+    def search(
+        self,
+        queries: Floats,
+        *,
+        weights: Floats | None = None,
+        top_k: int,
+        exclude: Sequence[NDArray[Any]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
+        setting: int | None = None,
+        guarantee: bool = True,
+    ) -> tuple[Nums, Floats]:
+        """Return item_nums and scores [Q, K]; see `Index.search`."""
+
+
+class Shards:
+    """Shards of one index behind the interface of the whole.
+
+    Args:
+        parts: all of them, in any order.
+    """
+
+    def __init__(self, parts: Sequence[Index]) -> None:
+        self.parts = list(parts)
+        self.n_items = parts[0].n_items
+        self.dim = parts[0].dim
+
+    def search(
+        self,
+        queries: Floats,
+        *,
+        weights: Floats | None = None,
+        top_k: int,
+        exclude: Sequence[NDArray[Any]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
+        setting: int | None = None,
+        guarantee: bool = True,
+    ) -> tuple[Nums, Floats]:
+        """Return what the whole index returns; see `Index.search`."""
+
+        def ask(some: NDArray[np.int64], at: int | None) -> tuple[Nums, Floats]:
+            answers = [
+                part.search(
+                    queries[some],
+                    weights=None if weights is None else weights[some],
+                    top_k=top_k,
+                    exclude=None if exclude is None else [exclude[q] for q in some],
+                    allow=allow,
+                    setting=at,
+                    guarantee=False,
+                )
+                for part in self.parts
+            ]
+            return merge(answers, top_k=top_k)
+
+        nums, scores = ask(np.arange(len(queries)), setting)
+        short = np.flatnonzero((nums >= 0).sum(axis=1) < min(top_k, self.n_items))
+        if guarantee and len(short):
+            nums[short], scores[short] = ask(short, self.n_items)
+        return nums, scores
+
+    def score_items(
+        self, query: Floats, item_nums: NDArray[Any], weights: Floats | None = None
+    ) -> Floats:
+        """Return the code scores [C] of some items for one query [D]."""
+        item_nums = np.asarray(item_nums)
+        out = np.empty(len(item_nums), dtype=np.float32)
+        for part in self.parts:
+            held = part.holds(item_nums)
+            out[held] = part.score_items(query, item_nums[held], weights)
+        return out
+
+
+def shard_of(index: Index, start: int, stop: int) -> Index:
+    """Return the shard that holds rows [start, stop) of a whole index."""
+    rows = slice(start, stop)
+    return Index(
+        kind=index.kind,
+        similarity=index.similarity,
+        codes=index.codes.take(rows),
+        bias=index.bias[rows],
+        dictionary=index.dictionary,
+        layout=index.layout.taken(start, stop),
+        space=index.space,
+        router=index.router,
+        settings=index.settings,
+        n_items=index.n_items,
+        first_row=start,
+    )
+
+
+def shard_bounds(index: Index, n_shards: int) -> list[int]:
+    """Return the first rows of `n_shards` shards of about equal size, and N; cells stay whole."""
+    wanted = np.linspace(0, index.n_items, n_shards + 1)
+    if index.kind != "ivf":
+        return [int(row) for row in wanted]
+    starts = index.layout.starts
+    return [int(starts[np.argmin(np.abs(starts - row))]) for row in wanted]
+
+
+def merge(answers: Sequence[tuple[Nums, Floats]], *, top_k: int) -> tuple[Nums, Floats]:
+    """Return the best of several answers: item_nums and scores [Q, top_k], padded as they are."""
+    nums = np.concatenate([a[0] for a in answers], axis=1)
+    scores = np.concatenate([a[1] for a in answers], axis=1)
+    order = np.lexsort((nums, -scores), axis=1)[:, :top_k]
+    return np.take_along_axis(nums, order, 1), np.take_along_axis(scores, order, 1)

@@ -1,0 +1,58 @@
+"""Settings of how files are read; null is what the files' names say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from raysys.config import require
+from raysys.log.sources import FORMATS
+
+
+@dataclasses.dataclass
+class FormatConfig:
+    r"""How the files of a log or catalogue are read.
+
+    Attributes:
+        kind: csv, tsv, jsonl or parquet; null goes by the files' names.
+        separator: what stands between values, any text; `\t` is a tab, `\x01` what Hive writes;
+            default `,`, in TSV a tab.
+        header: whether the first line names the columns; default true, false with `columns.names`.
+        encoding: of text, e.g. latin-1; default UTF-8, or what a byte-order mark says.
+        quote: what encloses values, default `"`, in TSV nothing; empty is nothing.
+        escape: what stands before a character that is text, e.g. `\` in dumps of MySQL.
+        time: form of the times in strptime's notation, e.g. `%d/%m/%Y %H:%M`.
+    """
+
+    kind: str | None = None
+    separator: str | None = None
+    header: bool | None = None
+    encoding: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that no reader takes."""
+        kinds = "|".join(FORMATS)
+        require(self.kind in (None, *FORMATS), "format.kind", self.kind, kinds)
+        for key in ("quote", "escape"):
+            value = getattr(self, key) or " "
+            require(len(value) == 1 and value.isascii(), f"format.{key}", value, "one ASCII letter")
+        text = self.separator
+        accepted = "one or more characters, no line end"
+        require(text is None or bool(text.strip("\r\n")), "format.separator", text, accepted)
+        require(
+            _is_encoding(self.encoding), "format.encoding", self.encoding, "e.g. utf-8, latin-1"
+        )
+
+
+def _is_encoding(name: str | None) -> bool:
+    try:
+        return name is None or bool(b"    ".decode(name, "replace"))
+    except LookupError:  # no such encoding, or one that makes no text of bytes
+        return False
+
+
+def typed_separator(text: str) -> str:
+    r"""Return the separator that a setting spells: `\t` is a tab, `\x01` what Hive writes."""
+    return text.replace("\\t", "\t").replace("\\x01", "\x01")

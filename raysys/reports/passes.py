@@ -1,0 +1,257 @@
+"""The two passes of an evaluation over user shards: count and audit, then rank and rate.
+
+Shards are evaluated in this process where they are few, else by Ray tasks, one CPU each. Results
+come back in shard order, and only a few are in flight, so memory does not grow with the users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from raysys.cluster.connect import connected
+from raysys.config import RayConfig
+from raysys.data.cells import Cells, read_cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import PeriodWindows, Window
+from raysys.evaluation import audit, fit_baselines, protocols
+from raysys.evaluation.baselines import item_counts
+from raysys.evaluation.bootstrap import user_keys
+from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
+from raysys.reports.methods import Method, ModelMethod, open_chain
+from raysys.store.builds import Build, Workspace
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_IN_FLIGHT_PER_CPU = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What every shard task of one evaluation shares.
+
+    Attributes:
+        run, cache_dir: of the workspace, the run as any process can open it.
+        via, head, ranking, gamma, rescore: of `rankers.ModelMethod`; `head` is the build_id.
+        baselines: (name, build_id) of each baseline.
+        period, windows, n_items, cutoffs: what is evaluated.
+        evaluation: temporal, users or ratings, of the split.
+        protocol: cutoff, lloo or loo.
+        layout, seed, replicates: of the evaluator.
+        block: users ranked at once.
+    """
+
+    run: str
+    cache_dir: str | None
+    via: str
+    head: str
+    ranking: str | None
+    gamma: float
+    rescore: bool
+    baselines: tuple[tuple[str, str], ...]
+    period: str
+    windows: PeriodWindows
+    n_items: int
+    cutoffs: tuple[tuple[str, int], ...] | None
+    evaluation: str
+    protocol: str
+    layout: Layout
+    seed: int
+    replicates: int
+    block: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """What the first pass found in a shard.
+
+    Attributes:
+        name: of the shard.
+        user_num: int32 [U].
+        item_counts: int64 [N] training users per item of the catalogue.
+        fit_rows: int64 [all items] cells of window FIT per item.
+        level_counts: int64 [R] training cells per level.
+    """
+
+    name: str
+    user_num: NDArray[np.int32]
+    item_counts: NDArray[np.int64]
+    fit_rows: NDArray[np.int64]
+    level_counts: NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What the second pass made of a shard: per method the merged sums and the users' sums."""
+
+    evaluators: dict[str, Evaluator]
+    tables: dict[str, pa.Table]
+    dropped: Counter[str]
+
+
+def in_order(
+    function: Callable[[T], R], tasks: Sequence[T], *, cluster: RayConfig | None
+) -> Iterator[R]:
+    """Yield function(task) for every task in order, on Ray where `cluster` is given."""
+    if cluster is None:
+        yield from map(function, tasks)
+        return
+    with connected(cluster):
+        remote = ray.remote(num_cpus=1)(function)
+        ahead = max(1, int(ray.cluster_resources().get("CPU", 1))) * _IN_FLIGHT_PER_CPU
+        flying: list[Any] = []
+        for number, task in enumerate(tasks):
+            flying.append(remote.remote(task))
+            if len(flying) > ahead:
+                yield ray.get(flying.pop(0))
+                log.info("evaluate progress shards=%d/%d", number + 1 - len(flying), len(tasks))
+        while flying:
+            yield ray.get(flying.pop(0))
+
+
+def count_shard(task: tuple[Plan, str]) -> Counted:
+    """Count one shard and audit its cells.
+
+    Raises:
+        DataError: a leak; the message names the rows.
+    """
+    plan, name = task
+    profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)
+    cells = read_cells([_shard_path(profiles, name)])
+    names = {
+        "user": lambda num: repr(profiles.user_ids[num].as_py()),
+        "item": lambda num: repr(profiles.items["item_id"][num].as_py()),
+    }
+    cutoffs = dict(plan.cutoffs) if plan.cutoffs else None
+    audit.check_windows(cells, period=plan.period, windows=plan.windows, cutoffs=cutoffs, **names)
+    targets = cells.in_windows(plan.windows.targets)
+    if cutoffs is None:
+        past = cells.in_windows({*plan.windows.history, *plan.windows.fitted})
+        audit.check_pairs(past, targets, **names)
+    train = cells.in_windows(plan.windows.fitted)
+    fit = cells.in_windows([Window.FIT])
+    return Counted(
+        name=name,
+        user_num=cells.user_num,
+        item_counts=item_counts(train, plan.n_items),
+        fit_rows=np.bincount(fit.item_num, minlength=profiles.n_items),
+        level_counts=np.bincount(train.level, minlength=profiles.levels.n_levels),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """One shard of the second pass; `item_counts` [N] and `rated` are of all shards."""
+
+    plan: Plan
+    name: str
+    item_counts: NDArray[np.int64]
+    rated: bool
+
+
+def evaluate_shard(task: ShardTask) -> Evaluated:
+    """Rank and rate the users of one shard with every method."""
+    plan = task.plan
+    profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)
+    cells = read_cells([_shard_path(profiles, task.name)])
+    methods = _methods(plan, task.rated)
+    first = int(cells.user_num[0]) if cells.n_users else 0
+    user_ids = profiles.user_ids.slice(first, cells.n_users).to_pylist()
+    keys = user_keys(user_ids)
+    evaluators, sums = {}, {}
+    for method in methods:
+        evaluators[method.name] = Evaluator(
+            plan.layout,
+            item_counts=task.item_counts,
+            levels=profiles.levels if profiles.levels.n_rated > 1 else None,
+            seed=plan.seed,
+            replicates=plan.replicates,
+        )
+        sums[method.name] = UserSums.empty(keys, first_user=first, layout=plan.layout)
+    dropped: Counter[str] = Counter()
+    for part in _tasks(plan, cells, dropped):
+        for method in methods:
+            _evaluate(plan, part, method, evaluators[method.name], sums[method.name])
+    tables = {m.name: sums[m.name].table(user_ids, plan.layout) for m in methods}
+    return Evaluated(evaluators, tables, dropped)
+
+
+def _evaluate(
+    plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
+) -> None:
+    if method.rank is not None and plan.evaluation != "ratings":
+        rank_task(evaluator, part, method.rank, users=users, block=plan.block)
+    if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
+        rate_cells(
+            evaluator, part.history, part.targets, method.rate, users=users, block=plan.block
+        )
+
+
+def _tasks(plan: Plan, cells: Cells, dropped: Counter[str]) -> Iterator[protocols.Task]:
+    """Yield what is ranked, counting what is left out; for ratings every target cell counts."""
+    if plan.evaluation == "ratings":
+        history = cells.in_windows(plan.windows.history)
+        yield protocols.Task(history, cells.in_windows(plan.windows.targets), Counter())
+        return
+    if plan.protocol == "cutoff":
+        parts = iter([protocols.cutoff_task(cells, plan.windows, n_items=plan.n_items)])
+    else:
+        parts = protocols.leave_one_out_tasks(
+            cells, plan.windows, n_items=plan.n_items, last=plan.protocol == "lloo"
+        )
+    for part in parts:
+        dropped.update(part.dropped)
+        audit.check_pairs(part.history, part.targets)
+        if plan.cutoffs and plan.protocol != "loo":
+            audit.check_order(part.history, part.targets)
+        yield part
+
+
+def _shard_path(profiles: Profiles, name: str) -> Path:
+    return next(path for path in profiles.shard_paths if path.name == name)
+
+
+@functools.lru_cache(maxsize=2)
+def _chain(run: str, cache_dir: str | None, via: str, head: str) -> dict[str, Build]:
+    return open_chain(Workspace(run, cache_dir=cache_dir), via, build_id=head)
+
+
+@functools.lru_cache(maxsize=2)
+def _profiles(run: str, cache_dir: str | None, via: str, head: str) -> Profiles:
+    return Profiles.load(_chain(run, cache_dir, via, head)["profiles"])
+
+
+@functools.lru_cache(maxsize=1)
+def _methods(plan: Plan, rated: bool) -> list[Method]:
+    """Open the model and the baselines once per process."""
+    model = ModelMethod(
+        _chain(plan.run, plan.cache_dir, plan.via, plan.head),
+        via=plan.via,
+        ranking=plan.ranking,
+        gamma=plan.gamma,
+        rescore=plan.rescore,
+    )
+    methods = [Method(plan.via, model.rank, model.rate if rated else None)]
+    workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
+    for name, build_id in plan.baselines:
+        build = workspace.open("baselines", build_id)
+        paths = [build.path(file) for file in build.files()]
+        fitted = fit_baselines.load(paths[0].parent, name)
+        rates = name in fit_baselines.RATERS
+        methods.append(Method(name, None if rates else fitted, fitted if rates else None))
+    return methods

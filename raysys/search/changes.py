@@ -1,0 +1,229 @@
+"""Changes between builds: items that came, changed or went since an index was built.
+
+    N items of the build, M upserted rows, D dims; upserted row m has item_num N + m
+
+Upserted rows are compared exactly with every query (a small side buffer), deleted and replaced
+items of the build are tombstones. Both are the content of one `changes` build, bound to the
+embeddings that the index was made from; the next build takes them in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raysys.compressor.codes import Floats
+from raysys.compressor.kernels import products
+from raysys.data.attributes import joined
+from raysys.errors import SearchError, UnknownItemError
+from raysys.index.index import Nums
+from raysys.index.lists import unit_rows
+from raysys.index.shards import Searchable, merge
+from raysys.store.builds import Build, Workspace
+from raysys.store.drafts import Draft
+
+log = logging.getLogger(__name__)
+
+KIND = "changes"
+EDIT = f"{KIND}/edit"  # lease under which the current changes are read and others written
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What differs from a build.
+
+    Attributes:
+        items: M rows: item_id, title, further attributes.
+        vectors: [M, D] float32.
+        bias: [M, n_bias] float32.
+        deleted: ids of the build's items that are gone.
+    """
+
+    items: pa.Table
+    vectors: Floats
+    bias: Floats
+    deleted: tuple[str, ...]
+
+    @classmethod
+    def none(cls, dim: int, n_bias: int) -> Changes:
+        """Return no changes."""
+        text = pa.array([], pa.string())
+        items = pa.table({"item_id": text, "title": text})
+        vectors, bias = (np.zeros((0, width), np.float32) for width in (dim, n_bias))
+        return cls(items, vectors, bias, ())
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Ids of the upserted rows."""
+        ids: list[str] = self.items["item_id"].to_pylist()
+        return ids
+
+    def upsert(self, items: pa.Table, vectors: Floats, bias: Floats) -> Changes:
+        """Return the changes with further rows; an id that is there already is replaced."""
+        ids = set(items["item_id"].to_pylist())
+        kept = self._without(ids)
+        return Changes(
+            joined([kept.items, items]),
+            np.concatenate([kept.vectors, vectors]),
+            np.concatenate([kept.bias, bias]),
+            tuple(i for i in self.deleted if i not in ids),
+        )
+
+    def delete(self, ids: Iterable[str], known: Mapping[str, int]) -> Changes:
+        """Return the changes with items gone.
+
+        Args:
+            ids: of the build's items or of upserted ones.
+            known: the build's items.
+
+        Raises:
+            UnknownItemError: neither holds an id.
+        """
+        gone = set(ids)
+        for item_id in sorted(gone - set(self.item_ids)):
+            if item_id not in known or item_id in self.deleted:
+                raise UnknownItemError(f"delete: item_id={item_id!r} is not in the catalogue")
+        kept = self._without(gone)
+        base = [i for i in dict.fromkeys([*self.deleted, *sorted(gone)]) if i in known]
+        return dataclasses.replace(kept, deleted=tuple(base))
+
+    def save(self, draft: Draft) -> dict[str, Any]:
+        """Write the changes and return the facts of their build."""
+        pq.write_table(self.items, draft.path("items.parquet"))
+        np.save(draft.path("vectors.npy"), self.vectors)
+        np.save(draft.path("bias.npy"), self.bias)
+        draft.path("deleted.json").write_text(json.dumps(self.deleted))
+        return {"n_upserted": len(self.items), "n_deleted": len(self.deleted)}
+
+    @classmethod
+    def load(cls, build: Build) -> Changes:
+        """Read what `save` wrote."""
+        deleted = json.loads(build.path("deleted.json").read_text())
+        arrays = [np.load(build.path(f"{name}.npy")) for name in ("vectors", "bias")]
+        items = pq.read_table(build.path("items.parquet"))
+        return cls(items, arrays[0], arrays[1], tuple(deleted))
+
+    def _without(self, ids: set[str]) -> Changes:
+        keep = np.array([i not in ids for i in self.item_ids], dtype=bool)
+        return Changes(
+            self.items.filter(pa.array(keep, pa.bool_())),
+            self.vectors[keep],
+            self.bias[keep],
+            self.deleted,
+        )
+
+
+def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
+    """Return the current `changes` build if it was made for these embeddings."""
+    if not workspace.has(KIND):
+        return None
+    build = workspace.current(KIND)
+    if build.manifest.inputs["embeddings"]["content_id"] == embeddings.content_id:
+        return build
+    if build.facts["n_upserted"] or build.facts["n_deleted"]:
+        log.warning("changes ignored build_id=%s reason=made for other embeddings", build.build_id)
+    return None
+
+
+class Changed:
+    """An index with changes on top, behind the same interface.
+
+    Args:
+        index: of N items.
+        changes: upserted rows become item_nums N and up.
+        known: {item_id: item_num} of the N items.
+        cosine: compare directions, as the index does.
+    """
+
+    def __init__(
+        self, index: Searchable, changes: Changes, known: Mapping[str, int], *, cosine: bool
+    ) -> None:
+        self._index = index
+        self._vectors = np.ascontiguousarray(
+            unit_rows(changes.vectors) if cosine else changes.vectors
+        )
+        self._bias = changes.bias
+        gone = gone_mask(changes, known, index.n_items)
+        self._alive = ~gone if gone.any() else None
+        self._cosine = cosine
+        self.n_items = index.n_items + len(changes.items)
+        self.dim = index.dim
+
+    def search(
+        self,
+        queries: Floats,
+        *,
+        weights: Floats | None = None,
+        top_k: int,
+        exclude: Sequence[NDArray[Any]] | None = None,
+        allow: NDArray[np.bool_] | None = None,
+        setting: int | None = None,
+        guarantee: bool = True,
+    ) -> tuple[Nums, Floats]:
+        """Return item_nums and scores [Q, K]; see `Index.search`.
+
+        Scores of upserted rows are those of their dense vectors.
+        """
+        first = self._index.n_items
+        if allow is not None and (allow.shape != (self.n_items,) or allow.dtype != np.bool_):
+            raise SearchError(
+                f"allow has shape {allow.shape} and dtype {allow.dtype}, "
+                f"expected ({self.n_items},) bool"
+            )
+        base = self._alive
+        if allow is not None:
+            base = allow[:first] if base is None else allow[:first] & base
+        lists = None if exclude is None else [np.asarray(nums) for nums in exclude]
+        answer = self._index.search(
+            queries,
+            weights=weights,
+            top_k=top_k,
+            exclude=None if lists is None else [nums[nums < first] for nums in lists],
+            allow=base,
+            setting=setting,
+            guarantee=guarantee,
+        )
+        fresh = self._score(queries, weights)
+        if allow is not None:
+            fresh[:, ~allow[first:]] = -np.inf
+        for row, nums in enumerate(lists or ()):
+            fresh[row, nums[nums >= first] - first] = -np.inf
+        numbers = np.arange(first, self.n_items, dtype=np.int32)
+        nums = np.where(np.isfinite(fresh), numbers, np.int32(-1))
+        return merge([answer, (nums, fresh)], top_k=top_k)
+
+    def _score(self, queries: Floats, weights: Floats | None) -> Floats:
+        """Return the scores of all upserted rows [Q, M]."""
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        out = np.empty((len(queries), len(self._vectors)), dtype=np.float32)
+        products(self._vectors, unit_rows(queries) if self._cosine else queries, out)
+        if weights is not None and self._bias.shape[1]:
+            share = np.empty_like(out)
+            products(
+                np.ascontiguousarray(self._bias),
+                np.ascontiguousarray(weights, dtype=np.float32),
+                share,
+            )
+            out += share
+        return out
+
+
+def gone_mask(changes: Changes, known: Mapping[str, int], n_items: int) -> NDArray[np.bool_]:
+    """Return which items [N] of the build are deleted or replaced."""
+    gone = np.zeros(n_items, dtype=bool)
+    ids = (*changes.deleted, *changes.item_ids)
+    gone[[known[i] for i in ids if i in known]] = True
+    return gone
+
+
+def joined_items(items: pa.Table, changes: Changes) -> pa.Table:
+    """Return the rows of the build's items followed by the upserted ones."""
+    return joined([items, changes.items])

@@ -1,0 +1,162 @@
+"""Lists by cosine: items like an item, and items like those of a profile.
+
+Letters: B queries, N items, D size of the indexed vectors, H of the compared ones, C candidates.
+
+Plain vectors are compared whole. Vectors of an autoencoder are [g, l]: their consume block g of
+the first H dimensions is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.cells import Cells
+from raysys.errors import SearchError
+from raysys.index.shards import Searchable
+from raysys.search.filters import Mask
+from raysys.search.query import Items, Ranked
+from raysys.store.builds import Build
+
+N_CANDIDATES = 300
+
+
+def candidate_count(top_k: int, n_items: int, *, rescore: bool) -> int:
+    """Return how many items the index is asked for, so that exact scores can reorder them."""
+    return min(n_items, max(N_CANDIDATES, 2 * top_k) if rescore else top_k)
+
+
+class Neighbours:
+    """Candidates of the index, sorted by the exact cosine of the dense vectors.
+
+    Args:
+        vectors: [N, D] float32, may be memory-mapped: only the rows of candidates are read.
+        index: over the same items.
+        width: H, the leading dimensions that are compared; None takes all.
+        fresh: [M, D] vectors of upserted rows, item_nums N and up.
+    """
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        index: Searchable,
+        *,
+        width: int | None = None,
+        fresh: NDArray[np.float32] | None = None,
+    ) -> None:
+        self._vectors = vectors
+        self._fresh = fresh
+        self._index = index
+        self._width = width or vectors.shape[1]
+
+    @classmethod
+    def open(
+        cls,
+        embeddings: Build,
+        index: Searchable,
+        *,
+        width: int | None = None,
+        fresh: NDArray[np.float32] | None = None,
+    ) -> Neighbours:
+        """Map the vectors of an `embeddings` build."""
+        vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
+        return cls(vectors, index, width=width, fresh=fresh)
+
+    def of_item(self, num: int, *, top_k: int, allow: Mask | None = None) -> Ranked:
+        """Return the items most like item `num`, itself left out."""
+        own = np.array([num], dtype=np.int32)
+        query = self._unit(own)
+        [ranked] = self._nearest(query, top_k=top_k, exclude=[own], rescore=True, allow=allow)
+        return ranked
+
+    def of_vectors(
+        self, vectors: NDArray[np.float32], *, top_k: int, allow: Mask | None = None
+    ) -> Iterator[Ranked]:
+        """Yield the items most like every vector [B, H].
+
+        Raises:
+            SearchError: a vector of another length, not finite, or zero.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self._width:
+            raise SearchError(
+                f"query vectors have shape {list(vectors.shape)}, expected [any, {self._width}]"
+            )
+        bad = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
+        if len(bad):
+            raise SearchError(f"query vector {int(bad[0])} is zero or not finite")
+        yield from self._nearest(
+            _unit(vectors), top_k=top_k, exclude=None, rescore=True, allow=allow
+        )
+
+    def of_profiles(
+        self,
+        history: Cells,
+        *,
+        top_k: int,
+        exclude: Sequence[Items] | None,
+        rescore: bool,
+        allow: Mask | None = None,
+    ) -> Iterator[Ranked]:
+        """Yield the items most like the mean of every profile's unit vectors.
+
+        Raises:
+            SearchError: a profile holds no item, so there is nothing to be like.
+        """
+        query = self.mean_of(history)
+        yield from self._nearest(query, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow)
+
+    def mean_of(self, history: Cells) -> NDArray[np.float32]:
+        """Return the mean direction [B, H] of every profile's unit vectors.
+
+        Raises:
+            SearchError: a profile holds no item.
+        """
+        if not history.counts.all():
+            raise SearchError("this build has no autoencoder: the profile needs a known item")
+        sums = np.add.reduceat(self._unit(history.item_num), history.offsets[:-1], axis=0)
+        return _unit(sums)
+
+    def vectors(self, nums: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the dense vectors [C, D] of some items."""
+        first = len(self._vectors)
+        if self._fresh is None or nums.max(initial=0) < first:
+            return np.asarray(self._vectors[nums], dtype=np.float32)
+        rows = np.asarray(self._vectors[np.minimum(nums, first - 1)], dtype=np.float32)
+        rows[nums >= first] = self._fresh[nums[nums >= first] - first]
+        return rows
+
+    def _unit(self, nums: NDArray[Any]) -> NDArray[np.float32]:
+        return _unit(self.vectors(nums)[:, : self._width])
+
+    def _nearest(
+        self,
+        query: NDArray[np.float32],
+        *,
+        top_k: int,
+        exclude: Sequence[Items] | None,
+        rescore: bool,
+        allow: Mask | None = None,
+    ) -> Iterator[Ranked]:
+        """Yield the list of every unit query [B, H]."""
+        padded = np.zeros((len(query), self._index.dim), dtype=np.float32)
+        padded[:, : self._width] = query
+        nums, scores = self._index.search(
+            padded,
+            top_k=candidate_count(top_k, self._index.n_items, rescore=rescore),
+            exclude=exclude,
+            allow=allow,
+        )
+        for row in range(len(query)):
+            found = nums[row][nums[row] >= 0]
+            exact = self._unit(found) @ query[row] if rescore else scores[row][: len(found)]
+            order = np.argsort(-exact, kind="stable")[:top_k]
+            yield Ranked(found[order], exact[order])
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of length 1; zero rows stay zero."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(norms, np.finfo(np.float32).tiny))

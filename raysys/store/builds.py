@@ -1,0 +1,347 @@
+"""Builds: what a stage writes, hashed, committed in one step and bound to what it was made from.
+
+    <run>/<kind>/<build_id>/manifest.json   and the files that it lists
+    <run>/<kind>/current.json               names the current build, replaced by one write
+
+`build_id` is known before the work (kind, settings, inputs), `content_id` after it (the files too).
+A build is written under a lease of its identity, so two equal jobs do the work once. It is written
+in a folder that no other job knows: a hidden sibling, renamed at the end; on object stores, which
+cannot rename, and where the build was there before (`force`, or found damaged), a folder below the
+build's own, which one write of the manifest makes its files. So a reader sees a whole build or
+none, nothing that is finished is written into, and what is made anew is there until its successor
+is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raysys.config import digest
+from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.store.drafts import Draft, remove_abandoned
+from raysys.store.leases import Lease, leased
+from raysys.store.manifests import MANIFEST, SCHEMA_VERSION, Manifest
+from raysys.store.storage import FileMark, Storage
+
+log = logging.getLogger(__name__)
+
+CURRENT = "current.json"
+
+
+@dataclasses.dataclass
+class StageResult:
+    """What a stage hands to the job that prints the JSON line.
+
+    Attributes:
+        build_ids: {kind: build_id} of the builds it wrote or reused.
+        metrics: {name: {"mean", "ci_low", "ci_high"}}; null intervals where there are none.
+        extra: further keys of the JSON line.
+    """
+
+    build_ids: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[str, float | None]] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Build:
+    """A finished build; its files are local or fetched on first use."""
+
+    def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._storage = workspace.storage
+        place = f"{manifest.kind}/{manifest.build_id}"
+        self._folder = f"{place}/{manifest.folder}" if manifest.folder else place
+
+    @property
+    def kind(self) -> str:
+        """The kind of the build."""
+        return self.manifest.kind
+
+    @property
+    def build_id(self) -> str:
+        """The build's identity before the work."""
+        return self.manifest.build_id
+
+    @property
+    def content_id(self) -> str:
+        """The build's identity after the work."""
+        return self.manifest.content_id
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the stage recorded for readers."""
+        return self.manifest.facts
+
+    def files(self, suffix: str = "", *, prefix: str = "") -> list[str]:
+        """Return the relative paths that start with `prefix` and end with `suffix`, sorted."""
+        names = self.manifest.files
+        return sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix))
+
+    def url(self, name: str) -> str:
+        """Return the local path or URI of file `name`, which workers on any node can read."""
+        return self._storage.url(f"{self._folder}/{name}")
+
+    def urls(self, suffix: str = "", *, prefix: str = "") -> list[str]:
+        """Return `url` of the files that start with `prefix` and end with `suffix`, sorted."""
+        return [self.url(name) for name in self.files(suffix, prefix=prefix)]
+
+    def path(self, name: str) -> Path:
+        """Return a local path of file `name`, its size checked; fetched first from object stores.
+
+        Raises:
+            CorruptBuildError: the file is missing or its size is not the manifest's.
+        """
+        size = self._entry(name)["bytes"]
+        path = self._fetched(name)
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size and not self._storage.is_local:
+            path = self._fetched(name, anew=True)
+            actual = path.stat().st_size
+        if actual != size:
+            found = "is missing" if actual is None else f"has {actual} bytes"
+            raise CorruptBuildError(f"{path} {found}, manifest says {size} bytes")
+        return path
+
+    def verify(self) -> None:
+        """Check the hash of every file, as this host reads it; what is cached wrong is fetched.
+
+        Raises:
+            CorruptBuildError: naming the first file that differs from the manifest.
+        """
+        for name, entry in self.manifest.files.items():
+            path = self.path(name)
+            if _sha256(path) == entry["sha256"]:
+                continue
+            if self._storage.is_local or _sha256(self._fetched(name, anew=True)) != entry["sha256"]:
+                raise CorruptBuildError(f"{path} does not have the hash that its manifest lists")
+
+    def check(self) -> None:
+        """Check sizes where the build lies, and hashes once per content and host.
+
+        Raises:
+            CorruptBuildError: naming the first file that differs from the manifest.
+        """
+        marks = self._storage.files(self._folder)
+        for name, entry in self.manifest.files.items():
+            where = self.url(name)
+            if name not in marks:
+                raise CorruptBuildError(f"{where} is missing")
+            if marks[name].size_bytes != entry["bytes"]:
+                raise CorruptBuildError(
+                    f"{where} has {marks[name].size_bytes} bytes, manifest says {entry['bytes']}"
+                )
+        if self._storage.remembers(self._folder, self._marks(marks)):
+            return
+        for name, entry in self.manifest.files.items():
+            if self._storage.sha256(f"{self._folder}/{name}") != entry["sha256"]:
+                raise CorruptBuildError(
+                    f"{self.url(name)} does not have the hash that its manifest lists"
+                )
+        self._storage.remember(self._folder, self._marks(marks))
+
+    def remember(self) -> None:
+        """Take it that the files, as they are now, have their hashes."""
+        marks = self._storage.files(self._folder)
+        self._storage.remember(self._folder, self._marks(marks))
+
+    def ref(self) -> dict[str, str]:
+        """Return the entry under which later builds name this one as their input."""
+        return {"build_id": self.build_id, "content_id": self.content_id}
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BuildError(f"{self.kind} build {self.build_id} holds no file {name!r}")
+        return entry
+
+    def _fetched(self, name: str, *, anew: bool = False) -> Path:
+        key = f"{self.kind}/{self.content_id}/{name}"
+        return self._storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
+
+    def _marks(self, marks: Mapping[str, FileMark]) -> dict[str, Any]:
+        """Return what identifies the content and the files that hold it."""
+        files = {name: [*marks[name]] for name in self.manifest.files}
+        return {"content_id": self.content_id, "files": files}
+
+
+class Workspace:
+    """One run: its builds, read and written.
+
+    Args:
+        run: local path or any URI that `pyarrow.fs` opens.
+        cache_dir: where files from object stores are kept; default `~/.cache/raysys`.
+    """
+
+    def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
+        self.run = run
+        self.storage = Storage(run, cache_dir=cache_dir)
+        self._held: list[Lease] = []
+
+    def current(self, kind: str) -> Build:
+        """Open the current build of `kind`.
+
+        Raises:
+            BuildError: there is none yet; the message names the job that writes it.
+        """
+        record = self.storage.read_json(f"{kind}/{CURRENT}")
+        if record is None:
+            raise BuildError(f"{self.run} holds no {kind} build yet: {_WRITERS[kind]} writes it")
+        return self.open(kind, str(record.get("build_id")))
+
+    def has(self, kind: str) -> bool:
+        """Tell whether a current build of `kind` exists."""
+        return self.storage.read_json(f"{kind}/{CURRENT}") is not None
+
+    def open(self, kind: str, build_id: str) -> Build:
+        """Open one build by its id.
+
+        Raises:
+            BuildError: there is no such build; SchemaVersionError: of another version;
+            CorruptBuildError: its manifest is not readable.
+        """
+        where = f"{kind}/{build_id}/{MANIFEST}"
+        record = self.storage.read_json(where)
+        if record is None:
+            raise BuildError(f"{self.run} holds no {kind} build {build_id}")
+        return Build(self, Manifest.of(record, f"{self.run}/{where}"))
+
+    def chain(self, build: Build) -> dict[str, Build]:
+        """Open `build` and everything that it was made from, by content.
+
+        Returns:
+            {kind: Build} including `build` itself.
+
+        Raises:
+            BuildError: an input is gone, was rebuilt with other content, or two builds in the
+            chain were made from different builds of one kind.
+        """
+        chain = {build.kind: build}
+        todo = [build]
+        while todo:
+            user = todo.pop()
+            for kind, ref in user.manifest.inputs.items():
+                found = chain.get(kind)
+                if found is None:
+                    found = self.open(kind, ref["build_id"])
+                    chain[kind] = found
+                    todo.append(found)
+                if found.content_id != ref["content_id"]:
+                    raise BuildError(
+                        f"mixed builds: {user.kind} {user.build_id} was made from {kind} content "
+                        f"{ref['content_id']}, but {found.build_id} has {found.content_id}; "
+                        f"run the jobs again from {_WRITERS[kind]} on"
+                    )
+        return chain
+
+    def build(
+        self,
+        kind: str,
+        *,
+        config: Mapping[str, Any],
+        write: Callable[[Draft], Mapping[str, Any]],
+        inputs: Sequence[Build] = (),
+        source: object = None,
+        force: bool = False,
+    ) -> Build:
+        """Return the finished build with this identity, written first if need be, made current.
+
+        Two equal jobs do the work once: the second one waits, and takes over when the first one
+        dies. A finished build is reused if it passes `Build.check`.
+
+        Args:
+            kind: the kind of build.
+            config: the settings that decide its content.
+            write: writes the files into the draft and returns the build's facts.
+            inputs: the builds it is made from.
+            source: fingerprint of outside data, anything JSON can hold.
+            force: write it anew even if it is finished.
+
+        Raises:
+            BuildError: the storage cannot be written. What `write` raises comes through, and what
+            it wrote is deleted.
+        """
+        refs = {build.kind: build.ref() for build in inputs}
+        contents = {name: ref["content_id"] for name, ref in refs.items()}
+        settings = json.loads(json.dumps(dict(config)))
+        build_id = digest([kind, SCHEMA_VERSION, settings, source, contents])
+        header = {"kind": kind, "build_id": build_id, "inputs": refs, "config": settings}
+        try:
+            build = None if force else self._finished(kind, build_id)
+            if build is None:
+                with leased(self.storage, f"{kind}/{build_id}") as lease:
+                    build = None if force else self._finished(kind, build_id)
+                    if build is None:
+                        remove_abandoned(self.storage, kind)
+                        draft = Draft(self.storage, header, [lease, *self._held], anew=force)
+                        build = self._written(draft, write)
+            self._set_current(build.manifest)
+        except OSError as error:
+            raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
+        return build
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Hold a lease during the block: what it builds is published only while that holds."""
+        with leased(self.storage, name) as lease:
+            self._held.append(lease)
+            try:
+                yield
+            finally:
+                self._held.remove(lease)
+
+    def _written(self, draft: Draft, write: Callable[[Draft], Mapping[str, Any]]) -> Build:
+        try:
+            build = Build(self, draft.commit(write(draft)))
+        except BaseException:
+            draft.discard()
+            raise
+        finally:
+            draft.close()
+        build.remember()
+        return build
+
+    def _finished(self, kind: str, build_id: str) -> Build | None:
+        """Return the build if it is there and whole."""
+        if not self.storage.exists(f"{kind}/{build_id}/{MANIFEST}"):
+            return None
+        try:
+            build = self.open(kind, build_id)
+            build.check()
+        except (CorruptBuildError, SchemaVersionError) as error:
+            log.warning("build is made anew kind=%s build_id=%s: %s", kind, build_id, error)
+            return None
+        log.info("build reused kind=%s build_id=%s", kind, build_id)
+        return build
+
+    def _set_current(self, manifest: Manifest) -> None:
+        record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
+        text = json.dumps(record) + "\n"
+        where = f"{manifest.kind}/{CURRENT}"
+        if self.storage.read(where) == text.encode():
+            return
+        with leased(self.storage, f"{manifest.kind}/current"):
+            self.storage.write_atomic(where, text)
+
+
+_WRITERS = {
+    "interactions": "prepare",
+    "profiles": "prepare",
+    "autoencoder": "train",
+    "embeddings": "train",
+    "compressor": "train",
+    "codes": "train",
+    "index": "index",
+    "changes": "update",
+}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,107 @@
+"""Manifests: what a build says of itself.
+
+`files` on disk are relative to the build's folder, so they begin with `folder`; in memory they are
+the names that stages gave them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from raysys.errors import CorruptBuildError, SchemaVersionError
+
+SCHEMA_VERSION = 3
+MANIFEST = "manifest.json"
+_PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a build is and what it was made from (written as `manifest.json`).
+
+    Attributes:
+        kind: interactions, profiles, autoencoder, embeddings, compressor, codes, index or changes.
+        build_id: digest of kind, schema version, settings, source fingerprint and inputs.
+        content_id: digest of the build_id and the files table.
+        folder: where its files lie, below the build's folder; empty where they lie in it.
+        inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
+        config: the settings that decided it.
+        files: {relative path: {"sha256": hex, "bytes": int}}.
+        facts: what readers need to know (sizes, cut-offs, dtype, similarity, metrics).
+        notes: creation time, package versions, git revision; not part of any digest.
+    """
+
+    kind: str
+    build_id: str
+    content_id: str
+    folder: str
+    inputs: dict[str, dict[str, str]]
+    config: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+    notes: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+    def text(self) -> str:
+        """Return the manifest as JSON."""
+        record = dataclasses.asdict(self)
+        prefix = self.folder and f"{self.folder}/"
+        record["files"] = {prefix + name: entry for name, entry in self.files.items()}
+        return json.dumps(record, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def of(cls, record: dict[str, Any], where: str) -> Manifest:
+        """Return the manifest that `text` wrote.
+
+        Args:
+            record: what was read.
+            where: path of the file, for messages.
+
+        Raises:
+            SchemaVersionError: it is of another version; CorruptBuildError: it is none.
+        """
+        version = record.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{where} has schema version {version!r}, "
+                f"this raysys reads {SCHEMA_VERSION}: run its stages again, from prepare on"
+            )
+        try:
+            manifest = cls(**record)
+            prefix = manifest.folder and f"{manifest.folder}/"
+            files = {name.removeprefix(prefix): entry for name, entry in manifest.files.items()}
+        except (TypeError, AttributeError) as error:
+            raise CorruptBuildError(f"{where} is not a manifest: {error}") from error
+        return dataclasses.replace(manifest, files=files)
+
+
+def notes() -> dict[str, Any]:
+    """Return what a manifest says of how it was written."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"created": created, "versions": versions, "git_revision": _git_revision()}
+
+
+def _git_revision() -> str | None:
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        output = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()

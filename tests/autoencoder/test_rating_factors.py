@@ -1,0 +1,161 @@
+"""Factors of ratings on a planted world, and where there is nothing to find."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from raysys.autoencoder.level_init import level_start
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.ragged_ops import (
+    USER_TABLES,
+    Pairs,
+    UserTables,
+    factors_at,
+    factors_left_out,
+    shares_left_out,
+    user_levels,
+)
+from raysys.autoencoder.rating_factors import N_FACTORS, rating_factors
+from raysys.data.batches import Ragged, ragged
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+
+N_USERS, N_ITEMS, PER_USER = 600, 80, 30
+
+
+def planted(strength):
+    """Ratings from two factors of the given strength, biases and noise .5; 5 a user held out."""
+    rng = np.random.default_rng(3)
+    likes, traits = rng.standard_normal((N_USERS, 2)), rng.standard_normal((N_ITEMS, 2))
+    rows = np.repeat(np.arange(N_USERS), PER_USER)
+    items = np.concatenate([rng.permutation(N_ITEMS)[:PER_USER] for _ in range(N_USERS)])
+    values = strength * (likes[rows] * traits[items]).sum(axis=1)
+    values += 0.5 * rng.standard_normal(N_ITEMS)[items] + 0.3 * rng.standard_normal(N_USERS)[rows]
+    values += 0.5 * rng.standard_normal(len(rows))
+    held = np.arange(len(rows)) % PER_USER >= PER_USER - 5
+    return rows, items, values, held
+
+
+def predict(factors, rows, items, values, held):
+    """Held-out ratings by the profile's ridge regression."""
+    kept = ~held
+    offsets = np.arange(N_USERS + 1) * (PER_USER - 5)
+    cells = int(kept.sum())
+    # one level per rating: its residual is the item's
+    residual = values[kept] - factors.item_bias[items[kept]]
+    tables = UserTables(
+        residual=torch.from_numpy(residual).float()[None].expand(N_ITEMS, -1),
+        log_overall=torch.full((cells,), -np.log(cells)).float(),
+        loadings=torch.from_numpy(factors.loadings),
+        loading_variance=torch.from_numpy(factors.variance),
+        penalties=torch.from_numpy(factors.penalties),
+    )
+    level = torch.arange(cells)
+    users = []
+    for user in range(0, N_USERS, 60):  # a few at a time: the levels' shares are wide here
+        part = slice(int(offsets[user]), int(offsets[user + 60]))
+        here = torch.from_numpy(offsets[user : user + 61] - offsets[user])
+        batch = Ragged(here, torch.from_numpy(items[kept][part]), level[part])
+        users.append(user_levels(batch, tables)[:, : 1 + N_FACTORS].numpy())
+    found = np.concatenate(users)[rows[held]]
+    return factors.item_bias[items[held]] + (found * factors.loadings[items[held]]).sum(axis=1)
+
+
+def rmse(found, wanted):
+    return float(np.sqrt(np.mean(np.square(found - wanted))))
+
+
+def test_planted_factors_are_found_up_to_the_noise():
+    rows, items, values, held = planted(0.7)
+    factors = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    found = predict(factors, rows, items, values, held)
+    assert rmse(found, values[held]) < 0.6  # .5 is noise
+    # so many factors were made, two are in use
+    sizes = np.sort(np.square(factors.loadings[:, 1:]).mean(axis=0) / factors.penalties[1:])[::-1]
+    assert sizes[2:].sum() < 0.1 * sizes.sum()
+
+
+def test_without_factors_in_the_ratings_biases_are_what_is_left():
+    rows, items, values, held = planted(0.0)
+    factors = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    assert rmse(predict(factors, rows, items, values, held), values[held]) < 0.53
+
+
+def test_threads_change_nothing_and_are_torchs():
+    rows, items, values, held = planted(0.7)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("item_bias", "loadings", "variance", "penalties"):
+        np.testing.assert_array_equal(*(getattr(each, name) for each in found))
+
+
+def test_users_without_ratings_change_nothing_and_items_have_nothing():
+    rows, items, values, held = planted(0.7)
+    one = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    rows = rows * 10 + 7  # nine users without ratings for each with
+    two = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    np.testing.assert_allclose(two.penalties, one.penalties, rtol=1e-5)
+    np.testing.assert_allclose(two.loadings, one.loadings, atol=1e-5)
+    more = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS + 400)
+    assert more.penalties[0] == pytest.approx(one.penalties[0], rel=0.05)
+    assert np.abs(more.item_bias[N_ITEMS:]).max() == 0
+    assert np.abs(more.loadings[N_ITEMS:, 1:]).max() == 0
+
+
+@pytest.mark.parametrize("n_levels", [2, 5])
+def test_ratings_that_are_explained_exactly_leave_finite_losses(n_levels):
+    """Users who always give the same level, some of a single rating."""
+    rng = np.random.default_rng(0)
+    profiles = [
+        [(int(i), user % n_levels) for i in rng.permutation(N_ITEMS)[: 1 + user % 39]]
+        for user in range(400)
+    ]
+    cells = Cells.from_lists(profiles)
+    values = tuple(float(v) for v in range(1, n_levels + 1))
+    levels = RatingLevels(tuple(f"{v:g}" for v in values), values, default_liked(values))
+    start = level_start(cells.rows, cells.item_num, cells.level, n_items=N_ITEMS, levels=levels)
+    cfg = Conv4RecConfig(latent=4, level_latent=4)
+    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, start=start)
+    losses = model(ragged(cells))
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_a_rating_left_out_is_as_if_it_were_not_there():
+    """With fitted factors: but for the variance of the item's loadings, see the function."""
+    rows, items, values, held = planted(0.7)
+    level = np.digitize(values, [-1, -0.3, 0.3, 1])
+    levels = RatingLevels(tuple("12345"), (1.0, 2.0, 3.0, 4.0, 5.0), (False,) * 4 + (True,))
+    start = level_start(rows[~held], items[~held], level[~held], n_items=N_ITEMS, levels=levels)
+    tables = UserTables(*(getattr(start, name) for name in USER_TABLES))
+    profile = [(int(i), int(r)) for i, r in zip(items[:12], level[:12])]
+    batch = ragged(Cells.from_lists([profile]))
+    pairs = Pairs(batch, N_ITEMS)
+    parts = factors_left_out(batch, pairs, tables), shares_left_out(batch, pairs, tables)
+    left = torch.cat(parts, dim=1)
+    for cell in range(12):
+        rest = ragged(Cells.from_lists([profile[:cell] + profile[cell + 1 :]]))
+        own = dataclasses.replace(
+            tables, penalties=tables.penalties + tables.loading_variance[profile[cell][0]]
+        )
+        factors, shares = user_levels(rest, own).tensor_split([1 + N_FACTORS], dim=1)
+        here = factors_at(factors, tables.loadings[batch.item_num[cell : cell + 1]])
+        wanted = torch.cat([here, shares], dim=1)[0]
+        torch.testing.assert_close(left[cell], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_ratings", [0, 1, 2])
+def test_next_to_no_ratings_are_no_trouble(n_ratings):
+    numbers = np.arange(n_ratings)
+    factors = rating_factors(numbers * 0, numbers, numbers * 1.0, n_items=3)
+    for name in ("item_bias", "loadings", "variance", "penalties"):
+        assert np.isfinite(getattr(factors, name)).all()
+    assert (factors.penalties > 0).all()

@@ -1,0 +1,149 @@
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+from raysys.cluster.serve_app import ServeConfig, build
+from raysys.errors import ConfigError
+from raysys.http.client import Client, ServiceError
+from tests.support.runs import ITEM_IDS, item_id, vectors_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    vectors_run(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"run": "{run}", "replica": "2"}, "unknown key 'replica'; did you mean 'replicas'"),
+        ({"run": "{run}", "replicas": "0"}, "replicas=0"),
+        ({"run": "{run}/none"}, "holds no index build yet: index writes it"),
+        ({}, "run=''"),
+    ],
+)
+def test_bad_settings_are_one_line(run, args, words):
+    filled = {key: value.format(run=run) for key, value in args.items()}
+    with pytest.raises(click.ClickException) as caught:
+        build(filled)
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_damaged_file_is_named(run):
+    [path] = run.glob("embeddings/*/vectors.npy")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(click.ClickException) as caught:
+        build({"run": str(run)})
+    assert f"{path} does not have the hash" in caught.value.message
+
+
+def test_build_describes_one_deployment(run, caplog):
+    app = build({"run": str(run), "replicas": "3", "port": "9"})
+    deployment = app._bound_deployment
+    assert deployment.name == "search"
+    assert deployment.num_replicas == 3
+    assert deployment.init_args == (str(run),)
+    assert "setting ignored key=port" in caplog.text
+
+
+def test_build_takes_what_a_serve_config_file_typed(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    app = build({"run": run.name, "replicas": 2, "cpus": 0.5, "verify": False, "build_id": None})
+    deployment = app._bound_deployment
+    assert (deployment.num_replicas, deployment.init_args) == (2, (str(run),))
+    assert deployment.init_kwargs["verify"] is False
+
+
+@pytest.mark.parametrize("prefix", ["", "v2", "/v2/"])
+def test_route_prefix_must_be_a_path(prefix):
+    with pytest.raises(ConfigError, match="route_prefix"):
+        ServeConfig(route_prefix=prefix)
+
+
+def wait_until_ready(client, process, *, timeout_s=90):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        try:
+            return client.health()
+        except ServiceError:
+            time.sleep(0.5)
+    raise AssertionError("the service did not come up")
+
+
+def start(run, port, *settings):
+    words = ["serve", f"run={run}", f"port={port}", *settings]
+    return subprocess.Popen(
+        [sys.executable, "-m", "raysys.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_service_until_told_to_stop(process, port, told):
+    """Ask the service everything, send it a signal, and check that it ends well."""
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            build_id = wait_until_ready(client, process).build_id
+            answer = client.recommend(profile=[{"item_id": 42}], k=4)
+            assert (answer.build_id, len(answer.items)) == (build_id, 4)
+            for num in ITEM_IDS:
+                assert client.similar(item_id(num), k=2).item_id == item_id(num)
+            with pytest.raises(ServiceError, match="'7'"):
+                client.recommend(user_id="7")
+            assert client.status().n_items == 60
+        process.send_signal(told)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, stderr
+    record = json.loads(stdout)
+    assert (record["job"], record["build_ids"]["index"]) == ("serve", build_id)
+
+
+@pytest.mark.slow
+def test_serving_without_ray(run, port):
+    check_service_until_told_to_stop(start(run, port, "local=true"), port, signal.SIGINT)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_serving_on_a_cluster_that_is_there(run, port, ray_cluster):
+    import ray
+    from ray import serve
+
+    address = ray.get_runtime_context().gcs_address
+    process = start(run, port, f"ray.address={address}")
+    check_service_until_told_to_stop(process, port, signal.SIGTERM)
+    assert ray.cluster_resources()["CPU"] == 2  # ours goes on
+    assert serve.status().applications == {}
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_one_line(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = start(run, taken.getsockname()[1], "local=true")
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Address already in use" in stderr.splitlines()[-1]

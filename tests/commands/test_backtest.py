@@ -1,0 +1,65 @@
+"""Rolling backtests: windows, no look ahead, means with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raysys.commands.evaluate import EvaluateConfig, evaluate
+from raysys.commands.prepare import prepare
+from raysys.commands.train import TrainConfig, train
+from raysys.config import load
+from raysys.data.profiles import Profiles
+from raysys.errors import ConfigError
+from raysys.evaluation.comparison import users_of_report
+from raysys.prepare.config import PrepareConfig
+from raysys.store.builds import Workspace
+from raysys.store.storage import Storage
+
+SMALL = ["autoencoder.latent=8", "autoencoder.level_latent=4", "optim.epochs=2"]
+
+
+@pytest.mark.ray
+def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
+    run = str(tmp_path / "run")
+    prepare(load(PrepareConfig, [f"run={run}", f"source={small_log}", "min_item_rows=2"]))
+    words = [f"run={run}", "launch.workers=0"]
+    train(load(TrainConfig, [*words, *SMALL, "model=autoencoder"]))
+    cfg = load(EvaluateConfig, [*words, "backtest=2", "replicates=50", "baselines=[popularity]"])
+    result = evaluate(cfg)
+    first, second = result.extra["backtest"]
+    own = Workspace(run).current("profiles").facts["cutoffs"]
+    assert second["test"] == own["test"]
+    assert first["end"] == second["test"]
+    assert second["end"] - second["test"] == first["end"] - first["test"]
+    for window in (first, second):
+        built = Profiles.load(Workspace(window["run"]).current("profiles"))
+        assert built.cells().timestamp.max() < window["end"]
+        assert built.facts["cutoffs"] == {"val": window["val"], "test": window["test"]}
+        kept = Workspace(window["run"]).current("profiles").manifest.config
+        assert kept["min_item_rows"] == 2
+        trained = Workspace(window["run"]).current("autoencoder")
+        assert trained.manifest.config == Workspace(run).current("autoencoder").manifest.config
+        assert trained.facts["fitted_until"] == window["test"]
+        assert set(window["baselines"]) == {"popularity"}
+    mean = result.metrics["recall@20^0.3"]
+    both = [window["metrics"]["recall@20^0.3"]["mean"] for window in (first, second)]
+    assert mean["mean"] == pytest.approx(np.mean(both))
+    assert mean["ci_low"] <= mean["mean"] <= mean["ci_high"]
+    users = [
+        users_of_report(Storage(w["run"]), "reports/evaluate-test-model", "model").num_rows
+        for w in (first, second)
+    ]
+    assert [w["evaluated"]["rows"] for w in (first, second)] == users
+    record = json.loads(Path(result.extra["report"]).read_text())
+    assert record == {"backtest": [first, second], "metrics": result.metrics}
+    assert evaluate(cfg).metrics == result.metrics
+
+
+def test_backtests_that_make_no_sense_are_refused(tmp_path):
+    for words in (["backtest=-1"], ["backtest=2", "via=index"], ["backtest=2", "period=val"]):
+        with pytest.raises(ConfigError, match="backtest"):
+            load(EvaluateConfig, [f"run={tmp_path}", *words])

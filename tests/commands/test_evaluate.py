@@ -1,0 +1,496 @@
+"""The evaluate stage on small hand-made builds, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raysys.autoencoder.linear_form import retrieval_vectors
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.commands.compare import CompareConfig, compare
+from raysys.commands.evaluate import EvaluateConfig, evaluate
+from raysys.commands.index import IndexConfig, index
+from raysys.compressor.codes import Codes
+from raysys.config import load
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels
+from raysys.errors import BuildError, ConfigError, DataError
+from raysys.evaluation import fit_baselines
+from raysys.evaluation.comparison import users_of_report
+from raysys.prepare.levels import LevelCounts, build_levels
+from raysys.search.query import ProfileEntry, RecommendQuery
+from raysys.search.search import Search
+from raysys.store.builds import Workspace
+from tests.support.planting import begin
+
+LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
+N_USERS, N_ITEMS = 60, 40
+CUTOFFS = {"val": 100, "test": 200}
+CATALOGUE = {"val": 30, "test": 36, "all": 40}
+
+
+def planted_cells(seed=0):
+    """Users of two tastes; item i is first seen at time 5 i (i < 30), in val, or in test."""
+    rng = np.random.default_rng(seed)
+    rows, counts = [], []
+    for user in range(N_USERS):
+        liked = [i for i in range(N_ITEMS) if i % 2 == user % 2]
+        picks = rng.choice(liked, 14, replace=False)
+        cells = []
+        for item in picks:
+            floor = 3 * item if item < 30 else (100 if item < 36 else 200)
+            time = int(rng.integers(floor, 300))
+            window = 0 if time < 100 else 1 if time < 200 else 2
+            cells.append((time, int(item), int(rng.integers(3)), window))
+        rows += sorted(cells)
+        counts.append(len(cells))
+    table = np.array(rows)
+    return Cells(
+        user_num=np.arange(N_USERS, dtype=np.int32),
+        offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        item_num=table[:, 1].astype(np.int32),
+        level=table[:, 2].astype(np.uint8),
+        timestamp=table[:, 0].astype(np.int64),
+        window=table[:, 3].astype(np.uint8),
+    )
+
+
+def write_profiles(
+    workspace, cells=None, *, shards=2, protocol="temporal", levels=LEVELS, **changes
+):
+    cells = planted_cells() if cells is None else cells
+    first_seen = [0 if i < 30 else 100 if i < 36 else 200 for i in range(N_ITEMS)]
+    items = {
+        "item_num": pa.array(range(N_ITEMS), pa.int32()),
+        "item_id": [f"i{n:02d}" for n in range(N_ITEMS)],
+        "title": [f"Item {n}" for n in range(N_ITEMS)],
+        "first_seen": first_seen,
+        "n_fit": np.bincount(cells.item_num[cells.window == 0], minlength=N_ITEMS),
+    }
+    draft = begin(workspace, "profiles", config={"seed": int(cells.timestamp.sum())}, force=True)
+    pq.write_table(pa.table(items | changes), draft.path("items.parquet"))
+    users = pa.table({"user_id": [f"u{n:03d}" for n in range(N_USERS)]})
+    pq.write_table(users, draft.path("users.parquet"))
+    levels.save(draft.path("levels.json"))
+    for number, rows in enumerate(np.array_split(np.arange(N_USERS), shards)):
+        table = cells.users(rows).to_table()
+        pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
+    temporal = protocol == "temporal"
+    return draft.commit(
+        {
+            "protocol": protocol,
+            "n_users": N_USERS,
+            "n_items": N_ITEMS,
+            "catalogue": CATALOGUE if temporal else {"val": 30, "test": 30, "all": 40},
+            "cutoffs": CUTOFFS if temporal else None,
+            "has_time": True,
+            "n_cells": {str(w): int((cells.window == w).sum()) for w in range(5)},
+        }
+    )
+
+
+def write_autoencoder(
+    workspace, profiles, *, n_items=36, period="test", windows=("FIT", "VAL"), levels=LEVELS
+):
+    cfg = Conv4RecConfig(latent=8, level_latent=4)
+    counts = torch.arange(n_items * levels.n_levels).reshape(n_items, levels.n_levels).float()
+    model = Conv4Rec(cfg, n_items=n_items, levels=levels, counts=counts)
+    with torch.no_grad():  # the two tastes are two directions
+        model.items[:] = 0.1 * model.items
+        model.items[torch.arange(n_items), torch.arange(n_items) % 2] += 1.0
+    draft = begin(workspace, "autoencoder", config={"n": n_items}, inputs=[profiles], force=True)
+    model.save(draft)
+    cutoffs = profiles.facts["cutoffs"]
+    return model, draft.commit(
+        {
+            "n_items": n_items,
+            "period": period,
+            "fitted_windows": list(windows),
+            "fitted_until": cutoffs[period] if cutoffs else None,
+        }
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    model, build = write_autoencoder(workspace, write_profiles(workspace))
+    return workspace, model, build
+
+
+def config(workspace, **settings):
+    return EvaluateConfig(run=workspace.run, **({"replicates": 50} | settings))
+
+
+def test_the_report_holds_the_model_and_the_baselines(run):
+    workspace, _, _ = run
+    result = evaluate(config(workspace))
+    metrics = result.metrics
+    assert metrics["recall@20"]["mean"] > 0.9  # twenty items of the right taste
+    assert metrics["recall@20"]["ci_low"] <= metrics["recall@20"]["mean"]
+    assert {"recall@20^0.3", "ndcg@100", "hit@10", "rmse", "mae", "nll", "ece"} <= set(metrics)
+    assert metrics["coverage@20"]["ci_low"] is None
+    others = result.extra["baselines"]
+    assert set(others) == {
+        "popularity",
+        "recent",
+        "decayed",
+        "itemknn",
+        "ease",
+        "marginal",
+        "histogram",
+        "bias",
+    }
+    assert metrics["recall@20"]["mean"] > others["popularity"]["recall@20"]["mean"]
+    assert "rmse" in others["bias"]
+    assert "nll" not in others["bias"]
+    report = json.loads(
+        (workspace_path(workspace) / "reports/evaluate-test-model.json").read_text()
+    )
+    assert report["methods"]["model"]["metrics"] == metrics
+    assert report["evaluated"]["rows"] == result.extra["evaluated"]["rows"] > 20
+    users = users_of_report(workspace.storage, "reports/evaluate-test-model", "ease")
+    assert users.num_rows == report["evaluated"]["rows"]
+    assert users["user_id"][0].as_py().startswith("u")
+
+
+def workspace_path(workspace):
+    from pathlib import Path
+
+    return Path(workspace.storage.root)
+
+
+def test_targets_are_counted(run):
+    workspace, _, _ = run
+    cells = planted_cells()
+    extra = evaluate(config(workspace, baselines=[])).extra
+    in_test = cells.in_windows([2])
+    new_items = int((in_test.item_num >= 36).sum())
+    past = cells.in_windows([0, 1]).counts > 0
+    assert extra["dropped"]["targets_outside_catalogue"] == new_items
+    assert extra["evaluated"]["targets"] == in_test.users(past).n_cells - int(
+        (in_test.users(past).item_num >= 36).sum()
+    )
+    assert extra["baselines"] == {}
+
+
+def test_shards_and_blocks_change_nothing(tmp_path):
+    found = []
+    for number, (shards, block) in enumerate([(1, 256), (7, 256), (3, 256)]):
+        workspace = Workspace(str(tmp_path / str(number)))
+        write_autoencoder(workspace, write_profiles(workspace, shards=shards))
+        result = evaluate(config(workspace, block_users=block))
+        found.append((result.metrics, result.extra["baselines"]))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_figures(run, ray_cluster):
+    workspace, _, _ = run
+    here = evaluate(config(workspace))
+    there = evaluate(config(workspace, in_process_cells=0))
+    assert (here.metrics, here.extra["baselines"]) == (there.metrics, there.extra["baselines"])
+
+
+@pytest.mark.ray
+def test_leaks_found_on_ray_are_data_errors(run, ray_cluster):
+    workspace, _, _ = run
+    cells = planted_cells()
+    cells.timestamp[np.flatnonzero(cells.window == 2)[0]] = 10
+    write_autoencoder(workspace, write_profiles(workspace, cells))
+    with pytest.raises(DataError, match="targets older than the test cut-off"):
+        evaluate(config(workspace, baselines=[], in_process_cells=0))
+
+
+@pytest.mark.parametrize("protocol", ["lloo", "loo"])
+def test_leave_one_out_protocols(run, protocol):
+    workspace, _, _ = run
+    result = evaluate(config(workspace, protocol=protocol, baselines=["popularity"]))
+    cut = evaluate(config(workspace, baselines=[]))
+    assert result.extra["evaluated"]["rows"] > cut.extra["evaluated"]["rows"]
+    assert result.metrics["recall@20"]["mean"] > 0.9
+    assert "rmse" not in result.metrics
+    report = f"reports/evaluate-test-model-{protocol}"
+    users = users_of_report(workspace.storage, report, "model")
+    assert len(set(users["user_id"].to_pylist())) == users.num_rows
+
+
+def test_baselines_are_fitted_once(run, monkeypatch):
+    workspace, _, _ = run
+    first = evaluate(config(workspace))
+    monkeypatch.setattr("raysys.evaluation.fit_baselines.fit_and_save", None)
+    assert evaluate(config(workspace)).extra["baselines"] == first.extra["baselines"]
+
+
+def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkeypatch):
+    workspace, _, _ = run
+    n_cells = planted_cells().n_cells
+    monkeypatch.setattr(fit_baselines, "MAX_CELLS", n_cells // 2)
+    some = fit_baselines.source_of(Profiles.load(workspace.current("profiles")))
+    assert some.share == 0.5
+    assert 0.3 * n_cells < some.cells.n_cells < 0.7 * n_cells
+    fitted = evaluate(config(workspace))
+    assert set(fitted.extra["baselines"]) == {*fit_baselines.RANKERS, *fit_baselines.RATERS}
+    assert workspace.current("baselines").facts["user_share"] == 0.5
+    monkeypatch.setattr(fit_baselines, "MAX_CELLS", n_cells)
+    assert fit_baselines.source_of(Profiles.load(workspace.current("profiles"))).share == 1
+
+
+def write_served(workspace, model, autoencoder, profiles):
+    """Embeddings, 8-bit codes and a flat index of the model's vectors."""
+    vectors, bias = retrieval_vectors(model)
+    draft = begin(workspace, "embeddings", config={}, inputs=[autoencoder, profiles])
+    np.save(draft.path("vectors.npy"), vectors)
+    np.save(draft.path("bias.npy"), bias)
+    names = {"item_num": np.arange(len(vectors), dtype=np.int32)}
+    names |= {k: [f"{k}{n}" for n in range(len(vectors))] for k in ("item_id", "title")}
+    pq.write_table(pa.table(names), draft.path("items.parquet"))
+    embeddings = draft.commit(
+        {
+            "similarity": "inner_product",
+            "n_items": len(vectors),
+            "dim": vectors.shape[1],
+            "n_bias": 2,
+        }
+    )
+    draft = begin(workspace, "compressor", config={}, inputs=[embeddings])
+    np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
+    compressor = draft.commit({})
+    codes = Codes.pack_dense(vectors, similarity="inner_product")
+    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
+    codes.save(draft)
+    draft.commit({"packing": codes.packing, "similarity": "inner_product"})
+    index(IndexConfig(run=workspace.run))
+
+
+def test_codes_and_index_come_close_to_the_model(run):
+    workspace, model, autoencoder = run
+    write_served(workspace, model, autoencoder, workspace.current("profiles"))
+    own = evaluate(config(workspace, baselines=[])).metrics["recall@20"]["mean"]
+    codes = evaluate(config(workspace, via="codes", baselines=[]))
+    served = evaluate(config(workspace, via="index", baselines=[]))
+    raw = evaluate(config(workspace, via="index", rescore=False, baselines=[]))
+    assert set(served.build_ids) >= {"index", "codes", "embeddings", "autoencoder", "profiles"}
+    assert served.metrics["recall@20"]["mean"] == pytest.approx(own, abs=0.02)
+    assert codes.metrics["recall@20"]["mean"] == pytest.approx(own, abs=0.05)
+    assert raw.metrics == codes.metrics
+    assert raw.extra["report"].endswith("evaluate-test-index-raw.json")
+
+
+def test_ratings_use_the_prior_for_unknown_items_and_users(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    cells = planted_cells()
+    profiles = write_profiles(workspace, cells, protocol="ratings")
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    result = evaluate(config(workspace, period="test"))
+    assert result.extra["evaluated"]["rated_targets"] == int((cells.window == 2).sum())
+    assert "recall@20" not in result.metrics
+    assert set(result.extra["baselines"]) == {"marginal", "histogram", "bias"}
+
+
+def test_models_of_a_later_period_are_refused(run):
+    workspace, _, _ = run
+    with pytest.raises(DataError, match=r"fitted on data until 200, period=val .* cut-off 100"):
+        evaluate(config(workspace, period="val"))
+
+
+def leaky(name):
+    """Return cells and catalogue changes with one injected leak."""
+    cells = planted_cells()
+    changes = {}
+    if name == "target":
+        cells.timestamp[np.flatnonzero(cells.window == 2)[0]] = 10
+    if name == "history":
+        cells.timestamp[np.flatnonzero(cells.window == 1)[0]] = 250
+    if name == "catalogue":
+        changes["first_seen"] = [0] * 29 + [150] + [100] * 6 + [200] * 4
+    if name == "numbering":
+        changes["first_seen"] = [5, 0] + [6] * 28 + [100] * 6 + [200] * 4
+    if name == "popularity":
+        counts = np.bincount(cells.item_num[cells.window <= 1], minlength=N_ITEMS)
+        changes["n_fit"] = counts
+    if name == "user":
+        cells = cells.users(np.array([0, *range(N_USERS - 1)]))
+    if name == "shards":
+        cells = cells.users(np.array([*range(N_USERS - 1), 0]))
+    return cells, changes
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("target", "targets older than the test cut-off 200: user 'u"),
+        ("history", "history or training cells .* time 250"),
+        ("catalogue", "items of the val catalogue .* 'i29'"),
+        ("numbering", "does not follow"),
+        ("popularity", "not counted in the fit window"),
+        ("user", r"users stand twice .* 'u000' \(user_num 0"),
+        ("shards", r"in shard-00001.parquet: 'u000' \(user_num 0, also in shard-00000"),
+    ],
+)
+def test_injected_leaks_fail_the_job_and_name_the_rows(tmp_path, name, message):
+    workspace = Workspace(str(tmp_path))
+    cells, changes = leaky(name)
+    write_autoencoder(workspace, write_profiles(workspace, cells, **changes))
+    with pytest.raises(DataError, match=message):
+        evaluate(config(workspace, baselines=[]))
+    assert not (tmp_path / "reports").exists()
+
+
+def test_pairs_in_history_and_targets_are_refused_where_there_is_no_time(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    cells = planted_cells()
+    last = int(cells.offsets[1]) - 1
+    cells.item_num[last] = cells.item_num[0]
+    cells.window[: last + 1] = [0] * last + [2]
+    profiles = write_profiles(workspace, cells, protocol="ratings")
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    with pytest.raises(DataError, match=r"pairs in both history and targets: user 'u000'"):
+        evaluate(config(workspace, baselines=[]))
+
+
+def test_missing_and_plain_builds_are_refused(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    with pytest.raises(BuildError, match="holds no autoencoder build yet: train"):
+        evaluate(config(workspace))
+    draft = begin(workspace, "autoencoder", config={})
+    draft.path("x").write_text("x")
+    draft.commit({})
+    with pytest.raises(BuildError, match="no interaction log"):
+        evaluate(config(workspace))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["period=all"],
+        ["via=disk"],
+        ["protocol=random"],
+        ["ranking=best"],
+        ["baselines=[mean]"],
+        ["top_k=[0]"],
+        ["betas=[-1]"],
+        ["replicates=-1"],
+    ],
+)
+def test_settings_out_of_range_are_refused(words):
+    with pytest.raises(ConfigError, match=words[0].partition("=")[0]):
+        load(EvaluateConfig, words)
+
+
+def test_rankings_that_the_model_cannot_give_are_refused(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    write_autoencoder(workspace, write_profiles(workspace))
+    ranked = evaluate(config(workspace, ranking="discover", baselines=[]))
+    assert ranked.extra["report"].endswith("evaluate-test-model-discover.json")
+    with pytest.raises(ConfigError, match="period"):
+        load(EvaluateConfig, ["period=later"])
+
+
+def test_compare_pairs_the_users_of_two_paths(run):
+    workspace, model, autoencoder = run
+    write_served(workspace, model, autoencoder, workspace.current("profiles"))
+    result = compare(CompareConfig(run=workspace.run, against="index", replicates=100))
+    entry = result.extra["comparison"]["recall@20"]
+    assert entry["difference"] == pytest.approx(entry["mean"] - entry["other"])
+    assert result.metrics["recall@20"]["mean"] == entry["difference"]
+    assert entry["ci_low"] <= entry["difference"] <= entry["ci_high"]
+    served = evaluate(config(workspace, via="index", baselines=[])).metrics
+    assert entry["other"] == pytest.approx(served["recall@20"]["mean"])
+
+
+def test_compare_with_a_baseline_and_with_another_run(run, tmp_path):
+    workspace, _, _ = run
+    result = compare(CompareConfig(run=workspace.run, against="popularity", replicates=100))
+    entry = result.extra["comparison"]["recall@20"]
+    assert entry["difference"] > 0.1 < entry["ci_low"] + 0.1
+    assert entry["better"] > entry["worse"]
+    other = Workspace(str(tmp_path / "other"))
+    write_autoencoder(other, write_profiles(other, shards=3))
+    same = compare(CompareConfig(run=workspace.run, other=other.run, replicates=20))
+    assert same.extra["common_users"] == result.extra["common_users"]
+    assert {d["difference"] for d in same.extra["comparison"].values()} == {0.0}
+    assert same.extra["comparison"]["recall@20"]["better"] == 0
+
+
+def test_compare_evaluates_again_when_the_builds_changed(run):
+    workspace, _, _ = run
+    settings = {"run": workspace.run, "against": "popularity", "replicates": 5}
+    before = compare(CompareConfig(**settings))
+    _, build = write_autoencoder(workspace, write_profiles(workspace), n_items=30, windows=["FIT"])
+    after = compare(CompareConfig(**settings))
+    assert after.build_ids["autoencoder"] == build.build_id
+    assert before.build_ids != after.build_ids
+
+
+def test_comparing_a_thing_with_itself_is_refused(run):
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare(CompareConfig(run=run[0].run))
+
+
+def test_a_backtest_needs_a_split_in_time(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    profiles = write_profiles(workspace, protocol="ratings")
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    with pytest.raises(ConfigError, match="backtest=2 needs a run prepared with split=temporal"):
+        evaluate(config(workspace, backtest=2))
+
+
+@pytest.mark.parametrize(
+    ("levels", "rankings"),
+    [
+        (build_levels(LevelCounts({1.0: 9}, 0, {})), ("consume",)),
+        (build_levels(LevelCounts({5.0: 4}, 5, {})), ("consume", "like", "discover")),
+        (build_levels(LevelCounts({1.0: 9}, 0, {"buy": 3, "view": 6})), ("consume",)),
+        (RatingLevels(("1",), (1.0,), (True,)), ("consume",)),  # a build of before
+    ],
+)
+def test_a_log_whose_ratings_never_differ_is_consumption(tmp_path, levels, rankings):
+    workspace = Workspace(str(tmp_path / "run"))
+    cells = planted_cells()
+    cells = dataclasses.replace(cells, level=cells.level % levels.n_levels)
+    profiles = write_profiles(workspace, cells, levels=levels)
+    model, build = write_autoencoder(workspace, profiles, levels=levels)
+    assert model.available_rankings == rankings
+    write_served(workspace, model, build, profiles)
+    for via in ("model", "codes", "index"):
+        for ranking in rankings:
+            result = evaluate(config(workspace, via=via, ranking=ranking))
+            assert result.metrics["recall@20"]["mean"] > 0
+            assert not {"rmse", "mae", "nll", "ece"} & set(result.metrics)
+        assert result.extra["baselines_left_out"] == dict.fromkeys(
+            fit_baselines.RATERS, "the log has no ratings that differ"
+        )
+    with pytest.raises(ConfigError, match="ranking='rating' is not what this model can give"):
+        evaluate(config(workspace, ranking="rating"))
+    search = Search.open(workspace)
+    assert search.rankings == rankings
+    [hit] = search.recommend(RecommendQuery(profile=[ProfileEntry("i00")], top_k=1)).items
+    assert levels.n_rated or hit.expected_rating is None
+
+
+def test_a_level_that_no_cell_has_is_no_fault(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    cells = planted_cells()
+    cells = dataclasses.replace(cells, level=np.minimum(cells.level, 1).astype(np.uint8))
+    profiles = write_profiles(workspace, cells)  # nobody rates 3
+    write_autoencoder(workspace, profiles)
+    metrics = evaluate(config(workspace)).metrics
+    assert all(np.isfinite(metrics[name]["mean"]) for name in ("recall@20", "rmse", "nll", "ece"))
+
+
+def test_ratings_that_never_differ_cannot_be_what_is_evaluated(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    levels = build_levels(LevelCounts({1.0: 9}, 0, {}))
+    cells = dataclasses.replace(planted_cells(), level=np.zeros_like(planted_cells().level))
+    profiles = write_profiles(workspace, cells, protocol="ratings", levels=levels)
+    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",), levels=levels)
+    with pytest.raises(DataError, match=r"none that differ \(levels: consumed\)"):
+        evaluate(config(workspace))

@@ -1,0 +1,113 @@
+import re
+
+import numpy as np
+import pytest
+
+from raysys.commands.query import QueryConfig, format_table, query
+from raysys.config import load
+from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
+from raysys.http.client import ServiceError
+from raysys.search.query import Hit
+from tests.support.runs import item_id, model_run, user_id, vectors_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model_run(folder)
+    return str(folder)
+
+
+def ask(run, *words):
+    return query(load(QueryConfig, [f"run={run}", *words]))
+
+
+def test_a_stored_user(run):
+    lines = ask(run, f"user_id={user_id(4)}", "top_k=3", "ranking=rating").splitlines()
+    names = ["rank", "item_id", "title", "score", "P(consume)", "P(like)", "E(rating)"]
+    assert re.split(r" {2,}", lines[0]) == names
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"]
+
+
+def test_a_profile_on_the_command_line(run, caplog):
+    text = ask(run, "profile=[{item_id: 42, rating: 5}, {item_id: nope}]", "top_k=60")
+    assert len(text.splitlines()) == 60
+    assert "'nope'" in caplog.text
+    assert len(ask(run, "profile=[]", "top_k=60").splitlines()) == 61
+
+
+def test_similar_items_have_no_probabilities(run):
+    text = ask(run, f"similar_to={item_id(1)}", "top_k=2")
+    assert text.splitlines()[0].split() == ["rank", "item_id", "title", "score"]
+
+
+def test_number_like_ids_stay_text(tmp_path):
+    vectors_run(tmp_path)
+    assert len(ask(tmp_path, "similar_to=42", "top_k=1").splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [[], ["user_id=a", "similar_to=b"], ["user_id=a", "profile=[]"]])
+def test_exactly_one_question(run, words):
+    with pytest.raises(ConfigError, match="exactly one of"):
+        ask(run, *words)
+
+
+def test_a_service_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("raysys.http.client._FIRST_PAUSE_S", 0.0)
+    with pytest.raises(ServiceError, match="no answer"):
+        query(QueryConfig(url="http://127.0.0.1:9", user_id="1"))
+
+
+def test_tables_cut_long_titles_and_drop_empty_columns():
+    text = format_table([Hit("a", "x" * 99, 1.0), Hit("long id", None, -2.5e-7)])
+    header, first, second = text.splitlines()
+    assert header.split() == ["rank", "item_id", "title", "score"]
+    assert "x" * 47 + "…" in first
+    assert second.split() == ["2", "long", "id", "-2.5e-07"]
+    assert format_table([]) == "no items\n"
+
+
+def test_titles_filters_and_levels(run):
+    by_title = ask(run, "titles=[Title 7, title 12]", "top_k=60", "levels=true")
+    header, first, *_ = by_title.splitlines()
+    assert "P(level)" in header
+    assert re.search(r"1:0\.\d\d 2:0\.\d\d 3:0\.\d\d 4:0\.\d\d 5:0\.\d\d", first)
+    assert len(by_title.splitlines()) == 59
+    two = ask(run, "titles=[Title 7]", f"allow={{item_id: [{item_id(5)}, {item_id(9)}]}}")
+    assert {line.split()[1] for line in two.splitlines()[1:]} == {item_id(5), item_id(9)}
+    rest = ask(run, f"similar_to={item_id(9)}", "deny={title: Title 5}", "top_k=99")
+    assert len(rest.splitlines()) == 1 + 58
+    with pytest.raises(SearchError, match="no attribute 'genre'"):
+        ask(run, "profile=[]", "allow={genre: Comedy}")
+    with pytest.raises(UnknownItemError, match="is several items"):
+        ask(run, "titles=[Title]")
+
+
+def test_vectors_on_the_command_line_and_in_files(tmp_path):
+    _, vectors = vectors_run(tmp_path)
+    numbers = ",".join(str(float(x)) for x in vectors[5])
+    one = ask(tmp_path, f"vector=[{numbers}]", "top_k=2")
+    assert one.splitlines()[1].split()[1] == item_id(5)
+    np.save(tmp_path / "q.npy", vectors[:3])
+    three = ask(tmp_path, f"vectors={tmp_path / 'q.npy'}", "top_k=1")
+    assert [line.split()[0] for line in three.splitlines() if line] == ["rank", "1"] * 3
+    with pytest.raises(SearchError, match="query vectors have shape"):
+        ask(tmp_path, "vector=[1,2]")
+    with pytest.raises(DataError, match="cannot be read as a"):
+        ask(tmp_path, "vectors=none.npy")
+
+
+def test_explain_needs_a_profile_and_atoms(run):
+    with pytest.raises(ConfigError, match="explain= goes with"):
+        ask(run, "similar_to=42", "explain=42")
+    with pytest.raises(SearchError, match="needs atoms"):
+        ask(run, "profile=[]", "explain=42")
+    with pytest.raises(ConfigError, match="needs run="):
+        query(QueryConfig(url="http://127.0.0.1:9", titles=["x"]))
+
+
+def test_ids_with_line_feeds_keep_a_row_each(tmp_path):
+    workspace, _ = model_run(tmp_path)
+    found = query(QueryConfig(run=workspace.run, user_id=user_id(0), top_k=60)).splitlines()
+    assert len(found) == 61
+    assert any("two\\nlines\\n" in line for line in found)

@@ -1,0 +1,48 @@
+import pyarrow.parquet as pq
+import pytest
+
+from raysys.commands.simulate import SimulateConfig, simulate
+from raysys.config import load
+from raysys.errors import ConfigError
+from raysys.simulate.world import World
+
+SMALL = ["n_users=100", "n_items=80", "n_interactions=1500", "ray.address=local"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_world_is_written_once_and_kept(tmp_path):
+    cfg = load(SimulateConfig, [f"run={tmp_path}", *SMALL])
+    first = simulate(cfg).extra
+    assert pq.read_table(first["source"]).num_rows == first["rows"] > 500
+    assert pq.read_table(first["items"]).column_names[:2] == ["item_id", "title"]
+    assert len(World.load(first["world"]).enjoyment("u000")) == 80
+    part = next((tmp_path / "world" / "interactions").iterdir())
+    written = part.stat().st_mtime_ns
+    assert simulate(cfg).extra == first
+    assert part.stat().st_mtime_ns == written
+    other = simulate(load(SimulateConfig, [f"run={tmp_path}", *SMALL, "seed=1"])).extra
+    assert other["world_id"] != first["world_id"]
+    assert not list(tmp_path.glob(".world*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["n_users=0"], "n_users=0"),
+        (["n_interactions=10"], "n_interactions=10"),
+        (["n_items=20", "n_interactions=50000"], "n_interactions=50000"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load(SimulateConfig, ["run=x", *settings])
+
+
+def test_worlds_are_local(tmp_path):
+    with pytest.raises(ConfigError, match="local folder"):
+        simulate(load(SimulateConfig, ["run=s3://bucket/x"]))
+
+
+def test_the_config_file_holds_the_defaults():
+    assert load(SimulateConfig, yaml_path="configs/simulate.yaml") == SimulateConfig()

@@ -1,0 +1,256 @@
+"""The train stage: two planted tastes, one worker against two, and vectors of the user's own."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
+from raysys.autoencoder.task import AutoencoderTask
+from raysys.commands.train import TrainConfig, train
+from raysys.compressor.codes import Codes
+from raysys.config import load
+from raysys.data.batches import ragged
+from raysys.data.cells import Cells
+from raysys.data.profiles import Profiles
+from raysys.data.schema import RatingLevels, Window
+from raysys.errors import BuildError, ConfigError, DataError
+from raysys.store.builds import Workspace
+from tests.support.planting import begin
+
+LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
+N_USERS, N_ITEMS = 80, 50
+CUTOFFS = {"val": 800, "test": 900}
+CATALOGUE = {"val": 40, "test": 45, "all": 50}  # items 40..44 come in val, the rest in test
+QUICK = (
+    "autoencoder.latent=8",
+    "autoencoder.level_latent=4",
+    "autoencoder.dropout=0",
+    "optim.epochs=3",
+    "optim.batch_size=16",
+)
+
+
+def planted_cells() -> Cells:
+    """Users like items of their own parity best, and mostly consume these."""
+    rng = np.random.default_rng(0)
+    lists, times, windows = [], [], []
+    for user in range(N_USERS):
+        own = [i for i in range(N_ITEMS) if i % 2 == user % 2]
+        other = [i for i in range(N_ITEMS) if i % 2 != user % 2]
+        items = rng.permutation([*rng.choice(own, 12, False), *rng.choice(other, 4, False)])
+        first = np.where(items >= 40, 800 + 20 * (items - 40), 0)
+        order = np.argsort(time := rng.integers(first, 1000))
+        window = np.select([time < 800, time < 900], [Window.FIT, Window.VAL], Window.TEST)
+        lists.append([(int(i), 2 if i % 2 == user % 2 else 0) for i in items[order]])
+        times += time[order].tolist()
+        windows += window[order].tolist()
+    cells = Cells.from_lists(lists)
+    return dataclasses.replace(
+        cells,
+        timestamp=np.array(times, dtype=np.int64),
+        window=np.array(windows, dtype=np.uint8),
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    cells = planted_cells()
+    draft = begin(workspace, "profiles", config={})
+    items = {
+        "item_num": pa.array(range(N_ITEMS), pa.int32()),
+        "item_id": [f"i{n}" for n in range(N_ITEMS)],
+        "title": [f"Item {n}" for n in range(N_ITEMS)],
+    }
+    pq.write_table(pa.table(items), draft.path("items.parquet"))
+    users = pa.table({"user_id": [f"u{n}" for n in range(N_USERS)]})
+    pq.write_table(users, draft.path("users.parquet"))
+    LEVELS.save(draft.path("levels.json"))
+    for number, rows in enumerate(np.array_split(np.arange(N_USERS), 2)):
+        pq.write_table(cells.users(rows).to_table(), draft.path(f"shard-{number:05d}.parquet"))
+    draft.commit(
+        {
+            "protocol": "temporal",
+            "n_users": N_USERS,
+            "n_items": N_ITEMS,
+            "catalogue": CATALOGUE,
+            "cutoffs": CUTOFFS,
+            "has_time": True,
+        }
+    )
+    return workspace
+
+
+def config(workspace, *words):
+    return load(TrainConfig, [f"run={workspace.run}", "launch.workers=0", *QUICK, *words])
+
+
+def test_batches_bring_along_what_no_step_changes(workspace):
+    profiles = Profiles.load(workspace.current("profiles"))
+    task = AutoencoderTask(profiles, Conv4RecConfig(), period="val", seed=0, validated=False)
+    rows = np.array([5, 0])
+    batch = task.batch(rows, epoch=0)
+    assert batch.distinct
+    fresh = dataclasses.replace(batch, left=None)
+    wanted = factors_left_out(fresh, Pairs(fresh, CATALOGUE["val"]), task.module.user_tables())
+    assert batch.left.any()
+    torch.testing.assert_close(batch.left, wanted)
+
+
+@pytest.mark.ray
+def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
+    result = train(config(workspace))
+    assert set(result.build_ids) == {"autoencoder", "embeddings", "compressor", "codes"}
+    chain = workspace.chain(workspace.current("codes"))
+    facts = chain["autoencoder"].facts
+    assert (facts["period"], facts["n_items"]) == ("test", CATALOGUE["test"])
+    assert facts["fitted_until"] == CUTOFFS["test"]
+    assert set(facts["val_metrics"]) == {"recall@20", "ndcg@100", "recall@20^0.3", "nll"}
+    recall = chain["embeddings"].facts["candidate_recall"]
+    assert set(recall) == {"consume", "rating", "like", "discover"}
+    assert min(recall.values()) == 1  # fewer items than candidates
+    model = Conv4Rec.load(chain["autoencoder"])
+    vectors = np.load(chain["embeddings"].path("vectors.npy"))
+    assert (
+        vectors.shape == (model.n_items, chain["embeddings"].facts["dim"]) == (45, 8 + 5 + 16 + 3)
+    )
+    assert Codes.open(chain["codes"]).packing == "dense8"  # under 256 items
+    assert train(config(workspace)).build_ids == result.build_ids
+
+
+@pytest.mark.ray
+def test_what_was_planted_is_learned(ray_cluster, workspace):
+    words = ["optim.epochs=30", "model=autoencoder", "refit=none"]
+    train(config(workspace, *words))
+    build = workspace.current("autoencoder")
+    assert (build.facts["period"], build.facts["fitted_until"]) == ("val", CUTOFFS["val"])
+    model = Conv4Rec.load(build)
+    with torch.no_grad():
+        liked = [(i, 2) for i in range(0, 16, 2)]
+        z = model.encode(ragged(Cells.from_lists([[*liked, (17, 0), (19, 0)]])))
+        top = model.scores(z, "consume")[0].topk(12).indices
+        rating = model.scores(z, "rating")[0, 20:]
+    assert (top % 2 == 0).float().mean() > 0.9
+    assert rating[::2].mean() > rating[1::2].mean() + 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
+def test_two_ray_workers_train_the_model_that_one_process_trains(ray_cluster, workspace):
+    words = ["model=autoencoder", "force=true"]
+    first = train(config(workspace, *words))
+    alone = Conv4Rec.load(workspace.current("autoencoder"))
+    second = train(config(workspace, *words, "launch.workers=2"))
+    together = Conv4Rec.load(workspace.current("autoencoder"))
+    # how many workers is no part of the identity
+    assert first.build_ids["autoencoder"] == second.build_ids["autoencoder"]
+    for name, value in alone.state_dict().items():
+        other = together.state_dict()[name]
+        torch.testing.assert_close(other, value, atol=1e-3, rtol=1e-3, msg=name)
+    assert not list((workspace_path(workspace) / "training").glob("*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
+def test_a_closed_form_of_more_dims_than_the_trained_model_is_taken_on_all_workers(
+    ray_cluster, workspace
+):
+    words = ["autoencoder.latent=1", "optim.epochs=1", "optim.lr=1e-6", "force=true"]
+    models = []
+    for workers in (0, 2):
+        train(config(workspace, "model=autoencoder", *words, f"launch.workers={workers}"))
+        build = workspace.current("autoencoder")
+        assert build.facts["epochs"]["recall@20"] == 0
+        assert build.facts["choices"]["closed_form_rank"] == 2
+        models.append(Conv4Rec.load(build))
+        assert models[-1].cfg.latent == models[-1].items.shape[1] == 2
+    alone, together = (model.consume_vectors() for model in models)
+    torch.testing.assert_close(together @ together.T, alone @ alone.T, atol=1e-4, rtol=1e-4)
+    assert workspace.current("embeddings").facts["dim"] == 2 + 5 + 16 + 3
+
+
+def workspace_path(workspace):
+    return workspace.current("autoencoder").path("levels.json").parents[2]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_own_vectors_need_no_log(ray_cluster, tmp_path, suffix):
+    vectors = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
+    source = tmp_path / f"vectors.{suffix}"
+    if suffix == "npy":
+        np.save(source, vectors)
+    else:
+        names = [f"näme {n}" for n in range(300)]
+        pq.write_table(pa.table({"item_id": names, "embedding": vectors.tolist()}), source)
+    workspace = Workspace(str(tmp_path / "run"))
+    words = ["model=compressor", f"source={source}", "launch.workers=0"]
+    result = train(load(TrainConfig, [f"run={workspace.run}", *words]))
+    assert set(result.build_ids) == {"embeddings", "compressor", "codes"}
+    codes = workspace.current("codes")
+    assert codes.facts["code_dim"] == 75
+    assert codes.facts["n_active"] == 75 // 4
+    assert codes.facts["mean_cosine"] > 0.9
+    dictionary = np.load(workspace.current("compressor").path("dictionary.npy"), mmap_mode="r")
+    assert dictionary.flags.c_contiguous  # an index maps it
+    cut = train(load(TrainConfig, [f"run={workspace.run}", *words, "compressor.keep=9"]))
+    assert cut.build_ids["compressor"] == result.build_ids["compressor"]
+    assert cut.build_ids["codes"] != result.build_ids["codes"]
+    short = workspace.current("codes")
+    assert (short.facts["n_active"], Codes.open(short).bytes_per_item) == (9, 20)
+    again = train(load(TrainConfig, [f"run={workspace.run}", *words]))
+    assert again.build_ids == result.build_ids
+
+
+@pytest.mark.ray
+def test_narrow_vectors_stay_dense_where_codes_are_no_smaller(ray_cluster, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(400, 12)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    words = ["model=compressor", f"source={tmp_path / 'vectors.npy'}", "launch.workers=0"]
+    words += [f"run={tmp_path / 'run'}", "similarity=inner_product"]
+    result = train(load(TrainConfig, words))
+    codes = Workspace(str(tmp_path / "run")).current("codes")
+    assert result.extra["codes"]["bytes_per_item"] == 12 + 2
+    assert (codes.facts["packing"], codes.facts["similarity"]) == ("dense8", "inner_product")
+    back = Codes.open(codes).decode(np.zeros((0, 12), dtype=np.float32))
+    np.testing.assert_allclose(back, vectors, atol=0.02 * np.abs(vectors).max())
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_a_bad_row_is_named_and_no_build_is_left(ray_cluster, tmp_path, bad):
+    vectors = np.ones((300, 4), dtype=np.float32)
+    vectors[17] = bad
+    np.save(tmp_path / "vectors.npy", vectors)
+    run = tmp_path / "run"
+    words = ["model=compressor", f"source={tmp_path / 'vectors.npy'}", f"run={run}"]
+    with pytest.raises(DataError, match="17"):
+        train(load(TrainConfig, words))
+    assert not list(run.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=both"], "model='both'"),
+        (["source=x.npy"], "model=compressor"),
+        (["model=compressor", "ids=x.txt"], "source="),
+        (["refit=test"], "refit='test'"),
+    ],
+)
+def test_settings_that_conflict_are_refused(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load(TrainConfig, ["run=x", *words])
+
+
+@pytest.mark.ray
+def test_without_profiles_the_job_that_writes_them_is_named(ray_cluster, tmp_path):
+    with pytest.raises(BuildError, match="prepare"):
+        train(load(TrainConfig, [f"run={tmp_path / 'run'}"]))

@@ -1,0 +1,320 @@
+"""One behavioural suite for every kind of index, on a planted world with a known answer."""
+
+import numpy as np
+import pytest
+
+from raysys.compressor.codes import Codes
+from raysys.compressor.kernels import NO_SPILLS
+from raysys.errors import BuildError, ConfigError, SearchError
+from raysys.index import build
+from raysys.index.build import (
+    IndexParams,
+    Probe,
+    build_index,
+    choose_settings,
+    sample_probes,
+)
+from raysys.index.index import KINDS
+from raysys.index.lists import RoutingSpace, assign, unit_rows
+from raysys.index.router import Router
+
+N_GROUPS, PER_GROUP, DIM = 40, 50, 32
+N_ITEMS = N_GROUPS * PER_GROUP
+
+
+def planted_world(similarity, seed=0):
+    """Groups of items around a direction each; items 7 and 8 are duplicates."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(N_GROUPS, DIM))
+    vectors = np.repeat(centres, PER_GROUP, 0) + 0.3 * rng.normal(size=(N_ITEMS, DIM))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[8] = vectors[7]
+    n_bias = 0
+    if similarity == "inner_product":
+        vectors *= rng.uniform(0.8, 1.2, (N_ITEMS, 1))
+        vectors[8] = vectors[7]
+        n_bias = 2
+    bias = 0.05 * rng.normal(size=(N_ITEMS, n_bias)).astype(np.float32)
+    bias[8] = bias[7]
+    return vectors.astype(np.float32), bias
+
+
+def pursuit(vectors, dictionary, n_active):
+    """Plain matching pursuit, enough for a test."""
+    rest, atoms, values = vectors.copy(), [], []
+    for _ in range(n_active):
+        product = rest @ dictionary.T
+        best = np.abs(product).argmax(1)
+        value = np.take_along_axis(product, best[:, None], 1)
+        rest -= value * dictionary[best]
+        atoms.append(best)
+        values.append(value[:, 0])
+    return np.stack(atoms, 1), np.stack(values, 1)
+
+
+def make_index(kind, similarity, *, rows=None, seed=0, **params):
+    vectors, bias = planted_world(similarity)
+    rows = np.arange(N_ITEMS) if rows is None else rows
+    vectors, bias = vectors[rows], bias[rows]
+    rng = np.random.default_rng(1)
+    dictionary = rng.normal(size=(128, DIM)).astype(np.float32)
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    atoms, values = pursuit(vectors, dictionary, 12)
+    codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=vectors, similarity=similarity)
+    settings = IndexParams(kind=kind, **params)
+    index = build_index(codes, dictionary, bias, similarity=similarity, params=settings, seed=seed)
+    probes = sample_probes(vectors, bias.shape[1], similarity=similarity, sample=60, seed=seed)
+    index.settings, _ = choose_settings(index, probes, params=settings)
+    return index
+
+
+CASES = [(kind, similarity) for kind in KINDS for similarity in ("cosine", "inner_product")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
+def case(request):
+    kind, similarity = request.param
+    index = make_index(kind, similarity)
+    assert index.kind == kind
+    vectors, _ = planted_world(similarity)
+    weights = np.tile(np.float32([1, 0]), (N_ITEMS, 1))[:, : index.n_bias]
+    return index, vectors, weights
+
+
+def ranking(index, query, weights):
+    scores = index.score_all(query[None], weights[None])[0]
+    return np.lexsort((np.arange(index.n_items), -scores)), scores
+
+
+def test_planted_neighbours_come_first(case):
+    index, vectors, weights = case
+    queries = np.arange(0, N_ITEMS, 37)
+    nums, scores = index.search(vectors[queries], weights=weights[queries], top_k=10)
+    same_group = nums // PER_GROUP == queries[:, None] // PER_GROUP
+    assert same_group.mean() > 0.95
+    assert np.all(np.diff(scores, axis=1) <= 0)
+    hits = [
+        len(set(row) & set(ranking(index, vectors[q], weights[q])[0][:10]))
+        for row, q in zip(nums, queries)
+    ]
+    assert np.mean(hits) / 10 >= 0.93
+
+
+def test_scores_are_the_scores_of_the_codes(case):
+    index, vectors, weights = case
+    nums, scores = index.search(vectors[:5], weights=weights[:5], top_k=20)
+    exact = index.score_all(vectors[:5], weights[:5])
+    np.testing.assert_array_equal(scores, np.take_along_axis(exact, nums, 1))
+    some = index.score_items(vectors[3], nums[3], weights[3])
+    np.testing.assert_array_equal(some, scores[3])
+    dense = index.decode(nums[3]) @ vectors[3]
+    if index.n_bias == 0:
+        np.testing.assert_allclose(dense / np.linalg.norm(vectors[3]), scores[3], atol=1e-5)
+
+
+def test_ties_go_to_the_lower_item_num(case):
+    index, vectors, weights = case
+    nums, scores = index.search(vectors[7:8], weights=weights[7:8], top_k=30)
+    where = np.flatnonzero(np.isin(nums[0], [7, 8]))
+    assert nums[0, where].tolist() == [7, 8]
+    assert np.diff(where) == 1
+    assert scores[0, where[0]] == scores[0, where[1]]
+
+
+def test_a_batch_gives_what_single_queries_give(case):
+    index, vectors, weights = case
+    nums, scores = index.search(vectors[:20], weights=weights[:20], top_k=15)
+    for q in range(20):
+        one = index.search(vectors[q : q + 1], weights=weights[q : q + 1], top_k=15)
+        np.testing.assert_array_equal(one[0][0], nums[q])
+        np.testing.assert_array_equal(one[1][0], scores[q])
+
+
+def test_more_results_than_items_are_padded(case):
+    index, vectors, weights = case
+    nums, scores = index.search(vectors[:2], weights=weights[:2], top_k=N_ITEMS + 5)
+    order, _ = ranking(index, vectors[1], weights[1])
+    np.testing.assert_array_equal(nums[1, :N_ITEMS], order)
+    assert np.all(nums[:, N_ITEMS:] == -1)
+    assert np.all(scores[:, N_ITEMS:] == -np.inf)
+
+
+def test_an_empty_filter_gives_empty_rows(case):
+    index, vectors, weights = case
+    nothing = np.zeros(N_ITEMS, dtype=bool)
+    nums, scores = index.search(vectors[:3], weights=weights[:3], top_k=4, allow=nothing)
+    assert np.all(nums == -1)
+    assert np.all(scores == -np.inf)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.5, 0.999])
+def test_filters_keep_k(case, share):
+    index, vectors, weights = case
+    allow = np.random.default_rng(5).random(N_ITEMS) < share
+    allow[:12] = True
+    nums, _ = index.search(vectors[:40:4], weights=weights[:40:4], top_k=12, allow=allow)
+    assert np.all(nums >= 0)
+    assert allow[nums].all()
+    hits = []
+    for row, q in zip(nums, range(0, 40, 4)):
+        order, _ = ranking(index, vectors[q], weights[q])
+        hits.append(len(set(row) & set(order[allow[order]][:12])) / 12)
+    assert np.mean(hits) > 0.9
+
+
+def test_denied_and_excluded_items_never_return(case):
+    index, vectors, weights = case
+    allow = np.ones(N_ITEMS, dtype=bool)
+    allow[[7, 11]] = False
+    exclude = [np.array([3, 8, 9]), np.array([], dtype=np.int64)]
+    nums, _ = index.search(
+        vectors[[7, 11]], weights=weights[[7, 11]], top_k=N_ITEMS, allow=allow, exclude=exclude
+    )
+    assert set(nums[0]) == {-1, *range(N_ITEMS)} - {7, 11, 3, 8, 9}
+    assert set(nums[1]) == {-1, *range(N_ITEMS)} - {7, 11}
+
+
+def test_a_long_exclusion_leaves_k(case):
+    index, vectors, weights = case
+    order, _ = ranking(index, vectors[0], weights[0])
+    nums, _ = index.search(
+        vectors[:1], weights=weights[:1], top_k=10, exclude=[order[: PER_GROUP * 3]]
+    )
+    assert np.all(nums >= 0)
+    wanted = order[PER_GROUP * 3 :][:10]
+    assert len(set(nums[0]) & set(wanted)) >= 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_query_that_is_not_finite_is_refused(case, bad):
+    index, vectors, _ = case
+    query = vectors[:3].copy()
+    query[1, 4] = bad
+    with pytest.raises(SearchError, match="query 1 holds"):
+        index.search(query, top_k=3)
+
+
+def test_wrong_shapes_are_refused(case):
+    index, vectors, _ = case
+    with pytest.raises(SearchError, match="expected \\[Q, 32\\]"):
+        index.search(vectors[:2, :5], top_k=3)
+    with pytest.raises(SearchError, match="weights have shape"):
+        index.search(vectors[:2], weights=np.zeros((2, 7), np.float32), top_k=3)
+    with pytest.raises(SearchError, match="allow has shape"):
+        index.search(vectors[:2], top_k=3, allow=np.ones(3, dtype=bool))
+    with pytest.raises(SearchError, match="exclude has 1 lists for 2"):
+        index.search(vectors[:2], top_k=3, exclude=[np.array([1])])
+    with pytest.raises(SearchError, match="top_k=0"):
+        index.search(vectors[:2], top_k=0)
+
+
+def test_no_queries(case):
+    index, vectors, _ = case
+    nums, scores = index.search(vectors[:0], top_k=3)
+    assert nums.shape == scores.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_item(kind):
+    index = make_index(kind, "cosine", rows=np.array([5]))
+    assert index.kind == "flat"
+    nums, _ = index.search(planted_world("cosine")[0][:2], top_k=3)
+    assert nums.tolist() == [[0, -1, -1], [0, -1, -1]]
+
+
+def test_a_zero_query_has_no_cosine():
+    index = make_index("flat", "cosine", rows=np.arange(20))
+    with pytest.raises(SearchError, match="query 0 is all zeros"):
+        index.search(np.zeros((1, DIM), np.float32), top_k=3)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "graph"])
+def test_the_same_seed_gives_the_same_index(kind, tmp_path):
+    files = []
+    for trial in range(2):
+        index = make_index(kind, "inner_product", seed=3)
+        path = tmp_path / f"{trial}.hnsw"
+        index.router.save(path)
+        files.append((path.read_bytes(), index.layout.items.tobytes()))
+    assert files[0] == files[1]
+
+
+def test_a_missed_target_fails_unless_allowed():
+    with pytest.raises(BuildError, match=r"misses target_recall=1\.0"):
+        make_index("ivf", "cosine", target_recall=1.0, n_probe=1)
+    index = make_index("ivf", "cosine", target_recall=1.0, n_probe=1, allow_miss=True)
+    assert set(index.settings.values()) == {1}
+
+
+def test_settings_that_cannot_be_used_are_refused():
+    with pytest.raises(ConfigError, match="kind='ifv'"):
+        IndexParams(kind="ifv")
+    with pytest.raises(ConfigError, match="n_cells=5000"):
+        make_index("ivf", "cosine", n_cells=5000)
+
+
+def test_recall_counts_ties():
+    exact = np.float32([[5, 4, 4, -np.inf]])
+    assert build._recall(np.float32([[5, 4, 3]]), exact, 2) == 1.0
+    assert build._recall(np.float32([[5, 3, 3]]), exact, 2) == 0.5
+    assert build._recall(np.float32([[5, 4, 4, -np.inf]]), exact, 4) == 1.0
+
+
+def test_probes_take_the_queries_of_real_users_along():
+    vectors, _ = planted_world("inner_product")
+    users = np.arange(20 * (DIM + 2), dtype=np.float32).reshape(20, DIM + 2)
+    probes = sample_probes(
+        vectors, 2, similarity="inner_product", sample=10, seed=0, users={"like": users}
+    )
+    assert [p.name for p in probes] == ["similar", "like"]
+    like = probes[1]
+    assert isinstance(like, Probe)
+    assert like.queries.shape == (10, DIM)
+    both = np.hstack([like.queries, like.weights])
+    assert {tuple(row) for row in both} <= {tuple(row) for row in users}
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_second_cells_find_more_at_the_same_number_of_cells(similarity):
+    index = make_index("ivf", similarity, n_cells=200)
+    vectors, bias = planted_world(similarity)
+    queries, weights = vectors[::5], np.ones((N_ITEMS // 5, bias.shape[1]), np.float32)
+    wanted = index.search(queries, weights=weights, top_k=10, setting=index.n_cells)[0]
+
+    def share():
+        found = index.search(queries, weights=weights, top_k=10, setting=3, guarantee=False)[0]
+        return np.mean([len(set(f) & set(w)) / 10 for f, w in zip(found, wanted, strict=True)])
+
+    missed = 1 - share()
+    index._spills = NO_SPILLS
+    assert missed < (1 - share()) / 2
+
+
+def test_an_item_has_its_nearest_cell_and_another_that_lies_to_another_side():
+    rng = np.random.default_rng(0)
+    points = unit_rows(rng.normal(size=(500, 4)).astype(np.float32))
+    centroids = unit_rows(rng.normal(size=(60, 4)).astype(np.float32))
+    cells = assign(points, Router.fit(centroids, seed=0), centroids)
+    order = np.argsort(-points @ centroids.T, axis=1)[:, :8]
+    for point, near, found in zip(points, order, cells, strict=True):
+        first = (point - centroids[near[0]]) / np.linalg.norm(point - centroids[near[0]])
+        rest = point - centroids[near[1:]]
+        loss = (rest**2).sum(axis=1) + (rest @ first) ** 2
+        np.testing.assert_array_equal(found, [near[0], near[1 + loss.argmin()]])
+    assert (cells[:, 1] != order[:, 1]).any()  # not simply the next
+    alone = assign(points, Router.fit(centroids[:1], seed=0), centroids[:1])
+    assert (alone == 0).all()
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+def test_a_wide_routing_space_is_cut_to_its_principal_axes(similarity):
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(900, 100)) @ rng.normal(size=(100, 200))).astype(np.float32)
+    bias = np.zeros((900, 1 if similarity == "inner_product" else 0), np.float32)
+    whole = RoutingSpace.fit(lambda rows: vectors[rows], bias, similarity, cut=False)
+    space = RoutingSpace.fit(lambda rows: vectors[rows], bias, similarity)
+    assert (space.dim, whole.dim) == (128, 200 + 2 * bias.shape[1])
+    query = vectors[:5], np.ones((5, bias.shape[1]), np.float32)
+    full = whole.queries(*query) @ whole.items(vectors, bias).T
+    cut = space.queries(*query) @ space.items(vectors, bias).T
+    np.testing.assert_allclose(cut, full, atol=0.02)  # 100 axes hold all there is

@@ -1,0 +1,261 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.store.builds import Workspace
+from raysys.store.drafts import SCRATCH
+from raysys.store.leases import Owner
+
+
+def write(ws, kind, text="x", *, inputs=(), config=None, force=False):
+    def fill(draft):
+        draft.path("deep/data.txt").write_text(text)
+        return {"length": len(text)}
+
+    settings = config or {"text": text}
+    return ws.build(kind, config=settings, inputs=inputs, write=fill, force=force)
+
+
+def fail(draft):
+    draft.path("data").write_text("half")
+    raise RuntimeError("boom")
+
+
+@pytest.fixture
+def ws(tmp_path):
+    return Workspace(str(tmp_path / "run"))
+
+
+def test_a_committed_build_reads_back(ws):
+    build = write(ws, "codes", "hello")
+    again = ws.current("codes")
+    assert again.build_id == build.build_id
+    assert again.path("deep/data.txt").read_text() == "hello"
+    assert again.facts == {"length": 5}
+    again.verify()
+
+
+def test_same_settings_reuse_and_other_settings_move_current(ws):
+    first = write(ws, "codes", "a")
+    second = write(ws, "codes", "b")
+    assert ws.current("codes").build_id == second.build_id != first.build_id
+    reused = write(ws, "codes", "a")
+    assert reused.content_id == first.content_id
+    assert ws.current("codes").build_id == first.build_id
+
+
+def test_force_writes_the_same_build_anew(ws):
+    first = write(ws, "codes", "old", config={"same": 1})
+    second = write(ws, "codes", "new", config={"same": 1}, force=True)
+    assert first.build_id == second.build_id
+    assert second.path("deep/data.txt").read_text() == "new"
+    assert first.content_id != second.content_id
+
+
+def test_a_failed_stage_leaves_nothing_behind(ws, tmp_path):
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=fail)
+    assert not ws.has("codes")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_missing_build_names_the_job_that_writes_it(ws):
+    with pytest.raises(BuildError, match="no index build yet: index writes it"):
+        ws.current("index")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_damage_is_refused_and_named(ws, damage):
+    build = write(ws, "codes", "hello")
+    path = build.path("deep/data.txt")
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_text("hell" if damage == "truncate" else "jello")
+    with pytest.raises(CorruptBuildError, match=r"data\.txt"):
+        ws.current("codes").verify()
+
+
+def test_a_damaged_build_is_not_reused(ws):
+    write(ws, "codes", "hello").path("deep/data.txt").unlink()
+    assert write(ws, "codes", "hello").path("deep/data.txt").read_text() == "hello"
+
+
+def test_other_schema_versions_are_refused(ws, tmp_path):
+    build = write(ws, "codes")
+    path = tmp_path / "run" / "codes" / build.build_id / "manifest.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"schema_version": 99}))
+    with pytest.raises(SchemaVersionError, match="99"):
+        ws.current("codes")
+
+
+def test_a_chain_follows_content_and_refuses_mixtures(ws):
+    base = write(ws, "profiles", "p")
+    model = write(ws, "autoencoder", "m", inputs=[base])
+    index = write(ws, "index", "i", inputs=[model, base])
+    chain = ws.chain(index)
+    assert {kind: b.content_id for kind, b in chain.items()} == {
+        "profiles": base.content_id,
+        "autoencoder": model.content_id,
+        "index": index.content_id,
+    }
+    write(ws, "profiles", "changed", config={"text": "p"}, force=True)
+    with pytest.raises(BuildError, match="mixed builds"):
+        ws.chain(ws.current("index"))
+
+
+def test_an_input_with_other_content_makes_another_build(ws):
+    one = write(ws, "autoencoder", "m", inputs=[write(ws, "profiles", "a")])
+    two = write(ws, "autoencoder", "m", inputs=[write(ws, "profiles", "b")])
+    assert one.build_id != two.build_id
+
+
+def test_an_unwritable_run_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="cannot write"):
+        write(Workspace(str(tmp_path / "file")), "codes")
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(BuildError, match="nope"):
+        Workspace("nope://bucket/run")
+
+
+def test_builds_live_on_object_stores(s3_bucket, tmp_path):
+    ws = Workspace(f"{s3_bucket}/run", cache_dir=str(tmp_path / "cache"))
+    first = write(ws, "profiles", "hello")
+    second = write(ws, "index", "i", inputs=[first])
+    again = Workspace(f"{s3_bucket}/run", cache_dir=str(tmp_path / "other")).current("index")
+    assert again.content_id == second.content_id
+    again.verify()
+    assert set(ws.chain(again)) == {"index", "profiles"}
+    reused = write(ws, "profiles", "hello")
+    assert reused.content_id == first.content_id
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=fail)
+    assert not ws.has("codes")
+
+
+def test_a_flipped_byte_is_found_before_a_build_is_reused(ws):
+    first = write(ws, "codes", "hello")
+    path = first.path("deep/data.txt")
+    path.write_text("jello")
+    again = write(ws, "codes", "hello")
+    assert again.path("deep/data.txt").read_text() == "hello"
+    again.verify()
+    assert path.read_text() == "jello"  # it is written beside what is there
+
+
+def test_hashes_are_taken_once_while_files_stay_as_they_are(ws, monkeypatch):
+    write(ws, "codes", "hello")
+    monkeypatch.setattr("raysys.store.storage.Storage.sha256", None)
+    assert write(ws, "codes", "hello").facts == {"length": 5}
+
+
+def test_a_cached_file_that_fails_is_fetched_again(s3_bucket, tmp_path):
+    ws = Workspace(f"{s3_bucket}/cached", cache_dir=str(tmp_path / "cache"))
+    build = write(ws, "codes", "hello")
+    cached = build.path("deep/data.txt")
+    cached.write_text("hell")
+    assert ws.current("codes").path("deep/data.txt").read_text() == "hello"
+    cached.write_text("jello")
+    ws.current("codes").verify()
+    assert cached.read_text() == "hello"
+
+
+@pytest.mark.parametrize("damage", [b"hell", b"jello", None])
+def test_an_object_that_is_repaired_is_read_again(s3_bucket, tmp_path, damage):
+    import boto3
+
+    run = f"repaired-{damage}"
+    ws = Workspace(f"{s3_bucket}/{run}", cache_dir=str(tmp_path / "cache"))
+    build = write(ws, "codes", "hello")
+    key = f"{run}/codes/{build.build_id}/{build.manifest.folder}/deep/data.txt"
+    store = boto3.client("s3")
+    if damage is None:
+        store.delete_object(Bucket="raysys", Key=key)
+    else:
+        store.put_object(Bucket="raysys", Key=key, Body=damage)
+    with pytest.raises(CorruptBuildError, match=r"data\.txt"):
+        ws.current("codes").verify()
+    store.put_object(Bucket="raysys", Key=key, Body=b"hello")
+    ws.current("codes").verify()
+
+
+DIES = """
+import os, sys
+from raysys.store.builds import Workspace
+
+def die(draft):
+    draft.path("data").write_text("half")
+    os._exit(9)
+
+Workspace(sys.argv[1]).build("codes", config={"other": 1}, write=die)
+"""
+
+
+def test_a_draft_of_a_dead_job_is_removed_by_the_next_one(ws, tmp_path):
+    folder = tmp_path / "run" / "codes"
+    assert subprocess.run([sys.executable, "-c", DIES, ws.run]).returncode == 9
+    assert [path.name for path in folder.rglob("data")] == ["data"]
+    write(ws, "codes")
+    assert [path.name for path in folder.rglob("data")] == []
+
+
+def test_scratch_outlives_a_failed_job_and_goes_with_the_build(ws):
+    kept = []
+
+    def resumable(draft):
+        part = f"{SCRATCH}/{draft.scratch()}/part"
+        kept.append(ws.storage.read(part))
+        ws.storage.write_atomic(part, b"half")
+        if len(kept) == 1:
+            raise RuntimeError("boom")
+        return {}
+
+    with pytest.raises(RuntimeError, match="boom"):
+        ws.build("codes", config={}, write=resumable)
+    ws.build("codes", config={}, write=resumable)
+    ws.build("codes", config={}, write=resumable, force=True)
+    assert kept == [None, b"half", None]
+    assert ws.storage.files(SCRATCH) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_current_is_written_again(ws, content):
+    build = write(ws, "codes", "hello")
+    ws.storage.write_atomic("codes/current.json", content)
+    write(ws, "codes", "hello")
+    assert ws.current("codes").content_id == build.content_id
+
+
+def test_a_build_under_a_lease_that_was_lost_is_not_published(ws):
+    def lose(draft):
+        for name in ws.storage.files("locks/changes/edit"):
+            ws.storage.remove(f"locks/changes/edit/{name}")
+        return {}
+
+    with ws.held("changes/edit"), pytest.raises(BuildError, match="took over changes/edit"):
+        ws.build("changes", config={}, write=lose)
+    assert not ws.has("changes")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_an_old_draft_of_another_host_stays_while_its_lease_beats(ws, alive):
+    ws.storage.write_atomic("codes/x/keep", b"")
+    owner = dataclasses.replace(Owner.here(), host="another boot")
+    folder = "codes/.0123456789abcdef.00c0ffee"
+    names = [f"{folder}/.owner.json", f"{folder}/data"]
+    names += ["locks/codes/0123456789abcdef/beat-00c0ffee"] * alive
+    for name in names:
+        ws.storage.write_atomic(name, owner.text())
+    for name in names[:2]:
+        os.utime(f"{ws.run}/{name}", (0, 0))
+    write(ws, "codes")
+    assert ws.storage.exists(f"{folder}/data") == alive

@@ -1,0 +1,143 @@
+"""Tiny runs on disk with a known right answer, for tests of search, serving and scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raysys.autoencoder.linear_form import retrieval_vectors
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.compressor.codes import Codes
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels, default_liked
+from raysys.store.builds import Workspace
+from tests.support.planting import begin
+
+STARS = RatingLevels(
+    names=("1", "2", "3", "4", "5"),
+    values=(1.0, 2.0, 3.0, 4.0, 5.0),
+    liked=default_liked([1, 2, 3, 4, 5]),
+)
+BINS = RatingLevels(
+    names=("0.5..40", "40.5..98.5"),
+    values=(20.0, 70.0),
+    liked=(False, True),
+    edges=(40.5,),
+    scale=(0.5, 98.5),
+)
+PRESENCE = RatingLevels(names=("purchase",), values=(None,), liked=(True,))
+IDS = ("42", "caffè/latte 1", "a?b#c%2F", "ends/")
+ODD_IDS = ("two\nlines\n", "..", ".", " ", "😀", "a/../b", "%2E%2E", "\t\r\n", "x/similar", "&k=1")
+ITEM_IDS = dict(enumerate(IDS)) | dict(enumerate(ODD_IDS, start=40))
+
+
+def item_id(num):
+    return ITEM_IDS.get(num, f"item-{num}")
+
+
+def title(num):
+    return None if num == 1 else f"Title {num}"
+
+
+def write_items(draft, n_items):
+    numbers = range(n_items)
+    table = {
+        "item_num": pa.array(numbers, pa.int32()),
+        "item_id": [item_id(num) for num in numbers],
+        "title": pa.array([title(num) for num in numbers], pa.string()),
+        "zip": [f"{num:04d}" for num in numbers],
+        "released": [f"19{60 + num % 40}-01-05" for num in numbers],
+        "categories": [[["Books", f"odd{num % 2}"]] for num in numbers],
+        "info": [{"a": num} for num in numbers],
+    }
+    pq.write_table(pa.table(table), draft.path("items.parquet"))
+
+
+def write_embeddings(ws, vectors, bias, *, similarity, inputs):
+    draft = begin(ws, "embeddings", config={}, inputs=inputs, source=vectors.tobytes().hex()[:64])
+    np.save(draft.path("vectors.npy"), vectors.astype(np.float32))
+    np.save(draft.path("bias.npy"), bias.astype(np.float32))
+    write_items(draft, len(vectors))
+    facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": bias.shape[1]}
+    return draft.commit({**facts, "similarity": similarity})
+
+
+def write_flat_index(ws, embeddings, vectors, *, similarity):
+    """Compress to 8 bits per dimension and index without cells: almost the exact ranking."""
+    draft = begin(ws, "compressor", config={}, inputs=[embeddings])
+    np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
+    compressor = draft.commit({})
+    draft = begin(ws, "codes", config={}, inputs=[compressor, embeddings])
+    Codes.pack_dense(vectors, similarity=similarity).save(draft)
+    facts = {"n_items": len(vectors), "packing": "dense8", "similarity": similarity}
+    codes = draft.commit(facts)
+    draft = begin(ws, "index", config={"kind": "flat"}, inputs=[codes, compressor, embeddings])
+    facts = {"kind": "flat", "n_items": len(vectors), "dim": vectors.shape[1], "settings": {}}
+    return draft.commit({**facts, "similarity": similarity})
+
+
+def vectors_run(path, *, n_items=60, dim=8, similarity="cosine", seed=0):
+    """A run of plain vectors, without users; returns (workspace, vectors)."""
+    ws = Workspace(str(path))
+    vectors = np.random.default_rng(seed).normal(size=(n_items, dim)).astype(np.float32)
+    bias = np.zeros((n_items, 0), dtype=np.float32)
+    embeddings = write_embeddings(ws, vectors, bias, similarity=similarity, inputs=[])
+    write_flat_index(ws, embeddings, vectors, similarity=similarity)
+    return ws, vectors
+
+
+def user_id(num):
+    return f"usér {num}"
+
+
+def random_cells(n_users, n_items, n_levels, *, seed=0):
+    """Histories of growing length; user 0 has none. Times are 1000, 1001, ..."""
+    rng = np.random.default_rng(seed)
+    profiles = []
+    for user in range(n_users):
+        items = np.sort(rng.choice(n_items, size=min(user, n_items // 2), replace=False))
+        profiles.append([(int(item), int(rng.integers(n_levels))) for item in items])
+    cells = Cells.from_lists(profiles)
+    return Cells(**{**vars(cells), "timestamp": 1000 + np.arange(cells.n_cells, dtype=np.int64)})
+
+
+def write_profiles(ws, cells, levels, n_items):
+    draft = begin(ws, "profiles", config={}, source="planted")
+    write_items(draft, n_items)
+    ids = [user_id(num) for num in range(cells.n_users)]
+    users = {"user_num": pa.array(range(cells.n_users), pa.int32()), "user_id": ids}
+    pq.write_table(pa.table(users), draft.path("users.parquet"))
+    halves = np.array_split(np.arange(cells.n_users), 2)
+    for number, rows in enumerate(halves):
+        table = cells.users(rows).to_table()
+        pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
+    levels.save(draft.path("levels.json"))
+    return draft.commit({"n_users": cells.n_users, "n_items": n_items})
+
+
+def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
+    cfg = Conv4RecConfig(latent=8, level_latent=4, profile_half_life_days=0.01)
+    model = Conv4Rec(cfg, n_items=n_items, levels=levels, seed=1).eval()
+    with torch.no_grad():  # far from the flat start, so that orders are clear
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            parameter.add_(0.5 * noise)
+    draft = begin(ws, "autoencoder", config={}, inputs=[profiles])
+    model.save(draft)
+    facts = {"n_items": n_items, "n_levels": levels.n_levels, "fitted_until": fitted_until}
+    return draft.commit({**facts, "period": "test"})
+
+
+def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
+    """A run with an untrained autoencoder and users; returns (workspace, cells)."""
+    ws = Workspace(str(path))
+    cells = random_cells(n_users, n_items, levels.n_levels)
+    profiles = write_profiles(ws, cells, levels, n_items)
+    autoencoder = write_autoencoder(ws, profiles, levels, n_items, fitted_until=fitted_until)
+    vectors, bias = retrieval_vectors(Conv4Rec.load(autoencoder))
+    inputs = [autoencoder, profiles]
+    embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
+    write_flat_index(ws, embeddings, vectors, similarity="inner_product")
+    return ws, cells
