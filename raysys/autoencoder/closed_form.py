@@ -19,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from raysys.data.arrays import row_blocks
-
-Floats = NDArray[np.float32]
+from raysys.data.arrays import Floats, row_blocks
 
 PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 MAX_ELEMENTS = 1 << 28  # of a users x rank or items x rank matrix

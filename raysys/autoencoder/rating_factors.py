@@ -21,6 +21,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.data.arrays import Floats
 from raysys.training.threads import follow_torch
 
 N_FACTORS = 16
@@ -31,8 +32,6 @@ _START_NOISE = 0.6
 _LEAST_NOISE = 1e-3
 _LEAST_VARIANCE = 1e-6  # of a prior
 _LEAST_PENALTY = 1e-4
-
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,6 @@ from raysys.bench.paper_preset import mode_rows, training_row
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import (
     Dataset,
-    Floats,
     dictionary_of,
     encode_with,
     exact_top,
@@ -36,6 +35,7 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.model import WIDE_FACTOR, CompresSAEConfig
 from raysys.compressor.packing import SIMILARITIES
 from raysys.config import local, location, require
+from raysys.data.arrays import Floats
 from raysys.index.index import Index
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.resources import resident_bytes, timed_cpu
-from raysys.bench.vectors import Dataset, Floats, recall
+from raysys.bench.vectors import Dataset, recall
+from raysys.data.arrays import Floats
 
 Search = Callable[[Floats], NDArray[Any]]
 """Queries [Q, D] to item numbers [Q, 10], best first."""

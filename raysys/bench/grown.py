@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.bench.vectors import Dataset, Floats
-from raysys.index.lists import unit_rows
+from raysys.bench.vectors import Dataset
+from raysys.data.arrays import Floats, unit_rows
 
 _BLOCK_ROWS = 8192
 _PURPOSE = 0x6209

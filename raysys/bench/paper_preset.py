@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.bench.vectors import Dataset, Floats, exact_top, recall
+from raysys.bench.vectors import Dataset, exact_top, recall
 from raysys.commands.train_compressor import CompressorConfig
 from raysys.compressor.model import CompresSAE, CompresSAEConfig
 from raysys.compressor.paper_modes import MODES, Sparse, decode, search
 from raysys.compressor.task import CompressorTask
-from raysys.index.lists import unit_rows
+from raysys.data.arrays import Floats, unit_rows
 from raysys.training.loop import Ranks, train
 from raysys.training.optim import OptimConfig
 

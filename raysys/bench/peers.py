@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.engines import TOP, Opened, Search, ladder
-from raysys.bench.vectors import Floats
+from raysys.data.arrays import Floats
 
 _LINKS = 16
 _EF_CONSTRUCTION = 200

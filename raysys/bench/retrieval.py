@@ -27,11 +27,13 @@ from raysys.bench.grown import Kept, grow
 from raysys.bench.peers import PEERS, Peer
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
-from raysys.bench.vectors import Dataset, Floats, exact_top, load_dataset, scratch
-from raysys.commands.encode import encode, fit_dictionary
+from raysys.bench.vectors import Dataset, exact_top, load_dataset, scratch
+from raysys.commands.encode import encode
 from raysys.compressor.codes import Codes
+from raysys.compressor.encode import fit_dictionary
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
+from raysys.data.arrays import Floats
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
 from raysys.index.files import open_index, save_index
 from raysys.index.index import KINDS, Index

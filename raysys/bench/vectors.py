@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.commands.encode import encode, fit_dictionary
+from raysys.commands.encode import encode
+from raysys.compressor.encode import fit_dictionary
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import JobConfig, require
+from raysys.data.arrays import Floats, unit_rows
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
-from raysys.index.lists import unit_rows
 from raysys.store.builds import Workspace
 
 T = TypeVar("T")
-Floats = NDArray[np.float32]
 
 _TRUTH_CHUNK = 16_384
 

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import torch
 
 from raysys.commands.encode import encode
-from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.codes import Codes
 from raysys.compressor.model import CompresSAE
+from raysys.data.arrays import Floats
 from raysys.search.changes import (
     EDIT,
     KIND,

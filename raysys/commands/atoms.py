@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysys.compressor.atoms import atom_usage, shared_atoms, top_items
-from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.codes import Codes
 from raysys.config import JobConfig, require, require_run
+from raysys.data.arrays import Floats
 from raysys.errors import ConfigError
 from raysys.index.files import load_dictionary
 from raysys.reports.tables import aligned
-from raysys.search.profile_store import ItemTable
+from raysys.search.items import ItemTable
 from raysys.store.builds import Workspace
 
 

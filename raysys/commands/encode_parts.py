@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.cluster.tasks import distribute
-from raysys.commands.encode import BLOCK_ROWS, DISTRIBUTED_ROWS, Encoder
+from raysys.commands.encode import DISTRIBUTED_ROWS
 from raysys.compressor.codes import Codes
+from raysys.compressor.encode import BLOCK_ROWS, Encoder
 from raysys.compressor.packing import Packed, Packer
 from raysys.compressor.quantise import sample_stride
 from raysys.store.builds import Build

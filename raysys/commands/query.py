@@ -25,7 +25,7 @@ from raysys.errors import ConfigError, DataError
 from raysys.http.client import Client
 from raysys.http.wire import Item, SimilarItem
 from raysys.search.explain import Explained
-from raysys.search.profile_store import ItemTable
+from raysys.search.items import ItemTable
 from raysys.search.query import DEFAULT_GAMMA, Hit, ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.cluster.train_workers import LaunchConfig, launch
-from raysys.commands.encode import Encoder, fit_dictionary, unit_rows
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.compressor.codes import Codes
+from raysys.compressor.encode import Encoder, fit_dictionary, unit_rows
 from raysys.compressor.model import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.compressor.task import compressor_phases
 from raysys.config import identity, local

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysys.compressor.codes import Floats
 from raysys.config import JobConfig, require_run
+from raysys.data.arrays import Floats
 from raysys.data.attributes import storable, titles_of
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError

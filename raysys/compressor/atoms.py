@@ -14,8 +14,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.codes import Codes
 from raysys.config import require
+from raysys.data.arrays import Floats
 from raysys.errors import SearchError
 
 _CHUNK_ROWS = 65_536

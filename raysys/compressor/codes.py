@@ -36,15 +36,13 @@ from raysys.compressor.dictionary import Dictionary
 from raysys.compressor.kernels import Stored
 from raysys.compressor.packing import PACKINGS, Packed, Packer, bits_of, fold_scale
 from raysys.config import require
-from raysys.data.arrays import new_file, release, row_blocks
+from raysys.data.arrays import Floats, new_file, release, row_blocks
 from raysys.errors import BuildError
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 
 _FILES = ("entries", "values", "codebook", "scale", "unit")
 _CHUNK_ROWS = 16_384
-
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)

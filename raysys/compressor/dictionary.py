@@ -14,14 +14,12 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raysys.compressor.kernels import integer_products
+from raysys.data.arrays import Floats
 
 _LARGEST = 127
 _STEP_BITS = 2**16  # integer * step is then exact in float32: rounding again changes no bit
-
-Floats = NDArray[np.float32]
 
 
 class Dictionary:

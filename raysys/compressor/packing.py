@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from raysys.compressor import quantise
 from raysys.config import require
+from raysys.data.arrays import Floats
 from raysys.errors import DataError
 
 PACKINGS = ("packed4", "int8", "float16", "dense8")  # positions are the kernels' kinds
@@ -23,8 +24,6 @@ SIMILARITIES = ("cosine", "inner_product")
 
 _BITS = {"packed4": 4, "int8": 8, "float16": 16}
 _LARGEST_SCALE = 1024.0
-
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from raysys.config import require
+from raysys.data.arrays import Floats
 
 MODES = ("sparse", "reconstructed")
 _BLOCK = 64
 _LEAST = 1e-12
 
-Floats = NDArray[np.float32]
 Sparse = tuple[NDArray[Any], Floats]
 """Atoms [M, n] and values [M, n] of some rows."""
 

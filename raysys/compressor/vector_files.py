@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from raysys.data.arrays import row_blocks
+from raysys.data.arrays import Floats, row_blocks
 from raysys.data.attributes import titles_of
 from raysys.data.values import given_ids
 from raysys.errors import DataError
@@ -27,8 +26,6 @@ from raysys.store.storage import open_filesystem
 
 _BATCH_BYTES = 1 << 24  # of float32 rows
 _BUFFER_BYTES = 1 << 22  # read at once of a Parquet column
-
-Floats = NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Rows of matrices that may be larger than memory.
+"""Rows of matrices: runs of them, unit rows, and those of files larger than memory.
 
-Pages of a memory-mapped file count as the process's memory once they are touched. What is here
-walks over the rows and lets go of the pages behind it, so a pass takes the memory of a block.
+Pages of a memory-mapped file count as the process's memory once they are touched. `row_blocks` and
+`take_rows` let go of the pages behind them, so a pass takes the memory of a block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float32]
+
 BLOCK_ROWS = 16_384
+CHUNK_ROWS = 8192
 
 
 def new_file(path: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -55,3 +58,15 @@ def take_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     for (start, block), low, high in zip(blocks, cuts, cuts[1:], strict=False):
         out[low:high] = block[rows[low:high] - start]
     return out
+
+
+def chunks(n_rows: int) -> list[NDArray[np.int64]]:
+    """Return all row numbers in runs of a fixed length."""
+    every = np.arange(n_rows, dtype=np.int64)
+    return [every[start : start + CHUNK_ROWS] for start in range(0, n_rows, CHUNK_ROWS)]
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """Return rows divided by their norms; zero rows stay zero."""
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))

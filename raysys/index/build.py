@@ -21,19 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.codes import Codes
 from raysys.config import require
+from raysys.data.arrays import Floats, chunks
 from raysys.errors import BuildError
 from raysys.index.entries import number_entries
-from raysys.index.index import KINDS, Index, Layout
-from raysys.index.lists import (
-    RoutingSpace,
-    Tasks,
-    assign,
-    chunks,
-    fit_cells,
-    run_here,
-)
+from raysys.index.index import KINDS, Index
+from raysys.index.layout import Layout
+from raysys.index.lists import RoutingSpace, Tasks, assign, fit_cells, run_here
 from raysys.index.router import Router
 
 log = logging.getLogger(__name__)

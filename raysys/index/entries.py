@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Codes, Floats
+from raysys.compressor.codes import Codes
+from raysys.data.arrays import Floats
 
 
 def number_entries(codes: Codes, bias: Floats, similarity: str) -> NDArray[np.int32]:

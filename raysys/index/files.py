@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from raysys.compressor.codes import Codes, Floats
-from raysys.compressor.kernels import Spills
+from raysys.compressor.codes import Codes
+from raysys.data.arrays import Floats
 from raysys.errors import BuildError
-from raysys.index.index import Index, Layout
+from raysys.index.index import Index
+from raysys.index.kernels import Spills
+from raysys.index.layout import Layout
 from raysys.index.lists import RoutingSpace, Tasks, run_here
 from raysys.index.router import Router
 from raysys.index.shards import Shards, shard_bounds

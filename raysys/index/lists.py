@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.data.arrays import CHUNK_ROWS, Floats, chunks, unit_rows
 from raysys.index.router import Router
 
-Floats = NDArray[np.float32]
 Tasks = Callable[..., list[Any]]
 """`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
 
@@ -36,7 +36,6 @@ _STEPS = 8
 _NEAR_CELLS = 8  # among which an item's second cell is
 _ROUTED_DIMS = 128
 _AXES_ROWS = 50_000
-_CHUNK_ROWS = 8192
 
 
 def run_here(
@@ -105,8 +104,8 @@ class RoutingSpace:
             return self
         square = np.zeros((self.dim, self.dim))
         sample = np.arange(0, len(bias), -(-len(bias) // _AXES_ROWS), dtype=np.int64)
-        for start in range(0, len(sample), _CHUNK_ROWS):
-            rows = sample[start : start + _CHUNK_ROWS]
+        for start in range(0, len(sample), CHUNK_ROWS):
+            rows = sample[start : start + CHUNK_ROWS]
             part = self.items(decode(rows), bias[rows])
             square += part.T @ part
         axes = np.linalg.eigh(square)[1][:, ::-1][:, :_ROUTED_DIMS]
@@ -139,18 +138,6 @@ class RoutingSpace:
 
     def _cut(self, rows: Floats) -> Floats:
         return rows if self.axes is None else unit_rows(rows @ self.axes)
-
-
-def chunks(n_rows: int) -> list[NDArray[np.int64]]:
-    """Return all row numbers in runs of a fixed length."""
-    every = np.arange(n_rows, dtype=np.int64)
-    return [every[start : start + _CHUNK_ROWS] for start in range(0, n_rows, _CHUNK_ROWS)]
-
-
-def unit_rows(rows: Floats) -> Floats:
-    """Return rows divided by their norms; zero rows stay zero."""
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
 
 
 def fit_cells(points: Floats, n_cells: int, *, seed: int, tasks: Tasks = run_here) -> Floats:

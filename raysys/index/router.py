@@ -21,8 +21,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from raysys.compressor.kernels import compiled_fast
+from raysys.data.arrays import Floats
 
-Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 _ROUTE_EF = 48  # below that a graph misses too many of the nearest rows

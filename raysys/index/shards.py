@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Floats
-from raysys.index.index import Index, Nums
+from raysys.data.arrays import Floats
+from raysys.index.index import Index
+from raysys.index.layout import Nums
 
 
 class Searchable(Protocol):

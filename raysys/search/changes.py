@@ -20,12 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Floats
-from raysys.compressor.kernels import products
+from raysys.data.arrays import Floats, unit_rows
 from raysys.data.attributes import joined
 from raysys.errors import SearchError, UnknownItemError
-from raysys.index.index import Nums
-from raysys.index.lists import unit_rows
+from raysys.index.kernels import products
+from raysys.index.layout import Nums
 from raysys.index.shards import Searchable, merge
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft

@@ -18,9 +18,8 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Floats
+from raysys.data.arrays import Floats, unit_rows
 from raysys.errors import DataError
-from raysys.index.lists import unit_rows
 
 log = logging.getLogger(__name__)
 

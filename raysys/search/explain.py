@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.codes import Floats
+from raysys.data.arrays import Floats
 from raysys.errors import SearchError
 from raysys.index.index import Index
 from raysys.index.shards import Shards

@@ -28,14 +28,8 @@ from raysys.search import explain
 from raysys.search.changes import KIND as CHANGES
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Attributes, Conditions, Mask
+from raysys.search.items import ItemTable, hits_of
 from raysys.search.neighbours import Neighbours, candidate_count
-from raysys.search.profile_store import (
-    ItemTable,
-    UserStore,
-    hits_of,
-    posted_cells,
-    seen_items,
-)
 from raysys.search.query import (
     DEFAULT_GAMMA,
     Answer,
@@ -47,6 +41,7 @@ from raysys.search.query import (
 )
 from raysys.search.rescoring import best_of, encode
 from raysys.search.served import served_chain
+from raysys.search.users import UserStore, posted_cells, seen_items
 from raysys.store.builds import Build, Workspace
 
 SIMILAR = "similar"
@@ -146,7 +141,7 @@ class Search:
         """Answer one query.
 
         An entry of a posted profile counts at the level of its rating, else of its event, else
-        `profile_store.default_level`. Entries outside the catalogue are listed and left out; an
+        `users.default_level`. Entries outside the catalogue are listed and left out; an
         empty profile gets the prior.
 
         Raises:

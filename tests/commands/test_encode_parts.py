@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from raysys.commands import encode_parts
-from raysys.commands.encode import BLOCK_ROWS, DISTRIBUTED_ROWS, Encoder, encode
+from raysys.commands.encode import DISTRIBUTED_ROWS, encode
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
+from raysys.compressor.encode import BLOCK_ROWS, Encoder
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raysys.compressor.codes import Codes
-from raysys.compressor.kernels import NO_SPILLS
+from raysys.data.arrays import unit_rows
 from raysys.errors import BuildError, ConfigError, SearchError
 from raysys.index import build
 from raysys.index.build import (
@@ -15,7 +15,8 @@ from raysys.index.build import (
     sample_probes,
 )
 from raysys.index.index import KINDS
-from raysys.index.lists import RoutingSpace, assign, unit_rows
+from raysys.index.kernels import NO_SPILLS
+from raysys.index.lists import RoutingSpace, assign
 from raysys.index.router import Router
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32

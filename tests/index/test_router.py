@@ -4,7 +4,7 @@ import hnswlib
 import numpy as np
 import pytest
 
-from raysys.index.lists import unit_rows
+from raysys.data.arrays import unit_rows
 from raysys.index.router import Router, unreached_rows
 
 

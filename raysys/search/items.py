@@ -1,8 +1,7 @@
-"""What a query is made of: items by external id, stored users, and posted profiles as cells."""
+"""The served catalogue: items by external id and title, and answers named by them."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
-from raysys.errors import SearchError, UnknownItemError
+from raysys.errors import UnknownItemError
 from raysys.search.changes import Changes, joined_items
-from raysys.search.query import Hit, ProfileEntry, Ranked, UnknownUserError
+from raysys.search.query import Hit, Ranked
 from raysys.store.builds import Build
 
-_UNRATED = "unrated"
 _SHOWN = 5
 
 
@@ -125,114 +121,6 @@ class ItemTable:
         raise UnknownItemError(f"title {title!r} {reason}")
 
 
-class UserStore:
-    """Every stored user's cells, of all windows."""
-
-    def __init__(self, user_ids: Sequence[str], cells: Cells) -> None:
-        self._rows = {user_id: row for row, user_id in enumerate(user_ids)}
-        self._cells = cells
-
-    @classmethod
-    def load(cls, profiles: Profiles) -> UserStore:
-        """Read all profile shards."""
-        return cls(profiles.user_ids.to_pylist(), profiles.cells())
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def history(self, user_id: str) -> Cells:
-        """Return the cells of one user.
-
-        Raises:
-            UnknownUserError: the store does not hold the user.
-        """
-        row = self._rows.get(user_id)
-        if row is None:
-            raise UnknownUserError(f"user_id={user_id!r} is not among the {len(self)} known users")
-        return self._cells.users(np.array([row]))
-
-
-def default_level(levels: RatingLevels) -> int:
-    """Return the level of an entry without rating and event.
-
-    The `unrated` level where the log has one; else, in rated logs, the lowest liked rating; else
-    the first liked event (or plain presence): naming an item means to like it.
-    """
-    unrated = levels.level_of_name(_UNRATED)
-    if unrated is not None:
-        return unrated
-    liked = np.flatnonzero(levels.liked_array())
-    return int(liked[0]) if len(liked) else 0
-
-
-def entry_level(entry: ProfileEntry, levels: RatingLevels) -> int:
-    """Return the level of one entry: that of its rating, else of its event, else the default.
-
-    Raises:
-        SearchError: the build has no ratings, the rating is off their scale, or the event is none
-            of the build's levels.
-    """
-    if entry.rating is not None:
-        return _rating_level(entry, levels)
-    if entry.event is None:
-        return default_level(levels)
-    level = levels.level_of_name(entry.event)
-    if level is None:
-        names = ", ".join(repr(name) for name in levels.names)
-        raise SearchError(
-            f"item_id={entry.item_id!r}: event={entry.event!r} is unknown: expected one of {names}"
-        )
-    return level
-
-
-def posted_cells(
-    entries: Sequence[ProfileEntry], *, items: ItemTable, levels: RatingLevels | None, now: int
-) -> tuple[Cells, list[str]]:
-    """Turn a posted profile into the cells of one user.
-
-    An (item, level) pair that comes more than once counts once, with its newest time.
-
-    Args:
-        entries: the profile in any order.
-        items: the served catalogue.
-        levels: the levels that the model was fitted on; None: ratings and events are ignored.
-        now: UTC seconds that an entry without timestamp gets.
-
-    Returns:
-        The cells, and the ids that the catalogue does not hold, in order, each once.
-
-    Raises:
-        SearchError: see `entry_level`.
-    """
-    times: dict[tuple[int, int], int] = {}
-    unknown: dict[str, None] = {}
-    for entry in entries:
-        level = entry_level(entry, levels) if levels is not None else 0
-        num = items.in_profile(entry.item_id)
-        if num is None:
-            unknown[entry.item_id] = None
-            continue
-        time = now if entry.timestamp is None else entry.timestamp
-        times[num, level] = max(time, times.get((num, level), time))
-    rows = sorted((time, num, level) for (num, level), time in times.items())
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    cells = Cells(
-        user_num=np.zeros(1, dtype=np.int32),
-        offsets=np.array([0, len(rows)], dtype=np.int64),
-        item_num=columns[:, 1].astype(np.int32),
-        level=columns[:, 2].astype(np.uint8),
-        timestamp=columns[:, 0],
-        window=np.zeros(len(rows), dtype=np.uint8),
-    )
-    return cells, list(unknown)
-
-
-def seen_items(cells: Cells, items: ItemTable) -> list[NDArray[np.int32]]:
-    """Return the item_nums of every user's cells and of what replaced them, U arrays."""
-    bounds = itertools.pairwise(cells.offsets)
-    return [items.with_newer(cells.item_num[a:b]) for a, b in bounds]
-
-
 def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> list[Hit]:
     """Return a list as hits.
 
@@ -258,22 +146,3 @@ def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> li
 def _numbers(column: NDArray[Any]) -> list[float | None]:
     """Return values as JSON knows them: None for what is not a number."""
     return [None if np.isnan(value) else value for value in column.tolist()]
-
-
-def _rating_level(entry: ProfileEntry, levels: RatingLevels) -> int:
-    values = [value for value in levels.values if value is not None]
-    where = f"item_id={entry.item_id!r}: rating={entry.rating:g}"
-    scale = levels.scale
-    if scale is None and values and levels.edges is None:
-        scale = min(values), max(values)
-    if scale is None and not values:
-        names = ", ".join(repr(name) for name in levels.names)
-        raise SearchError(
-            f"{where} is not accepted: this build has no scale of ratings; its events are {names}"
-        )
-    with np.errstate(over="ignore"):
-        rating = np.array([entry.rating], dtype=np.float32)  # as logs hold them
-    if scale is not None and not scale[0] <= rating[0] <= scale[1]:
-        ends = dict.fromkeys(np.format_float_positional(np.float32(v), trim="-") for v in scale)
-        raise SearchError(f"{where} is off the scale: expected {' to '.join(ends)}")
-    return int(levels.level_of_rating(rating)[0])

@@ -5,15 +5,8 @@ from hypothesis import strategies as st
 
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
-from raysys.compressor.kernels import (
-    NO_SPILLS,
-    half,
-    products,
-    score_all,
-    score_rows,
-    search_rows,
-)
-from raysys.index.index import Layout
+from raysys.index.kernels import NO_SPILLS, half, products, score_all, score_rows, search_rows
+from raysys.index.layout import Layout
 
 NOBODY = np.zeros(0, dtype=bool)
 NOTHING = np.zeros(0, dtype=np.int32)

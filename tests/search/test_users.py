@@ -7,16 +7,10 @@ from hypothesis import strategies as st
 
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
-from raysys.errors import SearchError, UnknownItemError
-from raysys.search.profile_store import (
-    ItemTable,
-    UserStore,
-    default_level,
-    entry_level,
-    posted_cells,
-    seen_items,
-)
+from raysys.errors import SearchError
+from raysys.search.items import ItemTable
 from raysys.search.query import ProfileEntry, UnknownUserError
+from raysys.search.users import UserStore, default_level, entry_level, posted_cells, seen_items
 
 STARS = RatingLevels(
     names=("1", "2", "3", "4", "5"),
@@ -108,12 +102,6 @@ def test_every_entry_is_a_cell_or_unknown(pairs):
     assert unknown == (["?"] if any(item == "?" for item, _ in pairs) else [])
 
 
-def test_items_by_id():
-    assert ITEMS.num("42") == 2
-    with pytest.raises(UnknownItemError, match=r"'x'.*3 items"):
-        ITEMS.num("x")
-
-
 def test_stored_users():
     cells = Cells.from_lists([[(0, 1), (9, 2)], [], [(2, 4)]])
     store = UserStore(["ann", "bo", "cy"], cells)
@@ -130,23 +118,3 @@ def test_seen_items_per_user():
     newer = ItemTable(["a", "b", "b"], [None] * 3, n_built=2)
     [nums] = seen_items(Cells.from_lists([[(1, 0)]]), newer)
     assert nums.tolist() == [1, 2]
-
-
-def test_deleted_and_replaced_items_are_found_as_they_should_be():
-    plain = ItemTable(["a", "b", "c", "b", "n"], [None] * 5, n_built=3, deleted=["c"])
-    assert [plain.find(i) for i in "abcn"] == [0, 3, None, 4]
-    assert [plain.in_profile(i) for i in "abcn"] == [0, 3, 2, 4]
-    encoded = ItemTable(["a", "b", "b", "n"], [None] * 4, n_built=2, encoded=True)
-    assert [encoded.in_profile(i) for i in "abn"] == [0, 1, None]
-
-
-def test_items_by_title():
-    titles = ["Toy Story (1995)", "Toy Story 2 (1999)", "Caffè", "Heat", "heat", None]
-    items = ItemTable(list("abcdef"), titles)
-    assert items.by_title("toy story 2") == "b"
-    assert items.by_title(" CAFFÈ") == "c"
-    assert items.by_title("toy story (1995)") == "a"
-    with pytest.raises(UnknownItemError, match=r"'Heat' \(item_id d\), 'heat' \(item_id e\)"):
-        items.by_title("heat")
-    with pytest.raises(UnknownItemError, match="is no item's title"):
-        items.by_title("Alien")
