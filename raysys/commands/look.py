@@ -30,6 +30,7 @@ from raysys.prepare.config import PrepareConfig
 from raysys.prepare.item_file import list_item_files, open_items, read_items
 from raysys.prepare.opened_log import Log, open_log, read_plan
 from raysys.prepare.tasks import in_words, odd_values
+from raysys.reports.tables import aligned
 
 _SAMPLE_ROWS = 200_000
 _SAMPLE_PIECES = 8  # so that not only the first of many files is seen
@@ -305,7 +306,4 @@ def _short(value: object) -> str:
 
 
 def _aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
-    return [
-        "  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip() for row in rows
-    ]
+    return aligned([[row[name] for name in rows[0]] for row in rows], left=range(len(rows[0])))

@@ -24,6 +24,7 @@ from raysys.config import JobConfig, identifier, location, require, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.http.client import Client
 from raysys.http.wire import Item, SimilarItem
+from raysys.reports.tables import aligned
 from raysys.search.explain import Explained
 from raysys.search.items import ItemTable
 from raysys.search.query import DEFAULT_GAMMA, Hit, ProfileEntry, RecommendQuery
@@ -178,14 +179,12 @@ def format_table(items: Sequence[Hit | Item | SimilarItem]) -> str:
 
 
 def _aligned(rows: list[dict[str, str]]) -> str:
-    if not rows:
+    names = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    if not names:
         return ""
-    names = [name for name in rows[0] if any(row[name] for row in rows)]
-    rows = [{name: _one_line(text) for name, text in row.items()} for row in rows]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
-    lines = [{name: name for name in names}, *rows]
-    text = ("  ".join(_align(name, line[name], widths[name]) for name in names) for line in lines)
-    return "\n".join(line.rstrip() for line in text) + "\n"
+    cells = [names, *([_one_line(row[name]) for name in names] for row in rows)]
+    left = [column for column, name in enumerate(names) if name in _LEFT]
+    return "\n".join(aligned(cells, left=left)) + "\n"
 
 
 def _one_line(text: str) -> str:
@@ -236,10 +235,6 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
 
 def _short(title: str) -> str:
     return title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
-
-
-def _align(name: str, text: str, width: int) -> str:
-    return text.ljust(width) if name in _LEFT else text.rjust(width)
 
 
 def _warn_of_unknown(ids: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
-"""The readable table of an evaluation: methods below each other, metrics beside each other."""
+"""Tables as aligned text: any cells, and the methods of an evaluation beside their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from raysys.evaluation.evaluator import Metrics
 
@@ -38,18 +40,32 @@ def table(methods: Mapping[str, Metrics]) -> list[str]:
     return aligned(rows)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Pad the cells of a table, the first column to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:
+    """Pad the cells of a table, columns of `left` (by number) to the left, others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
+
+
+def of_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[str]]:
+    """Return the cells of a table: a line of names, then one a record.
+
+    Absent values are dashes; lists and mappings stand as JSON.
+    """
+    return [list(columns), *([_value(record.get(name)) for name in columns] for record in records)]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cell(found: Metrics, name: str) -> str:
