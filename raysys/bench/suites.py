@@ -1,20 +1,17 @@
-"""The bench job: one suite by name, its rows as JSON and as a table on stderr."""
+"""The bench job: one suite by name, its record as JSON and its rows as a table on stderr."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import logging
-import os
-import platform
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from raysys.config import JobConfig
+from raysys.bench import records
+from raysys.config import JobConfig, location
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import ConfigError
+from raysys.reports.tables import aligned, of_records
 from raysys.store.builds import StageResult
 
 log = logging.getLogger(__name__)
@@ -41,9 +38,11 @@ class BenchConfig(JobConfig):
 
     Attributes:
         suite: name of the suite.
+        save: .json file or folder that the record is written to; what is there stays.
     """
 
     suite: str = ""
+    save: str | None = location(None)
 
 
 def schema_of(suite: str) -> type[BenchConfig]:
@@ -60,44 +59,15 @@ def schema_of(suite: str) -> type[BenchConfig]:
 
 
 def bench(cfg: BenchConfig) -> StageResult:
-    """Run one suite and return its rows."""
-    module = importlib.import_module(SUITES[cfg.suite][0])
-    rows: list[dict[str, Any]] = module.rows(cfg)
-    for line in _table(rows):
-        log.info("%s", line)
-    return StageResult(extra={"suite": cfg.suite, "machine": machine(), "rows": rows})
-
-
-def machine() -> dict[str, Any]:
-    """Return what a reader needs to judge the figures: processor, cores, memory, versions."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x.partition(":")[2] for x in info.read_text().splitlines() if "model name" in x]
-        model = names[0].strip() if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    packages = ("raysys", "ray", "torch", "numpy", "numba", "hnswlib")
-    return {
-        "processor": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / (1 << 30), 1),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lay the rows out as aligned columns; nested values as JSON."""
+    """Run one suite and return its record, which `save=` writes to a file too."""
+    record = records.begin(cfg.suite, cfg)
+    path = records.free_path(cfg.save, record) if cfg.save else None
+    rows: list[dict[str, Any]] = importlib.import_module(SUITES[cfg.suite][0]).rows(cfg)
+    record = dataclasses.replace(record, rows=rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(c), *(len(r[i]) for r in cells)) for i, c in enumerate(columns)]
-    lines = [columns, *cells]
-    return ["  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) for line in lines]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)
+    for line in aligned(of_records(rows, columns), left=range(len(columns))):
+        log.info("%s", line)
+    if path is not None:
+        records.write(record, path)
+        log.info("record written path=%s", path)
+    return StageResult(extra=dataclasses.asdict(record))

@@ -91,16 +91,23 @@ def notes() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"created": created, "versions": versions, "git_revision": _git_revision()}
+    return {"created": created, "versions": versions, "git_revision": _git("rev-parse", "HEAD")}
 
 
-def _git_revision() -> str | None:
+def is_dirty() -> bool | None:
+    """Return whether tracked files of the checkout differ from its commit; None without one."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)
+
+
+def _git(*words: str) -> str | None:
+    """Return what git says of the checkout, None where there is none."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:
         output = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
