@@ -21,11 +21,11 @@ from raysys.config import JobConfig
 from raysys.errors import ConfigError, RaysysError
 from raysys.log.sources import list_files
 from raysys.store.builds import StageResult, Workspace
+from raysys.store.kinds import KINDS
 
 log = logging.getLogger(__name__)
 
 _MIN_FREE_BYTES = 2 << 30
-_KINDS = ("interactions", "profiles", "autoencoder", "embeddings", "compressor", "codes", "index")
 
 
 @dataclasses.dataclass
@@ -135,7 +135,7 @@ def _builds(cfg: DoctorConfig) -> tuple[bool | None, str]:
     if not cfg.run:
         return None, "no run= given"
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    present = [kind for kind in _KINDS if workspace.has(kind)]
+    present = [kind for kind in KINDS if workspace.has(kind)]
     for kind in present:
         workspace.current(kind).verify()
     if present:

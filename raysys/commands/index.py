@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 DISTRIBUTED_ITEMS = 200_000
 _INPUTS = ("codes", "compressor", "embeddings")
-_FILES_VERSION = 4  # of what an index build holds
 
 
 @dataclasses.dataclass
@@ -50,10 +49,9 @@ def index(cfg: IndexConfig) -> StageResult:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = compacted(workspace)
     inputs = [chain[kind] for kind in _INPUTS]
-    settings = identity(cfg) | {"files": _FILES_VERSION}
     build = workspace.build(
         "index",
-        config=settings,
+        config=identity(cfg),
         inputs=inputs,
         write=lambda draft: _write(cfg, draft, chain),
         force=cfg.force,

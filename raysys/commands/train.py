@@ -30,7 +30,7 @@ from raysys.errors import ConfigError
 from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
-from raysys.training.history import write_history
+from raysys.training.history import HISTORY_FILE, SCALARS_FOLDER, write_history
 from raysys.training.loop import State
 from raysys.training.optim import OptimConfig
 
@@ -211,6 +211,7 @@ def _write_model(
     few = max(1, _MAX_ELEMENTS // model.n_items)
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     model.save(draft)
+    draft.leave_out(HISTORY_FILE, f"{SCALARS_FOLDER}/")
     write_history(draft.staging, state["history"])
     fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
     cutoffs = profiles.facts.get("cutoffs") or {}

@@ -26,8 +26,9 @@ from typing import Any
 from raysys.config import digest
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 from raysys.store.drafts import Draft, remove_abandoned
+from raysys.store.kinds import KINDS, Facts
 from raysys.store.leases import Lease, leased
-from raysys.store.manifests import MANIFEST, SCHEMA_VERSION, Manifest
+from raysys.store.manifests import MANIFEST, Manifest
 from raysys.store.storage import FileMark, Storage
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,21 @@ class StageResult:
 
 
 class Build:
-    """A finished build; its files are local or fetched on first use."""
+    """A finished build; its files are local or fetched on first use.
+
+    What it holds is known to the owner of its kind, such as `Profiles.open` and `ProfilesFacts.of`.
+
+    Attributes:
+        manifest: what it is and was made from.
+        place: where it lies in its run.
+    """
 
     def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
         self.manifest = manifest
         self._storage = workspace.storage
-        place = f"{manifest.kind}/{manifest.build_id}"
-        self._folder = f"{place}/{manifest.folder}" if manifest.folder else place
+        self.place = f"{manifest.kind}/{manifest.build_id}"
+        self._folder = f"{self.place}/{manifest.folder}" if manifest.folder else self.place
+        self._files_id = digest(manifest.files)
 
     @property
     def kind(self) -> str:
@@ -77,6 +86,10 @@ class Build:
     @property
     def facts(self) -> dict[str, Any]:
         """What the stage recorded for readers."""
+        return self.manifest.facts
+
+    def record(self) -> dict[str, Any]:
+        """Return the build's facts as JSON values, to be shown; readers take their typed form."""
         return self.manifest.facts
 
     def files(self, suffix: str = "", *, prefix: str = "") -> list[str]:
@@ -151,6 +164,11 @@ class Build:
         marks = self._storage.files(self._folder)
         self._storage.remember(self._folder, self._marks(marks))
 
+    def made_from(self, other: Build) -> bool:
+        """Tell whether this build was made from the content of another one."""
+        ref = self.manifest.inputs.get(other.kind)
+        return ref is not None and ref["content_id"] == other.content_id
+
     def ref(self) -> dict[str, str]:
         """Return the entry under which later builds name this one as their input."""
         return {"build_id": self.build_id, "content_id": self.content_id}
@@ -162,7 +180,7 @@ class Build:
         return entry
 
     def _fetched(self, name: str, *, anew: bool = False) -> Path:
-        key = f"{self.kind}/{self.content_id}/{name}"
+        key = f"{self.kind}/{self._files_id}/{name}"
         return self._storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
 
     def _marks(self, marks: Mapping[str, FileMark]) -> dict[str, Any]:
@@ -192,7 +210,9 @@ class Workspace:
         """
         record = self.storage.read_json(f"{kind}/{CURRENT}")
         if record is None:
-            raise BuildError(f"{self.run} holds no {kind} build yet: {_WRITERS[kind]} writes it")
+            raise BuildError(
+                f"{self.run} holds no {kind} build yet: {KINDS[kind].writer} writes it"
+            )
         return self.open(kind, str(record.get("build_id")))
 
     def has(self, kind: str) -> bool:
@@ -210,7 +230,7 @@ class Workspace:
         record = self.storage.read_json(where)
         if record is None:
             raise BuildError(f"{self.run} holds no {kind} build {build_id}")
-        return Build(self, Manifest.of(record, f"{self.run}/{where}"))
+        return Build(self, Manifest.of(record, kind, f"{self.run}/{where}"))
 
     def chain(self, build: Build) -> dict[str, Build]:
         """Open `build` and everything that it was made from, by content.
@@ -236,7 +256,7 @@ class Workspace:
                     raise BuildError(
                         f"mixed builds: {user.kind} {user.build_id} was made from {kind} content "
                         f"{ref['content_id']}, but {found.build_id} has {found.content_id}; "
-                        f"run the jobs again from {_WRITERS[kind]} on"
+                        f"run the jobs again from {KINDS[kind].writer} on"
                     )
         return chain
 
@@ -245,7 +265,7 @@ class Workspace:
         kind: str,
         *,
         config: Mapping[str, Any],
-        write: Callable[[Draft], Mapping[str, Any]],
+        write: Callable[[Draft], Facts | Mapping[str, Any]],
         inputs: Sequence[Build] = (),
         source: object = None,
         force: bool = False,
@@ -270,15 +290,22 @@ class Workspace:
         refs = {build.kind: build.ref() for build in inputs}
         contents = {name: ref["content_id"] for name, ref in refs.items()}
         settings = json.loads(json.dumps(dict(config)))
-        build_id = digest([kind, SCHEMA_VERSION, settings, source, contents])
-        header = {"kind": kind, "build_id": build_id, "inputs": refs, "config": settings}
+        version = KINDS[kind].version
+        build_id = digest([kind, version, settings, source, contents])
+        header = {
+            "kind": kind,
+            "schema_version": version,
+            "build_id": build_id,
+            "inputs": refs,
+            "config": settings,
+        }
         try:
             build = None if force else self._finished(kind, build_id)
             if build is None:
                 with leased(self.storage, f"{kind}/{build_id}") as lease:
                     build = None if force else self._finished(kind, build_id)
                     if build is None:
-                        remove_abandoned(self.storage, kind)
+                        remove_abandoned(self.storage)
                         draft = Draft(self.storage, header, [lease, *self._held], anew=force)
                         build = self._written(draft, write)
             self._set_current(build.manifest)
@@ -296,7 +323,7 @@ class Workspace:
             finally:
                 self._held.remove(lease)
 
-    def _written(self, draft: Draft, write: Callable[[Draft], Mapping[str, Any]]) -> Build:
+    def _written(self, draft: Draft, write: Callable[[Draft], Facts | Mapping[str, Any]]) -> Build:
         try:
             build = Build(self, draft.commit(write(draft)))
         except BaseException:
@@ -328,18 +355,6 @@ class Workspace:
             return
         with leased(self.storage, f"{manifest.kind}/current"):
             self.storage.write_atomic(where, text)
-
-
-_WRITERS = {
-    "interactions": "prepare",
-    "profiles": "prepare",
-    "autoencoder": "train",
-    "embeddings": "train",
-    "compressor": "train",
-    "codes": "train",
-    "index": "index",
-    "changes": "update",
-}
 
 
 def _sha256(path: Path) -> str:

@@ -1,10 +1,14 @@
-"""Drafts: builds that are being written, and what is left of those whose job died."""
+"""Drafts: builds that are being written, and what is left of those whose job died.
+
+    <run>/drafts/<kind>-<build_id>-<token>.json    who writes a draft; gone when it is a build
+
+So one listing, of a folder that is nearly always empty, tells a job what others left behind.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 import time
@@ -14,14 +18,15 @@ from typing import Any
 
 from raysys.config import digest
 from raysys.errors import BuildError, CorruptBuildError
+from raysys.store.kinds import Facts
 from raysys.store.leases import LOCKS, Lease, Owner
 from raysys.store.manifests import MANIFEST, Manifest, notes
-from raysys.store.storage import Storage
+from raysys.store.storage import FileMark, Storage
 
 log = logging.getLogger(__name__)
 
 SCRATCH = "training"  # folder of a run for what unfinished work saves
-_OWNER = ".owner.json"  # in the folder of a draft: who writes it
+DRAFTS = "drafts"  # folder of a run for what says who writes a draft
 _ABANDONED_S = 24 * 3600.0  # age of a draft of another host after which nobody writes it any more
 
 
@@ -41,24 +46,38 @@ class Draft:
         self._header = header
         self._leases = leases
         self._token = leases[0].token
+        self._left_out: tuple[str, ...] = ()
         self.kind: str = header["kind"]
         self.build_id: str = header["build_id"]
         self._place = f"{self.kind}/{self.build_id}"
-        hidden = f"{self.kind}/.{self.build_id}.{self._token}"
-        self._folder = hidden if storage.is_local else f"{self._place}/{self._token}"
+        self._folder = _folder(storage, self.kind, self.build_id, self._token)
+        self._owner = _owner(self.kind, self.build_id, self._token)
         self._published = False
         self._anew = anew
         self._scratch: str | None = None
         self.url = self._storage.url(self._folder)
-        self._storage.write_atomic(f"{self._folder}/{_OWNER}", Owner.here().text())
+        self._me = Owner.here()
+        self._storage.write_atomic(self._owner, self._me.text())
         local = self._storage.is_local
         self.staging = Path(self.url if local else tempfile.mkdtemp(prefix="raysys-"))
+        self.staging.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
         """Return the local path to write file `name` to; its folder exists."""
         target = self.staging / name
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
+
+    def leave_out(self, *names: str) -> None:
+        """Let files be no part of the build's content: they tell how it was made, not what it is.
+
+        Builds that differ in them alone have one `content_id`. The manifest lists them all the
+        same, so they are checked like the others.
+
+        Args:
+            names: of files, or of folders with a slash at the end.
+        """
+        self._left_out += names
 
     def scratch(self) -> str:
         """Return the name of a folder below `training/` from which a killed job's work goes on.
@@ -71,7 +90,7 @@ class Draft:
             self._storage.delete(self._scratch)
         return name
 
-    def commit(self, facts: Mapping[str, Any]) -> Manifest:
+    def commit(self, facts: Facts | Mapping[str, Any]) -> Manifest:
         """Hash the files and publish them as the build by one write of its manifest.
 
         Raises:
@@ -82,20 +101,21 @@ class Draft:
         files = {
             name: {"sha256": self._storage.sha256(f"{self._folder}/{name}"), "bytes": mark[0]}
             for name, mark in self._storage.files(self._folder).items()
-            if name != _OWNER
         }
+        content = {n: e["sha256"] for n, e in files.items() if not n.startswith(self._left_out)}
+        record = facts.record() if isinstance(facts, Facts) else dict(facts)
         first = self._storage.is_local and not self._storage.has_folder(self._place)
         manifest = Manifest(
             **self._header,
             folder="" if first else self._token,
-            content_id=digest([self.build_id, {n: e["sha256"] for n, e in files.items()}]),
+            content_id=digest([self.build_id, content]),
             files=files,
-            facts=json.loads(json.dumps(dict(facts), allow_nan=False)),
+            facts=json.loads(json.dumps(record, allow_nan=False)),
             notes=notes(),
         )
         for lease in self._leases:
             lease.confirm()
-        if not self._storage.exists(f"{self._folder}/{_OWNER}"):
+        if Owner.read(self._storage, self._owner) != self._me:
             raise BuildError(f"the draft of {self._place} was removed while it was written")
         self._publish(manifest)
         if self._scratch is not None:
@@ -106,28 +126,32 @@ class Draft:
     def _publish(self, manifest: Manifest) -> None:
         """Make the files the build, in one step: a rename, or one write of the manifest.
 
-        The owner file of a draft goes after that, and the one that a killed job left in the build
+        The owner file of a draft goes after that, and the one that a killed job left of the build
         that is replaced goes before: only a folder that no manifest names is an abandoned draft.
         """
         self._published = True  # from here on they may be, whatever fails
-        folder = f"{self._place}/{manifest.folder}" if manifest.folder else self._place
         if manifest.folder:
             before = folder_of(self._storage, self._place)
-            if before is not None:
-                self._storage.remove(f"{before}/{_OWNER}")
+            if before:
+                self._storage.remove(_owner(self.kind, self.build_id, before))
             if self._storage.is_local:
-                self._storage.rename(self._folder, folder)
+                self._storage.rename(self._folder, f"{self._place}/{manifest.folder}")
             self._storage.write_atomic(f"{self._place}/{MANIFEST}", manifest.text())
         else:
             self._storage.write_atomic(f"{self._folder}/{MANIFEST}", manifest.text())
-            self._storage.rename(self._folder, folder)
-        self._storage.remove(f"{folder}/{_OWNER}")
+            self._storage.rename(self._folder, self._place)
+        self._forget()
 
     def discard(self) -> None:
         """Delete what this draft wrote, unless it may be a build by now."""
         if not self._published:
             self._storage.delete(self._folder)
             self._storage.prune(self.kind)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._storage.remove(self._owner)
+        self._storage.prune(DRAFTS)
 
     def close(self) -> None:
         """Delete what lies on this host alone."""
@@ -136,19 +160,17 @@ class Draft:
 
 
 def folder_of(storage: Storage, place: str) -> str | None:
-    """Return where the files of the build at `place` lie; None where its manifest says nothing."""
+    """Return the folder below `place` that its manifest names; None where there is no manifest."""
     try:
         record = storage.read_json(f"{place}/{MANIFEST}")
     except CorruptBuildError:
         return None
-    folder = (record or {}).get("folder")
-    return None if folder is None else f"{place}/{folder}".rstrip("/")
+    return (record or {}).get("folder")
 
 
-def remove_abandoned(storage: Storage, kind: str) -> None:
+def remove_abandoned(storage: Storage) -> None:
     """Delete drafts that nobody writes any more: their job died, here or a day ago."""
-    marks = storage.files(kind)
-    owners = [name for name in marks if name.endswith(f"/{_OWNER}")]
+    owners = storage.files(DRAFTS)
     beats = storage.files(LOCKS) if owners else {}
     now = time.time()
     fresh = {
@@ -156,14 +178,40 @@ def remove_abandoned(storage: Storage, kind: str) -> None:
         for name, mark in beats.items()
         if now - mark.mtime_ns / 1e9 < _ABANDONED_S
     }
-    for name in owners:
-        folder = name.removesuffix(f"/{_OWNER}")
-        token = re.split(r"[./]", folder)[-1]
-        newest = max(m.mtime_ns for other, m in marks.items() if other.startswith(f"{folder}/"))
-        old = now - newest / 1e9 > _ABANDONED_S and token not in fresh
-        owner = Owner.read(storage, f"{kind}/{name}")
-        place = f"{kind}/{folder.partition('/')[0]}"
-        named = not folder.startswith(".") and folder_of(storage, place) == f"{kind}/{folder}"
-        if not named and (old or (owner is not None and owner.is_gone())):
-            log.warning("draft of a dead job removed path=%s/%s", kind, folder)
-            storage.delete(f"{kind}/{folder}")
+    for name, mark in owners.items():
+        draft = name.removesuffix(".json").split("-")
+        if len(draft) == 3:
+            _remove_if_abandoned(storage, name, draft, mark, beats_now=draft[-1] in fresh)
+    if owners:
+        storage.prune(DRAFTS)
+
+
+def _remove_if_abandoned(
+    storage: Storage, name: str, draft: Sequence[str], mark: FileMark, *, beats_now: bool
+) -> None:
+    kind, build_id, token = draft
+    folders = {_folder(storage, *draft), f"{kind}/{build_id}/{token}"}  # before and after a rename
+    owner = Owner.read(storage, f"{DRAFTS}/{name}")
+    if owner is None or not owner.is_gone():
+        if beats_now:
+            return
+        marks = [mark, *(m for folder in folders for m in storage.files(folder).values())]
+        if time.time() - max(m.mtime_ns for m in marks) / 1e9 < _ABANDONED_S:
+            return
+    # The draft becomes this job's, so that one that was only asleep does not publish it.
+    storage.write_atomic(f"{DRAFTS}/{name}", Owner.here().text())
+    if folder_of(storage, f"{kind}/{build_id}") != token:
+        log.warning("draft of a dead job removed kind=%s build_id=%s", kind, build_id)
+        for folder in folders:
+            storage.delete(folder)
+        storage.prune(f"{kind}/{build_id}")
+    storage.remove(f"{DRAFTS}/{name}")
+
+
+def _folder(storage: Storage, kind: str, build_id: str, token: str) -> str:
+    """Return where a draft lies: object stores cannot rename, so there below its build's place."""
+    return f"{kind}/.{build_id}.{token}" if storage.is_local else f"{kind}/{build_id}/{token}"
+
+
+def _owner(kind: str, build_id: str, token: str) -> str:
+    return f"{DRAFTS}/{kind}-{build_id}-{token}.json"

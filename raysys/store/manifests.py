@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from raysys.errors import CorruptBuildError, SchemaVersionError
+from raysys.errors import CorruptBuildError
+from raysys.store.kinds import KINDS
 
-SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 _PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
 
@@ -27,9 +27,10 @@ class Manifest:
     """What a build is and what it was made from (written as `manifest.json`).
 
     Attributes:
-        kind: interactions, profiles, autoencoder, embeddings, compressor, codes, index or changes.
-        build_id: digest of kind, schema version, settings, source fingerprint and inputs.
-        content_id: digest of the build_id and the files table.
+        kind: name of one of `kinds.KINDS`.
+        schema_version: of the kind's files and facts.
+        build_id: digest of kind, version, settings, source fingerprint and inputs.
+        content_id: digest of the build_id and the hashes of the files that decide the content.
         folder: where its files lie, below the build's folder; empty where they lie in it.
         inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
         config: the settings that decided it.
@@ -39,6 +40,7 @@ class Manifest:
     """
 
     kind: str
+    schema_version: int
     build_id: str
     content_id: str
     folder: str
@@ -47,7 +49,6 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     facts: dict[str, Any]
     notes: dict[str, Any]
-    schema_version: int = SCHEMA_VERSION
 
     def text(self) -> str:
         """Return the manifest as JSON."""
@@ -57,22 +58,18 @@ class Manifest:
         return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def of(cls, record: dict[str, Any], where: str) -> Manifest:
+    def of(cls, record: dict[str, Any], kind: str, where: str) -> Manifest:
         """Return the manifest that `text` wrote.
 
         Args:
             record: what was read.
+            kind: of the build.
             where: path of the file, for messages.
 
         Raises:
-            SchemaVersionError: it is of another version; CorruptBuildError: it is none.
+            SchemaVersionError: it is of a version that is not read; CorruptBuildError: it is none.
         """
-        version = record.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"{where} has schema version {version!r}, "
-                f"this raysys reads {SCHEMA_VERSION}: run its stages again, from prepare on"
-            )
+        KINDS[kind].check(record.get("schema_version"), where)
         try:
             manifest = cls(**record)
             prefix = manifest.folder and f"{manifest.folder}/"

@@ -10,6 +10,7 @@ from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 from raysys.store.builds import Workspace
 from raysys.store.drafts import SCRATCH
 from raysys.store.leases import Owner
+from raysys.store.storage import Storage
 
 
 def write(ws, kind, text="x", *, inputs=(), config=None, force=False):
@@ -200,12 +201,80 @@ Workspace(sys.argv[1]).build("codes", config={"other": 1}, write=die)
 """
 
 
-def test_a_draft_of_a_dead_job_is_removed_by_the_next_one(ws, tmp_path):
+@pytest.mark.parametrize("next_kind", ["codes", "changes"])
+def test_a_draft_of_a_dead_job_is_removed_by_the_next_one(ws, tmp_path, next_kind):
     folder = tmp_path / "run" / "codes"
     assert subprocess.run([sys.executable, "-c", DIES, ws.run]).returncode == 9
     assert [path.name for path in folder.rglob("data")] == ["data"]
-    write(ws, "codes")
+    write(ws, next_kind)
     assert [path.name for path in folder.rglob("data")] == []
+    assert not (tmp_path / "run" / "drafts").exists()
+
+
+def test_a_dead_draft_on_an_object_store_goes_with_a_job_of_another_kind(s3_bucket, tmp_path):
+    ws = Workspace(f"{s3_bucket}/dead", cache_dir=str(tmp_path / "cache"))
+    before = write(ws, "codes", "hello")
+    gone = dataclasses.replace(Owner.here(), started=Owner.here().started + 1)
+    ws.storage.write_atomic(f"drafts/codes-{before.build_id}-00c0ffee.json", gone.text())
+    ws.storage.write_atomic(f"codes/{before.build_id}/00c0ffee/data", b"half")
+    write(ws, "index")
+    before.verify()
+    files = ws.storage.files("codes")
+    assert [name for name in files if "00c0ffee" in name] == []
+    assert ws.storage.files("drafts") == {}
+
+
+def test_looking_for_dead_drafts_lists_no_folder_of_builds(ws, monkeypatch):
+    write(ws, "profiles")
+    listed, files = [], Storage.files
+
+    def seen(storage, folder):
+        listed.append(folder)
+        return files(storage, folder)
+
+    monkeypatch.setattr(Storage, "files", seen)
+    build = write(ws, "codes")
+    own = {name for name in listed if build.build_id in name}
+    assert set(listed) - own == {"drafts", "locks/codes/current"}
+
+
+def test_files_that_are_left_out_are_checked_but_decide_no_content(ws):
+    def fill(history):
+        def write(draft):
+            draft.leave_out("history.jsonl", "tensorboard/")
+            draft.path("weights").write_text("w")
+            draft.path("history.jsonl").write_text(history)
+            draft.path(f"tensorboard/fit/events.{history}").write_text(history)
+            return {}
+
+        return write
+
+    first = ws.build("autoencoder", config={}, write=fill("slow"))
+    codes = write(ws, "codes", inputs=[first])
+    second = ws.build("autoencoder", config={}, write=fill("fast"), force=True)
+    assert second.path("history.jsonl").read_text() == "fast"
+    assert second.content_id == first.content_id
+    assert write(ws, "codes", inputs=[second]).build_id == codes.build_id
+    assert set(ws.chain(ws.current("codes"))) == {"codes", "autoencoder"}
+    second.path("history.jsonl").write_text("fest")
+    with pytest.raises(CorruptBuildError, match=r"history\.jsonl"):
+        second.verify()
+
+
+def test_equal_contents_of_other_histories_are_not_mixed_up_in_the_cache(s3_bucket, tmp_path):
+    ws = Workspace(f"{s3_bucket}/histories", cache_dir=str(tmp_path / "cache"))
+
+    def fill(history):
+        def write(draft):
+            draft.leave_out("history.jsonl")
+            draft.path("history.jsonl").write_text(history)
+            return {}
+
+        return write
+
+    for history in ("slow", "fast"):
+        build = ws.build("autoencoder", config={}, write=fill(history), force=True)
+        assert build.path("history.jsonl").read_text() == history
 
 
 def test_scratch_outlives_a_failed_job_and_goes_with_the_build(ws):
@@ -251,7 +320,7 @@ def test_an_old_draft_of_another_host_stays_while_its_lease_beats(ws, alive):
     ws.storage.write_atomic("codes/x/keep", b"")
     owner = dataclasses.replace(Owner.here(), host="another boot")
     folder = "codes/.0123456789abcdef.00c0ffee"
-    names = [f"{folder}/.owner.json", f"{folder}/data"]
+    names = ["drafts/codes-0123456789abcdef-00c0ffee.json", f"{folder}/data"]
     names += ["locks/codes/0123456789abcdef/beat-00c0ffee"] * alive
     for name in names:
         ws.storage.write_atomic(name, owner.text())
