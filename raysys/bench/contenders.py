@@ -60,7 +60,7 @@ def fit_all(log: SiteLog, *, seed: int) -> dict[str, tuple[Rank, Rank]]:
         offline = fit(before, log.catalogue["test"])
         found[name] = (offline, fit(log.cells, log.catalogue["all"]))
     with tempfile.TemporaryDirectory() as folder:
-        profiles = _profiles(log, Path(folder))
+        profiles = site_profiles(log, Path(folder))
         for name, cfg in _DEEP.items():
             found[name] = _fit_deep(profiles, cfg, seed=seed)
     return found
@@ -82,11 +82,12 @@ def _fit_deep(profiles: Profiles, cfg: Conv4RecConfig, *, seed: int) -> tuple[Ra
 
     with torch.random.fork_rng():
         train([phase("val"), phase("test"), phase("all")], _OPTIM, seed=seed, ranks=Ranks())
-    offline, online = (_ranker(task.module) for task in tasks[1:])
+    offline, online = (ranker(task.module) for task in tasks[1:])
     return offline, online
 
 
-def _ranker(module: Any) -> Rank:
+def ranker(module: Any) -> Rank:
+    """Return the lists of a trained Conv4Rec, each without the items of its history."""
     model: Conv4Rec = module.eval()
 
     @torch.inference_mode()
@@ -99,8 +100,8 @@ def _ranker(module: Any) -> Rank:
     return rank
 
 
-def _profiles(log: SiteLog, folder: Path) -> Profiles:
-    """Write the log as one user shard, as training reads it."""
+def site_profiles(log: SiteLog, folder: Path) -> Profiles:
+    """Write the log to `folder` as one user shard, and return it as training reads it."""
     path = folder / "shard-00000.parquet"
     pq.write_table(log.cells.to_table(), path)
     return Profiles(

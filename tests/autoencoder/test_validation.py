@@ -8,7 +8,7 @@ import pytest
 from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.autoencoder.validation import check_metric
-from raysys.bench.contenders import _profiles, _ranker
+from raysys.bench.contenders import ranker, site_profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.evaluation.bootstrap import user_keys
@@ -29,7 +29,7 @@ def test_what_the_loop_selects_by_is_the_evaluators(tmp_path, loss, select):
     log = Site(SiteSpec(world)).log()
     cfg = Conv4RecConfig(latent=8, consume_loss=loss)
     task = AutoencoderTask(
-        _profiles(log, tmp_path), cfg, period="val", seed=0, validated=True, select=select
+        site_profiles(log, tmp_path), cfg, period="val", seed=0, validated=True, select=select
     )
     optim = OptimConfig(lr=0.02, epochs=3)
     state = train([lambda: task], optim, seed=0, ranks=Ranks())
@@ -38,7 +38,7 @@ def test_what_the_loop_selects_by_is_the_evaluators(tmp_path, loss, select):
     evaluator = Evaluator(Layout(), item_counts=counts[:n_items], replicates=0)
     users = UserSums.empty(user_keys(range(200)), first_user=0, layout=evaluator.layout)
     wanted = cutoff_task(log.cells, windows, n_items=n_items)
-    rank_task(evaluator, wanted, _ranker(task.module), users=users, block=64)
+    rank_task(evaluator, wanted, ranker(task.module), users=users, block=64)
     assert evaluator.count("rows") > 50
     found = evaluator.result()
     for name in {select, "recall@20", "ndcg@100", "recall@20^0.3"}:

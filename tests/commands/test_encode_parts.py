@@ -17,8 +17,8 @@ from raysys.compressor.encode import BLOCK_ROWS, Encoder
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace
-from tests.commands.test_prepare_crash import job, wait_for
 from tests.support.planting import begin
+from tests.support.processes import job, wait_for
 
 
 def planted(n_rows, dim=24, seed=0):

@@ -1,10 +1,8 @@
 """Lost processes, full disks and object stores, with private clusters in processes of their own."""
 
-import contextlib
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,9 +16,8 @@ from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace
 from raysys.store.storage import open_filesystem
-from tests.support.processes import end, tree
+from tests.support.processes import end, job, tree, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.ray
 
 
@@ -34,31 +31,6 @@ def write_log(path, n_rows=400_000):
         }
     )
     pq.write_table(table, path, row_group_size=100_000)
-
-
-@contextlib.contextmanager
-def job(folder, *settings, name="prepare", log=subprocess.DEVNULL):
-    """Start a job on a private one-CPU cluster; whatever is left of it is ended."""
-    command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), f"run={folder}", *settings]
-    private = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
-    started = subprocess.Popen([*command, *private], stdout=subprocess.PIPE, stderr=log, cwd=ROOT)
-    seen = []
-    try:
-        yield started, seen
-    finally:
-        end({*seen, *tree(started.pid)})
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.communicate(timeout=20)
-
-
-def wait_for(folder, pattern, started, seen):
-    """Wait until a file of the run matches; remember the job's processes."""
-    until = time.monotonic() + 120
-    while not list(Path(folder).glob(pattern)):
-        assert started.poll() is None, f"the job ended before {pattern}"
-        assert time.monotonic() < until, f"no {pattern}"
-        time.sleep(0.01)
-    seen += tree(started.pid)
 
 
 @pytest.mark.slow

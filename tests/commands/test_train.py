@@ -17,77 +17,14 @@ from raysys.config import load
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels, Window
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
-
-LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
-N_USERS, N_ITEMS = 80, 50
-CUTOFFS = {"val": 800, "test": 900}
-CATALOGUE = {"val": 40, "test": 45, "all": 50}  # items 40..44 come in val, the rest in test
-QUICK = (
-    "autoencoder.latent=8",
-    "autoencoder.level_latent=4",
-    "autoencoder.dropout=0",
-    "optim.epochs=3",
-    "optim.batch_size=16",
-)
-
-
-def planted_cells() -> Cells:
-    """Users like items of their own parity best, and mostly consume these."""
-    rng = np.random.default_rng(0)
-    lists, times, windows = [], [], []
-    for user in range(N_USERS):
-        own = [i for i in range(N_ITEMS) if i % 2 == user % 2]
-        other = [i for i in range(N_ITEMS) if i % 2 != user % 2]
-        items = rng.permutation([*rng.choice(own, 12, False), *rng.choice(other, 4, False)])
-        first = np.where(items >= 40, 800 + 20 * (items - 40), 0)
-        order = np.argsort(time := rng.integers(first, 1000))
-        window = np.select([time < 800, time < 900], [Window.FIT, Window.VAL], Window.TEST)
-        lists.append([(int(i), 2 if i % 2 == user % 2 else 0) for i in items[order]])
-        times += time[order].tolist()
-        windows += window[order].tolist()
-    cells = Cells.from_lists(lists)
-    return dataclasses.replace(
-        cells,
-        timestamp=np.array(times, dtype=np.int64),
-        window=np.array(windows, dtype=np.uint8),
-    )
+from tests.support.training import CATALOGUE, CUTOFFS, config, planted_run
 
 
 @pytest.fixture
 def workspace(tmp_path):
-    workspace = Workspace(str(tmp_path / "run"))
-    cells = planted_cells()
-    draft = begin(workspace, "profiles", config={})
-    items = {
-        "item_num": pa.array(range(N_ITEMS), pa.int32()),
-        "item_id": [f"i{n}" for n in range(N_ITEMS)],
-        "title": [f"Item {n}" for n in range(N_ITEMS)],
-    }
-    pq.write_table(pa.table(items), draft.path("items.parquet"))
-    users = pa.table({"user_id": [f"u{n}" for n in range(N_USERS)]})
-    pq.write_table(users, draft.path("users.parquet"))
-    LEVELS.save(draft.path("levels.json"))
-    for number, rows in enumerate(np.array_split(np.arange(N_USERS), 2)):
-        pq.write_table(cells.users(rows).to_table(), draft.path(f"shard-{number:05d}.parquet"))
-    draft.commit(
-        {
-            "protocol": "temporal",
-            "n_users": N_USERS,
-            "n_items": N_ITEMS,
-            "catalogue": CATALOGUE,
-            "cutoffs": CUTOFFS,
-            "has_time": True,
-        }
-    )
-    return workspace
-
-
-def config(workspace, *words):
-    return load(TrainConfig, [f"run={workspace.run}", "launch.workers=0", *QUICK, *words])
+    return planted_run(tmp_path / "run")
 
 
 def test_batches_bring_along_what_no_step_changes(workspace):

@@ -13,13 +13,17 @@ import torch
 from raysys.autoencoder.model import Conv4Rec
 from raysys.commands.train import train
 from raysys.store.builds import Workspace
-from tests.commands.test_train import QUICK, config, workspace
 from tests.support.processes import end, tree
+from tests.support.training import QUICK, config, planted_run
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("model=autoencoder", "refit=none", "optim.epochs=4", "optim.patience=0")
 SAVING = "optim.checkpoint_steps=11"  # no multiple of an epoch's steps
-__all__ = ["workspace"]
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return planted_run(tmp_path / "run")
 
 
 def train_and_kill(run):

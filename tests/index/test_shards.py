@@ -11,8 +11,8 @@ from raysys.errors import BuildError
 from raysys.index.files import open_index, open_shard, save_index
 from raysys.index.shards import Shards, merge, shard_bounds, shard_of
 from raysys.store.builds import Workspace
-from tests.index.test_index_kinds import CASES, N_ITEMS, PER_GROUP, make_index, planted_world
 from tests.support.planting import begin
+from tests.support.worlds import CASES, N_ITEMS, PER_GROUP, make_index, planted_world
 
 
 @pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])

@@ -7,8 +7,8 @@ import pytest
 from raysys.errors import SearchError, UnknownItemError
 from raysys.search.changes import Changed, Changes, current_changes, gone_mask
 from raysys.store.builds import Workspace
-from tests.index.test_index_kinds import CASES, N_ITEMS, make_index, planted_world
 from tests.support.planting import begin
+from tests.support.worlds import CASES, N_ITEMS, make_index, planted_world
 
 KNOWN = {f"i{num}": num for num in range(N_ITEMS)}
 

@@ -6,7 +6,7 @@ from raysys.errors import SearchError
 from raysys.index.index import Index
 from raysys.index.shards import Shards, shard_of
 from raysys.search.explain import explain
-from tests.index.test_index_kinds import make_index, planted_world
+from tests.support.worlds import make_index, planted_world
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product"])

@@ -15,8 +15,8 @@ from raysys.index.files import open_index, save_index
 from raysys.index.shards import Shards, shard_bounds, shard_of
 from raysys.search.changes import Changed, Changes
 from raysys.store.builds import Workspace
-from tests.index.test_index_kinds import pursuit
 from tests.support.planting import begin
+from tests.support.worlds import pursuit
 
 DIM = 16
 SIMILARITIES = ("cosine", "inner_product")
