@@ -18,7 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from raysys.config import JobConfig, as_dict, load
+from raysys import reference
+from raysys.config import JobConfig, load
 from raysys.errors import ConfigError, find_cause
 from raysys.store.builds import StageResult
 
@@ -214,21 +215,23 @@ def _usage() -> str:
     return "\n".join(lines) + "\n"
 
 
+def schemas(name: str) -> dict[str, type[JobConfig]]:
+    """Return the configuration schemas of a command; `bench` has one for every suite.
+
+    The keys say how the command begins: `raysys train`, `raysys bench suite=codes`.
+    """
+    words: list[list[str]] = [[]]
+    if name == "bench":
+        suites = importlib.import_module(COMMANDS[name].module).SUITES
+        words = [[f"suite={suite}"] for suite in suites]
+    return {" ".join(["raysys", name, *word]): resolve(name, word)[1] for word in words}
+
+
 def _command_help(name: str, overrides: Sequence[str]) -> str:
-    _, schema = resolve(name, overrides)
-    lines = [f"raysys {name}: {COMMANDS[name].summary}", "", (schema.__doc__ or "").strip(), ""]
-    lines += [f"  {key}={value}" for key, value in _flatten(as_dict(schema()))]
-    return "\n".join(lines) + "\n"
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat += _flatten(value, f"{prefix}{key}.")
-        else:
-            flat.append((prefix + key, "null" if value is None else value))
-    return flat
+    title = f"raysys {name}: {COMMANDS[name].summary}\n\n"
+    if name == "bench" and not any(word.startswith("suite=") for word in overrides):
+        return title + "".join(f"  {suite} --help\n" for suite in schemas(name))
+    return title + reference.help_text(resolve(name, overrides)[1])
 
 
 if __name__ == "__main__":
