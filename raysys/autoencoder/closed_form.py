@@ -7,7 +7,7 @@ singular triplets of the scaled matrix sqrt(w) X S = U s V', S = (L / penalty)^-
     A = V sqrt(s^2 / (s^2 + penalty)),   B[i, j] = (S_i A_i) . (A_j / (S_j (1 - |A_j|^2)))
 so one vector A_i per item, scaled once for the encoder and once for the decoder, holds the whole
 model (exactly at full rank), and another penalty or a smaller rank costs nothing.
-Exponents a, b: validation on two logs (raysys/NOTES.md).
+Exponents a, b: validation on two logs (docs/decisions/008-closed-form.md).
 """
 
 from __future__ import annotations

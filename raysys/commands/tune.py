@@ -34,7 +34,7 @@ from raysys.store.leases import leased
 
 log = logging.getLogger(__name__)
 
-DEFAULT_METRIC = f"{RECALL}^0.2"  # what picks online winners most often (raysys/NOTES.md)
+DEFAULT_METRIC = f"{RECALL}^0.2"  # what picks online winners most often (docs/decisions/016)
 _GRACE_EPOCHS = 3
 
 
