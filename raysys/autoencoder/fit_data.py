@@ -28,11 +28,11 @@ def fit_data(profiles: Profiles, period: str) -> FitData:
     """Return the training cells of a period: `val`, `test`, or `all` for the whole log."""
     cells = profiles.cells()
     facts = profiles.facts
-    n_items = int(facts["catalogue"][period])
-    windows = Window if period == "all" else period_windows(facts["protocol"], period).fitted
+    n_items = facts.catalogue[period]
+    windows = Window if period == "all" else period_windows(facts.protocol, period).fitted
     train = cells.in_windows(windows)
     train = train.take(train.item_num < n_items)
     now = None
-    if facts["protocol"] == "temporal":
-        now = int(cells.timestamp.max()) + 1 if period == "all" else facts["cutoffs"][period]
+    if facts.protocol == "temporal":
+        now = int(cells.timestamp.max()) + 1 if period == "all" else (facts.cutoffs or {})[period]
     return FitData(train.users(train.counts > 0), n_items, now)

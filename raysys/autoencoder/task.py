@@ -364,7 +364,7 @@ def autoencoder_phases(
             loaded, model, period=period, seed=seed, validated=validated, select=select
         )
 
-    last = last_period(loaded.facts["protocol"], refit)
+    last = last_period(loaded.facts.protocol, refit)
     phases = [phase("val", True)]
     if last != "val":
         phases.append(phase(last, False))
@@ -381,5 +381,5 @@ def last_period(protocol: str, refit: str) -> str:
 def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:
     """Return a model of the sizes that a period needs, its weights unset: assign them."""
     levels: RatingLevels = profiles.levels
-    n_items = int(profiles.facts["catalogue"][period])
+    n_items = profiles.facts.catalogue[period]
     return Conv4Rec(cfg, n_items=n_items, levels=levels, seed=None)

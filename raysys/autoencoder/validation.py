@@ -118,9 +118,9 @@ class Validation:
 
 def validation(profiles: Profiles, *, seed: int, n_users: int) -> Validation | None:
     """Return at most so many users with history and new targets in the val catalogue."""
-    windows = period_windows(profiles.facts["protocol"], "val")
+    windows = period_windows(profiles.facts.protocol, "val")
     cells = profiles.cells()
-    n_items = int(profiles.facts["catalogue"]["val"])
+    n_items = profiles.facts.catalogue["val"]
     cells = cells.take(cells.item_num < n_items)
     history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)
     key = history.rows * n_items + history.item_num

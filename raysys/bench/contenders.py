@@ -22,7 +22,7 @@ from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
+from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines
 from raysys.evaluation.metrics import top_items
@@ -108,13 +108,14 @@ def site_profiles(log: SiteLog, folder: Path) -> Profiles:
         items=pa.table({"item_num": np.arange(len(log.items), dtype=np.int32)}),
         user_ids=pa.chunked_array([[str(n) for n in log.cells.user_num]]),
         levels=RatingLevels(("click",), (None,), (True,)),
-        facts={
-            "protocol": "temporal",
-            "catalogue": log.catalogue,
-            "cutoffs": log.cutoffs,
-            "n_users": log.cells.n_users,
-            "n_items": len(log.items),
-            "has_time": True,
-        },
+        facts=ProfilesFacts(
+            protocol="temporal",
+            n_users=log.cells.n_users,
+            n_items=len(log.items),
+            catalogue=log.catalogue,
+            cutoffs=log.cutoffs,
+            has_time=True,
+            n_cells={},
+        ),
         shard_paths=(path,),
     )

@@ -31,7 +31,7 @@ from raysys.bench.prepare import Measured, measure
 from raysys.bench.suites import STARS, BenchConfig
 from raysys.config import require, require_run
 from raysys.data.cells import Cells
-from raysys.data.profiles import SHARD_PREFIX
+from raysys.data.profiles import ProfilesFacts, shard_name, write_tables
 from raysys.data.schema import Window
 from raysys.errors import RaysysError
 from raysys.evaluation.bootstrap import user_keys
@@ -149,14 +149,14 @@ def _write_run(workspace: Workspace, cfg: EvaluateBenchConfig, n_users: int) -> 
     )
 
 
-def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> dict[str, Any]:
+def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> ProfilesFacts:
     """Write simulated profiles, shard by shard, and the counts [N, R] of fitted cells."""
     counts = np.zeros((cfg.n_items, STARS.n_levels), dtype=np.int64)
     n_fit = np.zeros(cfg.n_items, dtype=np.int64)
     sizes = np.zeros(len(Window), dtype=np.int64)
     for number, start in enumerate(range(0, n_users, _SHARD_USERS)):
         cells = _cells(cfg, start, min(start + _SHARD_USERS, n_users))
-        pq.write_table(cells.to_table(), draft.path(f"{SHARD_PREFIX}{number:05d}.parquet"))
+        pq.write_table(cells.to_table(), draft.path(shard_name(number)))
         fitted = cells.in_windows([Window.FIT, Window.VAL])
         np.add.at(counts, (fitted.item_num, fitted.level), 1)
         fit = cells.in_windows([Window.FIT])
@@ -169,20 +169,18 @@ def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> dic
         "first_seen": np.zeros(cfg.n_items, dtype=np.int64),
         "n_fit": n_fit,
     }
-    pq.write_table(pa.table(items), draft.path("items.parquet"))
-    users = [f"u{n:08d}" for n in range(n_users)]
-    pq.write_table(pa.table({"user_id": users}), draft.path("users.parquet"))
-    STARS.save(draft.path("levels.json"))
+    user_ids = pa.chunked_array([[f"u{n:08d}" for n in range(n_users)]])
+    write_tables(draft, items=pa.table(items), user_ids=user_ids, levels=STARS)
     np.save(draft.path("counts.npy"), counts)
-    return {
-        "protocol": "temporal",
-        "n_users": n_users,
-        "n_items": cfg.n_items,
-        "catalogue": dict.fromkeys(("val", "test", "all"), cfg.n_items),
-        "cutoffs": _CUTS,
-        "has_time": True,
-        "n_cells": {window.name: int(sizes[window]) for window in Window},
-    }
+    return ProfilesFacts(
+        protocol="temporal",
+        n_users=n_users,
+        n_items=cfg.n_items,
+        catalogue=dict.fromkeys(("val", "test", "all"), cfg.n_items),
+        cutoffs=_CUTS,
+        has_time=True,
+        n_cells={window.name: int(sizes[window]) for window in Window},
+    )
 
 
 def _write_model(

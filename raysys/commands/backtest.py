@@ -28,6 +28,8 @@ from raysys.autoencoder.config import Conv4RecConfig
 from raysys.cluster.connect import connected
 from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
+from raysys.data.interactions import Interactions, InteractionsFacts
+from raysys.data.profiles import ProfilesFacts
 from raysys.errors import ConfigError
 from raysys.evaluation.bootstrap import interval
 from raysys.evaluation.comparison import replicated, users_of_report
@@ -108,10 +110,12 @@ def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResu
 
 
 def _windows(cfg: EvaluateConfig, chain: dict[str, Build]) -> list[_Window]:
-    cutoffs = chain["profiles"].facts["cutoffs"]
+    cutoffs = ProfilesFacts.of(chain["profiles"]).cutoffs
     if cutoffs is None:
         raise ConfigError(f"backtest={cfg.backtest} needs a run prepared with split=temporal")
-    first, last = chain["interactions"].facts["time_range"]
+    time_range = InteractionsFacts.of(chain["interactions"]).time_range
+    assert time_range is not None, "a log that is split in time has times"
+    first, last = time_range
     step = last + 1 - cutoffs["test"]
     cuts = backtest_cutoffs((first, last), n_folds=cfg.backtest, step_s=step)
     return [_Window(number, *cut) for number, cut in enumerate(cuts, start=1)]
@@ -155,11 +159,11 @@ def _run_window(
 
 def _write_log(interactions: Build, folder: Path, *, end: int) -> None:
     """Write the rows before `end`, part by part; parts without rows are left out."""
-    for name in interactions.files(".parquet", prefix="part-"):
-        table = pq.read_table(interactions.path(name))
+    for path in Interactions.open(interactions).part_paths:
+        table = pq.read_table(path)
         kept = table.filter(pc.less(table["timestamp"], end))
         if len(kept):
-            pq.write_table(kept, folder / name, compression="zstd", compression_level=1)
+            pq.write_table(kept, folder / path.name, compression="zstd", compression_level=1)
 
 
 def _means(cfg: EvaluateConfig, runs: Sequence[str], name: str) -> Metrics:

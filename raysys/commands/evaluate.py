@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands.backtest import backtest
 from raysys.config import JobConfig, RayConfig, local, require, require_run
-from raysys.data.profiles import SHARD_PREFIX, Profiles
+from raysys.data.profiles import Profiles, shard_names
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
 from raysys.errors import CorruptBuildError, DataError
 from raysys.evaluation import audit, fit_baselines, metric_table, protocols
@@ -145,17 +145,17 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, cfg.via)
     profiles = Profiles.load(chain["profiles"])
-    if profiles.facts["protocol"] == "ratings" and profiles.levels.n_rated < 2:
+    if profiles.facts.protocol == "ratings" and profiles.levels.n_rated < 2:
         raise DataError(
             "protocol=ratings evaluates predictions of ratings, and this log has none that differ "
             f"(levels: {', '.join(profiles.levels.names)}): prepare it with split=temporal or users"
         )
     _audit(cfg, chain, profiles)
-    n_cells = sum(profiles.facts["n_cells"].values())
+    n_cells = sum(profiles.facts.n_cells.values())
     cluster = cfg.ray if n_cells > cfg.in_process_cells else None
     baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
     plan = _plan(cfg, chain, profiles, baselines)
-    shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
+    shards = shard_names(chain["profiles"])
     log.info(
         "evaluate started period=%s via=%s users=%d shards=%d on=%s",
         cfg.period,
@@ -203,14 +203,14 @@ def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> 
     audit.check_model(
         chain["autoencoder"].facts,
         period=cfg.period,
-        windows=period_windows(facts["protocol"], cfg.period),
-        cutoffs=facts["cutoffs"],
-        n_items=facts["catalogue"][cfg.period],
+        windows=period_windows(facts.protocol, cfg.period),
+        cutoffs=facts.cutoffs,
+        n_items=facts.catalogue[cfg.period],
     )
     audit.check_catalogue(
         profiles.items,
-        catalogue=facts["catalogue"],
-        cutoffs=facts["cutoffs"],
+        catalogue=facts.catalogue,
+        cutoffs=facts.cutoffs,
         numbers_kept=APPENDED_TO in chain["profiles"].manifest.config,
     )
 
@@ -234,10 +234,10 @@ def _plan(
         rescore=cfg.rescore,
         baselines=tuple((name, build.build_id) for name, build in baselines.items()),
         period=cfg.period,
-        windows=period_windows(facts["protocol"], cfg.period),
-        n_items=facts["catalogue"][cfg.period],
-        cutoffs=tuple(facts["cutoffs"].items()) if facts["cutoffs"] else None,
-        evaluation=facts["protocol"],
+        windows=period_windows(facts.protocol, cfg.period),
+        n_items=facts.catalogue[cfg.period],
+        cutoffs=tuple(facts.cutoffs.items()) if facts.cutoffs else None,
+        evaluation=facts.protocol,
         protocol=cfg.protocol,
         layout=metric_table.Layout(
             top_k=tuple(cfg.top_k),
@@ -257,9 +257,9 @@ def _baselines(
     """Fit or reuse one `baselines` build per name; return them and why others are left out."""
     facts = profiles.facts
     wanted = fit_baselines.applicable(
-        [n for n in cfg.baselines if facts["protocol"] != "ratings" or n in fit_baselines.RATERS],
-        n_items=facts["catalogue"][cfg.period],
-        has_time=facts["has_time"],
+        [n for n in cfg.baselines if facts.protocol != "ratings" or n in fit_baselines.RATERS],
+        n_items=facts.catalogue[cfg.period],
+        has_time=facts.has_time,
         n_rated=profiles.levels.n_rated,
     )
     builds = {}

@@ -12,19 +12,21 @@ import functools
 import logging
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 from pyarrow import fs as pafs
 
 from raysys.cluster.connect import connected
 from raysys.cluster.tasks import distribute
-from raysys.commands.prepare_profiles import PARTS, write_profiles
+from raysys.commands.prepare_profiles import write_profiles
 from raysys.config import identity, require_run
+from raysys.data.interactions import Interactions, InteractionsFacts, quarantine_name
+from raysys.data.profiles import ProfilesFacts
 from raysys.errors import DataError
 from raysys.log.accounting import (
     add_tallies,
     add_up,
-    column_facts,
+    column_uses,
+    line_counts,
     log_account,
     unfit_defaults,
 )
@@ -50,7 +52,7 @@ from raysys.prepare.tasks import (
     merge_buckets,
     read_piece,
 )
-from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.storage import join, open_filesystem
 
@@ -105,7 +107,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
             check_settings(base.interactions, settings)
             settings |= {"appended": marks, BASE: base.interactions.ref()}
 
-        def write_rows(draft: Draft) -> dict[str, Any]:
+        def write_rows(draft: Draft) -> InteractionsFacts:
             session.enter_context(connected(cfg.ray))
             return _write_interactions(cfg, opened, draft, base=base)
 
@@ -117,9 +119,10 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         if earlier is not None:
             settings[BASE] = earlier.ref()
 
-        def write_shards(draft: Draft) -> dict[str, Any]:
+        def write_shards(draft: Draft) -> ProfilesFacts:
             session.enter_context(connected(cfg.ray))
-            return write_profiles(cfg, interactions, items, draft, earlier=earlier)
+            opened_rows = Interactions.open(interactions)
+            return write_profiles(cfg, opened_rows, items, draft, earlier=earlier)
 
         profiles = ws.build(
             "profiles",
@@ -129,21 +132,22 @@ def prepare(cfg: PrepareConfig) -> StageResult:
             write=write_shards,
             force=cfg.force,
         )
-    log_account(interactions.facts)
+    log_account(InteractionsFacts.of(interactions))
     return StageResult(
         build_ids={"interactions": interactions.build_id, "profiles": profiles.build_id},
-        extra={"interactions": interactions.facts, "profiles": profiles.facts},
+        extra={"interactions": interactions.record(), "profiles": profiles.record()},
     )
 
 
 def _write_interactions(
     cfg: PrepareConfig, opened: Log, draft: Draft, *, base: Base | None
-) -> dict[str, Any]:
+) -> InteractionsFacts:
     """Clean, shuffle and merge the log; return the build's facts."""
     shuffle = join(draft.url, ".shuffle")
+    earlier = None if base is None else Interactions.open(base.interactions)
     opened, read = _read(cfg, opened, draft, shuffle)
     _check_read(cfg, read, opened)
-    rated_before = base is not None and base.interactions.facts["has_ratings"]
+    rated_before = earlier is not None and earlier.facts.has_ratings
     traits = LogTraits(
         has_ratings=_ratings_count(read, rated_before=rated_before),
         has_events=any(piece.n_events for piece in read),
@@ -155,9 +159,9 @@ def _write_interactions(
             f"split=temporal needs a time, all are null in {opened.files[0].uri}; {TIMELESS}"
         )
     tasks = bucket_ranges(sum(p.n_rows - p.n_ignored - sum(p.reasons.values()) for p in read))
-    if base is not None:
-        check_traits(base.interactions, traits)
-        tasks = _with_earlier(cfg, base.interactions, read, draft)
+    if earlier is not None:
+        check_traits(earlier.facts, traits)
+        tasks = _with_earlier(earlier, read, draft)
     merged = distribute(
         functools.partial(
             merge_buckets,
@@ -173,7 +177,7 @@ def _write_interactions(
     )
     filesystem, path = open_filesystem(shuffle)
     filesystem.delete_dir(path)
-    return _interaction_facts(cfg, read, merged, traits, opened, base=base)
+    return _interaction_facts(cfg, read, merged, traits, opened, earlier=earlier)
 
 
 def _read(
@@ -201,7 +205,7 @@ def _read(
         log.warning("prepare column left out name=%s reason=%s", columns[name], reason)
     filesystem, root = open_filesystem(draft.url)
     for info in filesystem.get_file_info(pafs.FileSelector(root)):
-        if info.base_name.startswith("quarantine-piece-"):
+        if info.base_name.startswith(quarantine_name("piece-")):
             filesystem.delete_file(info.path)
     return _read(cfg, opened.without(unfit), draft, shuffle)
 
@@ -214,18 +218,16 @@ def _ratings_count(read: Sequence[PieceResult], *, rated_before: bool) -> bool:
 
 
 def _with_earlier(
-    cfg: PrepareConfig, base: Build, read: Sequence[PieceResult], draft: Draft
+    earlier: Interactions, read: Sequence[PieceResult], draft: Draft
 ) -> list[MergeTask]:
     """Return merge tasks with the earlier parts and take the earlier quarantine over."""
     n_new = sum(piece.n_rows - piece.n_ignored - sum(piece.reasons.values()) for piece in read)
-    uris = base.urls(".parquet", prefix=PARTS)
-    earlier_good = base.facts["rows"] + base.facts["duplicates"]
-    tasks = bucket_ranges(n_new + earlier_good)
-    for name in base.files(prefix="quarantine-"):
-        target = name.replace("quarantine-", "quarantine-earlier-", 1)
-        shutil.copyfile(base.path(name), draft.path(target))
+    urls = earlier.part_urls
+    tasks = bucket_ranges(n_new + earlier.facts.rows + earlier.facts.duplicates)
+    for which, path in earlier.quarantine.items():
+        shutil.copyfile(path, draft.path(quarantine_name(f"earlier-{which}")))
     return [
-        dataclasses.replace(task, earlier=earlier_part(uris, first=task.first)) for task in tasks
+        dataclasses.replace(task, earlier=earlier_part(urls, first=task.first)) for task in tasks
     ]
 
 
@@ -276,8 +278,8 @@ def _interaction_facts(
     traits: LogTraits,
     opened: Log,
     *,
-    base: Base | None,
-) -> dict[str, Any]:
+    earlier: Interactions | None,
+) -> InteractionsFacts:
     reasons = add_up(piece.reasons for piece in read)
     untimed = sum(part.n_untimed for part in merged)
     n_rows = sum(piece.n_rows for piece in read)
@@ -290,26 +292,21 @@ def _interaction_facts(
             f"{opened.files[0].uri} is the log of {n_users} user: at least 2 are needed"
         )
     ranges = [part.time_range for part in merged if part.time_range]
-    counts: dict[str, Any] = {
-        "rows_in": n_rows,
-        "rows": sum(part.n_rows for part in merged),
-        "duplicates": sum(part.n_duplicates for part in merged),
-        "quarantined": reasons,
-        "filtered": sum(piece.n_ignored for piece in read),
-    }
-    earlier_rows = base.interactions.facts["rows"] if base else 0
-    left = n_rows + earlier_rows - sum(part.n_rows + part.n_duplicates for part in merged)
-    assert left == sum(reasons.values()) + counts["filtered"], counts
-    facts = counts | {
-        "n_users": n_users,
+    facts = InteractionsFacts(
+        rows_in=n_rows,
+        rows=sum(part.n_rows for part in merged),
+        duplicates=sum(part.n_duplicates for part in merged),
+        filtered=sum(piece.n_ignored for piece in read),
+        quarantined=reasons,
+        n_users=n_users,
         **dataclasses.asdict(traits),
-        "time_range": [min(r[0] for r in ranges), max(r[1] for r in ranges)] if ranges else None,
-        "timestamp_units": add_up(piece.units for piece in read),
-        **column_facts(
-            opened.mapped,
-            add_up(piece.present for piece in read),
-            n_rows=n_rows,
-            tally=add_tallies(piece.tally for piece in read),
-        ),
-    }
-    return add_facts(base.interactions.facts, facts) if base else facts
+        time_range=(min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else None,
+        timestamp_units=add_up(piece.units for piece in read),
+        columns=column_uses(opened.mapped, add_up(piece.present for piece in read), n_rows=n_rows),
+        left_out=opened.mapped.left_out,
+        lines=line_counts(add_tallies(piece.tally for piece in read)),
+    )
+    before = earlier.facts.rows if earlier else 0
+    left = n_rows + before - facts.rows - facts.duplicates
+    assert left == sum(reasons.values()) + facts.filtered, facts
+    return add_facts(earlier.facts, facts) if earlier else facts

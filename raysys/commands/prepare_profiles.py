@@ -6,14 +6,13 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysys.cluster.tasks import distribute
-from raysys.data.profiles import SHARD_PREFIX
+from raysys.data.interactions import Interactions, InteractionsFacts
+from raysys.data.profiles import Core, ProfilesFacts, shard_name, write_tables
 from raysys.data.schema import Window, period_windows
 from raysys.errors import DataError
 from raysys.prepare.append import earlier_items
@@ -37,22 +36,20 @@ from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
 
-PARTS = "part-"  # how the files of an `interactions` build begin
-
 
 def write_profiles(
     cfg: PrepareConfig,
-    interactions: Build,
+    interactions: Interactions,
     attributes: pa.Table | None,
     draft: Draft,
     *,
     earlier: Build | None,
-) -> dict[str, Any]:
+) -> ProfilesFacts:
     """Split, number and shard the interactions; return the build's facts."""
     facts = interactions.facts
-    uris = interactions.urls(".parquet", prefix=PARTS)
+    uris = interactions.part_urls
     plan = _plan(cfg, uris, facts)
-    core = _count(cfg, uris, plan, has_time=facts["has_time"])
+    core = _count(cfg, uris, plan, has_time=facts.has_time)
     counted = core.parts
     levels = build_levels(
         merge_levels([part.levels for part in counted]),
@@ -69,7 +66,7 @@ def write_profiles(
     first_user = 0
     tasks = []
     for number, (uri, part) in enumerate(zip(uris, counted, strict=True)):
-        tasks.append(ShardTask(uri, f"{SHARD_PREFIX}{number:05d}.parquet", first_user))
+        tasks.append(ShardTask(uri, shard_name(number), first_user))
         first_user += len(part.users)
     written = distribute(
         functools.partial(
@@ -87,13 +84,8 @@ def write_profiles(
     )
     table, described = join_attributes(items, attributes)
     _check_described(described, items, attributes)
-    pq.write_table(table, draft.path("items.parquet"))
     user_ids = pa.chunked_array([part.users for part in counted], pa.string())
-    user_num = pa.array(range(first_user), pa.int32())
-    pq.write_table(
-        pa.table({"user_num": user_num, "user_id": user_ids}), draft.path("users.parquet")
-    )
-    levels.save(draft.path("levels.json"))
+    write_tables(draft, items=table, user_ids=user_ids, levels=levels)
     windows = [sum(shard.windows[w] for shard in written) for w in range(len(Window))]
     filtered = {
         "dropped_users": sum(part.n_dropped for part in counted),
@@ -101,23 +93,23 @@ def write_profiles(
         "level_unknown_to_fit": sum(shard.n_unknown_level for shard in written),
     }
     _check_windows(cfg, windows)
-    assert facts["rows"] == sum(windows) + sum(filtered.values()), (windows, filtered)
-    return {
-        "split": cfg.split,
-        "protocol": plan.protocol,
-        "n_users": first_user,
-        "n_items": len(items),
-        "catalogue": catalogue,
-        "cutoffs": None
+    assert facts.rows == sum(windows) + sum(filtered.values()), (windows, filtered)
+    return ProfilesFacts(
+        split=cfg.split,
+        protocol=plan.protocol,
+        n_users=first_user,
+        n_items=len(items),
+        catalogue=catalogue,
+        cutoffs=None
         if plan.cutoffs is None
         else dict(zip(("val", "test"), plan.cutoffs, strict=True)),
-        "has_time": facts["has_time"],
-        "n_cells": {window.name: windows[window] for window in Window},
-        "filtered": {reason: count for reason, count in filtered.items() if count},
-        "core": {"rounds": core.rounds, "settled": core.settled},
-        "n_described_items": described,
-        "levels": list(levels.names),
-    }
+        has_time=facts.has_time,
+        n_cells={window.name: windows[window] for window in Window},
+        filtered={reason: count for reason, count in filtered.items() if count},
+        core=Core(core.rounds, core.settled),
+        n_described_items=described,
+        levels=levels.names,
+    )
 
 
 def _check_described(described: int, items: pa.Table, attributes: pa.Table | None) -> None:
@@ -179,19 +171,20 @@ def _count(cfg: PrepareConfig, uris: Sequence[str], plan: SplitPlan, *, has_time
     raise AssertionError("core_rounds is at least 1")
 
 
-def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: dict[str, Any]) -> SplitPlan:
+def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: InteractionsFacts) -> SplitPlan:
     protocol = cfg.evaluation_protocol
     cutoffs = None
-    if protocol == "temporal" and not facts["has_time"]:
+    if protocol == "temporal" and not facts.has_time:
         raise DataError(f"split=temporal needs a time, the log has none; {TIMELESS}")
     if protocol == "temporal" and cfg.split == "given":
         cutoffs = cutoffs_of_folds(uris)
     elif protocol == "temporal":
+        assert facts.time_range is not None, "a log with time has a range"
         cutoffs = resolve_cutoffs(
             uris,
             (cfg.val_cut, cfg.test_cut),
-            time_range=tuple(facts["time_range"]),
-            n_rows=facts["rows"],
+            time_range=facts.time_range,
+            n_rows=facts.rows,
         )
     return SplitPlan(
         protocol=protocol,

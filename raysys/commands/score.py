@@ -24,7 +24,7 @@ from raysys.cluster.connect import connected
 from raysys.cluster.tasks import distribute
 from raysys.config import JobConfig, digest, local, location, require, require_run
 from raysys.data.cells import Cells, read_cells
-from raysys.data.profiles import SHARD_PREFIX, Profiles
+from raysys.data.profiles import SHARD_PREFIX, Profiles, ProfilesFacts, shard_names
 from raysys.errors import BuildError, ConfigError
 from raysys.search.query import DEFAULT_GAMMA, Ranked
 from raysys.search.search import Search
@@ -100,7 +100,7 @@ def score(cfg: ScoreConfig) -> StageResult:
     if "profiles" not in chain:
         raise BuildError(f"{cfg.run} indexes plain vectors: there are no users to score")
     output = Storage(cfg.output or join(cfg.run, f"reports/scores-{_id(cfg, chain)}"))
-    shards = chain["profiles"].files(".parquet", prefix=SHARD_PREFIX)
+    shards = shard_names(chain["profiles"])
     _claim(output, cfg, chain)
     kept = set() if cfg.force else _finished(output)
     url = output.root if output.is_local else output.run
@@ -231,4 +231,4 @@ def _count_rows(output: Storage, name: str) -> int:
 
 
 def _n_users(chain: dict[str, Build]) -> int:
-    return int(chain["profiles"].facts["n_users"])
+    return ProfilesFacts.of(chain["profiles"]).n_users

@@ -200,7 +200,7 @@ def _write_model(
     cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
 ) -> dict[str, Any]:
     profiles = Profiles.load(profiles_build)
-    protocol = profiles.facts["protocol"]
+    protocol = profiles.facts.protocol
     period = last_period(protocol, cfg.refit)
     width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
     settings = dataclasses.replace(cfg.autoencoder, latent=width)
@@ -214,7 +214,7 @@ def _write_model(
     draft.leave_out(HISTORY_FILE, f"{SCALARS_FOLDER}/")
     write_history(draft.staging, state["history"])
     fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
-    cutoffs = profiles.facts.get("cutoffs") or {}
+    cutoffs = profiles.facts.cutoffs or {}
     return {
         "n_items": model.n_items,
         "n_levels": model.levels.n_levels,

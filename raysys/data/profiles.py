@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,8 +12,51 @@ import pyarrow.parquet as pq
 from raysys.data.cells import Cells, read_cells
 from raysys.data.schema import RatingLevels
 from raysys.store.builds import Build
+from raysys.store.drafts import Draft
+from raysys.store.kinds import Facts
 
 SHARD_PREFIX = "shard-"
+_ITEMS, _USERS, _LEVELS = "items.parquet", "users.parquet", "levels.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """Counts taken to drop rare items and users, and whether another one would drop nothing."""
+
+    rounds: int
+    settled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfilesFacts(Facts):
+    """What prepare found in a log.
+
+    Attributes:
+        protocol: temporal, users or ratings.
+        n_users, n_items: all windows, all periods.
+        catalogue: {period: number of items}; `all` is the whole log.
+        cutoffs: {"val", "test"} in UTC seconds; None where time plays no part.
+        has_time: whether timestamps mean anything.
+        n_cells: {name of a window: cells}.
+        split: how the log was split.
+        filtered: {reason: rows that became no cell}.
+        core: of the counting.
+        n_described_items: items that the item file describes.
+        levels: names of the levels.
+    """
+
+    protocol: str
+    n_users: int
+    n_items: int
+    catalogue: dict[str, int]
+    cutoffs: dict[str, int] | None
+    has_time: bool
+    n_cells: dict[str, int]
+    split: str = ""
+    filtered: dict[str, int] = dataclasses.field(default_factory=dict)
+    core: Core | None = None
+    n_described_items: int = 0
+    levels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,37 +69,36 @@ class Profiles:
             the item file.
         user_ids: string [U], position = user_num.
         levels: the interaction levels.
-        facts: what prepare recorded: split, protocol, n_users, n_items, catalogue, cutoffs,
-            has_time, n_cells per window.
+        facts: what prepare recorded.
         shard_paths: the user shards, in user_num order.
     """
 
     items: pa.Table
     user_ids: pa.ChunkedArray
     levels: RatingLevels
-    facts: dict[str, Any]
+    facts: ProfilesFacts
     shard_paths: tuple[Path, ...]
 
     @classmethod
     def load(cls, build: Build) -> Profiles:
         """Open a `profiles` build; cells are read when asked for."""
         return cls(
-            items=pq.read_table(build.path("items.parquet")),
-            user_ids=pq.read_table(build.path("users.parquet"))["user_id"],
-            levels=RatingLevels.load(build.path("levels.json")),
-            facts=build.facts,
-            shard_paths=tuple(build.path(f) for f in build.files(".parquet", prefix=SHARD_PREFIX)),
+            items=read_items(build),
+            user_ids=pq.read_table(build.path(_USERS))["user_id"],
+            levels=RatingLevels.load(build.path(_LEVELS)),
+            facts=ProfilesFacts.of(build),
+            shard_paths=tuple(build.path(name) for name in shard_names(build)),
         )
 
     @property
     def n_users(self) -> int:
         """Number of users, all windows."""
-        return int(self.facts["n_users"])
+        return self.facts.n_users
 
     @property
     def n_items(self) -> int:
         """Number of items, all periods."""
-        return int(self.facts["n_items"])
+        return self.facts.n_items
 
     def cells(self) -> Cells:
         """Read the cells of all users."""
@@ -67,3 +108,35 @@ class Profiles:
         """Read one user shard after the other."""
         for path in self.shard_paths:
             yield read_cells([path])
+
+
+def write_tables(
+    draft: Draft, *, items: pa.Table, user_ids: pa.ChunkedArray, levels: RatingLevels
+) -> None:
+    """Write what a `profiles` build holds beside its shards.
+
+    Args:
+        draft: the build that is being made.
+        items: as in `Profiles`.
+        user_ids: string [U], position = user_num.
+        levels: the interaction levels.
+    """
+    pq.write_table(items, draft.path(_ITEMS))
+    user_num = pa.array(range(len(user_ids)), pa.int32())
+    pq.write_table(pa.table({"user_num": user_num, "user_id": user_ids}), draft.path(_USERS))
+    levels.save(draft.path(_LEVELS))
+
+
+def read_items(build: Build) -> pa.Table:
+    """Return the items of a `profiles` build, as in `Profiles`."""
+    return pq.read_table(build.path(_ITEMS))
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a user shard."""
+    return f"{SHARD_PREFIX}{number:05d}.parquet"
+
+
+def shard_names(build: Build) -> list[str]:
+    """Return the file names of the user shards of a `profiles` build, in user_num order."""
+    return build.files(".parquet", prefix=SHARD_PREFIX)

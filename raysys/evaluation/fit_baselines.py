@@ -82,7 +82,7 @@ def source_of(profiles: Profiles) -> Source:
     Above `MAX_CELLS` cells, users are picked by a hash of their id, shard by shard.
     """
     facts = profiles.facts
-    n_cells = sum(facts["n_cells"].values())
+    n_cells = sum(facts.n_cells.values())
     share = min(1.0, MAX_CELLS / max(n_cells, 1))
     if share < 1:
         log.warning("baselines are fitted on %.3g of the users: %d cells", share, n_cells)
@@ -94,10 +94,10 @@ def source_of(profiles: Profiles) -> Source:
         parts.append(cells)
     return Source(
         concat(parts),
-        facts["protocol"],
-        facts["catalogue"],
+        facts.protocol,
+        facts.catalogue,
         profiles.levels,
-        facts["has_time"],
+        facts.has_time,
         share,
     )
 

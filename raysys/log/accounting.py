@@ -6,8 +6,8 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from raysys.data.interactions import ColumnUse, InteractionsFacts
 from raysys.log.columns import NOT_ASKED_FOR, SWITCHED_OFF, Mapped
 from raysys.log.formats.contract import Tally
 
@@ -48,47 +48,44 @@ def unfit_defaults(
     }
 
 
-def column_facts(
-    mapped: Mapped, present: Mapping[str, int], *, n_rows: int, tally: Tally
-) -> dict[str, Any]:
-    """Return what a build records of the columns and lines of its log."""
+def column_uses(mapped: Mapped, present: Mapping[str, int], *, n_rows: int) -> dict[str, ColumnUse]:
+    """Return what a build records of the columns of its log."""
     return {
-        "columns": {
-            name: {"from": column, "rows": present.get(name, 0), "of": n_rows}
-            for name, column in mapped.columns.items()
-        },
-        "left_out": mapped.left_out,
-        "lines": dataclasses.asdict(tally) if tally.lines else None,
+        name: ColumnUse(column, present.get(name, 0), n_rows)
+        for name, column in mapped.columns.items()
     }
 
 
-def add_column_facts(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of two logs together; where columns had other names, those of the new."""
-    columns = {name: dict(fact) for name, fact in new["columns"].items()}
-    for name, fact in base.get("columns", {}).items():
-        column = columns.setdefault(name, {**fact, "rows": 0, "of": 0})
-        column["rows"] += fact["rows"]
-        column["of"] += fact["of"]
-    lines = Counter(base.get("lines") or {})
-    lines.update(new["lines"] or {})
-    return {
-        "columns": columns,
-        "left_out": base.get("left_out", {}) | new["left_out"],
-        "lines": dict(lines) if lines else None,
-    }
+def line_counts(tally: Tally) -> dict[str, int] | None:
+    """Return what a build records of the lines of its log; None where it has none."""
+    return dataclasses.asdict(tally) if tally.lines else None
 
 
-def log_account(facts: Mapping[str, Any]) -> None:
+def with_earlier(
+    new: InteractionsFacts, base: InteractionsFacts
+) -> tuple[dict[str, ColumnUse], dict[str, int] | None]:
+    """Return columns and lines of two logs together; other names of columns are those of `new`."""
+    columns = dict(new.columns)
+    for name, before in base.columns.items():
+        now = columns.get(name, ColumnUse(before.source, 0, 0))
+        rows, of = now.rows + before.rows, now.of + before.of
+        columns[name] = ColumnUse(now.source, rows, of)
+    lines = Counter(base.lines or {})
+    lines.update(new.lines or {})
+    return columns, dict(lines) if lines else None
+
+
+def log_account(facts: InteractionsFacts) -> None:
     """Log the columns and lines of an interactions build, a line each."""
-    for name, fact in facts.get("columns", {}).items():
-        level = logging.INFO if fact["rows"] else logging.WARNING
-        if fact["from"] != name or fact["rows"] or name in ("user_id", "item_id"):
+    for name, use in facts.columns.items():
+        level = logging.INFO if use.rows else logging.WARNING
+        if use.source != name or use.rows or name in ("user_id", "item_id"):
             message = "prepare column name=%s from=%s rows=%d of %d"
-            log.log(level, message, name, fact["from"], fact["rows"], fact["of"])
-    for name, reason in facts.get("left_out", {}).items():
+            log.log(level, message, name, use.source, use.rows, use.of)
+    for name, reason in facts.left_out.items():
         level = logging.INFO if reason in (NOT_ASKED_FOR, SWITCHED_OFF) else logging.WARNING
         log.log(level, "prepare column left out name=%s reason=%s", name, reason)
-    if facts.get("lines"):
-        log.info("prepare lines %s", " ".join(f"{k}={v}" for k, v in facts["lines"].items()))
-    keys = ("rows_in", "rows", "duplicates", "quarantined", "filtered")
-    log.info("prepare rows %s", " ".join(f"{key}={facts[key]}" for key in keys))
+    if facts.lines:
+        log.info("prepare lines %s", " ".join(f"{k}={v}" for k, v in facts.lines.items()))
+    names = ("rows_in", "rows", "duplicates", "quarantined", "filtered")
+    log.info("prepare rows %s", " ".join(f"{name}={getattr(facts, name)}" for name in names))

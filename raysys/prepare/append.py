@@ -11,10 +11,11 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raysys.data.interactions import InteractionsFacts
+from raysys.data.profiles import read_items
 from raysys.errors import ConfigError, DataError
-from raysys.log.accounting import add_column_facts
+from raysys.log.accounting import with_earlier
 from raysys.prepare.catalogue import OWN_COLUMNS
 from raysys.prepare.clean import N_BUCKETS, LogTraits
 from raysys.store.builds import Build, Workspace
@@ -81,10 +82,10 @@ def check_settings(base: Build, settings: dict[str, Any]) -> None:
             )
 
 
-def check_traits(base: Build, traits: LogTraits) -> None:
+def check_traits(base: InteractionsFacts, traits: LogTraits) -> None:
     """Raise DataError where the new log holds other things than the earlier ones."""
     for name in ("has_ratings", "has_events", "has_time", "has_folds"):
-        before, now = bool(base.facts[name]), bool(getattr(traits, name))
+        before, now = bool(getattr(base, name)), bool(getattr(traits, name))
         if before != now:
             what = name.removeprefix("has_")
             raise DataError(
@@ -103,28 +104,32 @@ def earlier_part(uris: list[str], *, first: int) -> str:
     return uris[first * len(uris) // N_BUCKETS]
 
 
-def add_facts(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def add_facts(base: InteractionsFacts, new: InteractionsFacts) -> InteractionsFacts:
     """Return the counts of all logs together.
 
     Args:
         base: facts of the earlier interactions.
         new: of the merge: `rows`, `n_users` and `time_range` are of all logs, the rest of the new.
     """
-    quarantined = Counter(base["quarantined"]) + Counter(new["quarantined"])
-    units = Counter(base["timestamp_units"]) + Counter(new["timestamp_units"])
-    return new | {
-        "rows_in": base["rows_in"] + new["rows_in"],
-        "duplicates": base["duplicates"] + new["duplicates"],
-        "filtered": base["filtered"] + new["filtered"],
-        "quarantined": dict(sorted(quarantined.items())),
-        "timestamp_units": dict(sorted(units.items())),
-        **add_column_facts(base, new),
-    }
+    quarantined = Counter(base.quarantined) + Counter(new.quarantined)
+    units = Counter(base.timestamp_units) + Counter(new.timestamp_units)
+    columns, lines = with_earlier(new, base)
+    return dataclasses.replace(
+        new,
+        rows_in=base.rows_in + new.rows_in,
+        duplicates=base.duplicates + new.duplicates,
+        filtered=base.filtered + new.filtered,
+        quarantined=dict(sorted(quarantined.items())),
+        timestamp_units=dict(sorted(units.items())),
+        columns=columns,
+        left_out=base.left_out | new.left_out,
+        lines=lines,
+    )
 
 
 def earlier_items(profiles: Build) -> tuple[pa.Array, pa.Table]:
     """Return the item ids in item_num order and the table of titles and attributes."""
-    table = pq.read_table(profiles.path("items.parquet")).combine_chunks()
+    table = read_items(profiles).combine_chunks()
     own = [name for name in OWN_COLUMNS if name not in ("item_id", "title")]
     ids = table["item_id"].chunk(0) if len(table) else pa.array([], pa.string())
     return ids, table.drop_columns(own)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysys.data.interactions import part_name, quarantine_name
 from raysys.data.schema import RatingLevels
 from raysys.log.formats.contract import Chunk, Piece, Reader, Tally
 from raysys.log.readers import read_chunks
@@ -211,7 +212,7 @@ def read_piece(
         counts["odd"].update(odd_values(chunk, plan.columns))
         tally.add(chunk.tally or Tally())
         bad.append(done.bad)
-    example = _quarantine(bad, folder, f"quarantine-piece-{number:05d}.parquet")
+    example = _quarantine(bad, folder, quarantine_name(f"piece-{number:05d}.parquet"))
     return PieceResult(
         paths=tuple(paths),
         n_rows=n_rows,
@@ -257,9 +258,9 @@ def merge_buckets(
     if task.earlier is not None:
         tables.append(_earlier_rows(task))
     merged = merge(tables, traits=traits, keep=keep)
-    name = f"part-{task.number:05d}.parquet"
+    name = part_name(task.number)
     _write(merged.rows, folder, name)
-    _quarantine([merged.bad], folder, f"quarantine-part-{task.number:05d}.parquet")
+    _quarantine([merged.bad], folder, quarantine_name(name))
     times = pc.min_max(merged.rows["timestamp"]).as_py()
     return MergeResult(
         name=name,

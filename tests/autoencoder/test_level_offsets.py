@@ -12,7 +12,7 @@ from raysys.autoencoder.level_offsets import level_offsets
 from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
+from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels, Window, default_liked
 from raysys.training.loop import Ranks, train
 from raysys.training.optim import OptimConfig
@@ -81,12 +81,15 @@ def moved_profiles(tmp_path, share_late):
         items=pa.table({"item_num": np.arange(30, dtype=np.int32)}),
         user_ids=pa.chunked_array([[str(n) for n in range(300)]]),
         levels=STARS,
-        facts={
-            "protocol": "temporal",
-            "catalogue": {"val": 30, "test": 30, "all": 30},
-            "cutoffs": {"val": 100, "test": 200},
-            "has_time": True,
-        },
+        facts=ProfilesFacts(
+            protocol="temporal",
+            n_users=300,
+            n_items=30,
+            catalogue={"val": 30, "test": 30, "all": 30},
+            cutoffs={"val": 100, "test": 200},
+            has_time=True,
+            n_cells={},
+        ),
         shard_paths=(path,),
     )
 

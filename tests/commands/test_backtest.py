@@ -31,19 +31,19 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     cfg = load(EvaluateConfig, [*words, "backtest=2", "replicates=50", "baselines=[popularity]"])
     result = evaluate(cfg)
     first, second = result.extra["backtest"]
-    own = Workspace(run).current("profiles").facts["cutoffs"]
+    own = Workspace(run).current("profiles").record()["cutoffs"]
     assert second["test"] == own["test"]
     assert first["end"] == second["test"]
     assert second["end"] - second["test"] == first["end"] - first["test"]
     for window in (first, second):
         built = Profiles.load(Workspace(window["run"]).current("profiles"))
         assert built.cells().timestamp.max() < window["end"]
-        assert built.facts["cutoffs"] == {"val": window["val"], "test": window["test"]}
+        assert built.record()["cutoffs"] == {"val": window["val"], "test": window["test"]}
         kept = Workspace(window["run"]).current("profiles").manifest.config
         assert kept["min_item_rows"] == 2
         trained = Workspace(window["run"]).current("autoencoder")
         assert trained.manifest.config == Workspace(run).current("autoencoder").manifest.config
-        assert trained.facts["fitted_until"] == window["test"]
+        assert trained.record()["fitted_until"] == window["test"]
         assert set(window["baselines"]) == {"popularity"}
     mean = result.metrics["recall@20^0.3"]
     both = [window["metrics"]["recall@20^0.3"]["mean"] for window in (first, second)]

@@ -19,7 +19,7 @@ from raysys.commands.index import IndexConfig, index
 from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
+from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.evaluation import fit_baselines
@@ -28,7 +28,7 @@ from raysys.prepare.levels import LevelCounts, build_levels
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import begin, plant_profiles
 
 LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
 N_USERS, N_ITEMS = 60, 40
@@ -68,31 +68,24 @@ def write_profiles(
     cells = planted_cells() if cells is None else cells
     first_seen = [0 if i < 30 else 100 if i < 36 else 200 for i in range(N_ITEMS)]
     items = {
-        "item_num": pa.array(range(N_ITEMS), pa.int32()),
         "item_id": [f"i{n:02d}" for n in range(N_ITEMS)],
         "title": [f"Item {n}" for n in range(N_ITEMS)],
         "first_seen": first_seen,
         "n_fit": np.bincount(cells.item_num[cells.window == 0], minlength=N_ITEMS),
     }
-    draft = begin(workspace, "profiles", config={"seed": int(cells.timestamp.sum())}, force=True)
-    pq.write_table(pa.table(items | changes), draft.path("items.parquet"))
-    users = pa.table({"user_id": [f"u{n:03d}" for n in range(N_USERS)]})
-    pq.write_table(users, draft.path("users.parquet"))
-    levels.save(draft.path("levels.json"))
-    for number, rows in enumerate(np.array_split(np.arange(N_USERS), shards)):
-        table = cells.users(rows).to_table()
-        pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
     temporal = protocol == "temporal"
-    return draft.commit(
-        {
-            "protocol": protocol,
-            "n_users": N_USERS,
-            "n_items": N_ITEMS,
-            "catalogue": CATALOGUE if temporal else {"val": 30, "test": 30, "all": 40},
-            "cutoffs": CUTOFFS if temporal else None,
-            "has_time": True,
-            "n_cells": {str(w): int((cells.window == w).sum()) for w in range(5)},
-        }
+    return plant_profiles(
+        workspace,
+        cells,
+        levels,
+        items | changes,
+        user_ids=[f"u{n:03d}" for n in range(N_USERS)],
+        shards=shards,
+        settings={"config": {"seed": int(cells.timestamp.sum())}, "force": True},
+        protocol=protocol,
+        catalogue=CATALOGUE if temporal else {"val": 30, "test": 30, "all": 40},
+        cutoffs=CUTOFFS if temporal else None,
+        has_time=True,
     )
 
 
@@ -107,7 +100,7 @@ def write_autoencoder(
         model.items[torch.arange(n_items), torch.arange(n_items) % 2] += 1.0
     draft = begin(workspace, "autoencoder", config={"n": n_items}, inputs=[profiles], force=True)
     model.save(draft)
-    cutoffs = profiles.facts["cutoffs"]
+    cutoffs = ProfilesFacts.of(profiles).cutoffs
     return model, draft.commit(
         {
             "n_items": n_items,

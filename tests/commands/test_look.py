@@ -147,7 +147,7 @@ def test_the_printed_command_typed(tmp_path, monkeypatch, capfd):
     record = json.loads(capfd.readouterr().out)
     facts = record["interactions"]
     assert facts["rows_in"] == len(ROWS)
-    assert facts["columns"]["user_id"] == {"from": "user_id", "rows": len(ROWS), "of": len(ROWS)}
+    assert facts["columns"]["user_id"] == {"source": "user_id", "rows": len(ROWS), "of": len(ROWS)}
     assert facts["lines"]["rows"] == facts["lines"]["lines"] == len(ROWS)
     assert Workspace("RUN").has("profiles")
 

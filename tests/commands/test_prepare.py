@@ -90,7 +90,7 @@ class TestOnRay:
         interactions, profiles, _ = run(
             tmp_path, f"source={path}", *columns, "columns.timestamp=when"
         )
-        facts = interactions.facts
+        facts = interactions.record()
         assert facts["timestamp_units"] == {"ms": 3003}
         assert facts["quarantined"] == {
             "missing user": 1,
@@ -122,7 +122,7 @@ class TestOnRay:
         titles = dict(zip(names, profiles.items["title"].to_pylist(), strict=True))
         assert (titles["3"], titles["1"], titles["2"]) == ("three", "one", None)
         assert profiles.items["genre"][names.index("1")].as_py() == "b"
-        assert profiles.facts["n_described_items"] == 2
+        assert profiles.record()["n_described_items"] == 2
         cells = profiles.cells()
         users = profiles.user_ids.to_pylist()
         found = {
@@ -138,7 +138,7 @@ class TestOnRay:
             for u, i, r, t in zip(first.user_id, first.item_id, first.rating, first.timestamp)
         }
         assert found == expected
-        sizes = profiles.facts["catalogue"]
+        sizes = profiles.record()["catalogue"]
         assert sizes["val"] <= sizes["test"] <= sizes["all"] == profiles.n_items
 
     def test_logs_without_time_split_by_users_and_ratings(self, tmp_path):
@@ -146,8 +146,8 @@ class TestOnRay:
         pq.write_table(log, tmp_path / "log.parquet")
         for split in ("users", "ratings"):
             _, build, _ = run(tmp_path, f"source={tmp_path / 'log.parquet'}", f"split={split}")
-            assert build.facts["has_time"] is False
-            assert build.facts["levels"] == ["consumed"]
+            assert build.record()["has_time"] is False
+            assert build.record()["levels"] == ["consumed"]
             assert Profiles.load(build).cells().timestamp.max() == 0
         with pytest.raises(DataError, match=r"no column 'timestamp'.*split=users, split=ratings"):
             run(tmp_path, f"source={tmp_path / 'log.parquet'}")
@@ -226,7 +226,7 @@ class TestOnRay:
     def test_published_folds(self, tmp_path, data_dir, name, protocol, cells):
         folds = data_dir / "splits" / f"{name}.parquet"
         _, build, _ = run(tmp_path, "split=given", f"protocol={protocol}", f"folds={folds}")
-        assert [build.facts["n_cells"][window.name] for window in Window] == cells
+        assert [build.record()["n_cells"][window.name] for window in Window] == cells
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -244,9 +244,9 @@ class TestOnRay:
             f"source={folder / 'interactions.parquet'}",
             f"items={folder / 'items.parquet'}",
         )
-        assert {key: build.facts[key] for key in facts} == facts
-        assert build.facts["n_described_items"] == build.facts["n_items"]
-        found = interactions.facts
+        assert {key: build.record()[key] for key in facts} == facts
+        assert build.record()["n_described_items"] == build.record()["n_items"]
+        found = interactions.record()
         assert found["rows_in"] == found["rows"] + found["duplicates"]
 
 
@@ -264,7 +264,7 @@ def test_an_object_store_holds_source_and_builds(tmp_path, monkeypatch, s3_bucke
     ids = prepare(cfg).build_ids
     ws = Workspace(cfg.run, cache_dir=str(tmp_path))
     profiles = Profiles.load(ws.current("profiles"))
-    assert profiles.cells().n_cells == ws.current("interactions").facts["rows"]
+    assert profiles.cells().n_cells == ws.current("interactions").record()["rows"]
     assert not [name for name in ws.current("interactions").files() if "shuffle" in name]
     assert prepare(cfg).build_ids == ids
 

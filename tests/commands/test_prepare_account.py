@@ -7,11 +7,13 @@ import pytest
 
 from raysys.commands.prepare import PrepareConfig, prepare
 from raysys.config import load
+from raysys.data.interactions import ColumnUse, InteractionsFacts
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
-from raysys.log.accounting import add_column_facts, column_facts, log_account, unfit_defaults
+from raysys.log.accounting import column_uses, line_counts, log_account, unfit_defaults
 from raysys.log.columns import Mapped
 from raysys.log.formats.contract import Tally
+from raysys.prepare.append import add_facts
 from raysys.store.builds import Workspace
 from tests.support.logs import PAIRS, ROWS, json_line, table, write_lines
 
@@ -22,27 +24,44 @@ MAPPED = Mapped(
 )
 
 
+def facts_of(present, *, n_rows, tally=None, **counts):
+    plain = {"rows_in": n_rows, "rows": n_rows, "duplicates": 0, "filtered": 0, "quarantined": {}}
+    return InteractionsFacts(
+        **(plain | counts),
+        n_users=2,
+        has_ratings=True,
+        has_events=False,
+        has_time=False,
+        has_folds=False,
+        time_range=None,
+        timestamp_units={},
+        columns=column_uses(MAPPED, present, n_rows=n_rows),
+        left_out=MAPPED.left_out,
+        lines=line_counts(tally or Tally()),
+    )
+
+
 def test_facts_of_two_logs_add_up():
-    first = column_facts(MAPPED, {"user_id": 9, "item_id": 10}, n_rows=10, tally=Tally())
+    first = facts_of({"user_id": 9, "item_id": 10}, n_rows=10)
     tally = Tally(lines=6, header=1, rows=5)
-    second = column_facts(MAPPED, {"user_id": 5, "rating": 4}, n_rows=5, tally=tally)
-    both = add_column_facts(first, second)
-    assert both["columns"] == {
-        "user_id": {"from": "who", "rows": 14, "of": 15},
-        "item_id": {"from": "item_id", "rows": 10, "of": 15},
-        "rating": {"from": "rating", "rows": 4, "of": 15},
+    second = facts_of({"user_id": 5, "rating": 4}, n_rows=5, tally=tally)
+    both = add_facts(first, second)
+    assert both.columns == {
+        "user_id": ColumnUse("who", 14, 15),
+        "item_id": ColumnUse("item_id", 10, 15),
+        "rating": ColumnUse("rating", 4, 15),
     }
-    assert both["left_out"] == MAPPED.left_out
-    assert both["lines"]["lines"] == 6
-    assert first["lines"] is None
-    assert add_column_facts({}, second) == second  # a build from before there were such facts
+    assert both.left_out == MAPPED.left_out
+    assert both.lines["lines"] == 6
+    assert first.lines is None
+    assert both.rows_in == 15
 
 
 def test_the_closing_lines_warn_of_what_was_not_meant(caplog):
-    facts = column_facts(MAPPED, {"user_id": 9, "item_id": 10}, n_rows=10, tally=Tally())
-    counts = {"rows_in": 10, "rows": 9, "duplicates": 0, "quarantined": {"missing user": 1}}
+    counts = {"rows": 9, "quarantined": {"missing user": 1}}
+    facts = facts_of({"user_id": 9, "item_id": 10}, n_rows=10, **counts)
     with caplog.at_level(logging.INFO):
-        log_account(facts | counts | {"filtered": 0})
+        log_account(facts)
     lines = {record.getMessage(): record.levelname for record in caplog.records}
     assert lines == {
         "prepare column name=user_id from=who rows=9 of 10": "INFO",
@@ -79,14 +98,14 @@ class TestOnRay:
         items = write_lines(tmp_path / "i.csv", ["item_id,title", *(f"{i}.0,T" for i in range(30))])
         with caplog.at_level(logging.WARNING):
             first, _ = self.prepared(tmp_path, f"source={path}", f"items={items}")
-        facts = first.facts
+        facts = first.record()
         assert facts["rows_in"] == 1200
         assert facts["rows"] + facts["duplicates"] == 1199
         assert facts["quarantined"] == {"not JSON": 1}
         assert facts["lines"] == {
             "lines": 1201, "header": 0, "blank": 1, "rows": 1199, "inside": 0, "unreadable": 1
         }  # fmt: skip
-        assert facts["columns"]["user_id"] == {"from": "user_id", "rows": 1199, "of": 1200}
+        assert facts["columns"]["user_id"] == {"source": "user_id", "rows": 1199, "of": 1200}
         assert facts["left_out"]["event"] == "1199 of 1200 values are neither text nor numbers"
         assert facts["left_out"]["x"] == "not asked for"
         (name,) = first.files(prefix="quarantine-")
@@ -100,9 +119,9 @@ class TestOnRay:
         second = [json_line(row) for row in ROWS[1200:]]
         path = write_lines(tmp_path / "b.jsonl", second)
         both, _ = self.prepared(tmp_path, f"source={path}", "mode=append")
-        assert both.facts["lines"]["lines"] == 1201 + len(ROWS) - 1200
-        assert both.facts["columns"]["item_id"]["rows"] == len(ROWS) - 1
-        assert both.facts["rows_in"] == len(ROWS)
+        assert both.record()["lines"]["lines"] == 1201 + len(ROWS) - 1200
+        assert both.record()["columns"]["item_id"]["rows"] == len(ROWS) - 1
+        assert both.record()["rows_in"] == len(ROWS)
 
     def test_folders_and_types_that_change(self, tmp_path):
         for name, rows, over in (
@@ -112,7 +131,7 @@ class TestOnRay:
             (tmp_path / "log" / name).mkdir(parents=True)
             pq.write_table(table(rows, rating=None, **over), tmp_path / "log" / name / "p.parquet")
         interactions, profiles = self.prepared(tmp_path, f"source={tmp_path / 'log'}")
-        assert interactions.facts["lines"] is None
+        assert interactions.record()["lines"] is None
         opened = Profiles.load(profiles)
         assert sorted(opened.levels.names) == ["buy", "view"]
         users, cells = opened.user_ids.to_pylist(), opened.cells()
@@ -129,6 +148,6 @@ class TestOnRay:
         ):
             self.prepared(tmp_path, f"source={path}")
         build, _ = self.prepared(tmp_path, f"source={path}", "format.escape=\\")
-        assert build.facts["rows_in"] == len(ROWS)
+        assert build.record()["rows_in"] == len(ROWS)
         again, _ = self.prepared(tmp_path, f"source={path}", "format.escape=\\", 'format.quote="')
         assert again.build_id != build.build_id  # how a log is read is part of what is built

@@ -83,14 +83,14 @@ def test_an_append_equals_a_full_rebuild_up_to_numbering(tmp_path, settings):
         n: full.manifest.files[n] for n in full.files(".parquet", prefix="part-")
     }
     counts = ("rows_in", "rows", "duplicates", "quarantined", "filtered", "n_users", "time_range")
-    assert {c: appended.facts[c] for c in counts} == {c: full.facts[c] for c in counts}
-    assert full.facts["quarantined"] == {"missing user": 3}
+    assert {c: appended.record()[c] for c in counts} == {c: full.record()[c] for c in counts}
+    assert full.record()["quarantined"] == {"missing user": 3}
     assert len(appended.files(prefix="quarantine-")) == 3
     assert named_cells(profiles) == named_cells(rebuilt)
     for fact in ("cutoffs", "levels", "n_cells", "filtered", "n_users"):
-        assert profiles.facts[fact] == rebuilt.facts[fact]
+        assert profiles.record()[fact] == rebuilt.record()[fact]
     if settings is CUTS:  # no late rows and nothing dropped: also the same catalogues
-        assert profiles.facts["catalogue"] == rebuilt.facts["catalogue"]
+        assert profiles.record()["catalogue"] == rebuilt.record()["catalogue"]
 
 
 def test_the_same_append_again_is_reused_and_old_logs_are_not_read(tmp_path):
@@ -120,9 +120,9 @@ def test_a_late_row_gives_its_new_item_a_late_number(tmp_path):
     _, profiles, _ = run(tmp_path, log, "val_cut=0.5", "test_cut=0.8", "mode=append")
     items = Profiles.load(profiles).items
     number = items["item_id"].to_pylist().index("late")
-    assert before.facts["n_items"] <= number < profiles.facts["catalogue"]["val"]
+    assert before.record()["n_items"] <= number < profiles.record()["catalogue"]["val"]
     fitted = items.filter(pc.greater(items["n_fit"], 0))["item_num"].to_pylist()
-    assert max(fitted) < profiles.facts["catalogue"]["val"]
+    assert max(fitted) < profiles.record()["catalogue"]["val"]
 
 
 def test_what_does_not_fit_is_one_line(tmp_path):

@@ -60,7 +60,7 @@ def test_times_with_a_zone_behind_are_read_and_others_are_advised(tmp_path):
     lines = [f"{r['user_id']},{r['item_id']},{moment(r):%Y-%m-%d %H:%M:%S} UTC\n" for r in rows]
     source.write_text("user_id,item_id,timestamp\n" + "".join(lines) + "1,1,2017-13-01 UTC\n")
     interactions, _ = prepared(tmp_path, f"source={source}")
-    facts = interactions.facts
+    facts = interactions.record()
     assert facts["quarantined"] == {"absurd timestamp": 1}
     assert facts["rows"] == len(rows)
     assert facts["time_range"] == [START, START + (len(rows) - 1) * 3600]
@@ -91,7 +91,7 @@ def test_ids_in_decimals_and_floats(tmp_path):
     interactions, profiles = prepared(
         tmp_path, f"source={tmp_path / 'log.parquet'}", "max_bad_share=0.05"
     )
-    assert interactions.facts["quarantined"] == {
+    assert interactions.record()["quarantined"] == {
         "user id beyond 2^53 as a float": 1,
         "user id is not a whole number": 2,
     }
@@ -105,7 +105,7 @@ def test_where_ratings_never_differ_events_are_the_levels(tmp_path, caplog):
     both += [row | {"event": "buy", "timestamp": row["timestamp"] + 60} for row in rows[::2]]
     source = write(tmp_path / "log.parquet", both, rating=[1.0] * len(both))
     interactions, profiles = prepared(tmp_path, source)
-    assert interactions.facts["rows"] == len(both)  # a view and a purchase of one pair
+    assert interactions.record()["rows"] == len(both)  # a view and a purchase of one pair
     assert profiles.levels.names == ("buy", "view")
     assert np.bincount(profiles.cells().level).tolist() == [len(rows[::2]), len(rows)]
     assert "ratings of the fit window are all 1" in caplog.text
@@ -116,7 +116,7 @@ def test_where_ratings_never_differ_events_are_the_levels(tmp_path, caplog):
     day = [row | {"timestamp": row["timestamp"] + 10**7} for row in both]
     more = write(tmp_path / "day.parquet", day, rating=[2.0] * len(day))
     appended, _ = prepared(folder, more, "mode=append")
-    assert appended.facts["has_ratings"] is True
+    assert appended.record()["has_ratings"] is True
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from raysys.compressor.codes import Codes
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import begin, plant_profiles
 
 STARS = RatingLevels(
     names=("1", "2", "3", "4", "5"),
@@ -41,9 +41,9 @@ def title(num):
     return None if num == 1 else f"Title {num}"
 
 
-def write_items(draft, n_items):
+def items_of(n_items):
     numbers = range(n_items)
-    table = {
+    return {
         "item_num": pa.array(numbers, pa.int32()),
         "item_id": [item_id(num) for num in numbers],
         "title": pa.array([title(num) for num in numbers], pa.string()),
@@ -52,14 +52,13 @@ def write_items(draft, n_items):
         "categories": [[["Books", f"odd{num % 2}"]] for num in numbers],
         "info": [{"a": num} for num in numbers],
     }
-    pq.write_table(pa.table(table), draft.path("items.parquet"))
 
 
 def write_embeddings(ws, vectors, bias, *, similarity, inputs):
     draft = begin(ws, "embeddings", config={}, inputs=inputs, source=vectors.tobytes().hex()[:64])
     np.save(draft.path("vectors.npy"), vectors.astype(np.float32))
     np.save(draft.path("bias.npy"), bias.astype(np.float32))
-    write_items(draft, len(vectors))
+    pq.write_table(pa.table(items_of(len(vectors))), draft.path("items.parquet"))
     facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": bias.shape[1]}
     return draft.commit({**facts, "similarity": similarity})
 
@@ -104,17 +103,8 @@ def random_cells(n_users, n_items, n_levels, *, seed=0):
 
 
 def write_profiles(ws, cells, levels, n_items):
-    draft = begin(ws, "profiles", config={}, source="planted")
-    write_items(draft, n_items)
     ids = [user_id(num) for num in range(cells.n_users)]
-    users = {"user_num": pa.array(range(cells.n_users), pa.int32()), "user_id": ids}
-    pq.write_table(pa.table(users), draft.path("users.parquet"))
-    halves = np.array_split(np.arange(cells.n_users), 2)
-    for number, rows in enumerate(halves):
-        table = cells.users(rows).to_table()
-        pq.write_table(table, draft.path(f"shard-{number:05d}.parquet"))
-    levels.save(draft.path("levels.json"))
-    return draft.commit({"n_users": cells.n_users, "n_items": n_items})
+    return plant_profiles(ws, cells, levels, items_of(n_items), user_ids=ids)
 
 
 def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):

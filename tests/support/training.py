@@ -3,15 +3,13 @@
 import dataclasses
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysys.commands.train import TrainConfig
 from raysys.config import load
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, Window
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant_profiles
 
 LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
 N_USERS, N_ITEMS = 80, 50
@@ -52,28 +50,12 @@ def planted_run(path) -> Workspace:
     """Return a run with the profiles of these cells, in two shards."""
     workspace = Workspace(str(path))
     cells = planted_cells()
-    draft = begin(workspace, "profiles", config={})
     items = {
-        "item_num": pa.array(range(N_ITEMS), pa.int32()),
         "item_id": [f"i{n}" for n in range(N_ITEMS)],
         "title": [f"Item {n}" for n in range(N_ITEMS)],
     }
-    pq.write_table(pa.table(items), draft.path("items.parquet"))
-    users = pa.table({"user_id": [f"u{n}" for n in range(N_USERS)]})
-    pq.write_table(users, draft.path("users.parquet"))
-    LEVELS.save(draft.path("levels.json"))
-    for number, rows in enumerate(np.array_split(np.arange(N_USERS), 2)):
-        pq.write_table(cells.users(rows).to_table(), draft.path(f"shard-{number:05d}.parquet"))
-    draft.commit(
-        {
-            "protocol": "temporal",
-            "n_users": N_USERS,
-            "n_items": N_ITEMS,
-            "catalogue": CATALOGUE,
-            "cutoffs": CUTOFFS,
-            "has_time": True,
-        }
-    )
+    temporal = {"protocol": "temporal", "catalogue": CATALOGUE, "cutoffs": CUTOFFS}
+    plant_profiles(workspace, cells, LEVELS, items, has_time=True, **temporal)
     return workspace
 
 
