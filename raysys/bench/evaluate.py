@@ -119,15 +119,12 @@ def _row(got: Measured, cfg: EvaluateBenchConfig, before: Measured | None) -> di
 def _evaluate(out: Any, folder: str, cfg: EvaluateBenchConfig) -> None:
     """Run our stage in this process."""
     first = time.perf_counter()
+    from raysys.cluster import tasks
     from raysys.commands.evaluate import EvaluateConfig, evaluate
 
+    tasks.IN_PROCESS_ROWS = 1 << 62
     begin = time.perf_counter()
-    config = EvaluateConfig(
-        run=folder,
-        baselines=cfg.baselines,
-        replicates=cfg.replicates,
-        in_process_cells=1 << 62,
-    )
+    config = EvaluateConfig(run=folder, baselines=cfg.baselines, replicates=cfg.replicates)
     evaluated = evaluate(config).extra["evaluated"]["rows"]
     out.send((first, begin, time.perf_counter(), evaluated))
 

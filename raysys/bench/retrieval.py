@@ -28,9 +28,8 @@ from raysys.bench.peers import PEERS, Peer
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, exact_top, load_dataset, scratch
-from raysys.commands.encode import encode
 from raysys.compressor.codes import Codes
-from raysys.compressor.encode import fit_dictionary
+from raysys.compressor.encode import encode, fit_dictionary
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
@@ -126,12 +125,8 @@ def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept:
     """Return the codes of all rows; atoms and values are kept."""
     names = [f"{name}-{len(data.vectors)}" for name in ("atoms", "values")]
     if not all(kept.path(f"{name}.npy").exists() for name in names):
-        path = kept.path(f"vectors-{len(data.vectors)}.npy")
-        np.save(path, data.vectors)
-        pair = encode(
-            path, torch.from_numpy(np.array(dictionary)), n_active=cfg.n_active, model=None
-        )
-        path.unlink()
+        atoms = torch.from_numpy(np.array(dictionary))
+        pair = encode(data.vectors, atoms, n_active=cfg.n_active, model=None)
         types = (np.uint16, np.float32)
         for name, array, kind in zip(names, pair, types, strict=True):
             kept.array(name, lambda array=array, kind=kind: array.astype(kind))  # type: ignore[misc]

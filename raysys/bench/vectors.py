@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.commands.encode import encode
-from raysys.compressor.encode import fit_dictionary
+from raysys.compressor.encode import encode, fit_dictionary
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import JobConfig, require
 from raysys.data.arrays import Floats, unit_rows
@@ -124,12 +123,9 @@ def encode_with(
     vectors: Floats, dictionary: Floats, n_active: int, codebook: Floats | None = None
 ) -> tuple[Any, Any]:
     """Return the atoms and values [N, n] of vectors [N, D]."""
-    with scratch() as folder:
-        path = Path(folder) / "vectors.npy"
-        np.save(path, vectors)
-        return encode(
-            path, torch.from_numpy(dictionary), n_active=n_active, model=None, codebook=codebook
-        )
+    return encode(
+        vectors, torch.from_numpy(dictionary), n_active=n_active, model=None, codebook=codebook
+    )
 
 
 def exact_top(queries: Floats, vectors: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:

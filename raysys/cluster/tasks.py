@@ -1,16 +1,27 @@
-"""Independent tasks on the cluster, through Ray Data."""
+"""Independent tasks: a small job's in this process, a large one's on the cluster.
+
+    with task_runner(cfg.ray, size=n_rows) as run:
+        for result in run(function, tasks, stage="score"):
+            ...
+
+The size of the job decides, not the cluster. A task's input never depends on where it runs.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from raysys.cluster.connect import connected
+from raysys.config import RayConfig
 from raysys.errors import BuildError, RaysysError
 
 log = logging.getLogger(__name__)
@@ -18,7 +29,62 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+IN_PROCESS_ROWS = 500_000
+"""Jobs of up to so many rows (of a log, of vectors, of lists) run where they were started: a
+cluster's start and its workers' imports would take longer than they save."""
+
 _LOG_EVERY_S = 5.0
+_IN_FLIGHT_PER_CPU = 2
+
+
+class Run(Protocol):
+    """What `task_runner` gives."""
+
+    def __call__(
+        self,
+        function: Callable[..., R],
+        tasks: Sequence[Any],
+        *,
+        stage: str,
+        shared: Sequence[Any] = (),
+        rows: Callable[[R], int] | None = None,
+        large: bool = False,
+    ) -> Iterator[R]:
+        """Yield function(task, *shared) of every task, in task order.
+
+        A task may run twice where a worker is lost, so it must write the same files then.
+
+        Args:
+            function: importable on the workers (Ray Data tries for ever where it is not).
+            tasks: one after another here, one CPU each on the cluster.
+            stage: how log lines call the work.
+            shared: further arguments, sent once.
+            rows: number of rows behind a result, for the rate in log lines.
+            large: tasks or results are large: only a few tasks are in flight at a time, as Ray
+                tasks. Otherwise Ray Data schedules all of them.
+
+        Raises:
+            RaysysError: the one that the first of the failed tasks raised; BuildError for an
+                OSError of a task on the cluster.
+        """
+
+
+@contextmanager
+def task_runner(cluster: RayConfig, *, size: int) -> Iterator[Run]:
+    """Give what runs tasks: this process up to `IN_PROCESS_ROWS` rows, else the cluster.
+
+    Args:
+        cluster: joined or started for the block, unless this process is connected already.
+        size: rows of the job, of what its tasks take longest over.
+
+    Raises:
+        ConfigError: see `connected`.
+    """
+    if size <= IN_PROCESS_ROWS:
+        yield functools.partial(_run, _here)
+        return
+    with connected(cluster):
+        yield functools.partial(_run, _on_cluster)
 
 
 def distribute(
@@ -27,59 +93,88 @@ def distribute(
     *,
     stage: str,
     rows: Callable[[R], int] | None = None,
-    here: bool = False,
 ) -> list[R]:
-    """Apply `function` to every task, one CPU each, and return the results in task order.
+    """Return `Run`'s results of tasks on the cluster that this process is connected to."""
+    return list(_run(_on_cluster, function, tasks, stage=stage, rows=rows))
 
-    Ray Data schedules one block per task and tries again when a worker is lost, so a function must
-    write the same files when it runs twice. Results should be small: large data goes to files.
 
-    Args:
-        function: importable on the workers (Ray Data tries for ever where it is not); sent once,
-            through the object store.
-        tasks: what it is called with.
-        stage: how log lines call the work.
-        rows: number of rows behind a result, for the rate in log lines.
-        here: few tasks that are not worth a cluster run one by one in this process.
+Outcomes = Iterator[tuple[int, Any]]  # (number of the task, its result or its RaysysError)
 
-    Raises:
-        RaysysError: the one that the first of the failed tasks raised; BuildError for an OSError.
-    """
-    results: dict[int, R] = {}
-    errors: dict[int, RaysysError] = {}
+
+def _run(
+    engine: Callable[..., Outcomes],
+    function: Callable[..., R],
+    tasks: Sequence[Any],
+    *,
+    stage: str,
+    shared: Sequence[Any] = (),
+    rows: Callable[[R], int] | None = None,
+    large: bool = False,
+) -> Iterator[R]:
+    """See `Run`; outcomes that come out of order wait for their turn."""
+    outcomes: dict[int, Any] = {}
     started = logged = time.perf_counter()
-    done_rows = 0
-    done = enumerate(map(function, tasks)) if here else _stream(function, tasks, stage)
-    for number, result in done:
-        if isinstance(result, RaysysError):
-            errors[number] = result
-            continue
-        results[number] = result
-        done_rows += rows(result) if rows else 0
+    n_done = n_rows = following = 0
+    for number, outcome in engine(function, tasks, stage=stage, shared=shared, large=large):
+        outcomes[number] = outcome
+        if not isinstance(outcome, RaysysError):
+            n_done += 1
+            n_rows += rows(outcome) if rows else 0
         now = time.perf_counter()
-        if now - logged > _LOG_EVERY_S or len(results) == len(tasks):
+        if now - logged > _LOG_EVERY_S or n_done == len(tasks):
             logged = now
             log.info(
                 "%s tasks=%d/%d rows=%d rows_per_s=%.0f seconds=%.1f",
                 stage,
-                len(results),
+                n_done,
                 len(tasks),
-                done_rows,
-                done_rows / max(now - started, 1e-9),
+                n_rows,
+                n_rows / max(now - started, 1e-9),
                 now - started,
             )
-    if errors:
-        raise errors[min(errors)]
-    return [results[number] for number in range(len(tasks))]
+        while following in outcomes:
+            result = outcomes.pop(following)
+            if isinstance(result, RaysysError):
+                raise result
+            following += 1
+            yield result
 
 
-def _stream(
-    function: Callable[[T], R], tasks: Sequence[T], stage: str
-) -> Iterator[tuple[int, R | RaysysError]]:
-    """Yield (task number, result) as tasks finish.
+def _here(function: Callable[..., Any], tasks: Sequence[Any], *, shared: Any, **_: Any) -> Outcomes:
+    yield from enumerate(function(task, *shared) for task in tasks)
 
-    Expected errors travel as results: Ray Data (2.60) drops the cause of what a task raises.
-    """
+
+def _on_cluster(
+    function: Callable[..., Any], tasks: Sequence[Any], *, stage: str, shared: Any, large: bool
+) -> Outcomes:
+    engine = _few_at_a_time if large else _all_at_once
+    yield from engine(function, tasks, stage, shared)
+
+
+def _few_at_a_time(
+    function: Callable[..., Any], tasks: Sequence[Any], stage: str, shared: Sequence[Any]
+) -> Outcomes:
+    """Yield outcomes in task order, as many tasks in flight as keep every CPU busy."""
+    import ray
+
+    remote = ray.remote(num_cpus=1)(_outcome)
+    call = ray.put(function)
+    references = [ray.put(value) for value in shared]
+    ahead = max(1, int(ray.cluster_resources().get("CPU", 1))) * _IN_FLIGHT_PER_CPU
+    flying: list[Any] = []
+    for number, task in enumerate(tasks):
+        flying.append(remote.remote(call, stage, task, *references))
+        if len(flying) > ahead:
+            yield number - ahead, ray.get(flying.pop(0))
+    first = len(tasks) - len(flying)
+    for number in range(first, len(tasks)):
+        yield number, ray.get(flying.pop(0))
+
+
+def _all_at_once(
+    function: Callable[..., Any], tasks: Sequence[Any], stage: str, shared: Sequence[Any]
+) -> Outcomes:
+    """Yield outcomes as tasks finish, one block of Ray Data per task."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by Ray Data's own defaults
         import ray.data
@@ -87,21 +182,31 @@ def _stream(
         context = ray.data.DataContext.get_current()
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach us as exceptions
     context.enable_progress_bars = False
-    work = ray.put((function, list(tasks)))
+    work = ray.put((function, list(tasks), tuple(shared)))
 
     def run(batch: pa.Table) -> pa.Table:
-        call, todo = ray.get(work)
+        call, todo, further = ray.get(work)
         number = batch["id"][0].as_py()
-        try:
-            outcome: R | RaysysError = call(todo[number])
-        except RaysysError as error:
-            outcome = error
-        except OSError as error:  # a full disk, a lost mount
-            outcome = BuildError(f"{stage}: {error}")
-        packed = pa.array([pickle.dumps(outcome)], pa.large_binary())
-        return pa.table({"id": [number], "result": packed})
+        packed = pickle.dumps(_outcome(call, stage, todo[number], *further))
+        return pa.table({"id": [number], "result": pa.array([packed], pa.large_binary())})
 
     numbers = ray.data.range(len(tasks), override_num_blocks=len(tasks))
     done: Any = numbers.map_batches(run, batch_size=1, batch_format="pyarrow")
+    errors: dict[int, RaysysError] = {}  # come last: no task runs on when one of them is raised
     for row in done.iter_rows():
-        yield row["id"], pickle.loads(row["result"])
+        outcome = pickle.loads(row["result"])
+        if isinstance(outcome, RaysysError):
+            errors[row["id"]] = outcome
+        else:
+            yield row["id"], outcome
+    yield from errors.items()
+
+
+def _outcome(function: Callable[..., R], stage: str, task: Any, *shared: Any) -> R | RaysysError:
+    """Return a task's result or its expected error: Ray Data (2.60) drops what a task raises."""
+    try:
+        return function(task, *shared)
+    except RaysysError as error:
+        return error
+    except OSError as error:  # a full disk, a lost mount
+        return BuildError(f"{stage}: {error}")

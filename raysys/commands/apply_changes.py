@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raysys.commands.encode import encode
 from raysys.compressor.codes import Codes
+from raysys.compressor.encode import encode
 from raysys.compressor.model import CompresSAE
 from raysys.data.arrays import Floats
 from raysys.search.changes import (
@@ -151,12 +149,9 @@ def _encoded(vectors: Floats, codes: Codes, compressor: Build) -> Codes:
         path = compressor.path("encoder.safetensors")
         weight = compressor.manifest.config["compressor"]["wide_weight"]
         model = CompresSAE.load(path, n_active=codes.n_active, wide_weight=weight)
-    with tempfile.TemporaryDirectory(prefix="raysys-") as folder:
-        path = Path(folder) / "vectors.npy"
-        np.save(path, vectors)
-        atoms, values = encode(
-            path, torch.from_numpy(dictionary), n_active=codes.n_active, model=model
-        )
+    atoms, values = encode(
+        vectors, torch.from_numpy(dictionary), n_active=codes.n_active, model=model
+    )
     return Codes.pack(
         atoms,
         values,

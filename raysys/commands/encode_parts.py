@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.cluster.tasks import distribute
-from raysys.commands.encode import DISTRIBUTED_ROWS
+from raysys.cluster.tasks import task_runner
 from raysys.compressor.codes import Codes
 from raysys.compressor.encode import BLOCK_ROWS, Encoder
 from raysys.compressor.packing import Packed, Packer
 from raysys.compressor.quantise import sample_stride
+from raysys.config import RayConfig
 from raysys.store.builds import Build
 from raysys.store.drafts import SCRATCH, Draft
 from raysys.store.storage import Storage
@@ -115,17 +115,17 @@ def encode_in_parts(
     """
     n_rows = len(np.load(embeddings.path("vectors.npy"), mmap_mode="r"))
     store = PartStore(embeddings, storage, name, n_rows, part_rows)
-    here = n_rows <= DISTRIBUTED_ROWS
-    call = functools.partial(_encode_part, store=store, encoder=encoder)
-    encoded = distribute(call, store.numbers, stage="encode", rows=lambda r: r[0], here=here)
-    packer = Packer.fit(
-        np.concatenate([sample for _, sample in encoded]),
-        dictionary=encoder.dictionary.numpy(),
-        similarity=similarity,
-        value_bits=value_bits,
-    )
-    pack = functools.partial(_pack_part, store=store, packer=packer, fitted=fitted)
-    distribute(pack, store.numbers, stage="pack", rows=lambda n_new: n_new, here=here)
+    encode = functools.partial(_encode_part, store=store, encoder=encoder)
+    with task_runner(RayConfig(), size=n_rows) as run:  # training is connected already
+        encoded = list(run(encode, store.numbers, stage="encode", rows=lambda r: r[0]))
+        packer = Packer.fit(
+            np.concatenate([sample for _, sample in encoded]),
+            dictionary=encoder.dictionary.numpy(),
+            similarity=similarity,
+            value_bits=value_bits,
+        )
+        pack = functools.partial(_pack_part, store=store, packer=packer, fitted=fitted)
+        list(run(pack, store.numbers, stage="pack", rows=lambda n_new: n_new))
     parts = (_packed(store, number) for number in store.numbers)
     return Codes.assemble(packer, parts, n_items=n_rows, draft=draft)
 

@@ -26,9 +26,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.cluster.tasks import Run, task_runner
 from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands.backtest import backtest
-from raysys.config import JobConfig, RayConfig, local, require, require_run
+from raysys.config import JobConfig, local, require, require_run
 from raysys.data.profiles import Profiles, shard_names
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
 from raysys.errors import CorruptBuildError, DataError
@@ -44,7 +45,6 @@ from raysys.reports.passes import (
     ShardTask,
     count_shard,
     evaluate_shard,
-    in_order,
 )
 from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
@@ -74,7 +74,6 @@ class EvaluateConfig(JobConfig):
             are left out.
         replicates: bootstrap replicates behind the intervals; 0 for none.
         block_users: users ranked at once.
-        in_process_cells: logs up to this size are evaluated without a cluster.
         backtest: rolling windows of the past that the current settings are trained and evaluated
             on; 0 evaluates the current builds.
         launch: Ray Train workers of a backtest's trainings.
@@ -93,7 +92,6 @@ class EvaluateConfig(JobConfig):
     )
     replicates: int = 1000
     block_users: int = 256
-    in_process_cells: int = local(2_000_000)
     backtest: int = 0
     launch: LaunchConfig = local(factory=LaunchConfig)
 
@@ -152,24 +150,25 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         )
     _audit(cfg, chain, profiles)
     n_cells = sum(profiles.facts.n_cells.values())
-    cluster = cfg.ray if n_cells > cfg.in_process_cells else None
     baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
     plan = _plan(cfg, chain, profiles, baselines)
     shards = shard_names(chain["profiles"])
     log.info(
-        "evaluate started period=%s via=%s users=%d shards=%d on=%s",
+        "evaluate started period=%s via=%s users=%d shards=%d",
         cfg.period,
         cfg.via,
         profiles.n_users,
         len(shards),
-        "this process" if cluster is None else "ray",
     )
-    counts, rated = _count(plan, shards, profiles, cluster)
-    tasks = [ShardTask(plan, name, counts, rated) for name in shards]
     name = report_name(cfg)
     report_id = secrets.token_hex(8)
-    with _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder:
-        outcome = _merge(in_order(evaluate_shard, tasks, cluster=cluster), folder)
+    with (
+        task_runner(cfg.ray, size=n_cells) as run,
+        _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
+    ):
+        counts, rated = _count(plan, shards, profiles, run)
+        tasks = [ShardTask(plan, name, counts, rated) for name in shards]
+        outcome = _merge(run(evaluate_shard, tasks, stage="evaluate", large=True), folder)
         record = {"report_id": report_id, **_record(cfg, plan, chain, outcome, left_out)}
     _publish(workspace, f"{REPORTS}/{name}", record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
@@ -281,12 +280,11 @@ def _fit_baseline(
 
 
 def _count(
-    plan: Plan, shards: list[str], profiles: Profiles, cluster: RayConfig | None
+    plan: Plan, shards: list[str], profiles: Profiles, run: Run
 ) -> tuple[NDArray[np.int64], bool]:
     """Run the first pass; return item counts [N] and whether the training window has ratings."""
-    found: list[Counted] = list(
-        in_order(count_shard, [(plan, name) for name in shards], cluster=cluster)
-    )
+    tasks = [(plan, name) for name in shards]
+    found: list[Counted] = list(run(count_shard, tasks, stage="audit", large=True))
     ids = profiles.items["item_id"]
     audit.check_shards(
         ((c.name, c.user_num) for c in found), user=lambda n: repr(profiles.user_ids[n].as_py())

@@ -1,36 +1,32 @@
 """Index: arrange codes for search and choose the smallest setting that reaches the target recall.
 
-Up to 200,000 items everything runs in this process; beyond that the coarse cells' k-means, the
-assignment of items and the writing of item shards are Ray tasks. The size of the catalogue decides,
-not the cluster, and a task's input never depends on the number of workers: the same seed gives the
-same files.
+In a large catalogue the coarse cells' k-means, the assignment of items and the writing of item
+shards of an ivf index are Ray tasks. The same seed gives the same files wherever they run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from raysys.cluster.connect import connected
+from raysys.cluster.tasks import Run, task_runner
 from raysys.commands.apply_changes import compacted
 from raysys.compressor.codes import Codes
 from raysys.config import JobConfig, identity, require_run
 from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
 from raysys.index.files import load_dictionary, save_index
-from raysys.index.lists import Tasks, run_here
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
 
-DISTRIBUTED_ITEMS = 200_000
 _INPUTS = ("codes", "compressor", "embeddings")
 
 
@@ -92,7 +88,8 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
         users=users,
     )
     settings: dict[str, Any] = {"similarity": similarity, "params": cfg, "seed": cfg.seed}
-    with _tasks(cfg, codes.n_items) as tasks:
+    with task_runner(cfg.ray, size=codes.n_items if cfg.kind == "ivf" else 0) as run:
+        tasks = functools.partial(_run_all, run)
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
         made.settings, table = choose_settings(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
@@ -107,32 +104,16 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
     }
 
 
-@contextmanager
-def _tasks(cfg: IndexConfig, n_items: int) -> Iterator[Tasks]:
-    """Give what runs independent pieces: this process, or the cluster for many items."""
-    if n_items <= DISTRIBUTED_ITEMS or cfg.kind != "ivf":
-        yield run_here
-        return
-    with connected(cfg.ray):
-        yield run_on_ray
-
-
-def run_on_ray(
+def _run_all(
+    run: Run,
     function: Callable[..., Any],
     arguments: Sequence[tuple[Any, ...]],
     shared: tuple[Any, ...] = (),
 ) -> list[Any]:
-    """Run tasks of one CPU each on the cluster; results in order, few tasks in flight at a time."""
-    import ray
+    """Run an index's independent pieces, see `raysys.index.lists.Tasks`."""
+    call = functools.partial(_call, function)
+    return list(run(call, arguments, stage="index", shared=shared, large=True))
 
-    remote = ray.remote(num_cpus=1)(function)
-    references = [ray.put(value) for value in shared]
-    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    results: list[Any] = []
-    flying: list[Any] = []
-    for each in arguments:
-        flying.append(remote.remote(*each, *references))
-        if len(flying) >= window:
-            results.append(ray.get(flying.pop(0)))
-    results += ray.get(flying)
-    return results
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], *shared: Any) -> Any:
+    return function(*arguments, *shared)

@@ -1,7 +1,7 @@
 """Score: every stored user's list, with its probabilities, as Parquet files.
 
-One task of Ray Data per user shard writes one file of stable name; a run that was interrupted keeps
-the files that are finished and writes the rest.
+One task per user shard writes one file of stable name; a run that was interrupted keeps the files
+that are finished and writes the rest.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
-from raysys.cluster.connect import connected
-from raysys.cluster.tasks import distribute
+from raysys.cluster.tasks import task_runner
 from raysys.config import JobConfig, digest, local, location, require, require_run
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import SHARD_PREFIX, Profiles, ProfilesFacts, shard_names
@@ -112,8 +111,8 @@ def score(cfg: ScoreConfig) -> StageResult:
     ]
     log.info("score started users=%d shards=%d kept=%d", _n_users(chain), len(shards), len(kept))
     if tasks:
-        with connected(cfg.ray):
-            distribute(_score_shard, tasks, stage="score", rows=int)
+        with task_runner(cfg.ray, size=_n_users(chain) * cfg.top_k) as run:
+            list(run(_score_shard, tasks, stage="score", rows=int))
     rows = sum(_count_rows(output, _file_of(shard)) for shard in shards)
     log.info("score finished rows=%d output=%s", rows, url)
     return StageResult(

@@ -15,8 +15,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from raysys.cluster.connect import connected
-from raysys.cluster.tasks import distribute
+from raysys.cluster.tasks import task_runner
 from raysys.config import JobConfig, digest, require, require_run
 from raysys.errors import ConfigError
 from raysys.simulate.world import World, WorldSpec, n_blocks, write_block
@@ -97,13 +96,9 @@ def _write(cfg: SimulateConfig, spec: WorldSpec, folder: Path) -> int:
     try:
         world = World.make(spec)
         world.save(partial)
-        with connected(cfg.ray):
-            counts = distribute(
-                functools.partial(write_block, world=world, folder=str(partial / "interactions")),
-                list(range(n_blocks(spec))),
-                stage="simulate",
-                rows=int,
-            )
+        write = functools.partial(write_block, world=world, folder=str(partial / "interactions"))
+        with task_runner(cfg.ray, size=spec.n_interactions) as run:
+            counts = list(run(write, range(n_blocks(spec)), stage="simulate", rows=int))
         (partial / "rows.json").write_text(json.dumps({"rows": sum(counts)}) + "\n")
         before = folder.with_name(f"{partial.name}.before")
         if folder.exists():

@@ -1,7 +1,7 @@
 """Encode: vectors -> dictionary and sparse codes.
 
 Pursuit of a row depends on nothing but the row and the dictionary, so rows may be coded in any
-blocks and anywhere; the result is the same.
+blocks and anywhere; the result is the same. `encode` keeps all codes in memory.
 """
 
 from __future__ import annotations
@@ -121,6 +121,37 @@ class Encoder:
             codes = pursuit.exchange(x, codes, self.dictionary, self.gram, self.codebook)
             atoms, values = codes.atoms, codes.values
         return atoms.numpy(), values.numpy()
+
+
+def encode(
+    vectors: NDArray[np.floating[Any]],
+    dictionary: Tensor,
+    *,
+    n_active: int,
+    model: CompresSAE | None,
+    value_bits: int = 4,
+    codebook: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the atoms [N, n] and values [N, n] of vectors [N, D], large values first.
+
+    Args:
+        vectors: perhaps memory-mapped.
+        dictionary: [S, D].
+        n_active: atoms per row.
+        model: as `Encoder` has it.
+        value_bits: of the packing that follows.
+        codebook: the levels [n, 16] to round to; default: those of some of the rows.
+    """
+    encoder = Encoder.fit(
+        vectors,
+        dictionary,
+        n_active=n_active,
+        model=model,
+        value_bits=value_bits,
+        codebook=codebook,
+    )
+    parts = [encoder.block(rows) for _, rows in row_blocks(vectors, BLOCK_ROWS)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
 @torch.no_grad()

@@ -1,26 +1,20 @@
 """The two passes of an evaluation over user shards: count and audit, then rank and rate.
 
-Shards are evaluated in this process where they are few, else by Ray tasks, one CPU each. Results
-come back in shard order, and only a few are in flight, so memory does not grow with the users.
+A pass is a task per shard; their results come in shard order.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 
-from raysys.cluster.connect import connected
-from raysys.config import RayConfig
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import PeriodWindows, Window
@@ -32,13 +26,6 @@ from raysys.evaluation.metric_table import Layout
 from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, open_chain
 from raysys.store.builds import Build, Workspace
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-_IN_FLIGHT_PER_CPU = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,26 +89,6 @@ class Evaluated:
     evaluators: dict[str, Evaluator]
     tables: dict[str, pa.Table]
     dropped: Counter[str]
-
-
-def in_order(
-    function: Callable[[T], R], tasks: Sequence[T], *, cluster: RayConfig | None
-) -> Iterator[R]:
-    """Yield function(task) for every task in order, on Ray where `cluster` is given."""
-    if cluster is None:
-        yield from map(function, tasks)
-        return
-    with connected(cluster):
-        remote = ray.remote(num_cpus=1)(function)
-        ahead = max(1, int(ray.cluster_resources().get("CPU", 1))) * _IN_FLIGHT_PER_CPU
-        flying: list[Any] = []
-        for number, task in enumerate(tasks):
-            flying.append(remote.remote(task))
-            if len(flying) > ahead:
-                yield ray.get(flying.pop(0))
-                log.info("evaluate progress shards=%d/%d", number + 1 - len(flying), len(tasks))
-        while flying:
-            yield ray.get(flying.pop(0))
 
 
 def count_shard(task: tuple[Plan, str]) -> Counted:

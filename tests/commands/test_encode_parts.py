@@ -1,6 +1,8 @@
 """Encoding part by part: the same bytes however it is cut up, spread or interrupted."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -8,12 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raysys.commands import encode_parts
-from raysys.commands.encode import DISTRIBUTED_ROWS, encode
+from raysys.cluster import tasks
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
-from raysys.compressor.encode import BLOCK_ROWS, Encoder
+from raysys.compressor.encode import BLOCK_ROWS, Encoder, encode
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace
@@ -64,13 +65,13 @@ def written(world, name, *, value_bits=4, **settings):
 @pytest.mark.parametrize("value_bits", [4, 8])
 def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
     _, embeddings, dictionary = world
-    path = embeddings.path("vectors.npy")
-    atoms, values = encode(path, dictionary, n_active=4, model=None, value_bits=value_bits)
+    vectors = np.load(embeddings.path("vectors.npy"))
+    atoms, values = encode(vectors, dictionary, n_active=4, model=None, value_bits=value_bits)
     whole = Codes.pack(
         atoms,
         values,
         dictionary=dictionary.numpy(),
-        vectors=np.load(path),
+        vectors=vectors,
         value_bits=value_bits,
     )
     draft = begin(Workspace(str(tmp_path)), "codes", config={})
@@ -84,7 +85,7 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
 @pytest.mark.ray
 def test_ray_tasks_write_the_same_bytes(world, ray_cluster, monkeypatch):
     here = written(world, "here")
-    monkeypatch.setattr(encode_parts, "DISTRIBUTED_ROWS", 0)
+    monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     assert written(world, "spread", part_rows=BLOCK_ROWS) == here
 
 
@@ -138,14 +139,15 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_workers_keep_their_parts_on_an_object_store(tmp_path, s3_bucket):
-    np.save(tmp_path / "x.npy", planted(DISTRIBUTED_ROWS + 1))
+    np.save(tmp_path / "x.npy", planted(40_000))
+    start = "from raysys import cli; from raysys.cluster import tasks; tasks.IN_PROCESS_ROWS = 0; "
     words = ["model=compressor", f"source={tmp_path / 'x.npy'}", "launch.workers=0"]
     words += ["compressor.code_dim=64", "compressor.n_active=4", f"cache_dir={tmp_path / 'cache'}"]
     found = []
     for run in (str(tmp_path / "run"), f"{s3_bucket}/parts"):
-        with job(run, *words, name="train") as (started, _):
-            started.communicate(timeout=200)
-        assert started.returncode == 0
+        command = [sys.executable, "-c", f"{start} cli.main()", "train", f"run={run}", *words]
+        private = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
+        subprocess.run([*command, *private], timeout=300, check=True)
         workspace = Workspace(run, cache_dir=str(tmp_path / "cache"))
         found.append(workspace.current("codes").content_id)
         assert workspace.storage.files("training") == {}

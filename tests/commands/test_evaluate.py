@@ -13,6 +13,7 @@ import torch
 
 from raysys.autoencoder.linear_form import retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.cluster import tasks
 from raysys.commands.compare import CompareConfig, compare
 from raysys.commands.evaluate import EvaluateConfig, evaluate
 from raysys.commands.index import IndexConfig, index
@@ -185,21 +186,23 @@ def test_shards_and_blocks_change_nothing(tmp_path):
 
 
 @pytest.mark.ray
-def test_ray_gives_the_same_figures(run, ray_cluster):
+def test_ray_gives_the_same_figures(run, ray_cluster, monkeypatch):
     workspace, _, _ = run
     here = evaluate(config(workspace))
-    there = evaluate(config(workspace, in_process_cells=0))
+    monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
+    there = evaluate(config(workspace))
     assert (here.metrics, here.extra["baselines"]) == (there.metrics, there.extra["baselines"])
 
 
 @pytest.mark.ray
-def test_leaks_found_on_ray_are_data_errors(run, ray_cluster):
+def test_leaks_found_on_ray_are_data_errors(run, ray_cluster, monkeypatch):
     workspace, _, _ = run
     cells = planted_cells()
     cells.timestamp[np.flatnonzero(cells.window == 2)[0]] = 10
     write_autoencoder(workspace, write_profiles(workspace, cells))
+    monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     with pytest.raises(DataError, match="targets older than the test cut-off"):
-        evaluate(config(workspace, baselines=[], in_process_cells=0))
+        evaluate(config(workspace, baselines=[]))
 
 
 @pytest.mark.parametrize("protocol", ["lloo", "loo"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysys.commands import index as stage
+from raysys.cluster import tasks
 from raysys.commands.index import IndexConfig, index
 from raysys.compressor.codes import Codes
 from raysys.config import load
@@ -110,7 +110,7 @@ def test_tasks_on_ray_give_the_same_files(tmp_path, ray_cluster, monkeypatch):
     workspace, _, _ = write_builds(tmp_path)
     here = index(IndexConfig(run=str(tmp_path), sample=20)).build_ids["index"]
     files = workspace.open("index", here).manifest.files
-    monkeypatch.setattr(stage, "DISTRIBUTED_ITEMS", 1000)
+    monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 1000)
     there = index(IndexConfig(run=str(tmp_path), sample=20, force=True)).build_ids["index"]
     assert workspace.open("index", there).manifest.files == files
     sharded = index(IndexConfig(run=str(tmp_path), sample=20, n_shards=3)).build_ids["index"]

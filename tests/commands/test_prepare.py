@@ -3,20 +3,17 @@ import csv
 import gzip
 import importlib
 import json
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.cluster.tasks import distribute
 from raysys.commands.prepare import PrepareConfig, bucket_ranges, prepare
 from raysys.config import RayConfig, load
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window
 from raysys.errors import ConfigError, DataError, RaysysError
-from raysys.prepare.tasks import count_part
 from raysys.store.builds import Workspace
 from raysys.store.storage import open_filesystem
 
@@ -206,11 +203,6 @@ class TestOnRay:
         pq.write_table(pa.table(table), tmp_path / "folds.parquet")
         with pytest.raises(DataError, match=r"pair is in two windows: .*user 'a' item '1'"):
             run(tmp_path, "split=given", "protocol=ratings", f"folds={tmp_path / 'folds.parquet'}")
-
-    def test_errors_of_tasks_come_back_as_they_were_raised(self):
-        with pytest.raises(RaysysError, match="cannot open nope://x"):
-            distribute(partial(count_part, plan=None, has_time=True), ["nope://x"], stage="test")
-        assert distribute(str, [3, 1, 2], stage="test") == ["3", "1", "2"]
 
     @pytest.mark.slow
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.cluster.tasks import distribute
+from raysys.cluster import tasks
 from raysys.commands import score as score_module
 from raysys.commands.score import SCORES_SCHEMA, ScoreConfig, score
 from raysys.errors import BuildError, ConfigError, SearchError, find_cause
@@ -22,27 +22,16 @@ def planted(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Run the tasks in this process, one after the other; return the shards that ran."""
+    """Return the shards that were scored, in this process."""
     ran = []
+    score_shard = score_module._score_shard
 
-    def run(function, tasks, **settings):
-        ran.extend(task.shard for task in tasks)
-        return distribute(function, tasks, **settings, here=True)
+    def noted(task):
+        ran.append(task.shard)
+        return score_shard(task)
 
-    monkeypatch.setattr(score_module, "distribute", run)
-    monkeypatch.setattr(score_module, "connected", Nothing)
+    monkeypatch.setattr(score_module, "_score_shard", noted)
     return ran
-
-
-class Nothing:
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *_):
-        pass
 
 
 def config(planted, tmp_path, **settings):
@@ -138,7 +127,8 @@ def test_settings_out_of_range(settings):
 
 
 @pytest.mark.ray
-def test_on_a_cluster(planted, tmp_path, ray_cluster):
+def test_on_a_cluster(planted, tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     score(config(planted, tmp_path, top_k=4))
     check_against_search(tmp_path / "scores", planted[1], top_k=4)
     with pytest.raises(Exception, match="best") as caught:

@@ -1,6 +1,7 @@
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.cluster import tasks
 from raysys.commands.simulate import SimulateConfig, simulate
 from raysys.config import load
 from raysys.errors import ConfigError
@@ -9,8 +10,6 @@ from raysys.simulate.world import World
 SMALL = ["n_users=100", "n_items=80", "n_interactions=1500", "ray.address=local"]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_world_is_written_once_and_kept(tmp_path):
     cfg = load(SimulateConfig, [f"run={tmp_path}", *SMALL])
     first = simulate(cfg).extra
@@ -24,6 +23,16 @@ def test_a_world_is_written_once_and_kept(tmp_path):
     other = simulate(load(SimulateConfig, [f"run={tmp_path}", *SMALL, "seed=1"])).extra
     assert other["world_id"] != first["world_id"]
     assert not list(tmp_path.glob(".world*"))
+
+
+@pytest.mark.ray
+def test_on_a_cluster_the_world_is_the_same(tmp_path, ray_cluster, monkeypatch):
+    found = []
+    for name in ("here", "there"):
+        extra = simulate(load(SimulateConfig, [f"run={tmp_path / name}", *SMALL])).extra
+        found.append((extra["rows"], extra["world_id"], pq.read_table(extra["source"])))
+        monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
