@@ -3,6 +3,9 @@
 A schema is a (nested) dataclass with checks in `__post_init__`. Later sources win: the schema's
 defaults, then the YAML file, then `key=value` overrides. Unknown keys fail and name the nearest.
 A value is text until its field's type reads it (see `fields`), in a file too.
+
+A key that was renamed or deleted is accepted for one version, with a warning. The class that had it
+says so in a plain attribute: `RENAMED = {"old": "new"}` or `GONE = {"old": "what to do instead"}`.
 Fields made with `local()` do not belong to a build's identity: paths, worker counts, logging.
 """
 
@@ -12,6 +15,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +26,8 @@ from raysys import fields, flow
 from raysys.errors import ConfigError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def local(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
@@ -204,13 +210,45 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _assign(schema: type, tree: dict[str, Any], key: str, raw: Any) -> None:
     """Put a value at a dotted key; a mapping adds to the one that is there."""
-    path = key.split(".")
+    path: list[str] = []
+    owner: Any = schema
+    for old in key.split("."):
+        name = _name_of_today(owner, old, path)
+        if name is None:
+            return
+        path.append(name)
+        owner = fields.section(owner, name)
     *parents, name = path
     for parent in parents:
         below = tree.get(parent)
         tree[parent] = tree = dict(below) if isinstance(below, Mapping) else {}
-    value = fields.assigned(schema, path, raw)
+    value = _with_names_of_today(owner, fields.assigned(schema, path, raw), path)
     tree[name] = _merged(tree.get(name), value)
+
+
+def _name_of_today(owner: Any, name: str, above: Sequence[str]) -> str | None:
+    """Return the name of a key of the dataclass `owner` that stands below others; None: gone."""
+    key = ".".join([*above, name])
+    if name in getattr(owner, "GONE", {}):
+        log.warning("key %s is gone, its value is ignored: %s", key, owner.GONE[name])
+        return None
+    new: str = getattr(owner, "RENAMED", {}).get(name, name)
+    if new != name:
+        log.warning("key %s is called %s now", key, ".".join([*above, new]))
+    return new
+
+
+def _with_names_of_today(owner: Any, value: Any, above: Sequence[str]) -> Any:
+    """Return the value of the section `owner`, its keys with their names of today."""
+    if owner is None or not isinstance(value, Mapping):
+        return value
+    renamed = {}
+    for old, entry in value.items():
+        name = _name_of_today(owner, old, above)
+        if name is not None:
+            below = fields.section(owner, name)
+            renamed[name] = _with_names_of_today(below, entry, [*above, name])
+    return renamed
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -119,6 +119,12 @@ def assigned(schema: Any, path: Sequence[str], raw: Any) -> Any:
     return mapping(raw, key) if dataclasses.is_dataclass(hint) else raw
 
 
+def section(schema: Any, name: str) -> Any:
+    """Return the dataclass below a key, None where there is none."""
+    hint = without_none(_hints(schema).get(name))[0]
+    return hint if dataclasses.is_dataclass(hint) else None
+
+
 def absolute(where: str) -> str:
     """Return a path or URI as processes with another working directory can open it.
 

@@ -309,6 +309,51 @@ def test_identity_leaves_out_where_and_how_fast():
     assert digest(one) != digest(identity(load(Config, ["seed=1", "words=[a]"])))
 
 
+@dataclasses.dataclass
+class Grown:
+    """A section with keys of before."""
+
+    RENAMED = {"speed": "rate"}
+    GONE = {"noise": "set rate= instead"}
+
+    rate: float = 1.0
+
+
+@dataclasses.dataclass
+class GrownConfig(JobConfig):
+    RENAMED = {"older": "grown"}
+
+    grown: Grown = dataclasses.field(default_factory=Grown)
+
+
+@pytest.mark.parametrize("key", ["grown.speed", "older.speed", "older.rate"])
+def test_an_old_name_is_read_with_a_warning(tmp_path, caplog, key):
+    for text in (f"{key}=3", None):
+        section, name = key.split(".")
+        (tmp_path / "c.yaml").write_text(f"{section}:\n  {name}: 3\n")
+        caplog.clear()
+        given = {"overrides": [text]} if text else {"yaml_path": str(tmp_path / "c.yaml")}
+        assert load(GrownConfig, **given).grown.rate == 3
+        old, new = ("older", "grown") if section == "older" else ("grown.speed", "grown.rate")
+        assert f"key {old} is called {new} now" in caplog.text
+    assert with_values(GrownConfig(), {key: 5}).grown.rate == 5
+
+
+def test_the_last_of_an_old_and_a_new_name_counts():
+    for words in (["grown.rate=2", "grown.speed=3"], ["grown.speed=2", "grown={rate: 3}"]):
+        assert load(GrownConfig, words).grown.rate == 3
+
+
+def test_a_key_that_is_gone_is_ignored_with_a_warning(tmp_path, caplog):
+    (tmp_path / "c.yaml").write_text("grown: {noise: 3, rate: 2}\n")
+    cfg = load(GrownConfig, ["grown.noise=4"], yaml_path=str(tmp_path / "c.yaml"))
+    assert cfg.grown == Grown(rate=2)
+    line = "key grown.noise is gone, its value is ignored: set rate= instead"
+    assert caplog.text.count(line) == 2
+    with pytest.raises(ConfigError, match=r"unknown key 'grown\.noisy'"):
+        load(GrownConfig, ["grown.noisy=4"])
+
+
 def test_causes_are_found_inside_wrappers():
     class WrappedError(Exception):
         cause = None
