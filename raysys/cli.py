@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from raysys import reference
-from raysys.config import JobConfig, load
+from raysys.config import JobConfig, load, read_yaml
 from raysys.errors import ConfigError, find_cause
 from raysys.store.builds import StageResult
 
@@ -52,6 +52,12 @@ COMMANDS = {
     "index": Command("raysys.commands.index", "IndexConfig", "index", "codes -> search index"),
     "evaluate": Command(
         "raysys.commands.evaluate", "EvaluateConfig", "evaluate", "metrics of the current builds"
+    ),
+    "backtest": Command(
+        "raysys.commands.backtest",
+        "BacktestConfig",
+        "backtest",
+        "train and evaluate the settings on windows of the past",
     ),
     "score": Command(
         "raysys.commands.score", "ScoreConfig", "score", "top lists of all users to Parquet"
@@ -92,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}")
         yaml_path, overrides, wants_help = _split(rest)
+        name = _name_of_today(name, overrides, yaml_path)
         if wants_help:
             _write(_command_help(name, overrides))
             return 0
@@ -103,6 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return _report(error)
     return 0
+
+
+def _name_of_today(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:
+    """Return the command: `evaluate backtest=4` is `backtest windows=4`, for one more version."""
+    keys = dict(read_yaml(yaml_path)) if yaml_path and name == "evaluate" else {}
+    keys |= {key: value for key, _, value in (word.partition("=") for word in overrides)}
+    if name != "evaluate" or str(keys.get("backtest", 0)) == "0":
+        return name
+    windows = keys["backtest"]
+    log.warning("evaluate backtest=%s is a command now: raysys backtest windows=%s", *[windows] * 2)
+    return "backtest"
 
 
 def _run(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:

@@ -120,7 +120,7 @@ def load(
         ConfigError: the file cannot be read, a key is unknown, or a value is not accepted.
     """
     tree: dict[str, Any] = {}
-    for key, raw in _read_yaml(yaml_path).items() if yaml_path else ():
+    for key, raw in read_yaml(yaml_path).items() if yaml_path else ():
         _assign(schema, tree, key, raw)
     pairs = overrides.items() if isinstance(overrides, Mapping) else _pairs(overrides)
     for key, raw in pairs:
@@ -182,7 +182,12 @@ class _Loader(yaml.BaseLoader):
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """Return the nested keys of a file, every value as text.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         with Path(path).expanduser().open(encoding="utf-8") as file:
             loaded = yaml.load(file, Loader=_Loader)

@@ -4,6 +4,8 @@
     window 2   fit ----------------> [val) [test)
                                      |step |
 
+    raysys backtest run=R windows=4
+
 Windows are as long as the run's own test window; the last one ends with the log. Each is a run of
 its own, `<run>/backtest/<k>-of-<n>`: the log before the window's end, prepared, trained and
 evaluated. They stay, so a second backtest of the same settings only reads them.
@@ -16,9 +18,9 @@ import datetime
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -26,8 +28,11 @@ import pyarrow.parquet as pq
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.cluster.connect import connected
+from raysys.cluster.train_workers import LaunchConfig
+from raysys.commands.evaluate import EvaluateConfig, MeasureConfig, evaluate
 from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
+from raysys.config import local, require, require_run
 from raysys.data.interactions import Interactions, InteractionsFacts
 from raysys.data.profiles import ProfilesFacts
 from raysys.errors import ConfigError
@@ -42,9 +47,6 @@ from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.storage import join
 from raysys.training.optim import OptimConfig
 
-if TYPE_CHECKING:
-    from raysys.commands.evaluate import EvaluateConfig
-
 log = logging.getLogger(__name__)
 
 _PREPARE_KEYS = (
@@ -57,6 +59,31 @@ _PREPARE_KEYS = (
 )
 
 
+@dataclasses.dataclass
+class BacktestConfig(MeasureConfig):
+    """How many windows of the past, and how each of them is evaluated.
+
+    Attributes:
+        windows: rolling windows that the current settings are trained and evaluated on.
+        launch: Ray Train workers of the trainings.
+    """
+
+    RENAMED = {"backtest": "windows"}
+    GONE = {
+        "period": "a backtest evaluates period=test",
+        "via": "a backtest evaluates via=model",
+        "rescore": "a backtest evaluates via=model",
+    }
+
+    windows: int = 4
+    launch: LaunchConfig = local(factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+        super().__post_init__()
+        require(self.windows >= 1, "windows", self.windows, "1 or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Window:
     """One window of a backtest; times in UTC seconds, `end` excluded."""
@@ -67,8 +94,8 @@ class _Window:
     end: int
 
 
-def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResult]) -> StageResult:
-    """Evaluate `cfg.backtest` rolling windows.
+def backtest(cfg: BacktestConfig) -> StageResult:
+    """Evaluate `cfg.windows` rolling windows.
 
     Returns:
         `metrics` are means over the windows, with users resampled across all of them together;
@@ -77,6 +104,7 @@ def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResu
     Raises:
         ConfigError: the run is not split in time. DataError: a window has too little data.
     """
+    require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, "model")
     windows = _windows(cfg, chain)
@@ -84,7 +112,7 @@ def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResu
     with connected(cfg.ray):
         for window in windows:
             log.info("backtest window=%d of %d cuts=%s", window.number, len(windows), window)
-            results.append(_run_window(cfg, evaluate, chain, window))
+            results.append(_run_window(cfg, chain, window))
     entries = [
         {
             **dataclasses.asdict(window),
@@ -97,7 +125,7 @@ def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResu
     ]
     reports = results[0][1].extra["report"].removeprefix(f"{results[0][0]}/")
     means = _means(cfg, [run for run, _ in results], reports.removesuffix(".json"))
-    name = f"reports/backtest-{cfg.backtest}.json"
+    name = f"reports/backtest-{cfg.windows}.json"
     record = {"backtest": entries, "metrics": means}
     workspace.storage.write_atomic(name, json.dumps(record, indent=1) + "\n")
     for line in _table(entries, means):
@@ -109,26 +137,23 @@ def backtest(cfg: EvaluateConfig, evaluate: Callable[[EvaluateConfig], StageResu
     )
 
 
-def _windows(cfg: EvaluateConfig, chain: dict[str, Build]) -> list[_Window]:
+def _windows(cfg: BacktestConfig, chain: dict[str, Build]) -> list[_Window]:
     cutoffs = ProfilesFacts.of(chain["profiles"]).cutoffs
     if cutoffs is None:
-        raise ConfigError(f"backtest={cfg.backtest} needs a run prepared with split=temporal")
+        raise ConfigError(f"windows={cfg.windows} needs a run prepared with split=temporal")
     time_range = InteractionsFacts.of(chain["interactions"]).time_range
     assert time_range is not None, "a log that is split in time has times"
     first, last = time_range
     step = last + 1 - cutoffs["test"]
-    cuts = backtest_cutoffs((first, last), n_folds=cfg.backtest, step_s=step)
+    cuts = backtest_cutoffs((first, last), n_folds=cfg.windows, step_s=step)
     return [_Window(number, *cut) for number, cut in enumerate(cuts, start=1)]
 
 
 def _run_window(
-    cfg: EvaluateConfig,
-    evaluate: Callable[[EvaluateConfig], StageResult],
-    chain: dict[str, Build],
-    window: _Window,
+    cfg: BacktestConfig, chain: dict[str, Build], window: _Window
 ) -> tuple[str, StageResult]:
     """Prepare, train and evaluate one window; return its run and result."""
-    run = join(cfg.run, f"backtest/{window.number}-of-{cfg.backtest}")
+    run = join(cfg.run, f"backtest/{window.number}-of-{cfg.windows}")
     shared: dict[str, Any] = {"run": run, "cache_dir": cfg.cache_dir, "ray": cfg.ray}
     before = chain["profiles"].manifest.config
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +179,8 @@ def _run_window(
             launch=cfg.launch,
         )
     )
-    return run, evaluate(dataclasses.replace(cfg, run=run, backtest=0))
+    measured = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(MeasureConfig)}
+    return run, evaluate(EvaluateConfig(**measured | {"run": run}))
 
 
 def _write_log(interactions: Build, folder: Path, *, end: int) -> None:
@@ -166,7 +192,7 @@ def _write_log(interactions: Build, folder: Path, *, end: int) -> None:
             pq.write_table(kept, folder / path.name, compression="zstd", compression_level=1)
 
 
-def _means(cfg: EvaluateConfig, runs: Sequence[str], name: str) -> Metrics:
+def _means(cfg: BacktestConfig, runs: Sequence[str], name: str) -> Metrics:
     """Return the means over windows; a user has the same bootstrap weights in all of them."""
     found = [
         replicated(

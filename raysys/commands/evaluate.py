@@ -27,9 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.cluster.tasks import Run, task_runner
-from raysys.cluster.train_workers import LaunchConfig
-from raysys.commands.backtest import backtest
-from raysys.config import JobConfig, local, require, require_run
+from raysys.config import JobConfig, require, require_run
 from raysys.data.profiles import Profiles, shard_names
 from raysys.data.schema import PERIODS, RANKINGS, period_windows
 from raysys.errors import CorruptBuildError, DataError
@@ -56,14 +54,10 @@ REPORTS = "reports"
 
 
 @dataclasses.dataclass
-class EvaluateConfig(JobConfig):
-    """What is evaluated, and how.
+class MeasureConfig(JobConfig):
+    """How a model is evaluated.
 
     Attributes:
-        period: val or test.
-        via: model (its exact ranking), codes (code scores of all items) or index (what the
-            service returns: candidates, then exact rescoring).
-        rescore: with via=index, let the model reorder the candidates; false shows the index alone.
         ranking: consume, rating, like or discover; null takes the model's first.
         gamma: of the discover ranking.
         protocol: cutoff (one history per user, before the cut), lloo (each target from strictly
@@ -74,14 +68,8 @@ class EvaluateConfig(JobConfig):
             are left out.
         replicates: bootstrap replicates behind the intervals; 0 for none.
         block_users: users ranked at once.
-        backtest: rolling windows of the past that the current settings are trained and evaluated
-            on; 0 evaluates the current builds.
-        launch: Ray Train workers of a backtest's trainings.
     """
 
-    period: str = "test"
-    via: str = "model"
-    rescore: bool = True
     ranking: str | None = None
     gamma: float = DEFAULT_GAMMA
     protocol: str = "cutoff"
@@ -92,13 +80,9 @@ class EvaluateConfig(JobConfig):
     )
     replicates: int = 1000
     block_users: int = 256
-    backtest: int = 0
-    launch: LaunchConfig = local(factory=LaunchConfig)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
-        require(self.period in PERIODS, "period", self.period, " or ".join(PERIODS))
-        require(self.via in VIA, "via", self.via, "model, codes or index")
         require(
             self.protocol in protocols.PROTOCOLS, "protocol", self.protocol, "cutoff, lloo or loo"
         )
@@ -116,10 +100,33 @@ class EvaluateConfig(JobConfig):
         require(not unknown, "baselines", self.baselines, f"a list of {', '.join(known)}")
         require(self.replicates >= 0, "replicates", self.replicates, "0 or more")
         require(self.block_users >= 1, "block_users", self.block_users, "1 or more")
-        require(self.backtest >= 0, "backtest", self.backtest, "0 or more")
-        plain = self.via == "model" and self.period == "test"
-        accepted = "0, or via=model and period=test"
-        require(plain or not self.backtest, "backtest", self.backtest, accepted)
+
+
+@dataclasses.dataclass
+class EvaluateConfig(MeasureConfig):
+    """What is evaluated, and how.
+
+    Attributes:
+        period: val or test.
+        via: model (its exact ranking), codes (code scores of all items) or index (what the
+            service returns: candidates, then exact rescoring).
+        rescore: with via=index, let the model reorder the candidates; false shows the index alone.
+    """
+
+    GONE = {
+        "backtest": "rolling windows of the past are a command of their own, raysys backtest",
+        "launch": "trainings of a backtest take launch= of raysys backtest",
+    }
+
+    period: str = "test"
+    via: str = "model"
+    rescore: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+        super().__post_init__()
+        require(self.period in PERIODS, "period", self.period, " or ".join(PERIODS))
+        require(self.via in VIA, "via", self.via, "model, codes or index")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +138,13 @@ class Outcome:
 
 
 def evaluate(cfg: EvaluateConfig) -> StageResult:
-    """Evaluate the current builds, or with `backtest` their settings on windows of the past.
+    """Evaluate the current builds.
 
     Raises:
         BuildError: a build is missing or mixed. DataError: a leak, or nobody to evaluate.
         ConfigError: a ranking that the model cannot give.
     """
     require_run(cfg)
-    if cfg.backtest:
-        return backtest(cfg, evaluate)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     chain = open_chain(workspace, cfg.via)
     profiles = Profiles.load(chain["profiles"])

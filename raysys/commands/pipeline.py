@@ -77,7 +77,7 @@ def pipeline(cfg: PipelineConfig) -> StageResult:
             total.extra |= {k: v for k, v in result.extra.items() if k not in total.extra}
             total.metrics = result.metrics
         if cfg.split != "ratings" and cfg.evaluate.via == "model":
-            served = dataclasses.replace(cfg.evaluate, via="index", baselines=[], backtest=0)
+            served = dataclasses.replace(cfg.evaluate, via="index", baselines=[])
             result = _timed("evaluate_index", evaluate, served, total)
             total.extra["metrics_index"] = result.metrics
     return total

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysys.commands.evaluate import EvaluateConfig, evaluate
+from raysys import cli
+from raysys.commands import backtest as backtest_module
+from raysys.commands.backtest import BacktestConfig, backtest
+from raysys.commands.evaluate import EvaluateConfig
 from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
 from raysys.config import load
@@ -16,7 +19,7 @@ from raysys.data.profiles import Profiles
 from raysys.errors import ConfigError
 from raysys.evaluation.comparison import users_of_report
 from raysys.prepare.config import PrepareConfig
-from raysys.store.builds import Workspace
+from raysys.store.builds import StageResult, Workspace
 from raysys.store.storage import Storage
 
 SMALL = ["autoencoder.latent=8", "autoencoder.level_latent=4", "optim.epochs=2"]
@@ -28,8 +31,8 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     prepare(load(PrepareConfig, [f"run={run}", f"source={small_log}", "min_item_rows=2"]))
     words = [f"run={run}", "launch.workers=0"]
     train(load(TrainConfig, [*words, *SMALL, "model=autoencoder"]))
-    cfg = load(EvaluateConfig, [*words, "backtest=2", "replicates=50", "baselines=[popularity]"])
-    result = evaluate(cfg)
+    cfg = load(BacktestConfig, [*words, "windows=2", "replicates=50", "baselines=[popularity]"])
+    result = backtest(cfg)
     first, second = result.extra["backtest"]
     own = Workspace(run).current("profiles").record()["cutoffs"]
     assert second["test"] == own["test"]
@@ -56,10 +59,28 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     assert [w["evaluated"]["rows"] for w in (first, second)] == users
     record = json.loads(Path(result.extra["report"]).read_text())
     assert record == {"backtest": [first, second], "metrics": result.metrics}
-    assert evaluate(cfg).metrics == result.metrics
+    assert backtest(cfg).metrics == result.metrics
 
 
-def test_backtests_that_make_no_sense_are_refused(tmp_path):
-    for words in (["backtest=-1"], ["backtest=2", "via=index"], ["backtest=2", "period=val"]):
-        with pytest.raises(ConfigError, match="backtest"):
-            load(EvaluateConfig, [f"run={tmp_path}", *words])
+def test_a_backtest_has_windows(tmp_path):
+    assert load(BacktestConfig, yaml_path="configs/backtest.yaml") == BacktestConfig()
+    with pytest.raises(ConfigError, match="windows=0"):
+        load(BacktestConfig, [f"run={tmp_path}", "windows=0"])
+
+
+@pytest.mark.parametrize("text", [None, "backtest: 3\nperiod: test\nlaunch:\n  workers: 0\n"])
+def test_evaluate_backtest_is_the_command_of_today(monkeypatch, tmp_path, text):
+    seen = []
+
+    def seeing(cfg):
+        seen.append(cfg)
+        return StageResult()
+
+    monkeypatch.setattr(backtest_module, "backtest", seeing)
+    words = ["backtest=3", "period=test", "launch.workers=0"]
+    if text is not None:
+        (tmp_path / "c.yaml").write_text(text)
+        words = [f"--config={tmp_path / 'c.yaml'}"]
+    assert cli.main(["evaluate", f"run={tmp_path}", *words]) == 0
+    assert [(cfg.windows, cfg.launch.workers) for cfg in seen] == [(3, 0)]
+    assert load(EvaluateConfig, ["backtest=0"]) == EvaluateConfig()

@@ -14,6 +14,7 @@ import torch
 from raysys.autoencoder.linear_form import retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.cluster import tasks
+from raysys.commands.backtest import BacktestConfig, backtest
 from raysys.commands.compare import CompareConfig, compare
 from raysys.commands.evaluate import EvaluateConfig, evaluate
 from raysys.commands.index import IndexConfig, index
@@ -435,8 +436,8 @@ def test_a_backtest_needs_a_split_in_time(tmp_path):
     workspace = Workspace(str(tmp_path))
     profiles = write_profiles(workspace, protocol="ratings")
     write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
-    with pytest.raises(ConfigError, match="backtest=2 needs a run prepared with split=temporal"):
-        evaluate(config(workspace, backtest=2))
+    with pytest.raises(ConfigError, match="windows=2 needs a run prepared with split=temporal"):
+        backtest(BacktestConfig(run=workspace.run, windows=2))
 
 
 @pytest.mark.parametrize(
