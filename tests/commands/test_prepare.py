@@ -1,7 +1,5 @@
-import contextlib
 import csv
 import gzip
-import importlib
 import json
 
 import numpy as np
@@ -16,6 +14,7 @@ from raysys.data.schema import Window
 from raysys.errors import ConfigError, DataError, RaysysError
 from raysys.store.builds import Workspace
 from raysys.store.storage import open_filesystem
+from tests.support.logs import prepare_here
 
 LOCAL = ["ray.address=local", "ray.num_cpus=2"]
 
@@ -244,11 +243,7 @@ class TestOnRay:
 
 def test_an_object_store_holds_source_and_builds(tmp_path, monkeypatch, s3_bucket):
     # The workers of the session's cluster do not know the server, so tasks run in this process.
-    for name in ("prepare", "prepare_profiles"):
-        stage = importlib.import_module(f"raysys.commands.{name}")
-        monkeypatch.setattr(stage, "distribute", lambda f, tasks, **_: [f(task) for task in tasks])
-    stage = importlib.import_module("raysys.commands.prepare")
-    monkeypatch.setattr(stage, "connected", contextlib.nullcontext)
+    prepare_here(monkeypatch)
     filesystem, path = open_filesystem(f"{s3_bucket}/logs/log.parquet")
     pq.write_table(some_log(), path, filesystem=filesystem)
     settings = [f"run={s3_bucket}/run", f"source={s3_bucket}/logs", f"cache_dir={tmp_path}"]

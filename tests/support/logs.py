@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -79,6 +81,15 @@ class Found:
 
     def of(self, column: int) -> Counter:
         return Counter(row[column] for row in self.rows)
+
+
+def prepare_here(monkeypatch) -> None:
+    """Let `prepare` run its tasks in this process, without a cluster."""
+    for name in ("prepare", "prepare_profiles"):
+        stage = importlib.import_module(f"raysys.commands.{name}")
+        monkeypatch.setattr(stage, "distribute", lambda f, tasks, **_: [f(task) for task in tasks])
+    stage = importlib.import_module("raysys.commands.prepare")
+    monkeypatch.setattr(stage, "connected", contextlib.nullcontext)
 
 
 def read_log(source, *settings: str) -> Found:
