@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mkdocs.structure.files import File, Files
 
 from raysys import cli, reference
 
+ROOT = Path(__file__).resolve().parents[1]
 # page of the repository -> page of the site; pages of docs/ keep their place
 ROOT_PAGES = {
     "README.md": "index.md",
@@ -59,7 +59,9 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"plots/{plot.name}", abs_src_path=str(plot)))
     files.append(File.generated(config, "commands.md", content=_commands_page()))
     for name in cli.COMMANDS:
-        files.append(File.generated(config, f"commands/raysys-{name}.md", content=_command_page(name)))
+        files.append(
+            File.generated(config, f"commands/raysys-{name}.md", content=_command_page(name))
+        )
     return files
 
 

@@ -71,7 +71,7 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
         ConfigError: naming the key, the value and what is accepted.
     """
     marks = marks or {}
-    inner, optional = without_none(hint)
+    inner, optional = _without_none(hint)
     if optional and _is_null(raw, marks):
         return None
     origin = typing.get_origin(inner) or inner
@@ -113,7 +113,7 @@ def assigned(schema: Any, path: Sequence[str], raw: Any) -> Any:
     """
     key, hint = ".".join(path), schema
     for depth, name in enumerate(path, start=1):
-        hint = without_none(_hints(hint).get(name))[0]
+        hint = _without_none(_hints(hint).get(name))[0]
         if _is_free(hint):
             return mapping(raw, key) if depth == len(path) else _parsed(raw, key)
     return mapping(raw, key) if dataclasses.is_dataclass(hint) else raw
@@ -175,7 +175,7 @@ def _hints(schema: Any) -> dict[str, Any]:
     return typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
 
 
-def without_none(hint: Any) -> tuple[Any, bool]:
+def _without_none(hint: Any) -> tuple[Any, bool]:
     """Return the type of `X | None` and whether None is allowed."""
     if not isinstance(hint, types.UnionType):
         return hint, False
@@ -267,7 +267,7 @@ _ACCEPTED = {str: "text", int: "a whole number", float: "a number", bool: "true 
 def _schema_keys(schema: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Yield every dotted key, and whether it takes any keys below it."""
     for name, hint in _hints(schema).items():
-        inner = without_none(hint)[0]
+        inner = _without_none(hint)[0]
         yield prefix + name, _is_free(inner)
         yield from _schema_keys(inner, f"{prefix}{name}.")
 

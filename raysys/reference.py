@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import textwrap
+import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -148,7 +149,7 @@ def _accepted(schema: type, name: str, hint: Any) -> str:
 
 def _probes(hint: Any) -> tuple[Any, ...]:
     """Return values of a type that hardly any field takes."""
-    inner, _ = fields.without_none(hint)
+    inner, _ = _without_none(hint)
     if typing.get_origin(inner) is list:
         (element,) = typing.get_args(inner)
         return tuple([probe] for probe in _PROBES.get(element, ()))
@@ -156,7 +157,7 @@ def _probes(hint: Any) -> tuple[Any, ...]:
 
 
 def _type_name(hint: Any, marks: Any) -> str:
-    inner, optional = fields.without_none(hint)
+    inner, optional = _without_none(hint)
     origin = typing.get_origin(inner) or inner
     if marks.get(fields.LOCATION):
         name = "path or URI"
@@ -168,6 +169,13 @@ def _type_name(hint: Any, marks: Any) -> str:
     else:
         name = _TYPES.get(origin, "mapping")
     return f"{name} or null" if optional else name
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """Return the type of `X | None` and whether None is allowed."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    inner = [part for part in parts if part is not types.NoneType]
+    return inner[0], len(inner) < len(parts)
 
 
 def _spelled(value: Any) -> str:
