@@ -1,6 +1,7 @@
 # Each target sets up what it needs, from a bare checkout with Python >= 3.11 and g++.
 #   make demo [source=PATH items=PATH]   the whole pipeline, then recommendations over HTTP
 #   make test                            every check, ends with pytest's summary line
+#   make docs                            the site, into build/site; a dead link fails
 #   make lint | make fast | make test-cluster | make venv
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: venv demo test lint fast test-cluster clean
+.PHONY: venv demo test lint fast test-cluster docs clean
 .DEFAULT_GOAL := venv
 
 venv: $(READY)
@@ -42,6 +43,9 @@ fast: $(READY)
 
 test-cluster: $(READY)
 	$(BIN)/pytest -q -m ray
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

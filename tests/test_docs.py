@@ -44,6 +44,10 @@ def test_links_lead_somewhere(page):
     assert dead == []
 
 
+def test_readme_is_read_in_one_go():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
 @pages
 def test_lines_are_short(page):
     lines = page.read_text().splitlines()

@@ -1,7 +1,7 @@
-"""README's commands, typed as they stand: the wheel, an empty folder, a small log beside.
+"""The commands of README and the guides, typed as they stand: the wheel, an empty folder, a log.
 
 Users and items form two groups, and users keep to the items of their group. So every list that
-README asks for has a right answer.
+the pages ask for has a right answer.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tests.support import processes
 from tests.support.markdown import blocks, unclear
 from tests.support.wheels import ROOT, environment
 
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 
 USERS = range(1, 201)
 ITEMS = range(1000, 1280)  # enough for codes of atoms, which `explain` needs
@@ -94,7 +94,7 @@ class Shell:
 
     def serve(self, command):
         """Start a server and wait until it answers."""
-        assert not is_listening(), "something listens on README's port 8000 already"
+        assert not is_listening(), "something listens on the pages' port 8000 already"
         with (self.folder / "server.out").open("w") as out, (self.folder / "err").open("w") as err:
             self._server = subprocess.Popen(
                 ["bash", "-c", command],
@@ -168,7 +168,7 @@ def check_pipeline(shell, out):
 
 
 def write_queries(folder):
-    """Save two items' own vectors as the queries.npy that README asks with."""
+    """Save two items' own vectors as the queries.npy that the guide asks with."""
     [embeddings] = (folder / "runs" / "first" / "embeddings").glob("*/vectors.npy")
     [manifest] = (folder / "runs" / "first" / "autoencoder").glob("*/manifest.json")
     latent = json.loads(manifest.read_text())["config"]["autoencoder"]["latent"]
@@ -228,9 +228,10 @@ SERVERS = ("raysys serve ", "serve run ")
 
 
 def commands_to_run():
-    """Return (line of the block, command) in the order of the page."""
-    shells = [block for block in blocks(README) if block.info == "sh" and not block.excerpt]
-    return [(block.line, command) for block in shells for command in block.commands]
+    """Return (page and line of the block, command): README's, then those of the guides."""
+    found = [(page.name, block) for page in PAGES for block in blocks(page.read_text())]
+    shells = [(name, block) for name, block in found if block.info == "sh" and not block.excerpt]
+    return [(f"{name}:{block.line}", line) for name, block in shells for line in block.commands]
 
 
 def check_of(command):
@@ -239,10 +240,12 @@ def check_of(command):
 
 
 def test_every_block_is_run_or_marked():
-    assert unclear(README) == []
+    assert {
+        page.name: unclear(page.read_text()) for page in PAGES if unclear(page.read_text())
+    } == {}
     unknown = [
-        (line, command)
-        for line, command in commands_to_run()
+        (place, command)
+        for place, command in commands_to_run()
         if not command.startswith(SERVERS) and check_of(command) is None
     ]
     assert unknown == []
@@ -260,7 +263,7 @@ def test_an_unmarked_block_is_noticed():
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_newcomer_types_readme(shell):
+def test_a_newcomer_types_the_pages(shell):
     serving = None
     for _, command in commands_to_run():
         if not command.startswith(SERVERS):
