@@ -57,9 +57,9 @@ class RayConfig:
     """How a job finds its cluster.
 
     Attributes:
-        address: `local` starts a private cluster, `host:port` or `ray://` joins one; None joins
+        address: `local` starts a private cluster, `host:port` or `ray://` joins one; null joins
             the cluster that is already there, else starts a private one.
-        num_cpus: CPUs of a private cluster; None takes what the machine has.
+        num_cpus: CPUs of a private cluster; null takes what the machine has.
         object_store_mb: object store of a private cluster in MiB, 80 or more.
     """
 

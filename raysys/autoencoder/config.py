@@ -18,10 +18,10 @@ class Conv4RecConfig:
     Attributes:
         latent: size Hc of the latent's consume block in training; a closed form of twice as many
             dims is taken where validation gains by it, and a loaded model says what it has.
-        level_latent: size Hl of its level block.
+        level_latent: size Hl of the latent's level block.
         channels: input channels C of the level block.
         level_channels: output channels K of the level block.
-        consume_loss: `cosine` or `likelihood`.
+        consume_loss: what trains the consume block, `cosine` or `likelihood`.
         items_loss: normaliser of the likelihood over items: `full`, `sampled`, or `auto`: sampled
             beyond 100,000 items. The cosine loss needs none.
         negatives: items of a sample, common to a batch.

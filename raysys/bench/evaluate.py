@@ -57,7 +57,7 @@ class EvaluateBenchConfig(BenchConfig):
         sizes: users, each evaluated.
         n_items: items ranked for each.
         rows_per_user: mean length of a history.
-        latent: of the model.
+        latent: size of the model's latent.
         baselines: evaluated beside it.
         replicates: bootstrap replicates.
         metric_users: users of the comparison with the peer.

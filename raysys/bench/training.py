@@ -59,7 +59,7 @@ class TrainBenchConfig(BenchConfig):
         epochs: of its trainings.
         rounds: of one worker, two workers and two lone processes in turn; the fastest of each
             counts, as other work on the machine only slows down.
-        n_users, n_catalogue, n_interactions: its log.
+        n_users, n_catalogue, n_interactions: size of the log of the second part.
     """
 
     n_items: int = 20_000

@@ -45,7 +45,7 @@ class LaunchConfig:
     Attributes:
         workers: Ray Train workers; 0 trains inside the calling process.
         max_failures: lost workers to recover from, each time from the newest saved state.
-        gpu: one GPU per worker; None takes GPUs where the cluster has enough.
+        gpu: one GPU per worker; null takes GPUs where the cluster has enough.
     """
 
     workers: int = local(2)

@@ -36,8 +36,8 @@ class CompareConfig(JobConfig):
         other: the second run; null compares within `run`.
         via: path of the first: model, codes or index.
         against: path of the second, or a baseline; null takes `via`.
-        period: val or test.
-        protocol: cutoff, lloo or loo.
+        period: window that is judged, val or test.
+        protocol: histories, cutoff, lloo or loo, as in `evaluate`.
         ranking: as in `evaluate`.
         rescore: of a path via=index.
         replicates: bootstrap replicates of the difference.

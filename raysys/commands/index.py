@@ -32,7 +32,7 @@ _INPUTS = ("codes", "compressor", "embeddings")
 
 @dataclasses.dataclass
 class IndexConfig(IndexParams, JobConfig):
-    """Settings of the index job: those of `IndexParams` and what every job knows."""
+    """Settings of index."""
 
 
 def index(cfg: IndexConfig) -> StageResult:

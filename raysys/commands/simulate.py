@@ -34,7 +34,7 @@ class SimulateConfig(JobConfig):
         n_users, n_items: sizes of the world.
         n_interactions: expected rows before repeats are removed.
         n_tastes: latent dimensions of taste.
-        days: length of the log.
+        days: length of the log in days.
         skew: exponent of the popularity's power law.
         drift: how strongly exposure fades after an item's release.
         taste_pull: how strongly consumption follows taste.

@@ -41,7 +41,7 @@ class UpdateConfig(JobConfig):
 
     Attributes:
         upsert: Parquet file of items that came or changed; empty: none.
-        delete: item ids that go.
+        delete: ids of items that are not returned any more.
     """
 
     upsert: str = ""

@@ -37,7 +37,7 @@ class Repeated(str):
 
 @dataclasses.dataclass
 class ColumnsConfig:
-    """Names of the columns in the log; None takes the default name where there is such a column.
+    """Names of the columns in the log; null takes the default name where there is such a column.
 
     Attributes:
         user: user id, default `user_id`.

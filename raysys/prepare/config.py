@@ -32,7 +32,7 @@ class PrepareConfig(JobConfig):
             seconds if 1 or more (split=temporal).
         val_share, test_share: shares of users or ratings held out (split=users, ratings).
         target_share: share of a held-out user's items that are targets (split=users).
-        min_user_rows: drop users with fewer rows in the fit window, but not none; None is 1, or 5
+        min_user_rows: drop users with fewer rows in the fit window, but not none; null is 1, or 5
             rows in all for split=users.
         max_user_rows: drop users with more rows (bots), counted in the same way.
         min_item_rows: drop items with fewer rows in the fit window, but not none.
@@ -40,10 +40,10 @@ class PrepareConfig(JobConfig):
             early where nothing is dropped any more (k-core).
         dedupe: which of several rows of one (user, item, kind) stays: first or last in time; count
             is first with a column `count` of how many there were.
-        events: accepted events; rows of others are quarantined. None accepts all.
+        events: accepted events; rows of others are quarantined; null accepts all.
         ignore_events: rows of these events are left out and counted as filtered.
         min_rating, max_rating: ratings outside are quarantined.
-        liked_levels: levels that count as liked; None takes value >= min + 0.75 (max - min).
+        liked_levels: levels that count as liked; null takes value >= min + 0.75 (max - min).
         negative_events: events that do not count as liked.
         max_bad_share: quarantined share of rows that stops the job.
     """
