@@ -121,7 +121,7 @@ def assigned(schema: Any, path: Sequence[str], raw: Any) -> Any:
 
 def section(schema: Any, name: str) -> Any:
     """Return the dataclass below a key, None where there is none."""
-    hint = without_none(_hints(schema).get(name))[0]
+    hint = _without_none(_hints(schema).get(name))[0]
     return hint if dataclasses.is_dataclass(hint) else None
 
 
