@@ -35,14 +35,11 @@ The blocks share no parameters, so no weight between their losses changes either
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,10 +68,6 @@ from raysys.autoencoder.ragged_ops import (
 from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
-from raysys.store.builds import Build
-from raysys.store.drafts import Draft
-
-WEIGHTS_FILE, CONFIG_FILE, LEVELS_FILE = "model.safetensors", "model.json", "levels.json"
 
 _DAY_S = 86_400.0
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
@@ -380,21 +373,8 @@ class Conv4Rec(nn.Module):
             consume_score=scores[0, items].numpy(),
         )
 
-    def save(self, draft: Draft) -> None:
-        """Write weights, settings and levels into a build that is being made."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(state, draft.path(WEIGHTS_FILE))
-        draft.path(CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.cfg), indent=1))
-        self.levels.save(draft.path(LEVELS_FILE))
-
-    @classmethod
-    def load(cls, build: Build) -> Conv4Rec:
-        """Open what `save` wrote, in eval mode; weights stay on the disk until they are used."""
-        state = load_file(build.path(WEIGHTS_FILE))
-        cfg = Conv4RecConfig(**json.loads(build.path(CONFIG_FILE).read_text()))
-        levels = RatingLevels.load(build.path(LEVELS_FILE))
-        model = cls(cfg, n_items=len(state["items"]), levels=levels, seed=None)
-        model.load_state_dict(state, assign=True)
-        model.requires_grad_(False).eval()
-        model._consume = model._consume_blocks()
-        return model
+    def frozen(self) -> Conv4Rec:
+        """Return the model in eval mode, its weights never to change again."""
+        self.requires_grad_(False).eval()
+        self._consume = self._consume_blocks()
+        return self

@@ -31,7 +31,7 @@ from raysys.bench.vectors import (
     timed,
 )
 from raysys.compressor.atoms import atom_usage
-from raysys.compressor.codes import Codes
+from raysys.compressor.codes import Codes, truncated
 from raysys.compressor.model import WIDE_FACTOR, CompresSAEConfig
 from raysys.compressor.packing import SIMILARITIES
 from raysys.config import local, location, require
@@ -137,7 +137,7 @@ def _ours(cfg: CodesBenchConfig, data: Dataset, truth: Any) -> list[dict[str, An
     for size in sorted(cfg.sizes)[:-1]:
         if longest is not None and longest.packing != "dense8":
             keep = min((size - 2) // 2, longest.n_active)
-            cut = longest.truncate(keep, dictionary=dictionary, similarity=data.similarity)
+            cut = truncated(longest, keep, dictionary=dictionary, similarity=data.similarity)
             row = _measured(data, cut, dictionary, truth)
             row["engine"] += f" cut from {longest.n_active}"
             result.append(row)

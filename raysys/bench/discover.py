@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.files import Autoencoder
 from raysys.cluster.connect import connected
 from raysys.commands.prepare import prepare
 from raysys.commands.simulate import SimulateConfig, simulate
@@ -55,7 +55,7 @@ def discover_rows(
         prepare(PrepareConfig(**common, source=source, split="users"))
         train(TrainConfig(**common, model="autoencoder", refit="all"))
     workspace = Workspace(str(run))
-    model = Conv4Rec.load(workspace.current("autoencoder"))
+    model = Autoencoder.open(workspace.current("autoencoder")).model
     profiles = Profiles.load(workspace.current("profiles"))
     cells = profiles.cells()
     rows = np.sort(np.random.default_rng([seed, 0xD15C]).permutation(cells.n_users)[:_USERS])

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.files import AutoencoderFacts, write_model
 from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.bench.prepare import Measured, measure
 from raysys.bench.suites import STARS, BenchConfig
@@ -182,17 +183,18 @@ def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> Pro
 
 def _write_model(
     draft: Draft, cfg: EvaluateBenchConfig, counts: NDArray[np.int64]
-) -> dict[str, Any]:
+) -> AutoencoderFacts:
     settings = Conv4RecConfig(latent=cfg.latent)
     sizes = torch.from_numpy(counts)
     model = Conv4Rec(settings, n_items=cfg.n_items, levels=STARS, counts=sizes, seed=cfg.seed)
-    model.save(draft)
-    return {
-        "n_items": cfg.n_items,
-        "period": "test",
-        "fitted_windows": ["FIT", "VAL"],
-        "fitted_until": _CUTS["test"],
-    }
+    write_model(draft, model)
+    return AutoencoderFacts(
+        n_items=cfg.n_items,
+        n_levels=STARS.n_levels,
+        period="test",
+        fitted_windows=(Window.FIT, Window.VAL),
+        fitted_until=_CUTS["test"],
+    )
 
 
 def _cells(cfg: EvaluateBenchConfig, start: int, stop: int) -> Cells:

@@ -19,6 +19,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -28,13 +29,15 @@ from raysys.bench.peers import PEERS, Peer
 from raysys.bench.resources import load_average, timed_cpu
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import Dataset, exact_top, load_dataset, scratch
-from raysys.compressor.codes import Codes
+from raysys.compressor.codes import Codes, CodesFacts
+from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
 from raysys.compressor.encode import encode, fit_dictionary
+from raysys.compressor.files import Coded, Compressor, CompressorFacts, write_compressor
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
-from raysys.index.files import open_index, save_index
+from raysys.index.files import IndexFacts, open_index, save_index
 from raysys.index.index import KINDS, Index
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
@@ -95,9 +98,9 @@ def rows(cfg: RetrievalBenchConfig) -> list[dict[str, Any]]:
             f"truth-{len(data.vectors)}", lambda: exact_top(data.queries, data.vectors, TOP)[0]
         )
         shared = {"data": data.name, "n_items": len(data.vectors), "dim": data.vectors.shape[1]}
-        chain = _write_builds(folder, data, codes, np.asarray(dictionary))
+        coded = _write_builds(folder, data, codes, np.asarray(dictionary))
         for kind in cfg.kinds:
-            row = _ours(cfg, kind, data, codes, chain, truth, folder)
+            row = _ours(cfg, kind, data, codes, coded, truth, folder)
             found.append({"engine": f"raysys {kind}", **shared, **row})
             log.info("bench %s", found[-1])
         for peer in PEERS if cfg.peers else ():
@@ -136,27 +139,30 @@ def codes_of(data: Dataset, dictionary: Floats, cfg: RetrievalBenchConfig, kept:
     )
 
 
-def _write_builds(folder: str, data: Dataset, codes: Codes, dictionary: Floats) -> dict[str, Build]:
-    """Write what an index opens beside itself."""
+def _write_builds(folder: str, data: Dataset, codes: Codes, dictionary: Floats) -> Coded:
+    """Write what an index opens beside itself; the vectors themselves are not needed."""
+    similarity, dim = data.similarity, data.vectors.shape[1]
 
-    def bias(draft: Draft) -> dict[str, Any]:
-        np.save(draft.path("bias.npy"), np.zeros((codes.n_items, 0), dtype=np.float32))
-        return {}
+    def biases(draft: Draft) -> EmbeddingsFacts:
+        none = np.zeros((codes.n_items, 0), dtype=np.float32)
+        vectors = np.zeros((0, dim), dtype=np.float32)
+        return write_embeddings(
+            draft, vectors=vectors, bias=none, items=pa.table({}), similarity=similarity
+        )
 
-    def atoms(draft: Draft) -> dict[str, Any]:
-        np.save(draft.path("dictionary.npy"), dictionary)
-        return {}
+    def atoms(draft: Draft) -> CompressorFacts:
+        return write_compressor(draft, dictionary, n_items=codes.n_items, n_active=codes.n_active)
 
-    def packed(draft: Draft) -> dict[str, Any]:
+    def packed(draft: Draft) -> CodesFacts:
         codes.save(draft)
-        return {"packing": codes.packing, "similarity": data.similarity}
+        return codes.facts(dictionary, similarity=similarity)
 
-    writers = {"embeddings": bias, "compressor": atoms, "codes": packed}
-    workspace = Workspace(folder)
-    return {
-        kind: workspace.build(kind, config={}, write=write, force=True)
-        for kind, write in writers.items()
-    }
+    build = Workspace(folder).build
+    return Coded(
+        embeddings=build("embeddings", config={}, write=biases, force=True),
+        compressor=build("compressor", config={}, write=atoms, force=True),
+        codes=build("codes", config={}, write=packed, force=True),
+    )
 
 
 def _ours(
@@ -164,12 +170,12 @@ def _ours(
     kind: str,
     data: Dataset,
     codes: Codes,
-    chain: dict[str, Build],
+    coded: Coded,
     truth: NDArray[Any],
     folder: str,
 ) -> dict[str, Any]:
     """Build, write, open and measure one kind of ours."""
-    dictionary = np.load(chain["compressor"].path("dictionary.npy"))
+    dictionary = np.array(Compressor.open(coded.compressor).dictionary)
     params = IndexParams(kind=kind, target_recall=cfg.target_recall, allow_miss=True)
     none = np.zeros((codes.n_items, 0), dtype=np.float32)
     common = {"similarity": data.similarity, "params": params, "seed": cfg.seed}
@@ -182,12 +188,13 @@ def _ours(
     build = Workspace(folder).build(
         "index", config={}, write=lambda draft: save_index(made, draft), force=True
     )
-    row = measure(lambda: _open(build, chain), data, truth, target=cfg.target_recall)
+    facts = IndexFacts.of(build)
+    row = measure(lambda: _open(build, coded), data, truth, target=cfg.target_recall)
     return {
-        "bytes_per_item": build.facts["bytes_per_item"],
-        "bytes_per_item_with_dictionary": build.facts["bytes_per_item_with_dictionary"],
+        "bytes_per_item": facts.bytes_per_item,
+        "bytes_per_item_with_dictionary": facts.bytes_per_item_with_dictionary,
         **row,
-        "chosen_setting": build.facts["settings"].get(str(TOP)),
+        "chosen_setting": facts.settings.get(TOP),
         "build_s": build_s,
         "build_cpu_s": build_cpu_s,
         "choose_s": choose_s,
@@ -195,8 +202,8 @@ def _ours(
     }
 
 
-def _open(build: Build, chain: dict[str, Build]) -> Opened:
-    index = open_index(build, chain)
+def _open(build: Build, coded: Coded) -> Opened:
+    index = open_index(build, coded)
     assert isinstance(index, Index)
     most = {"flat": 1, "ivf": index.n_cells, "graph": min(index.n_items, 8192)}[index.kind]
 

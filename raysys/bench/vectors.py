@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import encode, fit_dictionary
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import JobConfig, require
@@ -76,10 +77,10 @@ def load_dataset(
         bias = np.zeros((len(vectors), 0), dtype=np.float32)
     else:
         require(bool(cfg.run), "source", source, "a .npy file, or run= with embeddings")
-        build = Workspace(cfg.run, cache_dir=cfg.cache_dir).current("embeddings")
-        vectors = np.load(build.path("vectors.npy"), mmap_mode="r")
-        bias = np.load(build.path("bias.npy"))
-        similarity = build.facts["similarity"]
+        workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+        embeddings = Embeddings.open(workspace.current("embeddings"))
+        vectors, bias = embeddings.vectors, np.array(embeddings.bias)
+        similarity = embeddings.similarity
         popularity = _popularity(cfg, len(vectors))
     vectors = np.ascontiguousarray(vectors[:limit], dtype=np.float32)
     good = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))

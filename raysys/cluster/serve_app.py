@@ -26,7 +26,7 @@ from raysys.config import local as local_field
 from raysys.errors import RaysysError
 from raysys.http.app import create_app
 from raysys.search.search import Search
-from raysys.search.served import served_chain
+from raysys.search.served import Served
 from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,11 @@ def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
         The application and the {kind: build_id} that it will serve.
 
     Raises:
-        BuildError: see `served_chain`.
+        BuildError: see `Served.open`.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = served_chain(workspace, build_id=cfg.build_id, verify=cfg.verify)
+    served = Served.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
     deployment = serve.deployment(
         Service,
         name="search",
@@ -119,11 +119,10 @@ def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False},
     )
-    build_ids = {kind: build.build_id for kind, build in chain.items()}
     app = deployment.bind(
-        cfg.run, cache_dir=cfg.cache_dir, build_id=build_ids["index"], verify=cfg.verify
+        cfg.run, cache_dir=cfg.cache_dir, build_id=served.index.build_id, verify=cfg.verify
     )
-    return app, build_ids
+    return app, served.build_ids
 
 
 def build(args: Mapping[str, Any]) -> Application:

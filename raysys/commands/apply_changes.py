@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from raysys.compressor.codes import Codes
+from raysys.compressor.codes import Codes, CodesFacts
+from raysys.compressor.embeddings import Embeddings, EmbeddingsFacts, write_embeddings
 from raysys.compressor.encode import encode
-from raysys.compressor.model import CompresSAE
+from raysys.compressor.files import Coded, Compressor
 from raysys.data.arrays import Floats
 from raysys.search.changes import (
     EDIT,
     KIND,
     Changes,
+    ChangesFacts,
     current_changes,
     gone_mask,
     joined_items,
@@ -35,30 +34,31 @@ from raysys.store.drafts import Draft
 log = logging.getLogger(__name__)
 
 
-def compacted(workspace: Workspace) -> dict[str, Build]:
-    """Return the chain of current codes, after taking in the changes that there are for it."""
+def compacted(workspace: Workspace) -> Coded:
+    """Return the current codes, after taking in the changes that there are for them."""
     with workspace.held(EDIT):
-        return _compacted(workspace, workspace.chain(workspace.current("codes")))
+        return _compacted(workspace, Coded.current(workspace))
 
 
-def _compacted(workspace: Workspace, chain: dict[str, Build]) -> dict[str, Build]:
-    if "autoencoder" in chain:
-        _carry_deletions(workspace, chain["embeddings"])
-    build = current_changes(workspace, chain["embeddings"])
-    if build is None or not (build.facts["n_upserted"] or build.facts["n_deleted"]):
-        return chain
-    if "autoencoder" in chain:
+def _compacted(workspace: Workspace, coded: Coded) -> Coded:
+    if coded.autoencoder is not None:
+        _carry_deletions(workspace, coded.embeddings)
+    build = current_changes(workspace, coded.embeddings)
+    if build is None or not ChangesFacts.of(build).any:
+        return coded
+    if coded.autoencoder is not None:
         log.info("changes stay on top of the index until the next training")
-        return chain
+        return coded
     changes = Changes.load(build)
-    items = pq.read_table(chain["embeddings"].path("items.parquet"))
+    items = Embeddings.open(coded.embeddings).items()
     known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
     keep = np.flatnonzero(~gone_mask(changes, known, len(items)))
-    embeddings = _embeddings(workspace, chain["embeddings"], build, changes, items, keep)
-    compressor = _compressor(workspace, chain["compressor"], embeddings)
-    codes = _codes(workspace, chain["codes"], compressor, embeddings, changes, keep)
-    log.info("changes taken in n_items=%d fresh=%d", codes.facts["n_items"], len(changes.items))
-    return {**chain, "embeddings": embeddings, "compressor": compressor, "codes": codes}
+    embeddings = _embeddings(workspace, coded.embeddings, build, changes, items, keep)
+    compressor = _compressor(workspace, coded.compressor, embeddings)
+    codes = _codes(workspace, coded.codes, compressor, embeddings, changes, keep)
+    n_items = EmbeddingsFacts.of(embeddings).n_items
+    log.info("changes taken in n_items=%d fresh=%d", n_items, len(changes.items))
+    return dataclasses.replace(coded, embeddings=embeddings, compressor=compressor, codes=codes)
 
 
 def _carry_deletions(workspace: Workspace, embeddings: Build) -> None:
@@ -70,16 +70,15 @@ def _carry_deletions(workspace: Workspace, embeddings: Build) -> None:
     if not workspace.has(KIND):
         return
     old = workspace.current(KIND)
-    if old.manifest.inputs["embeddings"]["content_id"] == embeddings.content_id:
+    if old.made_from(embeddings):
         return
     changes = Changes.load(old)
-    ids = pq.read_table(embeddings.path("items.parquet"), columns=["item_id"])["item_id"]
-    known = set(ids.to_pylist())
+    opened = Embeddings.open(embeddings)
+    known = set(opened.item_ids())
     lost = [i for i in changes.item_ids if i not in known]
     if lost:
         log.warning("upserted items dropped n=%d: update them again for the new vectors", len(lost))
-    facts = embeddings.facts
-    none = Changes.none(facts["dim"], facts["n_bias"])
+    none = Changes.none(opened.facts.dim, opened.facts.n_bias)
     kept = dataclasses.replace(none, deleted=tuple(i for i in changes.deleted if i in known))
     settings = {"carried": old.content_id}
     workspace.build(KIND, config=settings, inputs=[embeddings], write=kept.save)
@@ -94,28 +93,28 @@ def _embeddings(
     keep: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> Build:
 
-    def write(draft: Draft) -> dict[str, Any]:
-        for name, fresh in (("vectors", changes.vectors), ("bias", changes.bias)):
-            rows = np.load(old.path(f"{name}.npy"), mmap_mode="r")[keep]
-            np.save(draft.path(f"{name}.npy"), np.concatenate([rows, fresh]))
+    def write(draft: Draft) -> EmbeddingsFacts:
+        before = Embeddings.open(old)
         rows = np.concatenate([keep, len(items) + np.arange(len(changes.items))])
         table = joined_items(items, changes).take(pa.array(rows))
         numbers = pa.array(range(len(table)), pa.int32())
         table = table.set_column(table.column_names.index("item_num"), "item_num", numbers)
-        pq.write_table(table, draft.path("items.parquet"))
-        return old.facts | {"n_items": len(table)}
+        write_embeddings(
+            draft,
+            vectors=np.concatenate([before.vectors[keep], changes.vectors]),
+            bias=np.concatenate([before.bias[keep], changes.bias]),
+            items=table,
+            similarity=before.similarity,
+        )
+        return dataclasses.replace(before.facts, n_items=len(table))
 
     source = [old.content_id, changes_build.content_id]
     return workspace.build("embeddings", config={"source": "changes"}, source=source, write=write)
 
 
 def _compressor(workspace: Workspace, old: Build, embeddings: Build) -> Build:
-    def write(draft: Draft) -> dict[str, Any]:
-        for name in old.files():
-            shutil.copyfile(old.path(name), draft.path(name))
-        return old.facts
-
     settings = old.manifest.config | {"from": old.content_id}
+    write = Compressor.open(old).copy_to
     return workspace.build("compressor", config=settings, inputs=[embeddings], write=write)
 
 
@@ -127,28 +126,24 @@ def _codes(
     changes: Changes,
     keep: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> Build:
-    def write(draft: Draft) -> dict[str, Any]:
+    def write(draft: Draft) -> CodesFacts:
         codes = Codes.open(old)
         kept = codes.take(keep)
         if len(changes.vectors):
-            kept = kept.joined(_encoded(changes.vectors, codes, compressor))
+            kept = kept.joined(_encoded(changes.vectors, codes, Compressor.open(compressor)))
         kept.save(draft)
-        return old.facts | {"n_items": kept.n_items}
+        return dataclasses.replace(CodesFacts.of(old), n_items=kept.n_items)
 
     settings = old.manifest.config | {"from": old.content_id}
     return workspace.build("codes", config=settings, inputs=[compressor, embeddings], write=write)
 
 
-def _encoded(vectors: Floats, codes: Codes, compressor: Build) -> Codes:
+def _encoded(vectors: Floats, codes: Codes, compressor: Compressor) -> Codes:
     """Return the codes of further rows over the dictionary, in the packing of `codes`."""
     if codes.packing == "dense8":
         return Codes.pack_dense(vectors, similarity="cosine")
-    dictionary = np.load(compressor.path("dictionary.npy"))
-    model = None
-    if "encoder.safetensors" in compressor.files():
-        path = compressor.path("encoder.safetensors")
-        weight = compressor.manifest.config["compressor"]["wide_weight"]
-        model = CompresSAE.load(path, n_active=codes.n_active, wide_weight=weight)
+    dictionary = np.array(compressor.dictionary)
+    model = compressor.encoder(n_active=codes.n_active)
     atoms, values = encode(
         vectors, torch.from_numpy(dictionary), n_active=codes.n_active, model=model
     )

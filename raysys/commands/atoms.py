@@ -15,10 +15,11 @@ import numpy as np
 
 from raysys.compressor.atoms import atom_usage, shared_atoms, top_items
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
+from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, require, require_run
 from raysys.data.arrays import Floats
 from raysys.errors import ConfigError
-from raysys.index.files import load_dictionary
 from raysys.reports.tables import aligned
 from raysys.search.items import ItemTable
 from raysys.store.builds import Workspace
@@ -55,9 +56,9 @@ def atoms(cfg: AtomsConfig) -> str:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = workspace.chain(workspace.current("codes"))
-    codes, items = Codes.open(chain["codes"]), ItemTable.load(chain["embeddings"])
-    dictionary = load_dictionary(codes, chain, int(chain["embeddings"].facts["dim"]))
+    coded = Coded.current(workspace)
+    codes, items = Codes.open(coded.codes), ItemTable.load(Embeddings.open(coded.embeddings))
+    dictionary = Compressor.open(coded.compressor).dictionary_of(codes)
     if cfg.items is not None:
         rows = _shared(codes, dictionary, items, cfg.items, cfg.top_k)
     elif cfg.atom is not None:

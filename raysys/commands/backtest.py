@@ -42,7 +42,7 @@ from raysys.evaluation.evaluator import Metrics
 from raysys.prepare.config import PrepareConfig
 from raysys.prepare.cutoffs import backtest_cutoffs
 from raysys.reports import tables
-from raysys.reports.methods import open_chain
+from raysys.reports.methods import Subject
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.storage import join
 from raysys.training.optim import OptimConfig
@@ -106,13 +106,13 @@ def backtest(cfg: BacktestConfig) -> StageResult:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = open_chain(workspace, "model")
-    windows = _windows(cfg, chain)
+    subject = Subject.open(workspace, "model")
+    windows = _windows(cfg, subject)
     results = []
     with connected(cfg.ray):
         for window in windows:
             log.info("backtest window=%d of %d cuts=%s", window.number, len(windows), window)
-            results.append(_run_window(cfg, chain, window))
+            results.append(_run_window(cfg, subject, window))
     entries = [
         {
             **dataclasses.asdict(window),
@@ -131,17 +131,17 @@ def backtest(cfg: BacktestConfig) -> StageResult:
     for line in _table(entries, means):
         log.info("%s", line)
     return StageResult(
-        build_ids={kind: build.build_id for kind, build in sorted(chain.items())},
+        build_ids=subject.build_ids,
         metrics=means,
         extra={"report": f"{cfg.run.rstrip('/')}/{name}", "period": "test", "backtest": entries},
     )
 
 
-def _windows(cfg: BacktestConfig, chain: dict[str, Build]) -> list[_Window]:
-    cutoffs = ProfilesFacts.of(chain["profiles"]).cutoffs
-    if cutoffs is None:
+def _windows(cfg: BacktestConfig, subject: Subject) -> list[_Window]:
+    cutoffs = ProfilesFacts.of(subject.profiles).cutoffs
+    if cutoffs is None or subject.interactions is None:
         raise ConfigError(f"windows={cfg.windows} needs a run prepared with split=temporal")
-    time_range = InteractionsFacts.of(chain["interactions"]).time_range
+    time_range = InteractionsFacts.of(subject.interactions).time_range
     assert time_range is not None, "a log that is split in time has times"
     first, last = time_range
     step = last + 1 - cutoffs["test"]
@@ -149,15 +149,14 @@ def _windows(cfg: BacktestConfig, chain: dict[str, Build]) -> list[_Window]:
     return [_Window(number, *cut) for number, cut in enumerate(cuts, start=1)]
 
 
-def _run_window(
-    cfg: BacktestConfig, chain: dict[str, Build], window: _Window
-) -> tuple[str, StageResult]:
+def _run_window(cfg: BacktestConfig, subject: Subject, window: _Window) -> tuple[str, StageResult]:
     """Prepare, train and evaluate one window; return its run and result."""
     run = join(cfg.run, f"backtest/{window.number}-of-{cfg.windows}")
     shared: dict[str, Any] = {"run": run, "cache_dir": cfg.cache_dir, "ray": cfg.ray}
-    before = chain["profiles"].manifest.config
+    before = subject.profiles.manifest.config
     with tempfile.TemporaryDirectory() as folder:
-        _write_log(chain["interactions"], Path(folder), end=window.end)
+        assert subject.interactions is not None, "windows were made of its times"
+        _write_log(subject.interactions, Path(folder), end=window.end)
         prepare(
             PrepareConfig(
                 **shared,
@@ -168,7 +167,7 @@ def _run_window(
                 **{key: before[key] for key in _PREPARE_KEYS if key in before},
             )
         )
-    trained = chain["autoencoder"].manifest.config
+    trained = subject.autoencoder.manifest.config
     train(
         TrainConfig(
             **shared,

@@ -21,7 +21,7 @@ from raysys.errors import BuildError, ConfigError
 from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import Difference, compare_users, users_of_report
 from raysys.evaluation.protocols import PROTOCOLS
-from raysys.reports.methods import VIA, open_chain
+from raysys.reports.methods import VIA, Subject
 from raysys.reports.tables import HEADLINES, aligned
 from raysys.store.builds import StageResult, Workspace
 
@@ -121,7 +121,7 @@ def _users(cfg: CompareConfig, run: str, method: str) -> tuple[dict[str, str], A
     )
     workspace = Workspace(run, cache_dir=cfg.cache_dir)
     name = report_name(wanted)
-    build_ids = {k: b.build_id for k, b in sorted(open_chain(workspace, via).items())}
+    build_ids = Subject.open(workspace, via).build_ids
     record = workspace.storage.read_json(f"{REPORTS}/{name}.json")
     if record is None or record["build_ids"] != build_ids or method not in record["methods"]:
         log.info("compare evaluates run=%s via=%s", run, via)

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from raysys.cluster.tasks import task_runner
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import BLOCK_ROWS, Encoder
 from raysys.compressor.packing import Packed, Packer
 from raysys.compressor.quantise import sample_stride
 from raysys.config import RayConfig
-from raysys.store.builds import Build
 from raysys.store.drafts import SCRATCH, Draft
 from raysys.store.storage import Storage
 
@@ -41,14 +41,14 @@ class PartStore:
     """The vectors to encode and the parts made of them; any process of the cluster can use it.
 
     Attributes:
-        embeddings: the build.
+        embeddings: the rows.
         storage: of the run.
         name: the folder below `training/`.
         n_rows: rows N of the embeddings.
         part_rows: rows of a part, a multiple of `BLOCK_ROWS`.
     """
 
-    embeddings: Build
+    embeddings: Embeddings
     storage: Storage
     name: str
     n_rows: int
@@ -65,9 +65,7 @@ class PartStore:
 
     def vectors(self, number: int) -> NDArray[np.floating[Any]]:
         """Return the vectors [M, D] of a part, memory-mapped."""
-        matrix = np.load(self.embeddings.path("vectors.npy"), mmap_mode="r")
-        rows: NDArray[np.floating[Any]] = matrix[self.start(number) : self.start(number + 1)]
-        return rows
+        return self.embeddings.vectors[self.start(number) : self.start(number + 1)]
 
     def read(self, kind: str, number: int) -> dict[str, NDArray[Any]] | None:
         """Return the arrays of a part, None where it is not finished."""
@@ -89,7 +87,7 @@ class PartStore:
 
 def encode_in_parts(
     draft: Draft,
-    embeddings: Build,
+    embeddings: Embeddings,
     encoder: Encoder,
     *,
     storage: Storage,
@@ -113,7 +111,7 @@ def encode_in_parts(
         part_rows: rows of a part, a multiple of `BLOCK_ROWS`; the bytes of the codes do not depend
             on it.
     """
-    n_rows = len(np.load(embeddings.path("vectors.npy"), mmap_mode="r"))
+    n_rows = embeddings.facts.n_items
     store = PartStore(embeddings, storage, name, n_rows, part_rows)
     encode = functools.partial(_encode_part, store=store, encoder=encoder)
     with task_runner(RayConfig(), size=n_rows) as run:  # training is connected already

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.autoencoder.files import AutoencoderFacts
 from raysys.cluster.tasks import Run, task_runner
 from raysys.config import JobConfig, require, require_run
 from raysys.data.profiles import Profiles, shard_names
@@ -35,7 +36,7 @@ from raysys.evaluation import audit, fit_baselines, metric_table, protocols
 from raysys.evaluation.evaluator import Evaluator
 from raysys.prepare.append import BASE as APPENDED_TO
 from raysys.reports import tables
-from raysys.reports.methods import VIA, open_chain
+from raysys.reports.methods import VIA, Subject
 from raysys.reports.passes import (
     Counted,
     Evaluated,
@@ -146,18 +147,18 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = open_chain(workspace, cfg.via)
-    profiles = Profiles.load(chain["profiles"])
+    subject = Subject.open(workspace, cfg.via)
+    profiles = Profiles.load(subject.profiles)
     if profiles.facts.protocol == "ratings" and profiles.levels.n_rated < 2:
         raise DataError(
             "protocol=ratings evaluates predictions of ratings, and this log has none that differ "
             f"(levels: {', '.join(profiles.levels.names)}): prepare it with split=temporal or users"
         )
-    _audit(cfg, chain, profiles)
+    _audit(cfg, subject, profiles)
     n_cells = sum(profiles.facts.n_cells.values())
-    baselines, left_out = _baselines(cfg, workspace, chain["profiles"], profiles)
-    plan = _plan(cfg, chain, profiles, baselines)
-    shards = shard_names(chain["profiles"])
+    baselines, left_out = _baselines(cfg, workspace, subject.profiles, profiles)
+    plan = _plan(cfg, subject, profiles, baselines)
+    shards = shard_names(subject.profiles)
     log.info(
         "evaluate started period=%s via=%s users=%d shards=%d",
         cfg.period,
@@ -174,7 +175,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         counts, rated = _count(plan, shards, profiles, run)
         tasks = [ShardTask(plan, name, counts, rated) for name in shards]
         outcome = _merge(run(evaluate_shard, tasks, stage="evaluate", large=True), folder)
-        record = {"report_id": report_id, **_record(cfg, plan, chain, outcome, left_out)}
+        record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
     _publish(workspace, f"{REPORTS}/{name}", record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
     for line in tables.table(methods):
@@ -201,11 +202,11 @@ def report_name(cfg: EvaluateConfig) -> str:
     return "-".join(parts)
 
 
-def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> None:
+def _audit(cfg: EvaluateConfig, subject: Subject, profiles: Profiles) -> None:
     """Check the manifests; the cells are checked shard by shard."""
     facts = profiles.facts
     audit.check_model(
-        chain["autoencoder"].facts,
+        AutoencoderFacts.of(subject.autoencoder),
         period=cfg.period,
         windows=period_windows(facts.protocol, cfg.period),
         cutoffs=facts.cutoffs,
@@ -215,13 +216,13 @@ def _audit(cfg: EvaluateConfig, chain: dict[str, Build], profiles: Profiles) -> 
         profiles.items,
         catalogue=facts.catalogue,
         cutoffs=facts.cutoffs,
-        numbers_kept=APPENDED_TO in chain["profiles"].manifest.config,
+        numbers_kept=APPENDED_TO in subject.profiles.manifest.config,
     )
 
 
 def _plan(
     cfg: EvaluateConfig,
-    chain: dict[str, Build],
+    subject: Subject,
     profiles: Profiles,
     baselines: dict[str, Build],
 ) -> Plan:
@@ -232,7 +233,7 @@ def _plan(
         run=cfg.run,
         cache_dir=cfg.cache_dir,
         via=cfg.via,
-        head=chain[VIA[cfg.via]].build_id,
+        head=subject.head.build_id,
         ranking=cfg.ranking,
         gamma=cfg.gamma,
         rescore=cfg.rescore,
@@ -277,11 +278,11 @@ def _baselines(
 
 def _fit_baseline(
     source: Callable[[], fit_baselines.Source], draft: Draft, *, name: str, period: str
-) -> dict[str, Any]:
+) -> fit_baselines.BaselineFacts:
     """Fit one baseline and write its files; return the build's facts."""
     log_read = source()
     chosen = fit_baselines.fit_and_save(log_read, period=period, names=[name], folder=draft.staging)
-    return {"name": name, "settings": chosen[name], "user_share": log_read.share}
+    return fit_baselines.BaselineFacts(name, chosen[name], log_read.share)
 
 
 def _count(
@@ -358,7 +359,7 @@ def _merge(results: Iterable[Evaluated], folder: Path) -> Outcome:
 def _record(
     cfg: EvaluateConfig,
     plan: Plan,
-    chain: dict[str, Build],
+    subject: Subject,
     outcome: Outcome,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
@@ -385,7 +386,7 @@ def _record(
         "split": plan.evaluation,
         "seed": cfg.seed,
         "replicates": cfg.replicates,
-        "build_ids": {kind: build.build_id for kind, build in sorted(chain.items())},
+        "build_ids": subject.build_ids,
         "baseline_ids": dict(plan.baselines),
         "cutoffs": dict(plan.cutoffs) if plan.cutoffs else None,
         "evaluated": evaluated,

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from raysys.compressor.embeddings import EmbeddingsFacts, new_vectors, write_embeddings
 from raysys.compressor.vector_files import (
-    Embeddings,
+    VectorSource,
     check_rows,
     embedding_files,
     open_npy,
     open_parquet,
     read_ids,
 )
-from raysys.data.arrays import new_file, release
+from raysys.data.arrays import release
 from raysys.errors import DataError
 from raysys.log.sources import fingerprint
 from raysys.store.builds import Build, Workspace
@@ -63,22 +62,22 @@ def import_vectors(
     except OSError as error:
         raise DataError(f"source={source} cannot be read: {error}") from error
 
-    def write(draft: Draft) -> dict[str, Any]:
+    def write(draft: Draft) -> EmbeddingsFacts:
         if files[0].format == "npy":
             opened = open_npy(files[0], read_ids(Path(ids).expanduser()) if ids else None)
         else:
             opened = open_parquet(files)
             if ids:
                 log.warning("setting ignored key=ids value=%s reason=Parquet_has_item_id", ids)
-        return _write(draft, opened, source) | {"similarity": similarity}
+        return _write(draft, opened, source, similarity)
 
     return workspace.build("embeddings", config=settings, source=prints, write=write, force=force)
 
 
-def _write(draft: Draft, opened: Embeddings, source: str) -> dict[str, Any]:
+def _write(draft: Draft, opened: VectorSource, source: str, similarity: str) -> EmbeddingsFacts:
     """Write vectors, biases and items; return the facts."""
     n_items, dim = opened.shape
-    out = new_file(draft.path("vectors.npy"), (n_items, dim), np.float32)
+    out = new_vectors(draft, n_items, dim)
     names, titles = [], []
     start = 0
     for batch in opened.batches():
@@ -93,10 +92,11 @@ def _write(draft: Draft, opened: Embeddings, source: str) -> dict[str, Any]:
     _check_unique(item_ids, source)
     numbers = pa.array(np.arange(n_items, dtype=np.int32))
     items = {"item_num": numbers, "item_id": item_ids, "title": item_titles}
-    pq.write_table(pa.table(items), draft.path("items.parquet"))
-    np.save(draft.path("bias.npy"), np.zeros((n_items, 0), dtype=np.float32))
     log.info("vectors read n_items=%d dim=%d", n_items, dim)
-    return {"n_items": n_items, "dim": dim, "n_bias": 0}
+    no_bias = np.zeros((n_items, 0), dtype=np.float32)
+    return write_embeddings(
+        draft, vectors=out, bias=no_bias, items=pa.table(items), similarity=similarity
+    )
 
 
 def _check_unique(item_ids: pa.ChunkedArray, source: str) -> None:

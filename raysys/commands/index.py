@@ -13,21 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from raysys.cluster.tasks import Run, task_runner
 from raysys.commands.apply_changes import compacted
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
+from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
 from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
-from raysys.index.files import load_dictionary, save_index
-from raysys.store.builds import Build, StageResult, Workspace
+from raysys.index.files import IndexFacts, save_index
+from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
-
-_INPUTS = ("codes", "compressor", "embeddings")
 
 
 @dataclasses.dataclass
@@ -43,49 +41,40 @@ def index(cfg: IndexConfig) -> StageResult:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = compacted(workspace)
-    inputs = [chain[kind] for kind in _INPUTS]
+    coded = compacted(workspace)
     build = workspace.build(
         "index",
         config=identity(cfg),
-        inputs=inputs,
-        write=lambda draft: _write(cfg, draft, chain),
+        inputs=[coded.codes, coded.compressor, coded.embeddings],
+        write=lambda draft: _write(cfg, draft, coded),
         force=cfg.force,
     )
+    record = build.record()
     shown = ("kind", "n_items", "n_cells", "settings", "recall", "bytes_per_item")
     return StageResult(
         build_ids={build.kind: build.build_id},
-        extra={key: build.facts[key] for key in shown},
+        extra={key: record[key] for key in shown},
     )
 
 
-def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str, Any]:
+def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
     """Build, measure and save the index; return its facts."""
     started = time.perf_counter()
-    codes = Codes.open(chain["codes"])
-    vectors, bias = (
-        np.load(chain["embeddings"].path(f"{name}.npy"), mmap_mode="r")
-        for name in ("vectors", "bias")
-    )
+    codes, embeddings = Codes.open(coded.codes), Embeddings.open(coded.embeddings)
+    vectors, bias, similarity = embeddings.vectors, embeddings.bias, embeddings.similarity
     if not codes.n_items == len(vectors) == len(bias) or codes.n_items == 0:
         raise BuildError(
-            f"codes {chain['codes'].build_id} hold {codes.n_items} items, their embeddings "
+            f"codes {coded.codes.build_id} hold {codes.n_items} items, their embeddings "
             f"{len(vectors)}: an index needs the same items, one or more"
         )
-    similarity = chain["embeddings"].facts["similarity"]
-    dictionary = load_dictionary(codes, chain, vectors.shape[1])
-    prefix, suffix = "queries-", ".npy"
-    users = {
-        name[len(prefix) : -len(suffix)]: np.load(chain["embeddings"].path(name), mmap_mode="r")
-        for name in chain["embeddings"].files(suffix, prefix=prefix)
-    }
+    dictionary = Compressor.open(coded.compressor).dictionary_of(codes)
     probes = sample_probes(
         vectors,
         bias.shape[1],
         similarity=similarity,
         sample=cfg.sample,
         seed=cfg.seed,
-        users=users,
+        users=embeddings.queries,
     )
     settings: dict[str, Any] = {"similarity": similarity, "params": cfg, "seed": cfg.seed}
     with task_runner(cfg.ray, size=codes.n_items if cfg.kind == "ivf" else 0) as run:
@@ -95,13 +84,14 @@ def _write(cfg: IndexConfig, draft: Draft, chain: dict[str, Build]) -> dict[str,
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)
-    return facts | {
-        "requested_kind": cfg.kind,
-        "target_recall": cfg.target_recall,
-        "recall": table[-1] if table else None,
-        "recall_table": table,
-        "build_s": seconds,
-    }
+    return dataclasses.replace(
+        facts,
+        requested_kind=cfg.kind,
+        target_recall=cfg.target_recall,
+        recall=table[-1] if table else None,
+        recall_table=tuple(table),
+        build_s=seconds,
+    )
 
 
 def _run_all(

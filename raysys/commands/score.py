@@ -27,8 +27,8 @@ from raysys.data.profiles import SHARD_PREFIX, Profiles, ProfilesFacts, shard_na
 from raysys.errors import BuildError, ConfigError
 from raysys.search.query import DEFAULT_GAMMA, Ranked
 from raysys.search.search import Search
-from raysys.search.served import served_chain
-from raysys.store.builds import Build, StageResult, Workspace
+from raysys.search.served import Served
+from raysys.store.builds import StageResult, Workspace
 from raysys.store.storage import Storage, join
 
 log = logging.getLogger(__name__)
@@ -95,29 +95,32 @@ def score(cfg: ScoreConfig) -> StageResult:
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    chain = served_chain(workspace)
-    if "profiles" not in chain:
+    served = Served.open(workspace)
+    if served.coded.profiles is None:
         raise BuildError(f"{cfg.run} indexes plain vectors: there are no users to score")
-    output = Storage(cfg.output or join(cfg.run, f"reports/scores-{_id(cfg, chain)}"))
-    shards = shard_names(chain["profiles"])
-    _claim(output, cfg, chain)
+    output = Storage(
+        cfg.output or join(cfg.run, f"reports/scores-{digest(_identity(cfg, served))}")
+    )
+    shards = shard_names(served.coded.profiles)
+    n_users = ProfilesFacts.of(served.coded.profiles).n_users
+    _claim(output, cfg, served)
     kept = set() if cfg.force else _finished(output)
     url = output.root if output.is_local else output.run
-    index_id = chain["index"].build_id
+    index_id = served.index.build_id
     tasks = [
         _Task(cfg.run, cfg.cache_dir, index_id, shard, url, cfg)
         for shard in shards
         if _file_of(shard) not in kept
     ]
-    log.info("score started users=%d shards=%d kept=%d", _n_users(chain), len(shards), len(kept))
+    log.info("score started users=%d shards=%d kept=%d", n_users, len(shards), len(kept))
     if tasks:
-        with task_runner(cfg.ray, size=_n_users(chain) * cfg.top_k) as run:
+        with task_runner(cfg.ray, size=n_users * cfg.top_k) as run:
             list(run(_score_shard, tasks, stage="score", rows=int))
     rows = sum(_count_rows(output, _file_of(shard)) for shard in shards)
     log.info("score finished rows=%d output=%s", rows, url)
     return StageResult(
-        build_ids={kind: build.build_id for kind, build in chain.items()},
-        extra={"output": url, "rows": rows, "users": _n_users(chain), "shards_kept": len(kept)},
+        build_ids=served.build_ids,
+        extra={"output": url, "rows": rows, "users": n_users, "shards_kept": len(kept)},
     )
 
 
@@ -144,8 +147,9 @@ def _score_shard(task: _Task) -> int:
 def _opened(run: str, cache_dir: str | None, index_id: str) -> tuple[Search, Profiles]:
     """Open the builds once per worker process; the driver has checked their hashes."""
     workspace = Workspace(run, cache_dir=cache_dir)
-    chain = served_chain(workspace, build_id=index_id, verify=False)
-    return Search(chain, users=False), Profiles.load(chain["profiles"])
+    served = Served.open(workspace, build_id=index_id, verify=False)
+    assert served.coded.profiles is not None, "the driver has looked"
+    return Search(served, users=False), Profiles.load(served.coded.profiles)
 
 
 def _tables(
@@ -186,18 +190,14 @@ def _column(ranked: Sequence[Ranked], name: str) -> pa.Array:
     return pa.array(np.concatenate(parts).astype(np.float32))
 
 
-def _id(cfg: ScoreConfig, chain: dict[str, Build]) -> str:
-    return digest(_identity(cfg, chain))
-
-
-def _identity(cfg: ScoreConfig, chain: dict[str, Build]) -> dict[str, object]:
+def _identity(cfg: ScoreConfig, served: Served) -> dict[str, object]:
     names = ("top_k", "ranking", "gamma", "exclude_seen")
-    return {"index": chain["index"].content_id, **{name: getattr(cfg, name) for name in names}}
+    return {"index": served.index.content_id, **{name: getattr(cfg, name) for name in names}}
 
 
-def _claim(output: Storage, cfg: ScoreConfig, chain: dict[str, Build]) -> None:
+def _claim(output: Storage, cfg: ScoreConfig, served: Served) -> None:
     """Write into the folder what its files are; refuse a folder that is something else."""
-    identity = _identity(cfg, chain)
+    identity = _identity(cfg, served)
     header = output.read_json(HEADER)
     if header == identity:
         return
@@ -227,7 +227,3 @@ def _file_of(shard: str) -> str:
 def _count_rows(output: Storage, name: str) -> int:
     path = f"{output.root}/{name}"
     return int(pq.read_metadata(path, filesystem=output.filesystem).num_rows)
-
-
-def _n_users(chain: dict[str, Build]) -> int:
-    return ProfilesFacts.of(chain["profiles"]).n_users

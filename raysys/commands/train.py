@@ -7,11 +7,16 @@ import logging
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
+from raysys.autoencoder.files import (
+    Autoencoder,
+    AutoencoderFacts,
+    write_model,
+    write_training,
+)
 from raysys.autoencoder.fit_data import FitData, fit_data
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
@@ -21,16 +26,16 @@ from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.import_vectors import import_vectors
 from raysys.commands.train_compressor import CompressorConfig, compress
+from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
 from raysys.compressor.packing import SIMILARITIES
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
 from raysys.data.batches import ragged
 from raysys.data.profiles import Profiles
-from raysys.data.schema import period_windows
+from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
 from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
-from raysys.training.history import HISTORY_FILE, SCALARS_FOLDER, write_history
 from raysys.training.loop import State
 from raysys.training.optim import OptimConfig
 
@@ -126,11 +131,13 @@ def train(cfg: TrainConfig) -> StageResult:
             )
     for build in builds:
         result.build_ids[build.kind] = build.build_id
-        for name, value in build.facts.get("val_metrics", {}).items():
-            result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
+        if build.kind == "autoencoder":
+            for name, value in AutoencoderFacts.of(build).val_metrics.items():
+                result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
         if build.kind == "codes":
+            record = build.record()
             shown = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
-            result.extra["codes"] = {name: build.facts[name] for name in shown}
+            result.extra["codes"] = {name: record[name] for name in shown}
     return result
 
 
@@ -142,12 +149,12 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
     inputs = [profiles_build]
 
-    def write_model(draft: Draft) -> dict[str, Any]:
+    def write(draft: Draft) -> AutoencoderFacts:
         state = fit(cfg, workspace, profiles_build, name=draft.scratch())
         return _write_model(cfg, draft, profiles_build, state)
 
     autoencoder = workspace.build(
-        "autoencoder", config=settings, inputs=inputs, write=write_model, force=cfg.force
+        "autoencoder", config=settings, inputs=inputs, write=write, force=cfg.force
     )
     embeddings = workspace.build(
         "embeddings",
@@ -198,7 +205,7 @@ def fit(
 
 def _write_model(
     cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
-) -> dict[str, Any]:
+) -> AutoencoderFacts:
     profiles = Profiles.load(profiles_build)
     protocol = profiles.facts.protocol
     period = last_period(protocol, cfg.refit)
@@ -210,51 +217,50 @@ def _write_model(
     some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
     few = max(1, _MAX_ELEMENTS // model.n_items)
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
-    model.save(draft)
-    draft.leave_out(HISTORY_FILE, f"{SCALARS_FOLDER}/")
-    write_history(draft.staging, state["history"])
-    fitted = "all" if period == "all" else [int(w) for w in period_windows(protocol, period).fitted]
+    write_model(draft, model)
+    write_training(draft, state["history"])
+    windows = Window if period == "all" else period_windows(protocol, period).fitted
     cutoffs = profiles.facts.cutoffs or {}
-    return {
-        "n_items": model.n_items,
-        "n_levels": model.levels.n_levels,
-        "period": period,
-        "fitted_windows": fitted,
-        "fitted_until": cutoffs.get(period),
-        "epochs": state["epochs"],
-        "choices": state["choices"],
-        "val_metrics": state["metrics"],
-        "rankings": list(model.available_rankings),
-        "n_parameters": sum(p.numel() for p in model.parameters()),
-    }
+    return AutoencoderFacts(
+        n_items=model.n_items,
+        n_levels=model.levels.n_levels,
+        period=period,
+        fitted_windows=tuple(int(window) for window in windows),
+        fitted_until=cutoffs.get(period),
+        epochs=state["epochs"],
+        choices=state["choices"],
+        val_metrics=state["metrics"],
+        rankings=tuple(model.available_rankings),
+        n_parameters=sum(p.numel() for p in model.parameters()),
+    )
 
 
-def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> dict[str, Any]:
+def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> EmbeddingsFacts:
     """Write item vectors, and queries of some users that the index measures its recall with."""
-    model = Conv4Rec.load(autoencoder)
+    opened = Autoencoder.open(autoencoder)
+    model = opened.model
     profiles = Profiles.load(profiles_build)
     vectors, bias = retrieval_vectors(model)
-    np.save(draft.path("vectors.npy"), np.ascontiguousarray(vectors, dtype=np.float32))
-    np.save(draft.path("bias.npy"), np.ascontiguousarray(bias, dtype=np.float32))
-    items = profiles.items.slice(0, model.n_items)
-    pq.write_table(items, draft.path("items.parquet"))
-    data = fit_data(profiles, autoencoder.facts["period"])
+    data = fit_data(profiles, opened.facts.period)
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
     z = _latents(model, data, rows)
-    for ranking in set(model.available_rankings) & {"consume", "like"}:
-        queries = torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1)
-        np.save(draft.path(f"queries-{ranking}.npy"), queries.numpy())
+    queries = {
+        ranking: torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1).numpy()
+        for ranking in sorted(set(model.available_rankings) & {"consume", "like"})
+    }
+    facts = write_embeddings(
+        draft,
+        vectors=vectors,
+        bias=bias,
+        items=profiles.items.slice(0, model.n_items),
+        similarity="inner_product",
+        queries=queries,
+    )
     few = max(1, _MAX_ELEMENTS // model.n_items)
     recall = candidate_recall(model, z[:few], gamma=DEFAULT_GAMMA)
     log.info("candidates recall=%s", " ".join(f"{k}={v:.4f}" for k, v in recall.items()))
-    return {
-        "n_items": len(vectors),
-        "dim": vectors.shape[1],
-        "n_bias": bias.shape[1],
-        "similarity": "inner_product",
-        "rankings": list(model.available_rankings),
-        "candidate_recall": recall,
-    }
+    rankings = tuple(model.available_rankings)
+    return dataclasses.replace(facts, rankings=rankings, candidate_recall=recall)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ from numpy.typing import NDArray
 
 from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.encode_parts import encode_in_parts
-from raysys.compressor.codes import Codes
+from raysys.compressor.codes import Codes, CodesFacts, truncated
+from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import Encoder, fit_dictionary, unit_rows
+from raysys.compressor.files import Compressor, CompressorFacts, write_compressor
 from raysys.compressor.model import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.compressor.task import compressor_phases
 from raysys.config import identity, local
-from raysys.data.arrays import row_blocks, take_rows
+from raysys.data.arrays import Floats, row_blocks, take_rows
 from raysys.errors import DataError
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
@@ -76,14 +77,18 @@ def compress(
         force=force,
     )
     if cfg.keep is not None:
-        codes = _cut(workspace, codes, [compressor, embeddings], settings, cfg.keep, force)
+        codes = _cut(
+            workspace, codes, compressor, embeddings, settings=settings, keep=cfg.keep, force=force
+        )
     return [compressor, codes]
 
 
 def _cut(
     workspace: Workspace,
     whole: Build,
-    inputs: list[Build],
+    compressor: Build,
+    embeddings: Build,
+    *,
     settings: dict[str, Any],
     keep: int,
     force: bool,
@@ -94,15 +99,19 @@ def _cut(
         ConfigError: the codes do not hold so many.
     """
 
-    def write(draft: Draft) -> dict[str, Any]:
-        dictionary = np.load(inputs[0].path("dictionary.npy"))
-        similarity = whole.facts["similarity"]
-        codes = Codes.open(whole).truncate(
-            keep, dictionary=dictionary, similarity=similarity, draft=draft
+    def write(draft: Draft) -> CodesFacts:
+        dictionary = Compressor.open(compressor).dictionary
+        opened = Embeddings.open(embeddings)
+        codes = truncated(
+            Codes.open(whole),
+            keep,
+            dictionary=dictionary,
+            similarity=opened.similarity,
+            draft=draft,
         )
-        vectors = np.load(inputs[1].path("vectors.npy"), mmap_mode="r")
-        return _facts(codes, dictionary, vectors, similarity)
+        return _facts(codes, dictionary, opened)
 
+    inputs = [compressor, embeddings]
     settings = settings | {"keep": keep, "from": whole.content_id}
     return workspace.build("codes", config=settings, inputs=inputs, write=write, force=force)
 
@@ -114,20 +123,21 @@ def _train(
     cfg: CompressorConfig,
     seed: int,
     workers: LaunchConfig,
-) -> dict[str, Any]:
+) -> CompressorFacts:
     """Fit the dictionary (and the paper's encoder), write them, return the facts."""
-    path = embeddings.path("vectors.npy")
-    vectors = np.load(path, mmap_mode="r")
-    _check(vectors, embeddings.facts["similarity"])
-    facts: dict[str, Any] = {"n_items": len(vectors), "dim": vectors.shape[1]}
-    small = len(vectors) < MIN_ITEMS
-    code_dim, n_active = (0, 0) if small else cfg.sizes(len(vectors))
-    narrow = cfg.preset == "best" and vectors.shape[1] <= 2 * n_active
+    opened = Embeddings.open(embeddings)
+    vectors = opened.vectors
+    n_items, dim = vectors.shape
+    _check(vectors, opened.similarity)
+    small = n_items < MIN_ITEMS
+    code_dim, n_active = (0, 0) if small else cfg.sizes(n_items)
+    narrow = cfg.preset == "best" and dim <= 2 * n_active
     if small or narrow:
-        why = f"only {len(vectors)} items" if small else f"{vectors.shape[1]} bytes are no more"
+        why = f"only {n_items} items" if small else f"{dim} bytes are no more"
         log.warning("%s: vectors are kept as 8-bit dense ones", why)
-        np.save(draft.path("dictionary.npy"), np.zeros((0, vectors.shape[1]), dtype=np.float32))
-        return facts | {"code_dim": 0, "n_active": 0}
+        none = np.zeros((0, dim), dtype=np.float32)
+        return write_compressor(draft, none, n_items=n_items, n_active=0)
+    model = None
     if cfg.preset == "paper":
         sizes: dict[str, Any] = {
             "code_dim": code_dim,
@@ -137,21 +147,21 @@ def _train(
         }
         state = launch(
             compressor_phases,
-            {"path": str(path), "sizes": sizes},
+            {"path": str(opened.vectors_path), "sizes": sizes},
             optim=cfg.optim,
             seed=seed,
             cfg=workers,
             storage=workspace.storage,
             name=draft.scratch(),
         )
-        model = CompresSAE(vectors.shape[1], **sizes)
+        model = CompresSAE(dim, **sizes)
         model.load_state_dict(state["model"])
-        model.save(draft.path("encoder.safetensors"))
         dictionary = model.dictionary.detach()
     else:
         dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
-    np.save(draft.path("dictionary.npy"), dictionary.numpy())
-    return facts | {"code_dim": code_dim, "n_active": n_active}
+    return write_compressor(
+        draft, dictionary.numpy(), n_items=n_items, n_active=n_active, model=model
+    )
 
 
 def _write_codes(
@@ -160,25 +170,23 @@ def _write_codes(
     embeddings: Build,
     cfg: CompressorConfig,
     storage: Storage,
-) -> dict[str, Any]:
+) -> CodesFacts:
     """Encode every row, pack and write the codes, return the facts."""
-    vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
-    similarity = embeddings.facts["similarity"]
-    n_active = compressor.facts["n_active"]
-    dictionary = np.load(compressor.path("dictionary.npy"))
+    opened, fitted = Embeddings.open(embeddings), Compressor.open(compressor)
+    similarity, n_active = opened.similarity, fitted.facts.n_active
     if n_active == 0:
-        codes = Codes.pack_dense(vectors, similarity=similarity, draft=draft)
+        codes = Codes.pack_dense(opened.vectors, similarity=similarity, draft=draft)
     else:
         encoder = Encoder.fit(
-            vectors,
-            torch.from_numpy(dictionary),
+            opened.vectors,
+            torch.from_numpy(np.array(fitted.dictionary)),
             n_active=n_active,
-            model=_encoder(compressor, n_active, cfg),
+            model=fitted.encoder(n_active=n_active),
             value_bits=cfg.value_bits,
         )
         codes = encode_in_parts(
             draft,
-            embeddings,
+            opened,
             encoder,
             storage=storage,
             name=draft.scratch(),
@@ -186,45 +194,22 @@ def _write_codes(
             similarity=similarity,
             value_bits=cfg.value_bits,
         )
-    return _facts(codes, dictionary, vectors, similarity)
+    return _facts(codes, fitted.dictionary, opened)
 
 
-def _facts(
-    codes: Codes,
-    dictionary: NDArray[np.float32],
-    vectors: NDArray[np.floating[Any]],
-    similarity: str,
-) -> dict[str, Any]:
-    """Return what readers need to know of finished codes."""
-    cosine = _mean_cosine(codes, dictionary, vectors)
+def _facts(codes: Codes, dictionary: Floats, embeddings: Embeddings) -> CodesFacts:
+    """Measure finished codes and return what readers need to know of them."""
+    cosine = _mean_cosine(codes, dictionary, embeddings.vectors)
     log.info(
         "codes written n_items=%d bytes_per_item=%.0f cosine=%.4f",
         codes.n_items,
         codes.bytes_per_item,
         cosine,
     )
-    return {
-        "n_items": codes.n_items,
-        "code_dim": len(dictionary),
-        "n_active": codes.n_active,
-        "packing": codes.packing,
-        "similarity": similarity,
-        "bytes_per_item": codes.bytes_per_item,
-        "bytes_per_item_with_dictionary": codes.bytes_per_item_with(dictionary),
-        "mean_cosine": cosine,
-    }
+    return codes.facts(dictionary, similarity=embeddings.similarity, mean_cosine=cosine)
 
 
-def _encoder(compressor: Build, n_active: int, cfg: CompressorConfig) -> CompresSAE | None:
-    if cfg.preset != "paper":
-        return None
-    path: Path = compressor.path("encoder.safetensors")
-    return CompresSAE.load(path, n_active=n_active, wide_weight=cfg.wide_weight)
-
-
-def _mean_cosine(
-    codes: Codes, dictionary: NDArray[np.float32], vectors: NDArray[np.floating[Any]]
-) -> float:
+def _mean_cosine(codes: Codes, dictionary: Floats, vectors: NDArray[np.floating[Any]]) -> float:
     """Return the mean cosine of stored reconstructions, over at most 10,000 rows."""
     rows = np.unique(np.linspace(0, len(vectors) - 1, 10_000).astype(np.int64))
     ours = unit_rows(codes.decode(dictionary, rows))

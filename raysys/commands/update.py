@@ -20,14 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysys.compressor.embeddings import Embeddings
+from raysys.compressor.files import Coded
 from raysys.config import JobConfig, require_run
 from raysys.data.arrays import Floats
 from raysys.data.attributes import storable, titles_of
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
-from raysys.search.changes import EDIT, KIND, Changes, current_changes
+from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_changes
 from raysys.search.cold_start import ColdMap
 from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
 
@@ -63,25 +66,30 @@ def update(cfg: UpdateConfig) -> StageResult:
 
 
 def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
-    chain = workspace.chain(workspace.current("codes"))
-    embeddings = chain["embeddings"]
-    before = current_changes(workspace, embeddings)
-    items = pq.read_table(embeddings.path("items.parquet"))
+    coded = Coded.current(workspace)
+    embeddings = Embeddings.open(coded.embeddings)
+    before = current_changes(workspace, coded.embeddings)
+    items = embeddings.items()
     known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
-    facts: dict[str, Any] = {}
+    cold: ColdMap | None = None
     changes = (
         Changes.load(before)
         if before is not None
-        else Changes.none(embeddings.facts["dim"], embeddings.facts["n_bias"])
+        else Changes.none(embeddings.facts.dim, embeddings.facts.n_bias)
     )
     if cfg.delete:
         changes = changes.delete(cfg.delete, known)
     if cfg.upsert:
-        changes, facts = _upserted(cfg, chain, items, changes)
-    build = _commit(workspace, embeddings, before, changes, cfg, facts)
+        own = coded.autoencoder is None
+        changes, cold = _upserted(cfg, embeddings, items, changes, own=own)
+    build = _commit(workspace, coded.embeddings, before, changes, cfg, cold)
     if len(changes.items) > _MANY_ROWS:
         log.warning("changes hold %d rows, every query compares all of them", len(changes.items))
-    return StageResult(build_ids={KIND: build.build_id}, extra=dict(build.facts))
+    facts = ChangesFacts.of(build)
+    extra: dict[str, Any] = {"n_upserted": facts.n_upserted, "n_deleted": facts.n_deleted}
+    if facts.cold_recall is not None:
+        extra |= {"cold_recall@10": facts.cold_recall, "cold_held_out": facts.cold_held_out}
+    return StageResult(build_ids={KIND: build.build_id}, extra=extra)
 
 
 def _commit(
@@ -90,25 +98,32 @@ def _commit(
     before: Build | None,
     changes: Changes,
     cfg: UpdateConfig,
-    facts: dict[str, Any],
+    cold: ColdMap | None,
 ) -> Build:
     content = hashlib.sha256(Path(cfg.upsert).expanduser().read_bytes() if cfg.upsert else b"")
     source = [before.content_id if before is not None else None, content.hexdigest()]
     settings = {"delete": sorted(cfg.delete)}
+
+    def write(draft: Draft) -> ChangesFacts:
+        facts = changes.save(draft)
+        if cold is None:
+            return facts
+        return dataclasses.replace(facts, cold_recall=cold.recall, cold_held_out=cold.n_held_out)
+
     return workspace.build(
         KIND,
         config=settings,
         inputs=[embeddings],
         source=source,
-        write=lambda draft: changes.save(draft) | facts,
+        write=write,
         force=cfg.force,
     )
 
 
 def _upserted(
-    cfg: UpdateConfig, chain: dict[str, Build], items: pa.Table, changes: Changes
-) -> tuple[Changes, dict[str, Any]]:
-    """Return the changes with the rows of the upsert file, and facts of the map they needed."""
+    cfg: UpdateConfig, embeddings: Embeddings, items: pa.Table, changes: Changes, *, own: bool
+) -> tuple[Changes, ColdMap | None]:
+    """Return the changes with the rows of the upsert file, and the map that they needed."""
     try:
         table = pq.read_table(Path(cfg.upsert).expanduser())
     except (OSError, pa.ArrowInvalid) as error:
@@ -121,35 +136,33 @@ def _upserted(
     ids = given_ids(table["item_id"], f"upsert={cfg.upsert!r}")
     if len(set(ids)) < len(ids):
         raise DataError(f"upsert={cfg.upsert!r} holds an item_id twice")
-    facts = chain["embeddings"].facts
-    own = "autoencoder" not in chain
+    facts = embeddings.facts
     if "vector" in columns or own:
         column = "vector" if "vector" in columns else "embedding"
         vectors = matrix_of(table[column], cfg.upsert)
-        bias = np.zeros((len(ids), facts["n_bias"]), dtype=np.float32)
-        told: dict[str, Any] = {}
+        bias = np.zeros((len(ids), facts.n_bias), dtype=np.float32)
+        cold = None
     else:
         content = matrix_of(table["embedding"], cfg.upsert)
-        vectors, bias, told = _predicted(chain["embeddings"], items, content, cfg.seed)
-    if vectors.shape[1] != facts["dim"]:
+        cold = _cold_map(embeddings, items, cfg.seed)
+        vectors, bias = cold.predict(content)
+    if vectors.shape[1] != facts.dim:
         raise DataError(
             f"upsert={cfg.upsert!r} has vectors of {vectors.shape[1]} numbers, the index "
-            f"{facts['dim']}"
+            f"{facts.dim}"
         )
     zero = np.flatnonzero(~vectors.any(axis=1))
-    if len(zero) and facts["similarity"] == "cosine":
+    if len(zero) and facts.similarity == "cosine":
         raise DataError(f"upsert={cfg.upsert!r}: the vector of item {ids[zero[0]]!r} is zero")
     kept = [name for name in table.column_names if name not in _OWN_COLUMNS]
     rows = {"item_id": pa.array(ids, pa.string())} | {n: storable(table[n]) for n in kept}
     no_title = pa.nulls(len(ids), pa.string())
     rows["title"] = titles_of(table["title"]) if "title" in rows else no_title
-    return changes.upsert(pa.table(rows), vectors, bias), told
+    return changes.upsert(pa.table(rows), vectors, bias), cold
 
 
-def _predicted(
-    embeddings: Build, items: pa.Table, content: Floats, seed: int
-) -> tuple[Floats, Floats, dict[str, Any]]:
-    """Return vectors and biases of content by a map fitted on the warm items."""
+def _cold_map(embeddings: Embeddings, items: pa.Table, seed: int) -> ColdMap:
+    """Return the map from content to vectors and biases, fitted on the warm items."""
     if "embedding" not in items.column_names:
         raise DataError(
             "upsert has content embeddings, but the catalogue has none to fit the map on: "
@@ -157,10 +170,7 @@ def _predicted(
         )
     warm = np.flatnonzero(items["embedding"].is_valid().to_numpy())
     known = matrix_of(items["embedding"].take(pa.array(warm)), "items")
-    vectors, bias = (np.load(embeddings.path(f"{n}.npy"))[warm] for n in ("vectors", "bias"))
-    fitted = ColdMap.fit(known, vectors, bias, seed=seed)
-    facts = {"cold_recall@10": fitted.recall, "cold_held_out": fitted.n_held_out}
-    return *fitted.predict(content), facts
+    return ColdMap.fit(known, embeddings.vectors[warm], embeddings.bias[warm], seed=seed)
 
 
 def matrix_of(column: pa.ChunkedArray, name: str) -> Floats:

@@ -40,9 +40,32 @@ from raysys.data.arrays import Floats, new_file, release, row_blocks
 from raysys.errors import BuildError
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
+from raysys.store.kinds import Facts
 
 _FILES = ("entries", "values", "codebook", "scale", "unit")
 _CHUNK_ROWS = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesFacts(Facts):
+    """What codes are.
+
+    Attributes:
+        n_items, code_dim, n_active: N, S (0 without atoms) and n.
+        packing: one of PACKINGS.
+        similarity: `cosine` or `inner_product`.
+        bytes_per_item, bytes_per_item_with_dictionary: of the codes; with the dictionary's share.
+        mean_cosine: of reconstructions with their vectors; None where it was not measured.
+    """
+
+    n_items: int
+    code_dim: int
+    n_active: int
+    packing: str
+    similarity: str
+    bytes_per_item: float
+    bytes_per_item_with_dictionary: float
+    mean_cosine: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,41 +249,6 @@ class Codes:
         parts = (packer.dense_rows(rows, start=start) for start, rows in row_blocks(vectors))
         return cls.assemble(packer, parts, n_items=len(vectors), draft=draft)
 
-    def truncate(
-        self, n_active: int, *, dictionary: Floats, similarity: str, draft: Draft | None = None
-    ) -> Codes:
-        """Keep the first `n_active` entries of every item, values and scale fitted again.
-
-        The target is the stored reconstruction, so no dense vectors are needed. Rows are cut in
-        chunks; with a draft the result lies in its files.
-
-        Raises:
-            ConfigError: `n_active` is not between 1 and what is stored.
-        """
-        require(0 < n_active <= self.n_active, "n_active", n_active, f"1..{self.n_active}")
-        dictionary = np.ascontiguousarray(dictionary)
-
-        def cut(rows: NDArray[Any]) -> tuple[NDArray[np.uint16], Floats, Floats]:
-            targets = self.decode(dictionary, rows)
-            atoms = self.atoms_and_values(rows)[0][:, :n_active]
-            release(self.entries)
-            release(self.values)
-            return atoms, quantise.least_squares(atoms, targets, dictionary), targets
-
-        def chunks(step: int) -> Iterator[NDArray[Any]]:
-            for start in range(0, self.n_items, step * _CHUNK_ROWS):
-                yield np.arange(start, min(start + step * _CHUNK_ROWS, self.n_items), step)
-
-        sample = [cut(rows)[1] for rows in chunks(quantise.sample_stride(self.n_items))]
-        packer = Packer.fit(
-            np.concatenate([np.empty((0, n_active), dtype=np.float32), *sample]),
-            dictionary=dictionary,
-            similarity=similarity,
-            value_bits=bits_of(self.packing),
-        )
-        parts = (packer.rows(*cut(rows), start=int(rows[0])) for rows in chunks(1))
-        return self.assemble(packer, parts, n_items=self.n_items, draft=draft)
-
     def take(self, rows: NDArray[Any] | slice) -> Codes:
         """Return the codes of some rows, in that order."""
         return dataclasses.replace(
@@ -290,21 +278,81 @@ class Codes:
             np.save(draft.path(f"{name}.npy"), array)
 
     @classmethod
-    def open(cls, build: Build, *, folder: str = "") -> Codes:
-        """Open what `save` wrote, memory-mapped; needs the fact `packing`.
+    def open(cls, build: Build) -> Codes:
+        """Open a `codes` build, memory-mapped."""
+        return cls.mapped(build, CodesFacts.of(build).packing)
+
+    @classmethod
+    def mapped(cls, build: Build, packing: str, *, folder: str = "") -> Codes:
+        """Open what `save` wrote, memory-mapped.
 
         Args:
             build: the build.
+            packing: how the codes are packed.
             folder: where in the build the arrays lie, ending with a slash.
 
         Raises:
-            BuildError: the build holds no codes, or of an unknown packing.
+            BuildError: the packing is unknown.
         """
-        packing = build.facts.get("packing")
         if packing not in PACKINGS:
             raise BuildError(f"{build.kind} {build.build_id} has packing {packing!r}: {PACKINGS}")
-        arrays = [np.load(build.path(f"{folder}{name}.npy"), mmap_mode="r") for name in _FILES]
-        return cls(str(packing), *arrays)
+        return cls(packing, *(_mapped(build, f"{folder}{name}.npy") for name in _FILES))
+
+    def facts(
+        self, dictionary: Floats, *, similarity: str, mean_cosine: float | None = None
+    ) -> CodesFacts:
+        """Return what a build of these codes over a dictionary says of them."""
+        return CodesFacts(
+            n_items=self.n_items,
+            code_dim=len(dictionary),
+            n_active=self.n_active,
+            packing=self.packing,
+            similarity=similarity,
+            bytes_per_item=self.bytes_per_item,
+            bytes_per_item_with_dictionary=self.bytes_per_item_with(dictionary),
+            mean_cosine=mean_cosine,
+        )
+
+
+def truncated(
+    codes: Codes, n_active: int, *, dictionary: Floats, similarity: str, draft: Draft | None = None
+) -> Codes:
+    """Return the first `n_active` entries of every item, values and scale fitted again.
+
+    The target is the stored reconstruction, so no dense vectors are needed. Rows are cut in
+    chunks; with a draft the result lies in its files.
+
+    Raises:
+        ConfigError: `n_active` is not between 1 and what is stored.
+    """
+    require(0 < n_active <= codes.n_active, "n_active", n_active, f"1..{codes.n_active}")
+    dictionary = np.ascontiguousarray(dictionary)
+
+    def cut(rows: NDArray[Any]) -> tuple[NDArray[np.uint16], Floats, Floats]:
+        targets = codes.decode(dictionary, rows)
+        atoms = codes.atoms_and_values(rows)[0][:, :n_active]
+        release(codes.entries)
+        release(codes.values)
+        return atoms, quantise.least_squares(atoms, targets, dictionary), targets
+
+    def chunks(step: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, codes.n_items, step * _CHUNK_ROWS):
+            yield np.arange(start, min(start + step * _CHUNK_ROWS, codes.n_items), step)
+
+    sample = [cut(rows)[1] for rows in chunks(quantise.sample_stride(codes.n_items))]
+    packer = Packer.fit(
+        np.concatenate([np.empty((0, n_active), dtype=np.float32), *sample]),
+        dictionary=dictionary,
+        similarity=similarity,
+        value_bits=bits_of(codes.packing),
+    )
+    parts = (packer.rows(*cut(rows), start=int(rows[0])) for rows in chunks(1))
+    return Codes.assemble(packer, parts, n_items=codes.n_items, draft=draft)
+
+
+def _mapped(build: Build, name: str) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(build.path(name), mmap_mode="r")
+    return array
 
 
 def _new(name: str, shape: tuple[int, ...], dtype: Any, draft: Draft | None) -> NDArray[Any]:

@@ -48,7 +48,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Embeddings:
+class VectorSource:
     """An opened source: N rows of D numbers, and what reads them."""
 
     shape: tuple[int, int]
@@ -73,7 +73,7 @@ def embedding_files(source: str) -> list[SourceFile]:
 
 def open_npy(
     file: SourceFile, ids: tuple[Sequence[str], Sequence[str | None]] | None = None
-) -> Embeddings:
+) -> VectorSource:
     """Open a matrix; `ids` are the items' ids and titles, default: row numbers and none.
 
     Raises:
@@ -99,10 +99,10 @@ def open_npy(
                 titles = list(ids[1][start:end])
             yield Batch(file, start, vectors, names, titles)
 
-    return Embeddings(matrix.shape, batches)
+    return VectorSource(matrix.shape, batches)
 
 
-def open_parquet(files: Sequence[SourceFile]) -> Embeddings:
+def open_parquet(files: Sequence[SourceFile]) -> VectorSource:
     """Open Parquet files: check their columns, count their rows, find the length of a row.
 
     Raises:
@@ -123,7 +123,7 @@ def open_parquet(files: Sequence[SourceFile]) -> Embeddings:
             n_rows += parquet.metadata.num_rows
     if n_rows == 0:
         raise DataError(f"{files[0].uri} holds no rows, nor does any other file of the source")
-    return Embeddings((n_rows, dim), lambda: (b for file in files for b in _batches(file, dim)))
+    return VectorSource((n_rows, dim), lambda: (b for file in files for b in _batches(file, dim)))
 
 
 def read_ids(path: Path) -> tuple[list[str], list[str | None]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +35,24 @@ _SHOWN = 5
 Name = Callable[[int], str]
 
 
+class Fitted(Protocol):
+    """What a model was fitted on, as its build says."""
+
+    @property
+    def n_items(self) -> int:
+        """Items that it knows."""
+
+    @property
+    def fitted_windows(self) -> tuple[int, ...]:
+        """Numbers of windows."""
+
+    @property
+    def fitted_until(self) -> int | None:
+        """UTC seconds; None where time plays no part, or the whole log was taken."""
+
+
 def check_model(
-    facts: Mapping[str, Any],
+    model: Fitted,
     *,
     period: str,
     windows: PeriodWindows,
@@ -46,15 +62,15 @@ def check_model(
     """Refuse a model that saw more than the period's evaluation assumes.
 
     Args:
-        facts: of the autoencoder build (`fitted_windows`, `fitted_until`, `n_items`, `period`).
+        model: facts of the autoencoder build.
         period: val or test.
         windows: of the period.
         cutoffs: {"val": s, "test": s} of temporal splits, else None.
         n_items: size of the period's catalogue.
     """
     allowed = {window.name for window in windows.fitted}
-    extra = sorted(window_names(facts.get("fitted_windows") or []) - allowed)
-    fitted_until = facts.get("fitted_until")
+    extra = sorted({Window(window).name for window in model.fitted_windows} - allowed)
+    fitted_until = model.fitted_until
     if cutoffs is not None and fitted_until is not None and fitted_until > cutoffs[period]:
         raise DataError(
             f"leak: the model was fitted on data until {fitted_until}, period={period} is "
@@ -66,9 +82,9 @@ def check_model(
             f"leak: the model was fitted on windows {', '.join(extra)}, period={period} assumes "
             f"{', '.join(sorted(allowed))} only; train a model for this period"
         )
-    if facts["n_items"] > n_items:
+    if model.n_items > n_items:
         raise DataError(
-            f"leak: the model knows {facts['n_items']} items, the catalogue of period={period} "
+            f"leak: the model knows {model.n_items} items, the catalogue of period={period} "
             f"holds {n_items}; train a model for this period"
         )
 
@@ -205,13 +221,6 @@ def check_popularity(
     if len(wrong):
         shown = ", ".join(f"{ids[n]!r} ({recorded[n]}, not {counted[n]})" for n in wrong[:_SHOWN])
         raise DataError(f"leak: popularity was not counted in the fit window: {shown}")
-
-
-def window_names(windows: Iterable[Any]) -> set[str]:
-    """Return window names from names, numbers or members; the word `all` means every window."""
-    if windows == "all":
-        return {window.name for window in Window}
-    return {w if isinstance(w, str) else Window(w).name for w in windows}
 
 
 def describe(cutoffs: Mapping[str, int]) -> str:

@@ -21,6 +21,7 @@ from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import Layout
 from raysys.evaluation.metrics import Ranker, Rater
 from raysys.evaluation.protocols import Task, cutoff_task
+from raysys.store.kinds import Facts
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,21 @@ _CLASSES: dict[str, Any] = {
     "histogram": rating_baselines.LevelShares,
     "bias": rating_baselines.Bias,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineFacts(Facts):
+    """What a baseline is.
+
+    Attributes:
+        name: one of RANKERS or RATERS.
+        settings: {name: value} chosen on val.
+        user_share: share of the users that it was fitted on.
+    """
+
+    name: str
+    settings: dict[str, float]
+    user_share: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,14 @@ unreached.npy                  ivf and graph: rows that the router compares dire
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
+from raysys.compressor.files import Coded, Compressor
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.index import Index
@@ -26,13 +28,58 @@ from raysys.index.router import Router
 from raysys.index.shards import Shards, shard_bounds
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
+from raysys.store.kinds import Facts
 from raysys.store.storage import join, open_filesystem
+
+RecallRow = dict[str, int | float | dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexFacts(Facts):
+    """What an index is, and what was measured of it.
+
+    Attributes:
+        kind, similarity, packing, n_items, dim, n_bias, n_cells, n_routed: of the index.
+        n_unreached: routed rows that the router compares directly.
+        settings: {list length: setting that reaches the target recall}.
+        shard_rows: first row of every shard, and the end.
+        norm: of the routing space; None for flat.
+        bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
+        requested_kind, target_recall: asked for.
+        recall_table: a row per setting tried, see `choose_settings`; recall: the last one.
+        build_s: seconds it took.
+    """
+
+    kind: str
+    similarity: str
+    packing: str
+    n_items: int
+    dim: int
+    n_bias: int
+    n_cells: int
+    n_routed: int
+    n_unreached: int
+    settings: dict[int, int]
+    shard_rows: tuple[int, ...]
+    norm: float | None
+    bytes_per_item: float
+    bytes_per_item_with_dictionary: float
+    requested_kind: str | None = None
+    target_recall: float | None = None
+    recall: RecallRow | None = None
+    recall_table: tuple[RecallRow, ...] = ()
+    build_s: float | None = None
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return len(self.shard_rows) - 1
 
 
 def save_index(
     index: Index, draft: Draft, *, n_shards: int = 1, tasks: Tasks = run_here
-) -> dict[str, Any]:
-    """Write what `open_index` needs beside the other builds, and return the facts it needs.
+) -> IndexFacts:
+    """Write what `open_index` needs beside the other builds, and return its facts.
 
     Args:
         index: a whole index.
@@ -40,22 +87,10 @@ def save_index(
         n_shards: runs of rows (ivf only), each of its own files.
         tasks: writes the shards, here or on Ray.
     """
-    facts: dict[str, Any] = {
-        "kind": index.kind,
-        "similarity": index.similarity,
-        "packing": index.codes.packing,
-        "n_items": index.n_items,
-        "dim": index.dim,
-        "n_bias": index.n_bias,
-        "n_cells": index.n_cells,
-        "n_routed": index.n_routed,
-        "n_unreached": 0 if index.router is None else len(index.router.unreached),
-        "settings": {str(k): v for k, v in index.settings.items()},
-        "shard_rows": [0, index.n_items],
-    }
     extra = index.n_bias * 4.0
+    bounds = [0, index.n_items]
     if index.in_cells:
-        bounds = facts["shard_rows"] = shard_bounds(index, n_shards)
+        bounds = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
         tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
@@ -66,15 +101,28 @@ def save_index(
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:
             np.save(draft.path("axes.npy"), index.space.axes)
-        facts["norm"] = index.space.norm
         np.save(draft.path("unreached.npy"), index.router.unreached)
         path = draft.path("router.hnsw")
         index.router.save(path)
         extra += path.stat().st_size / index.n_items
     shared = index.codes.bytes_per_item_with(index.dictionary.floats) - index.codes.bytes_per_item
-    facts["bytes_per_item"] = round(index.codes.bytes_per_item + extra, 2)
-    facts["bytes_per_item_with_dictionary"] = round(facts["bytes_per_item"] + shared, 2)
-    return facts
+    per_item = round(index.codes.bytes_per_item + extra, 2)
+    return IndexFacts(
+        kind=index.kind,
+        similarity=index.similarity,
+        packing=index.codes.packing,
+        n_items=index.n_items,
+        dim=index.dim,
+        n_bias=index.n_bias,
+        n_cells=index.n_cells,
+        n_routed=index.n_routed,
+        n_unreached=0 if index.router is None else len(index.router.unreached),
+        settings=dict(index.settings),
+        shard_rows=tuple(bounds),
+        norm=None if index.router is None or index.space is None else index.space.norm,
+        bytes_per_item=per_item,
+        bytes_per_item_with_dictionary=round(per_item + shared, 2),
+    )
 
 
 def write_shard(
@@ -92,46 +140,43 @@ def write_shard(
             np.save(stream, np.ascontiguousarray(array))
 
 
-def open_index(index: Build, chain: Mapping[str, Build]) -> Index | Shards:
+def open_index(index: Build, coded: Coded) -> Index | Shards:
     """Open an index build, all of its shards; arrays stay on disk until they are touched.
 
     Args:
         index: the build.
-        chain: {kind: Build} with the codes, compressor and embeddings it was made from.
-
-    Raises:
-        BuildError: a build it needs is missing from the chain.
+        coded: what it was made from.
     """
-    shared = _open_router(index)
+    facts = IndexFacts.of(index)
+    shared = _open_router(index, facts)
     parts: list[Index] = []
-    for number in range(len(_bounds(index)) - 1):
-        parts.append(_open_part(index, chain, number, shared))
+    for number in range(facts.n_shards):
+        parts.append(_open_part(index, facts, coded, number, shared))
         shared["dictionary"] = parts[0].dictionary  # rounded once
     return parts[0] if len(parts) == 1 else Shards(parts)
 
 
-def open_shard(index: Build, chain: Mapping[str, Build], number: int) -> Index:
+def open_shard(index: Build, coded: Coded, number: int) -> Index:
     """Open one shard of an index build; no other shard's files are fetched or read.
 
     Raises:
-        BuildError: there is no such shard, or a build it needs is missing from the chain.
+        BuildError: there is no such shard.
     """
-    return _open_part(index, chain, number, _open_router(index))
+    facts = IndexFacts.of(index)
+    return _open_part(index, facts, coded, number, _open_router(index, facts))
 
 
 def _open_part(
-    index: Build, chain: Mapping[str, Build], number: int, shared: dict[str, Any]
+    index: Build, facts: IndexFacts, coded: Coded, number: int, shared: dict[str, Any]
 ) -> Index:
-    missing = {"codes", "compressor", "embeddings"} - set(chain)
-    if missing:
-        raise BuildError(f"index {index.build_id} needs builds of {sorted(missing)}")
-    facts, bounds = index.facts, _bounds(index)
-    if not 0 <= number < len(bounds) - 1:
-        raise BuildError(f"index {index.build_id} has shards 0 to {len(bounds) - 2}, not {number}")
-    parts: dict[str, Any] = {"n_items": facts["n_items"], "first_row": bounds[number]}
+    if not 0 <= number < facts.n_shards:
+        raise BuildError(
+            f"index {index.build_id} has shards 0 to {facts.n_shards - 1}, not {number}"
+        )
+    parts: dict[str, Any] = {"n_items": facts.n_items, "first_row": facts.shard_rows[number]}
     if "starts.npy" in index.files():
         folder = _folder(number)
-        codes = Codes.open(index, folder=folder)
+        codes = Codes.mapped(index, facts.packing, folder=folder)
         names = [f"{folder}bias", f"{folder}items", "rows", "starts"]
         bias, items, rows, starts = (
             np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names
@@ -140,50 +185,35 @@ def _open_part(
         spills = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
         parts["layout"] = Layout(items, rows, starts, Spills(*spills))
     else:
-        codes = Codes.open(chain["codes"])
-        bias = np.load(chain["embeddings"].path("bias.npy"), mmap_mode="r")
+        codes = Codes.open(coded.codes)
+        bias = Embeddings.open(coded.embeddings).bias
     if "dictionary" not in shared:
-        parts["dictionary"] = load_dictionary(codes, chain, facts["dim"])
+        parts["dictionary"] = Compressor.open(coded.compressor).dictionary_of(codes)
     return Index(
-        kind=facts["kind"],
-        similarity=facts["similarity"],
+        kind=facts.kind,
+        similarity=facts.similarity,
         codes=codes,
         bias=bias,
-        settings={int(k): v for k, v in facts["settings"].items()},
+        settings=facts.settings,
         **parts,
         **shared,
     )
 
 
-def _open_router(index: Build) -> dict[str, Any]:
+def _open_router(index: Build, facts: IndexFacts) -> dict[str, Any]:
     """Return the router and its space, as arguments of an index; none for flat."""
-    facts = index.facts
-    if facts["kind"] == "flat":
+    if facts.norm is None:
         return {}
-    if "n_routed" not in facts:
-        raise BuildError(f"index {index.build_id} is of an earlier raysys: run index again")
     axes = np.load(index.path("axes.npy")) if "axes.npy" in index.files() else None
     mean = np.load(index.path("mean.npy"))
-    space = RoutingSpace(facts["similarity"], mean, facts["norm"], axes)
+    space = RoutingSpace(facts.similarity, mean, facts.norm, axes)
     router = Router.open(
         index.path("router.hnsw"),
         dim=space.dim,
-        n_rows=facts["n_routed"],
+        n_rows=facts.n_routed,
         unreached=np.load(index.path("unreached.npy")),
     )
     return {"space": space, "router": router}
-
-
-def load_dictionary(codes: Codes, chain: Mapping[str, Build], dim: int) -> Floats:
-    """Return the dictionary [S, D], memory-mapped; [0, D] for dense8 codes, which use none."""
-    if codes.packing == "dense8":
-        return np.zeros((0, dim), dtype=np.float32)
-    return np.asarray(np.load(chain["compressor"].path("dictionary.npy"), mmap_mode="r"))
-
-
-def _bounds(index: Build) -> list[int]:
-    rows: list[int] = index.facts.get("shard_rows") or [0, index.facts["n_items"]]
-    return rows
 
 
 def _folder(number: int) -> str:

@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query
 from raysys.autoencoder.model import Conv4Rec
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
+from raysys.compressor.files import Coded, Compressor
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RatingLevels
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import expected_rating
-from raysys.index.files import load_dictionary
 from raysys.index.index import Index
 from raysys.search.search import Search
+from raysys.search.served import Served
 from raysys.store.builds import Build, Workspace
 
 _RATED_AT_ONCE = 1 << 14
@@ -36,28 +38,63 @@ class Method:
     rate: Rater | None = None
 
 
-def open_chain(workspace: Workspace, via: str, *, build_id: str | None = None) -> dict[str, Build]:
-    """Open what `via` evaluates and everything that it was made from, bound by content.
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What an evaluation is of, and what that was made from, bound by content.
 
-    Raises:
-        BuildError: a build is missing, the chain mixes builds, or it has no autoencoder.
+    Attributes:
+        head: the build that `via` names.
+        autoencoder, profiles: always there.
+        interactions: what the profiles were made from.
+        coded: codes and all of these; None where the model itself is evaluated.
+        index: None unless the index is evaluated.
     """
-    kind = VIA[via]
-    head = workspace.open(kind, build_id) if build_id else workspace.current(kind)
-    chain = workspace.chain(head)
-    if "autoencoder" not in chain or "profiles" not in chain:
-        raise BuildError(
-            f"{kind} {head.build_id} of {workspace.run} holds plain vectors: there is no "
-            f"interaction log to evaluate them on"
+
+    head: Build
+    autoencoder: Build
+    profiles: Build
+    interactions: Build | None = None
+    coded: Coded | None = None
+    index: Build | None = None
+
+    @classmethod
+    def open(cls, workspace: Workspace, via: str, *, build_id: str | None = None) -> Subject:
+        """Open what `via` evaluates, `build_id` or the current one.
+
+        Raises:
+            BuildError: a build is missing, the chain mixes builds, or it has no autoencoder.
+        """
+        kind = VIA[via]
+        head = workspace.open(kind, build_id) if build_id else workspace.current(kind)
+        chain = workspace.chain(head)
+        name = f"{kind} {head.build_id} of {workspace.run}"
+        if "autoencoder" not in chain or "profiles" not in chain:
+            raise BuildError(
+                f"{name} holds plain vectors: there is no interaction log to evaluate them on"
+            )
+        return cls(
+            head,
+            autoencoder=chain["autoencoder"],
+            profiles=chain["profiles"],
+            interactions=chain.get("interactions"),
+            coded=None if via == "model" else Coded.of(chain, name),
+            index=chain.get("index"),
         )
-    return chain
+
+    @property
+    def build_ids(self) -> dict[str, str]:
+        """{kind: build_id} of all of them."""
+        found = [self.autoencoder, self.profiles, self.interactions, self.index]
+        found += self.coded.builds if self.coded is not None else []
+        ids = {build.kind: build.build_id for build in found if build is not None}
+        return dict(sorted(ids.items()))
 
 
 class ModelMethod:
     """Ranks and rates with an autoencoder, its codes or a search index over them.
 
     Args:
-        chain: of `open_chain`.
+        subject: what is evaluated.
         via: model, codes or index.
         ranking: one of the model's rankings; None takes its first.
         gamma: of the discover ranking.
@@ -69,24 +106,27 @@ class ModelMethod:
 
     def __init__(
         self,
-        chain: dict[str, Build],
+        subject: Subject,
         *,
         via: str,
         ranking: str | None,
         gamma: float,
         rescore: bool,
     ) -> None:
-        autoencoder = chain["autoencoder"]
-        self._model = Conv4Rec.load(autoencoder)
-        self._n_items = int(autoencoder.facts["n_items"])
-        self._fitted_until: int | None = autoencoder.facts.get("fitted_until")
-        self._values = RatingLevels.load(autoencoder.path("levels.json")).value_array()
+        autoencoder = Autoencoder.open(subject.autoencoder)
+        self._model = autoencoder.model
+        self._n_items = autoencoder.facts.n_items
+        self._fitted_until = autoencoder.facts.fitted_until
+        self._values = self._model.levels.value_array()
         self._gamma = gamma
         self._rescore = rescore
         self._via = via
         self.ranking = _checked_ranking(self._model, ranking)
-        self._search = Search(chain, users=False) if via == "index" else None
-        self._flat = _flat_index(chain) if via == "codes" else None
+        self._search = self._flat = None
+        if subject.index is not None and subject.coded is not None:
+            self._search = Search(Served(subject.index, subject.coded), users=False)
+        elif subject.coded is not None:
+            self._flat = _flat_index(subject.coded)
 
     def rank(self, history: Cells, top_k: int) -> NDArray[np.int32]:
         """Return every user's list, int32 [B, top_k]."""
@@ -149,14 +189,13 @@ def _checked_ranking(model: Conv4Rec, ranking: str | None) -> str:
     return ranking or available[0]
 
 
-def _flat_index(chain: dict[str, Build]) -> Index:
+def _flat_index(coded: Coded) -> Index:
     """Return an exact scan over the codes, which needs no index build."""
-    codes = Codes.open(chain["codes"])
-    embeddings = chain["embeddings"]
+    codes, embeddings = Codes.open(coded.codes), Embeddings.open(coded.embeddings)
     return Index(
         kind="flat",
-        similarity=embeddings.facts["similarity"],
+        similarity=embeddings.similarity,
         codes=codes,
-        bias=np.load(embeddings.path("bias.npy"), mmap_mode="r"),
-        dictionary=load_dictionary(codes, chain, int(embeddings.facts["dim"])),
+        bias=embeddings.bias,
+        dictionary=Compressor.open(coded.compressor).dictionary_of(codes),
     )

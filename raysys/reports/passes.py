@@ -24,8 +24,8 @@ from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import Layout
 from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
-from raysys.reports.methods import Method, ModelMethod, open_chain
-from raysys.store.builds import Build, Workspace
+from raysys.reports.methods import Method, ModelMethod, Subject
+from raysys.store.builds import Workspace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,20 +194,20 @@ def _shard_path(profiles: Profiles, name: str) -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _chain(run: str, cache_dir: str | None, via: str, head: str) -> dict[str, Build]:
-    return open_chain(Workspace(run, cache_dir=cache_dir), via, build_id=head)
+def _subject(run: str, cache_dir: str | None, via: str, head: str) -> Subject:
+    return Subject.open(Workspace(run, cache_dir=cache_dir), via, build_id=head)
 
 
 @functools.lru_cache(maxsize=2)
 def _profiles(run: str, cache_dir: str | None, via: str, head: str) -> Profiles:
-    return Profiles.load(_chain(run, cache_dir, via, head)["profiles"])
+    return Profiles.load(_subject(run, cache_dir, via, head).profiles)
 
 
 @functools.lru_cache(maxsize=1)
 def _methods(plan: Plan, rated: bool) -> list[Method]:
     """Open the model and the baselines once per process."""
     model = ModelMethod(
-        _chain(plan.run, plan.cache_dir, plan.via, plan.head),
+        _subject(plan.run, plan.cache_dir, plan.via, plan.head),
         via=plan.via,
         ranking=plan.ranking,
         gamma=plan.gamma,

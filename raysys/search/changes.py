@@ -28,11 +28,33 @@ from raysys.index.layout import Nums
 from raysys.index.shards import Searchable, merge
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
+from raysys.store.kinds import Facts
 
 log = logging.getLogger(__name__)
 
 KIND = "changes"
 EDIT = f"{KIND}/edit"  # lease under which the current changes are read and others written
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangesFacts(Facts):
+    """How much changed.
+
+    Attributes:
+        n_upserted, n_deleted: items.
+        cold_recall, cold_held_out: recall@10 of the map from content to vectors, and the items
+            it was measured on; None where the last update needed no map.
+    """
+
+    n_upserted: int
+    n_deleted: int
+    cold_recall: float | None = None
+    cold_held_out: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Tell whether anything changed."""
+        return bool(self.n_upserted or self.n_deleted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +116,13 @@ class Changes:
         base = [i for i in dict.fromkeys([*self.deleted, *sorted(gone)]) if i in known]
         return dataclasses.replace(kept, deleted=tuple(base))
 
-    def save(self, draft: Draft) -> dict[str, Any]:
+    def save(self, draft: Draft) -> ChangesFacts:
         """Write the changes and return the facts of their build."""
         pq.write_table(self.items, draft.path("items.parquet"))
         np.save(draft.path("vectors.npy"), self.vectors)
         np.save(draft.path("bias.npy"), self.bias)
         draft.path("deleted.json").write_text(json.dumps(self.deleted))
-        return {"n_upserted": len(self.items), "n_deleted": len(self.deleted)}
+        return ChangesFacts(len(self.items), len(self.deleted))
 
     @classmethod
     def load(cls, build: Build) -> Changes:
@@ -125,9 +147,9 @@ def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
     if not workspace.has(KIND):
         return None
     build = workspace.current(KIND)
-    if build.manifest.inputs["embeddings"]["content_id"] == embeddings.content_id:
+    if build.made_from(embeddings):
         return build
-    if build.facts["n_upserted"] or build.facts["n_deleted"]:
+    if ChangesFacts.of(build).any:
         log.warning("changes ignored build_id=%s reason=made for other embeddings", build.build_id)
     return None
 

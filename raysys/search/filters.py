@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.compressor.embeddings import Embeddings
 from raysys.data.attributes import storable
 from raysys.data.values import numbers_of, spelled
 from raysys.errors import SearchError
 from raysys.search.attribute_values import NO_MOMENT, AttributeValues, moment_of
 from raysys.search.changes import Changes, joined_items
-from raysys.store.builds import Build
 
 Conditions = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -57,11 +56,9 @@ class Attributes:
         self._masks: OrderedDict[str, Mask] = OrderedDict()
 
     @classmethod
-    def load(cls, embeddings: Build, changes: Changes | None = None) -> Attributes:
-        """Read the items of an `embeddings` build, and those that changed since."""
-        names = pq.read_schema(embeddings.path("items.parquet")).names
-        wanted = [name for name in names if name not in _RESERVED]
-        items = pq.read_table(embeddings.path("items.parquet"), columns=wanted)
+    def load(cls, embeddings: Embeddings, changes: Changes | None = None) -> Attributes:
+        """Read the items of embeddings, and those that changed since."""
+        items = embeddings.items([name for name in embeddings.columns if name not in _RESERVED])
         return cls(items if changes is None else joined_items(items, changes))
 
     @property

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.compressor.embeddings import Embeddings
 from raysys.data.schema import RatingLevels
 from raysys.errors import UnknownItemError
 from raysys.search.changes import Changes, joined_items
 from raysys.search.query import Hit, Ranked
-from raysys.store.builds import Build
 
 _SHOWN = 5
 
@@ -50,10 +49,10 @@ class ItemTable:
 
     @classmethod
     def load(
-        cls, embeddings: Build, changes: Changes | None = None, *, encoded: bool = False
+        cls, embeddings: Embeddings, changes: Changes | None = None, *, encoded: bool = False
     ) -> ItemTable:
-        """Read the items of an `embeddings` build (row number = item_num), and what changed."""
-        table = pq.read_table(embeddings.path("items.parquet"), columns=["item_id", "title"])
+        """Read the items of embeddings (row number = item_num), and what changed."""
+        table = embeddings.items(["item_id", "title"])
         n_built = len(table)
         if changes is not None:
             table = joined_items(table, changes)

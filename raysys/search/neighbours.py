@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
 from raysys.index.shards import Searchable
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
-from raysys.store.builds import Build
 
 N_CANDIDATES = 300
 
@@ -55,15 +55,14 @@ class Neighbours:
     @classmethod
     def open(
         cls,
-        embeddings: Build,
+        embeddings: Embeddings,
         index: Searchable,
         *,
         width: int | None = None,
         fresh: NDArray[np.float32] | None = None,
     ) -> Neighbours:
-        """Map the vectors of an `embeddings` build."""
-        vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
-        return cls(vectors, index, width=width, fresh=fresh)
+        """Map the vectors of embeddings."""
+        return cls(embeddings.vectors, index, width=width, fresh=fresh)
 
     def of_item(self, num: int, *, top_k: int, allow: Mask | None = None) -> Ranked:
         """Return the items most like item `num`, itself left out."""

@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.files import Autoencoder, AutoencoderFacts
 from raysys.autoencoder.linear_form import retrieval_query
-from raysys.autoencoder.model import Conv4Rec
+from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
 from raysys.index.files import open_index
 from raysys.index.shards import Searchable
 from raysys.search import explain
-from raysys.search.changes import KIND as CHANGES
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Attributes, Conditions, Mask
 from raysys.search.items import ItemTable, hits_of
@@ -40,9 +39,9 @@ from raysys.search.query import (
     UnknownUserError,
 )
 from raysys.search.rescoring import best_of, encode
-from raysys.search.served import served_chain
+from raysys.search.served import Served
 from raysys.search.users import UserStore, posted_cells, seen_items
-from raysys.store.builds import Build, Workspace
+from raysys.store.builds import Workspace
 
 SIMILAR = "similar"
 
@@ -51,33 +50,34 @@ class Search:
     """Answers queries over one index and what it was made from. Calls are thread-safe.
 
     Args:
-        chain: {kind: Build} of `served_chain`.
+        served: what is searched.
         users: read the stored users' histories, which only queries by user_id need.
     """
 
-    def __init__(self, chain: dict[str, Build], *, users: bool = True) -> None:
-        self._chain = chain
-        embeddings = chain["embeddings"]
-        self._changes = Changes.load(chain[CHANGES]) if CHANGES in chain else None
-        encoded = "autoencoder" in chain
-        self._items = ItemTable.load(embeddings, self._changes, encoded=encoded)
-        self._codes = open_index(chain["index"], chain)
+    def __init__(self, served: Served, *, users: bool = True) -> None:
+        coded = served.coded
+        self._served = served
+        self._embeddings = Embeddings.open(coded.embeddings)
+        self._changes = Changes.load(served.changes) if served.changes is not None else None
+        encoded = coded.autoencoder is not None
+        self._items = ItemTable.load(self._embeddings, self._changes, encoded=encoded)
+        self._codes = open_index(served.index, coded)
         self._index: Searchable = self._codes
         if self._changes is not None:
-            cosine = embeddings.facts["similarity"] == "cosine"
+            cosine = self._embeddings.similarity == "cosine"
             self._index = Changed(self._codes, self._changes, self._items.built, cosine=cosine)
         self._attributes: Attributes | None = None
         self._model = self._levels = self._fitted_until = self._users = None
-        if "autoencoder" in chain:
-            autoencoder = chain["autoencoder"]
-            self._model = Conv4Rec.load(autoencoder)
-            self._levels = RatingLevels.load(autoencoder.path("levels.json"))
-            self._fitted_until = autoencoder.facts.get("fitted_until")
+        if coded.autoencoder is not None:
+            autoencoder = Autoencoder.open(coded.autoencoder)
+            self._model = autoencoder.model
+            self._levels = self._model.levels
+            self._fitted_until = autoencoder.facts.fitted_until
         width = self._model.cfg.latent if self._model is not None else None
         fresh = self._changes.vectors if self._changes is not None else None
-        self._neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
-        if users and "profiles" in chain:
-            self._users = UserStore.load(Profiles.load(chain["profiles"]))
+        self._neighbours = Neighbours.open(self._embeddings, self._index, width=width, fresh=fresh)
+        if users and coded.profiles is not None:
+            self._users = UserStore.load(Profiles.load(coded.profiles))
 
     @classmethod
     def open(
@@ -88,34 +88,38 @@ class Search:
         verify: bool = True,
         users: bool = True,
     ) -> Search:
-        """Open the current index (or `build_id`) of a run; see `served_chain` for what is checked.
+        """Open the current index (or `build_id`) of a run; see `Served` for what is checked.
 
         Raises:
             BuildError: a build is missing, damaged, or was made from others than those that are
                 there; the message names the file or the build.
         """
-        return cls(served_chain(workspace, build_id=build_id, verify=verify), users=users)
+        return cls(Served.open(workspace, build_id=build_id, verify=verify), users=users)
 
     @property
     def build_id(self) -> str:
         """The build_id of the index."""
-        return self._chain["index"].build_id
+        return self._served.index.build_id
 
     @property
     def build_ids(self) -> dict[str, str]:
         """{kind: build_id} of everything that is served."""
-        return {kind: build.build_id for kind, build in sorted(self._chain.items())}
+        return self._served.build_ids
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifests say of the served set, as JSON values."""
-        facts = {"index": self._chain["index"].facts, "codes": self._chain["codes"].facts}
-        if self._levels is not None:
-            names = ("period", "fitted_until", "n_levels")
-            autoencoder = self._chain["autoencoder"].facts
-            facts["autoencoder"] = {name: autoencoder.get(name) for name in names}
-            facts["autoencoder"]["levels"] = list(self._levels.names)
-        return facts
+        coded = self._served.coded
+        shown = {"index": self._served.index.record(), "codes": coded.codes.record()}
+        if coded.autoencoder is not None and self._levels is not None:
+            facts = AutoencoderFacts.of(coded.autoencoder)
+            shown["autoencoder"] = {
+                "period": facts.period,
+                "fitted_until": facts.fitted_until,
+                "n_levels": facts.n_levels,
+                "levels": list(self._levels.names),
+            }
+        return shown
 
     @property
     def n_items(self) -> int:
@@ -239,7 +243,7 @@ class Search:
         if not allow and not deny:
             return None
         if self._attributes is None:
-            self._attributes = Attributes.load(self._chain["embeddings"], self._changes)
+            self._attributes = Attributes.load(self._embeddings, self._changes)
         return self._attributes.mask(allow, deny)
 
     def rank(

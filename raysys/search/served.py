@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from raysys.errors import BuildError
-from raysys.search.changes import KIND as CHANGES
+import dataclasses
+
+from raysys.compressor.files import Coded
 from raysys.search.changes import current_changes
 from raysys.store.builds import Build, Workspace
 
 
-def served_chain(
-    workspace: Workspace, *, build_id: str | None = None, verify: bool = True
-) -> dict[str, Build]:
-    """Open an index and everything that it was made from, bound by content.
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """An index and what belongs to it, bound by content.
 
-    Args:
-        workspace: the run.
-        build_id: of the index; None takes the current one.
-        verify: compare every file that is served with its hash.
-
-    Raises:
-        BuildError: a build is missing, damaged, or was made from others than those that are there.
+    Attributes:
+        index: the index.
+        coded: what it was made from.
+        changes: of items since the embeddings were made; None without any.
     """
-    index = workspace.open("index", build_id) if build_id else workspace.current("index")
-    chain = workspace.chain(index)
-    for kind in ("codes", "compressor", "embeddings"):
-        if kind not in chain:
-            raise BuildError(f"index {index.build_id} of {workspace.run} names no {kind} build")
-    changes = current_changes(workspace, chain["embeddings"])
-    if changes is not None:
-        chain[CHANGES] = changes
-    if verify:
-        for kind, build in chain.items():
-            if kind != "interactions":  # the raw log is never served
-                build.verify()
-    return chain
+
+    index: Build
+    coded: Coded
+    changes: Build | None = None
+
+    @classmethod
+    def open(
+        cls, workspace: Workspace, *, build_id: str | None = None, verify: bool = True
+    ) -> Served:
+        """Open an index of a run with everything that it was made from.
+
+        Args:
+            workspace: the run.
+            build_id: of the index; None takes the current one.
+            verify: compare every file that is served with its hash.
+
+        Raises:
+            BuildError: a build is missing, damaged, or was made from others than those that are
+                there.
+        """
+        index = workspace.open("index", build_id) if build_id else workspace.current("index")
+        coded = Coded.of(workspace.chain(index), f"index {index.build_id} of {workspace.run}")
+        served = cls(index, coded, current_changes(workspace, coded.embeddings))
+        if verify:
+            for build in served.builds:
+                if build is not coded.interactions:  # the raw log is never served
+                    build.verify()
+        return served
+
+    @property
+    def builds(self) -> list[Build]:
+        """All of them, by kind."""
+        found = [self.index, self.changes, *self.coded.builds]
+        return sorted((build for build in found if build is not None), key=lambda b: b.kind)
+
+    @property
+    def build_ids(self) -> dict[str, str]:
+        """{kind: build_id} of all that is served."""
+        return {build.kind: build.build_id for build in self.builds}

@@ -83,11 +83,6 @@ class Build:
         """The build's identity after the work."""
         return self.manifest.content_id
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the stage recorded for readers."""
-        return self.manifest.facts
-
     def record(self) -> dict[str, Any]:
         """Return the build's facts as JSON values, to be shown; readers take their typed form."""
         return self.manifest.facts
@@ -265,7 +260,7 @@ class Workspace:
         kind: str,
         *,
         config: Mapping[str, Any],
-        write: Callable[[Draft], Facts | Mapping[str, Any]],
+        write: Callable[[Draft], Facts],
         inputs: Sequence[Build] = (),
         source: object = None,
         force: bool = False,
@@ -323,7 +318,7 @@ class Workspace:
             finally:
                 self._held.remove(lease)
 
-    def _written(self, draft: Draft, write: Callable[[Draft], Facts | Mapping[str, Any]]) -> Build:
+    def _written(self, draft: Draft, write: Callable[[Draft], Facts]) -> Build:
         try:
             build = Build(self, draft.commit(write(draft)))
         except BaseException:

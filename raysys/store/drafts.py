@@ -7,12 +7,11 @@ So one listing, of a folder that is nearly always empty, tells a job what others
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ class Draft:
             self._storage.delete(self._scratch)
         return name
 
-    def commit(self, facts: Facts | Mapping[str, Any]) -> Manifest:
+    def commit(self, facts: Facts) -> Manifest:
         """Hash the files and publish them as the build by one write of its manifest.
 
         Raises:
@@ -103,14 +102,13 @@ class Draft:
             for name, mark in self._storage.files(self._folder).items()
         }
         content = {n: e["sha256"] for n, e in files.items() if not n.startswith(self._left_out)}
-        record = facts.record() if isinstance(facts, Facts) else dict(facts)
         first = self._storage.is_local and not self._storage.has_folder(self._place)
         manifest = Manifest(
             **self._header,
             folder="" if first else self._token,
             content_id=digest([self.build_id, content]),
             files=files,
-            facts=json.loads(json.dumps(record, allow_nan=False)),
+            facts=facts.record(),
             notes=notes(),
         )
         for lease in self._leases:

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
-from raysys.autoencoder.model import WEIGHTS_FILE, Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out, shares_left_out
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import ConfigError
 from raysys.store.builds import Workspace
 from tests.support.models import EVENTS, N_ITEMS, ONE, REPEATED, SMALL, make, random_cells, stars
-from tests.support.planting import begin
+from tests.support.planting import plant_autoencoder
 
 
 def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
@@ -268,13 +269,13 @@ def test_the_weighted_losses_of_the_halves_are_the_loss_of_the_whole():
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     model = make()
     workspace = Workspace(str(tmp_path))
-    draft = begin(workspace, "autoencoder", config={})
-    model.save(draft)
-    build = draft.commit({})
-    loaded = Conv4Rec.load(build)
+    build = plant_autoencoder(workspace, model)
+    loaded = Autoencoder.open(build).model
     assert loaded.levels == model.levels
     maps = Path("/proc/self/maps")
-    assert not maps.exists() or str(build.path(WEIGHTS_FILE)) in maps.read_text()  # not in memory
+    assert (
+        not maps.exists() or str(build.path("model.safetensors")) in maps.read_text()
+    )  # not in memory
     assert not loaded.training
     cells = ragged(random_cells(1, 5))
     with torch.no_grad():

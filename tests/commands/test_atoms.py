@@ -1,8 +1,6 @@
 """The atoms command on a build that was written by hand."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from raysys.commands.atoms import AtomsConfig, atoms
@@ -10,7 +8,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.errors import ConfigError, UnknownItemError
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant_codes, plant_embeddings
 
 
 @pytest.fixture
@@ -19,22 +17,12 @@ def run(tmp_path):
     dictionary = np.eye(4, dtype=np.float32)
     held = np.array([[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]])
     values = np.array([[3, 1], [2, 1], [1, 2], [1, 1], [-2, 1]], dtype=np.float32)
-    embeddings = begin(workspace, "embeddings", config={})
     names = [f"i{n}" for n in range(5)]
-    table = {
-        "item_num": range(5),
-        "item_id": names,
-        "title": ["Alien", None, "Brazil", "Cube", "Dune"],
-    }
-    pq.write_table(pa.table(table), embeddings.path("items.parquet"))
-    embeddings = embeddings.commit({"dim": 4})
-    compressor = begin(workspace, "compressor", config={}, inputs=[embeddings])
-    np.save(compressor.path("dictionary.npy"), dictionary)
-    compressor = compressor.commit({})
+    items = {"item_id": names, "title": ["Alien", None, "Brazil", "Cube", "Dune"]}
+    vectors = np.zeros((5, 4), dtype=np.float32)
+    embeddings = plant_embeddings(workspace, vectors, items=items)
     codes = Codes.pack(held, values, dictionary=dictionary, value_bits=16)
-    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
-    codes.save(draft)
-    draft.commit({"packing": codes.packing})
+    plant_codes(workspace, codes, dictionary, embeddings)
     return workspace.run
 
 

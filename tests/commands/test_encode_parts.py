@@ -14,11 +14,12 @@ from raysys.cluster import tasks
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import BLOCK_ROWS, Encoder, encode
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import Folder, plant_embeddings
 from tests.support.processes import job, wait_for
 
 
@@ -33,10 +34,8 @@ def planted(n_rows, dim=24, seed=0):
 def world(tmp_path_factory):
     """A run with embeddings of 21,000 rows and a dictionary."""
     workspace = Workspace(str(tmp_path_factory.mktemp("parts") / "run"))
-    draft = begin(workspace, "embeddings", config={})
     vectors = planted(21_000)
-    np.save(draft.path("vectors.npy"), vectors)
-    embeddings = draft.commit({"similarity": "cosine"})
+    embeddings = Embeddings.open(plant_embeddings(workspace, vectors))
     dictionary = torch.from_numpy(vectors[:64])
     dictionary = dictionary / dictionary.norm(dim=1, keepdim=True)
     return workspace, embeddings, dictionary
@@ -45,9 +44,9 @@ def world(tmp_path_factory):
 def written(world, name, *, value_bits=4, **settings):
     """Return the bytes of codes written in parts."""
     workspace, embeddings, dictionary = world
-    vectors = np.load(embeddings.path("vectors.npy"), mmap_mode="r")
+    vectors = embeddings.vectors
     encoder = Encoder.fit(vectors, dictionary, n_active=4, model=None, value_bits=value_bits)
-    draft = begin(workspace, "codes", config={}, force=True)
+    draft = Folder(workspace.run)
     encode_in_parts(
         draft,
         embeddings,
@@ -65,7 +64,7 @@ def written(world, name, *, value_bits=4, **settings):
 @pytest.mark.parametrize("value_bits", [4, 8])
 def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
     _, embeddings, dictionary = world
-    vectors = np.load(embeddings.path("vectors.npy"))
+    vectors = np.array(embeddings.vectors)
     atoms, values = encode(vectors, dictionary, n_active=4, model=None, value_bits=value_bits)
     whole = Codes.pack(
         atoms,
@@ -74,7 +73,7 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
         vectors=vectors,
         value_bits=value_bits,
     )
-    draft = begin(Workspace(str(tmp_path)), "codes", config={})
+    draft = Folder(tmp_path)
     whole.save(draft)
     wanted = {path.name: path.read_bytes() for path in draft.staging.iterdir()}
     for part_rows in (BLOCK_ROWS, 5 * BLOCK_ROWS):

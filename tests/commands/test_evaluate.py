@@ -6,8 +6,6 @@ import dataclasses
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,7 +20,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles, ProfilesFacts
-from raysys.data.schema import RatingLevels
+from raysys.data.schema import RatingLevels, Window
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import users_of_report
@@ -30,7 +28,8 @@ from raysys.prepare.levels import LevelCounts, build_levels
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
-from tests.support.planting import begin, plant_profiles
+from tests.support.models import make
+from tests.support.planting import plant_autoencoder, plant_codes, plant_embeddings, plant_profiles
 
 LEVELS = RatingLevels(("1", "2", "3"), (1.0, 2.0, 3.0), (False, False, True))
 N_USERS, N_ITEMS = 60, 40
@@ -92,7 +91,13 @@ def write_profiles(
 
 
 def write_autoencoder(
-    workspace, profiles, *, n_items=36, period="test", windows=("FIT", "VAL"), levels=LEVELS
+    workspace,
+    profiles,
+    *,
+    n_items=36,
+    period="test",
+    windows=(Window.FIT, Window.VAL),
+    levels=LEVELS,
 ):
     cfg = Conv4RecConfig(latent=8, level_latent=4)
     counts = torch.arange(n_items * levels.n_levels).reshape(n_items, levels.n_levels).float()
@@ -100,16 +105,14 @@ def write_autoencoder(
     with torch.no_grad():  # the two tastes are two directions
         model.items[:] = 0.1 * model.items
         model.items[torch.arange(n_items), torch.arange(n_items) % 2] += 1.0
-    draft = begin(workspace, "autoencoder", config={"n": n_items}, inputs=[profiles], force=True)
-    model.save(draft)
     cutoffs = ProfilesFacts.of(profiles).cutoffs
-    return model, draft.commit(
-        {
-            "n_items": n_items,
-            "period": period,
-            "fitted_windows": list(windows),
-            "fitted_until": cutoffs[period] if cutoffs else None,
-        }
+    return model, plant_autoencoder(
+        workspace,
+        model,
+        settings={"config": {"n": n_items}, "inputs": [profiles], "force": True},
+        period=period,
+        fitted_windows=windows,
+        fitted_until=cutoffs[period] if cutoffs else None,
     )
 
 
@@ -235,7 +238,7 @@ def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkey
     assert 0.3 * n_cells < some.cells.n_cells < 0.7 * n_cells
     fitted = evaluate(config(workspace))
     assert set(fitted.extra["baselines"]) == {*fit_baselines.RANKERS, *fit_baselines.RATERS}
-    assert workspace.current("baselines").facts["user_share"] == 0.5
+    assert workspace.current("baselines").record()["user_share"] == 0.5
     monkeypatch.setattr(fit_baselines, "MAX_CELLS", n_cells)
     assert fit_baselines.source_of(Profiles.load(workspace.current("profiles"))).share == 1
 
@@ -243,27 +246,18 @@ def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkey
 def write_served(workspace, model, autoencoder, profiles):
     """Embeddings, 8-bit codes and a flat index of the model's vectors."""
     vectors, bias = retrieval_vectors(model)
-    draft = begin(workspace, "embeddings", config={}, inputs=[autoencoder, profiles])
-    np.save(draft.path("vectors.npy"), vectors)
-    np.save(draft.path("bias.npy"), bias)
-    names = {"item_num": np.arange(len(vectors), dtype=np.int32)}
-    names |= {k: [f"{k}{n}" for n in range(len(vectors))] for k in ("item_id", "title")}
-    pq.write_table(pa.table(names), draft.path("items.parquet"))
-    embeddings = draft.commit(
-        {
-            "similarity": "inner_product",
-            "n_items": len(vectors),
-            "dim": vectors.shape[1],
-            "n_bias": 2,
-        }
+    names = {k: [f"{k}{n}" for n in range(len(vectors))] for k in ("item_id", "title")}
+    embeddings = plant_embeddings(
+        workspace,
+        vectors,
+        bias=bias,
+        items=names,
+        similarity="inner_product",
+        inputs=[autoencoder, profiles],
     )
-    draft = begin(workspace, "compressor", config={}, inputs=[embeddings])
-    np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
-    compressor = draft.commit({})
     codes = Codes.pack_dense(vectors, similarity="inner_product")
-    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
-    codes.save(draft)
-    draft.commit({"packing": codes.packing, "similarity": "inner_product"})
+    none = np.zeros((0, vectors.shape[1]), dtype=np.float32)
+    plant_codes(workspace, codes, none, embeddings, similarity="inner_product")
     index(IndexConfig(run=workspace.run))
 
 
@@ -285,7 +279,7 @@ def test_ratings_use_the_prior_for_unknown_items_and_users(tmp_path):
     workspace = Workspace(str(tmp_path))
     cells = planted_cells()
     profiles = write_profiles(workspace, cells, protocol="ratings")
-    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     result = evaluate(config(workspace, period="test"))
     assert result.extra["evaluated"]["rated_targets"] == int((cells.window == 2).sum())
     assert "recall@20" not in result.metrics
@@ -348,7 +342,7 @@ def test_pairs_in_history_and_targets_are_refused_where_there_is_no_time(tmp_pat
     cells.item_num[last] = cells.item_num[0]
     cells.window[: last + 1] = [0] * last + [2]
     profiles = write_profiles(workspace, cells, protocol="ratings")
-    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     with pytest.raises(DataError, match=r"pairs in both history and targets: user 'u000'"):
         evaluate(config(workspace, baselines=[]))
 
@@ -357,9 +351,7 @@ def test_missing_and_plain_builds_are_refused(tmp_path):
     workspace = Workspace(str(tmp_path))
     with pytest.raises(BuildError, match="holds no autoencoder build yet: train"):
         evaluate(config(workspace))
-    draft = begin(workspace, "autoencoder", config={})
-    draft.path("x").write_text("x")
-    draft.commit({})
+    plant_autoencoder(workspace, make())
     with pytest.raises(BuildError, match="no interaction log"):
         evaluate(config(workspace))
 
@@ -421,7 +413,9 @@ def test_compare_evaluates_again_when_the_builds_changed(run):
     workspace, _, _ = run
     settings = {"run": workspace.run, "against": "popularity", "replicates": 5}
     before = compare(CompareConfig(**settings))
-    _, build = write_autoencoder(workspace, write_profiles(workspace), n_items=30, windows=["FIT"])
+    _, build = write_autoencoder(
+        workspace, write_profiles(workspace), n_items=30, windows=(Window.FIT,)
+    )
     after = compare(CompareConfig(**settings))
     assert after.build_ids["autoencoder"] == build.build_id
     assert before.build_ids != after.build_ids
@@ -435,7 +429,7 @@ def test_comparing_a_thing_with_itself_is_refused(run):
 def test_a_backtest_needs_a_split_in_time(tmp_path):
     workspace = Workspace(str(tmp_path))
     profiles = write_profiles(workspace, protocol="ratings")
-    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",))
+    write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     with pytest.raises(ConfigError, match="windows=2 needs a run prepared with split=temporal"):
         backtest(BacktestConfig(run=workspace.run, windows=2))
 
@@ -488,6 +482,6 @@ def test_ratings_that_never_differ_cannot_be_what_is_evaluated(tmp_path):
     levels = build_levels(LevelCounts({1.0: 9}, 0, {}))
     cells = dataclasses.replace(planted_cells(), level=np.zeros_like(planted_cells().level))
     profiles = write_profiles(workspace, cells, protocol="ratings", levels=levels)
-    write_autoencoder(workspace, profiles, n_items=30, windows=("FIT",), levels=levels)
+    write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,), levels=levels)
     with pytest.raises(DataError, match=r"none that differ \(levels: consumed\)"):
         evaluate(config(workspace))

@@ -7,8 +7,9 @@ from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError
 from raysys.index.files import open_index
+from raysys.search.served import Served
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant_codes, plant_embeddings
 
 DIM, N_ATOMS = 16, 64
 
@@ -24,13 +25,7 @@ def write_builds(run, *, n_items=3000, similarity="inner_product", dense=False):
     dictionary = rng.normal(size=(N_ATOMS, DIM)).astype(np.float32)
     dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
     workspace = Workspace(str(run))
-    draft = begin(workspace, "embeddings", config={})
-    np.save(draft.path("vectors.npy"), vectors)
-    np.save(draft.path("bias.npy"), bias)
-    embeddings = draft.commit({"similarity": similarity, "n_items": n_items, "dim": DIM})
-    draft = begin(workspace, "compressor", config={}, inputs=[embeddings])
-    np.save(draft.path("dictionary.npy"), dictionary)
-    compressor = draft.commit({})
+    embeddings = plant_embeddings(workspace, vectors, bias=bias, similarity=similarity)
     atoms = np.argsort(-np.abs(vectors @ dictionary.T), axis=1)[:, :6]
     values = np.take_along_axis(vectors @ dictionary.T, atoms, 1)
     if dense:
@@ -39,9 +34,7 @@ def write_builds(run, *, n_items=3000, similarity="inner_product", dense=False):
         codes = Codes.pack(
             atoms, values, dictionary=dictionary, vectors=vectors, similarity=similarity
         )
-    draft = begin(workspace, "codes", config={}, inputs=[compressor, embeddings])
-    codes.save(draft)
-    draft.commit({"packing": codes.packing, "similarity": similarity})
+    plant_codes(workspace, codes, dictionary, embeddings, similarity=similarity)
     return workspace, vectors, bias
 
 
@@ -52,7 +45,7 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
     result = index(IndexConfig(run=str(tmp_path), kind=kind, sample=40))
     build = workspace.current("index")
     assert result.build_ids == {"index": build.build_id}
-    opened = open_index(build, workspace.chain(build))
+    opened = open_index(build, Served.open(workspace).coded)
     assert (opened.kind, opened.n_items, opened.dim) == (kind, 3000, DIM)
     weights = np.ones((30, opened.n_bias), np.float32)
     nums, scores = opened.search(vectors[:30], weights=weights, top_k=10)
@@ -60,8 +53,8 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
     np.testing.assert_array_equal(scores, np.take_along_axis(exact, nums, 1))
     assert np.mean(scores >= np.sort(exact, 1)[:, -10:-9]) > 0.9
     if kind != "flat":
-        assert build.facts["recall_table"][-1]["similar"]["10"] >= 0.95
-        assert set(build.facts["settings"]) == {"10", "100", "300"}
+        assert build.record()["recall_table"][-1]["similar"]["10"] >= 0.95
+        assert set(build.record()["settings"]) == {"10", "100", "300"}
 
 
 def test_finished_builds_are_reused_and_other_settings_make_new_ones(tmp_path):
@@ -79,8 +72,8 @@ def test_small_catalogues_become_flat(tmp_path):
     workspace, vectors, _ = write_builds(tmp_path, n_items=120, dense=True)
     index(IndexConfig(run=str(tmp_path)))
     build = workspace.current("index")
-    assert (build.facts["requested_kind"], build.facts["kind"]) == ("ivf", "flat")
-    opened = open_index(build, workspace.chain(build))
+    assert (build.record()["requested_kind"], build.record()["kind"]) == ("ivf", "flat")
+    opened = open_index(build, Served.open(workspace).coded)
     nums, _ = opened.search(vectors[:3], top_k=5)
     exact = vectors[:3] @ vectors.T
     assert np.mean(np.isin(nums, np.argsort(-exact, 1)[:, :6])) > 0.8
@@ -116,9 +109,9 @@ def test_tasks_on_ray_give_the_same_files(tmp_path, ray_cluster, monkeypatch):
     sharded = index(IndexConfig(run=str(tmp_path), sample=20, n_shards=3)).build_ids["index"]
     build = workspace.open("index", sharded)
     assert len(build.files("items.npy")) == 3
-    shards = open_index(build, workspace.chain(build))
+    shards = open_index(build, Served.open(workspace).coded)
     vectors = np.load(workspace.current("embeddings").path("vectors.npy"))[:20]
-    whole = open_index(workspace.open("index", here), workspace.chain(build))
+    whole = open_index(workspace.open("index", here), Served.open(workspace).coded)
     np.testing.assert_array_equal(
         shards.search(vectors, top_k=9)[0], whole.search(vectors, top_k=9)[0]
     )

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.files import Autoencoder
+from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.commands.train import TrainConfig, train
@@ -44,17 +45,19 @@ def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
     result = train(config(workspace))
     assert set(result.build_ids) == {"autoencoder", "embeddings", "compressor", "codes"}
     chain = workspace.chain(workspace.current("codes"))
-    facts = chain["autoencoder"].facts
+    facts = chain["autoencoder"].record()
     assert (facts["period"], facts["n_items"]) == ("test", CATALOGUE["test"])
     assert facts["fitted_until"] == CUTOFFS["test"]
     assert set(facts["val_metrics"]) == {"recall@20", "ndcg@100", "recall@20^0.3", "nll"}
-    recall = chain["embeddings"].facts["candidate_recall"]
+    recall = chain["embeddings"].record()["candidate_recall"]
     assert set(recall) == {"consume", "rating", "like", "discover"}
     assert min(recall.values()) == 1  # fewer items than candidates
-    model = Conv4Rec.load(chain["autoencoder"])
+    model = Autoencoder.open(chain["autoencoder"]).model
     vectors = np.load(chain["embeddings"].path("vectors.npy"))
     assert (
-        vectors.shape == (model.n_items, chain["embeddings"].facts["dim"]) == (45, 8 + 5 + 16 + 3)
+        vectors.shape
+        == (model.n_items, chain["embeddings"].record()["dim"])
+        == (45, 8 + 5 + 16 + 3)
     )
     assert Codes.open(chain["codes"]).packing == "dense8"  # under 256 items
     assert train(config(workspace)).build_ids == result.build_ids
@@ -65,8 +68,8 @@ def test_what_was_planted_is_learned(ray_cluster, workspace):
     words = ["optim.epochs=30", "model=autoencoder", "refit=none"]
     train(config(workspace, *words))
     build = workspace.current("autoencoder")
-    assert (build.facts["period"], build.facts["fitted_until"]) == ("val", CUTOFFS["val"])
-    model = Conv4Rec.load(build)
+    assert (build.record()["period"], build.record()["fitted_until"]) == ("val", CUTOFFS["val"])
+    model = Autoencoder.open(build).model
     with torch.no_grad():
         liked = [(i, 2) for i in range(0, 16, 2)]
         z = model.encode(ragged(Cells.from_lists([[*liked, (17, 0), (19, 0)]])))
@@ -82,9 +85,9 @@ def test_what_was_planted_is_learned(ray_cluster, workspace):
 def test_two_ray_workers_train_the_model_that_one_process_trains(ray_cluster, workspace):
     words = ["model=autoencoder", "force=true"]
     first = train(config(workspace, *words))
-    alone = Conv4Rec.load(workspace.current("autoencoder"))
+    alone = Autoencoder.open(workspace.current("autoencoder")).model
     second = train(config(workspace, *words, "launch.workers=2"))
-    together = Conv4Rec.load(workspace.current("autoencoder"))
+    together = Autoencoder.open(workspace.current("autoencoder")).model
     # how many workers is no part of the identity
     assert first.build_ids["autoencoder"] == second.build_ids["autoencoder"]
     for name, value in alone.state_dict().items():
@@ -104,13 +107,13 @@ def test_a_closed_form_of_more_dims_than_the_trained_model_is_taken_on_all_worke
     for workers in (0, 2):
         train(config(workspace, "model=autoencoder", *words, f"launch.workers={workers}"))
         build = workspace.current("autoencoder")
-        assert build.facts["epochs"]["recall@20"] == 0
-        assert build.facts["choices"]["closed_form_rank"] == 2
-        models.append(Conv4Rec.load(build))
+        assert build.record()["epochs"]["recall@20"] == 0
+        assert build.record()["choices"]["closed_form_rank"] == 2
+        models.append(Autoencoder.open(build).model)
         assert models[-1].cfg.latent == models[-1].items.shape[1] == 2
     alone, together = (model.consume_vectors() for model in models)
     torch.testing.assert_close(together @ together.T, alone @ alone.T, atol=1e-4, rtol=1e-4)
-    assert workspace.current("embeddings").facts["dim"] == 2 + 5 + 16 + 3
+    assert workspace.current("embeddings").record()["dim"] == 2 + 5 + 16 + 3
 
 
 def workspace_path(workspace):
@@ -132,16 +135,16 @@ def test_own_vectors_need_no_log(ray_cluster, tmp_path, suffix):
     result = train(load(TrainConfig, [f"run={workspace.run}", *words]))
     assert set(result.build_ids) == {"embeddings", "compressor", "codes"}
     codes = workspace.current("codes")
-    assert codes.facts["code_dim"] == 75
-    assert codes.facts["n_active"] == 75 // 4
-    assert codes.facts["mean_cosine"] > 0.9
+    assert codes.record()["code_dim"] == 75
+    assert codes.record()["n_active"] == 75 // 4
+    assert codes.record()["mean_cosine"] > 0.9
     dictionary = np.load(workspace.current("compressor").path("dictionary.npy"), mmap_mode="r")
     assert dictionary.flags.c_contiguous  # an index maps it
     cut = train(load(TrainConfig, [f"run={workspace.run}", *words, "compressor.keep=9"]))
     assert cut.build_ids["compressor"] == result.build_ids["compressor"]
     assert cut.build_ids["codes"] != result.build_ids["codes"]
     short = workspace.current("codes")
-    assert (short.facts["n_active"], Codes.open(short).bytes_per_item) == (9, 20)
+    assert (short.record()["n_active"], Codes.open(short).bytes_per_item) == (9, 20)
     again = train(load(TrainConfig, [f"run={workspace.run}", *words]))
     assert again.build_ids == result.build_ids
 
@@ -155,7 +158,7 @@ def test_narrow_vectors_stay_dense_where_codes_are_no_smaller(ray_cluster, tmp_p
     result = train(load(TrainConfig, words))
     codes = Workspace(str(tmp_path / "run")).current("codes")
     assert result.extra["codes"]["bytes_per_item"] == 12 + 2
-    assert (codes.facts["packing"], codes.facts["similarity"]) == ("dense8", "inner_product")
+    assert (codes.record()["packing"], codes.record()["similarity"]) == ("dense8", "inner_product")
     back = Codes.open(codes).decode(np.zeros((0, 12), dtype=np.float32))
     np.testing.assert_allclose(back, vectors, atol=0.02 * np.abs(vectors).max())
 

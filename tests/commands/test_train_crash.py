@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.files import Autoencoder
 from raysys.commands.train import train
 from raysys.store.builds import Workspace
 from tests.support.processes import end, tree
@@ -71,7 +71,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_left_alone(
             train(config(there, *WORDS, SAVING, f"launch.workers={workers}"))
         epochs = [m for m in caplog.messages if m.startswith("trained")]
         assert (len(epochs) == 4) is (run is whole), epochs
-        weights.append(Conv4Rec.load(there.current("autoencoder")).state_dict())
+        weights.append(Autoencoder.open(there.current("autoencoder")).model.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-4, msg=name)
         torch.testing.assert_close(weights[2][name], value, atol=2e-3, rtol=1e-2, msg=name)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysys.compressor.codes import Codes
+from raysys.compressor.codes import Codes, truncated
 from raysys.errors import ConfigError, DataError
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import Folder, plant_codes, plant_embeddings
 
 
 def planted(n_items=300, n_atoms=64, dim=24, n_active=6, seed=0):
@@ -132,7 +132,7 @@ def test_dense_codes(similarity):
 def test_truncation_fits_values_again():
     dictionary, atoms, values, dense = planted(n_atoms=40, dim=12)
     codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=dense)
-    short = codes.truncate(3, dictionary=dictionary, similarity="cosine")
+    short = truncated(codes, 3, dictionary=dictionary, similarity="cosine")
     assert short.n_active == 3
     assert short.bytes_per_item == 8
     plain = Codes.pack(atoms[:, :3], values[:, :3], dictionary=dictionary)
@@ -141,7 +141,7 @@ def test_truncation_fits_values_again():
         > cosine(plain.decode(dictionary), dense).mean()
     )
     with pytest.raises(ConfigError, match="n_active=7"):
-        codes.truncate(7, dictionary=dictionary, similarity="cosine")
+        truncated(codes, 7, dictionary=dictionary, similarity="cosine")
 
 
 def test_a_value_that_is_not_finite_names_its_row():
@@ -165,11 +165,11 @@ def test_zero_rows_score_zero():
 
 
 def test_saved_codes_open_memory_mapped(tmp_path):
-    dictionary, atoms, values, _ = planted()
+    dictionary, atoms, values, dense = planted()
     codes = Codes.pack(atoms, values, dictionary=dictionary)
-    draft = begin(Workspace(str(tmp_path)), "codes", config={})
-    codes.save(draft)
-    back = Codes.open(draft.commit({"packing": codes.packing}))
+    workspace = Workspace(str(tmp_path))
+    embeddings = plant_embeddings(workspace, dense)
+    back = Codes.open(plant_codes(workspace, codes, dictionary, embeddings).codes)
     np.testing.assert_array_equal(back.decode(dictionary), codes.decode(dictionary))
     owner = back.entries
     while isinstance(owner, np.ndarray):
@@ -191,11 +191,11 @@ def test_truncation_in_chunks_and_into_files_changes_nothing(tmp_path, monkeypat
     dictionary, atoms, values, dense = planted()
     codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=dense, value_bits=value_bits)
     settings = {"dictionary": dictionary, "similarity": "cosine"}
-    whole = codes.truncate(3, **settings).arrays()
+    whole = truncated(codes, 3, **settings).arrays()
     monkeypatch.setattr("raysys.compressor.codes._CHUNK_ROWS", 77)
     monkeypatch.setattr("raysys.data.arrays.BLOCK_ROWS", 50)
-    draft = begin(Workspace(str(tmp_path)), "codes", config={})
-    parts = codes.truncate(3, **settings, draft=draft).arrays()
+    draft = Folder(tmp_path)
+    parts = truncated(codes, 3, **settings, draft=draft).arrays()
     for name, array in whole.items():
         np.testing.assert_array_equal(parts[name], array)
         np.testing.assert_array_equal(np.load(draft.path(f"{name}.npy")), array)

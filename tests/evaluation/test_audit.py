@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from raysys.data.cells import Cells
-from raysys.data.schema import period_windows
+from raysys.data.schema import Window, period_windows
 from raysys.errors import DataError
 from raysys.evaluation import audit
 
 CUTOFFS = {"val": 100, "test": 200}
 TEST = period_windows("temporal", "test")
-FACTS = {"fitted_windows": ["FIT", "VAL"], "fitted_until": 200, "n_items": 3, "period": "test"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    n_items: int = 3
+    fitted_windows: tuple[int, ...] = (Window.FIT, Window.VAL)
+    fitted_until: int | None = 200
 
 
 def names(prefix):
@@ -140,7 +148,7 @@ def test_popularity_counted_past_the_fit_window():
 
 def check_model(period="test", **facts):
     audit.check_model(
-        FACTS | facts,
+        Fitted(**facts),
         period=period,
         windows=period_windows("temporal", period),
         cutoffs=CUTOFFS,
@@ -150,18 +158,18 @@ def check_model(period="test", **facts):
 
 def test_models_that_saw_too_much():
     check_model()
-    check_model(fitted_windows=["FIT"], fitted_until=100)
+    check_model(fitted_windows=(Window.FIT,), fitted_until=100)
     with pytest.raises(DataError, match="until 200, period=val is evaluated from cut-off 100"):
         check_model(period="val")
     with pytest.raises(DataError, match="fitted on windows VAL, period=val assumes FIT"):
         check_model(period="val", fitted_until=None)
     with pytest.raises(DataError, match="fitted on windows TEST"):
-        check_model(fitted_windows=[0, 1, 2], fitted_until=None)
+        check_model(fitted_windows=(0, 1, 2), fitted_until=None)
     with pytest.raises(DataError, match="fitted on windows TEST, TEST_IN, VAL_IN"):
-        check_model(fitted_windows="all", fitted_until=None)
+        check_model(fitted_windows=tuple(Window), fitted_until=None)
     with pytest.raises(DataError, match="knows 4 items, the catalogue of period=test holds 3"):
         audit.check_model(
-            FACTS | {"n_items": 4}, period="test", windows=TEST, cutoffs=CUTOFFS, n_items=3
+            Fitted(n_items=4), period="test", windows=TEST, cutoffs=CUTOFFS, n_items=3
         )
 
 

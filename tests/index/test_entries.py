@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
 from raysys.index.entries import number_entries
-from raysys.index.files import open_index, save_index
+from raysys.index.files import IndexFacts, open_index
 from raysys.index.shards import Shards, shard_bounds, shard_of
 from raysys.search.changes import Changed, Changes
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant_index
 from tests.support.worlds import pursuit
 
 DIM = 16
@@ -151,16 +151,11 @@ def test_excluded_and_denied_copies_leave_the_others(case):
 def test_a_saved_graph_opens_as_it_was(tmp_path, similarity):
     index, _, base = make(one_crowd(), similarity)
     workspace = Workspace(str(tmp_path))
-    chain = {}
-    for kind in ("embeddings", "codes", "compressor"):
-        draft = begin(workspace, kind, config={})
-        np.save(draft.path("any.npy"), np.zeros(1))
-        chain[kind] = draft.commit({})
     index.router.unreached = np.array([3, 5])  # of whatever graph: they come back
-    draft = begin(workspace, "index", config={})
-    build = draft.commit(save_index(index, draft))
-    assert (build.facts["n_routed"], build.facts["n_unreached"]) == (len(base), 2)
-    opened = open_index(build, chain)
+    build, coded = plant_index(workspace, index)
+    facts = IndexFacts.of(build)
+    assert (facts.n_routed, facts.n_unreached) == (len(base), 2)
+    opened = open_index(build, coded)
     assert opened.router.unreached.tolist() == [3, 5]
     weights = np.ones((len(base), index.n_bias), np.float32)
     for top_k in (10, 500):

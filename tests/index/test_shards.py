@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysys.errors import BuildError
-from raysys.index.files import open_index, open_shard, save_index
+from raysys.index.files import open_index, open_shard
 from raysys.index.shards import Shards, merge, shard_bounds, shard_of
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant_index
 from tests.support.worlds import CASES, N_ITEMS, PER_GROUP, make_index, planted_world
 
 
@@ -82,30 +82,18 @@ def test_merging_keeps_the_order_of_scores_and_item_nums(n_parts, n_items, top_k
 def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     index = make_index("ivf", "inner_product")
     workspace = Workspace(str(tmp_path))
-    chain = {}
-    for kind in ("embeddings", "codes", "compressor"):
-        draft = begin(workspace, kind, config={})
-        np.save(draft.path("dictionary.npy"), index.dictionary.floats)
-        chain[kind] = draft.commit({})
     vectors, _ = planted_world("inner_product")
     query = {"weights": np.ones((9, 2), np.float32), "top_k": 25}
     wanted = index.search(vectors[:9], **query)
     for n_shards in (1, 4):
-        draft = begin(workspace, "index", config={"n_shards": n_shards})
-        build = draft.commit(save_index(index, draft, n_shards=n_shards))
-        opened = open_index(build, chain)
+        build, coded = plant_index(workspace, index, n_shards=n_shards)
+        opened = open_index(build, coded)
         assert isinstance(opened, Shards) == (n_shards > 1)
         got = opened.search(vectors[:9], **query)
         np.testing.assert_array_equal(got[0], wanted[0])
         np.testing.assert_array_equal(got[1], wanted[1])
-    parts = [open_shard(build, chain, number) for number in range(4)]
+    parts = [open_shard(build, coded, number) for number in range(4)]
     assert sum(part.codes.n_items for part in parts) == N_ITEMS
     np.testing.assert_array_equal(Shards(parts).search(vectors[:9], **query)[0], wanted[0])
     with pytest.raises(BuildError, match="shards 0 to 3, not 4"):
-        open_shard(build, chain, 4)
-    draft = begin(workspace, "index", config={"older": True})
-    facts = save_index(index, draft)
-    del facts["n_routed"]
-    older = draft.commit(facts)
-    with pytest.raises(BuildError, match="is of an earlier raysys: run index again"):
-        open_index(older, chain)
+        open_shard(build, coded, 4)

@@ -7,7 +7,7 @@ import pytest
 from raysys.errors import SearchError, UnknownItemError
 from raysys.search.changes import Changed, Changes, current_changes, gone_mask
 from raysys.store.builds import Workspace
-from tests.support.planting import begin
+from tests.support.planting import plant, plant_embeddings
 from tests.support.worlds import CASES, N_ITEMS, make_index, planted_world
 
 KNOWN = {f"i{num}": num for num in range(N_ITEMS)}
@@ -96,11 +96,11 @@ def test_changes_add_up():
 
 def test_saved_changes_belong_to_their_embeddings(tmp_path, caplog):
     workspace = Workspace(str(tmp_path))
-    first, other = (begin(workspace, "embeddings", config={"n": n}).commit({}) for n in (1, 2))
+    vectors = np.zeros((5, 3), dtype=np.float32)
+    first, other = (plant_embeddings(workspace, vectors, config={"n": n}) for n in (1, 2))
     assert current_changes(workspace, first) is None
     changes = Changes.none(3, 1).upsert(*rows(["ü"], 3, 1)).delete(["i4"], KNOWN)
-    draft = begin(workspace, "changes", config={}, inputs=[first])
-    draft.commit(changes.save(draft))
+    plant(workspace, "changes", changes.save, inputs=[first])
     back = Changes.load(current_changes(workspace, first))
     assert (back.item_ids, back.deleted) == (["ü"], ("i4",))
     np.testing.assert_array_equal(back.vectors, changes.vectors)

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_vectors
-from raysys.autoencoder.model import Conv4Rec
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RANKINGS
@@ -15,7 +15,7 @@ from raysys.search.changes import Changes
 from raysys.search.query import ProfileEntry, RecommendQuery, UnknownUserError
 from raysys.search.rescoring import exact_scores
 from raysys.search.search import Search
-from raysys.search.served import served_chain
+from raysys.search.served import Served
 from raysys.store.builds import Workspace
 from tests.support.runs import PRESENCE, item_id, model_run, title, user_id, vectors_run
 
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_named_unless_hashes_are_not_checked(tmp_path, name):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    served_chain(workspace, verify=False)
+    Served.open(workspace, verify=False)
     with pytest.raises(CorruptBuildError, match=str(path)):
         Search.open(workspace)
 
@@ -118,7 +118,7 @@ def test_a_mixture_is_refused(tmp_path):
 def rated(tmp_path_factory):
     """Return (search, model, cells) of a run whose candidates are the whole catalogue."""
     workspace, cells = model_run(tmp_path_factory.mktemp("run"))
-    return Search.open(workspace), Conv4Rec.load(workspace.current("autoencoder")), cells
+    return Search.open(workspace), Autoencoder.open(workspace.current("autoencoder")).model, cells
 
 
 def oracle(model, cells, ranking, *, gamma=0.5, reference_time=1100):
@@ -260,7 +260,7 @@ def test_unknown_users_and_a_search_without_users(rated):
     search, _, _ = rated
     with pytest.raises(UnknownUserError, match=r"'nobody'.*20 known users"):
         search.recommend(RecommendQuery(user_id="nobody"))
-    blind = Search(search._chain, users=False)
+    blind = Search(search._served, users=False)
     with pytest.raises(UnknownUserError, match="stores no users"):
         blind.recommend(RecommendQuery(user_id=user_id(3)))
     assert (search.n_users, blind.n_users) == (20, 0)

@@ -17,6 +17,7 @@ import raysys.store.storage
 from raysys.errors import BuildError
 from raysys.store import leases
 from raysys.store.builds import Workspace
+from raysys.store.kinds import Facts
 from raysys.store.storage import Storage
 
 ACCESSES = (
@@ -24,6 +25,11 @@ ACCESSES = (
     *("files", "sha256", "upload", "delete", "has_folder", "rename"),
 )
 MOST_STEPS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class By(Facts):
+    by: int
 
 
 class Killed(BaseException):
@@ -80,7 +86,7 @@ class Writer(threading.Thread):
         draft.path("more.txt").write_text(f"more by {self.number}")
         self.gate()
         self.inside = False
-        return {"by": self.number}
+        return By(self.number)
 
     def run(self):
         self.goes.acquire()
@@ -158,7 +164,7 @@ class World:
             self.finished = True
             build = self.workspace.current("codes")
             build.verify()
-            by = build.facts["by"]
+            by = By.of(build).by
             assert build.path("deep/data.txt").read_text() == f"by {by}"
             assert build.path("more.txt").read_text() == f"more by {by}"
         assert record is not None or not self.finished, "a finished build is gone"

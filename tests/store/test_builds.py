@@ -9,14 +9,20 @@ import pytest
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 from raysys.store.builds import Workspace
 from raysys.store.drafts import SCRATCH
+from raysys.store.kinds import Facts
 from raysys.store.leases import Owner
 from raysys.store.storage import Storage
+
+
+@dataclasses.dataclass(frozen=True)
+class Length(Facts):
+    length: int
 
 
 def write(ws, kind, text="x", *, inputs=(), config=None, force=False):
     def fill(draft):
         draft.path("deep/data.txt").write_text(text)
-        return {"length": len(text)}
+        return Length(len(text))
 
     settings = config or {"text": text}
     return ws.build(kind, config=settings, inputs=inputs, write=fill, force=force)
@@ -37,7 +43,7 @@ def test_a_committed_build_reads_back(ws):
     again = ws.current("codes")
     assert again.build_id == build.build_id
     assert again.path("deep/data.txt").read_text() == "hello"
-    assert again.facts == {"length": 5}
+    assert again.record() == {"length": 5}
     again.verify()
 
 
@@ -156,7 +162,7 @@ def test_a_flipped_byte_is_found_before_a_build_is_reused(ws):
 def test_hashes_are_taken_once_while_files_stay_as_they_are(ws, monkeypatch):
     write(ws, "codes", "hello")
     monkeypatch.setattr("raysys.store.storage.Storage.sha256", None)
-    assert write(ws, "codes", "hello").facts == {"length": 5}
+    assert write(ws, "codes", "hello").record() == {"length": 5}
 
 
 def test_a_cached_file_that_fails_is_fetched_again(s3_bucket, tmp_path):
@@ -245,7 +251,7 @@ def test_files_that_are_left_out_are_checked_but_decide_no_content(ws):
             draft.path("weights").write_text("w")
             draft.path("history.jsonl").write_text(history)
             draft.path(f"tensorboard/fit/events.{history}").write_text(history)
-            return {}
+            return Facts()
 
         return write
 
@@ -268,7 +274,7 @@ def test_equal_contents_of_other_histories_are_not_mixed_up_in_the_cache(s3_buck
         def write(draft):
             draft.leave_out("history.jsonl")
             draft.path("history.jsonl").write_text(history)
-            return {}
+            return Facts()
 
         return write
 
@@ -286,7 +292,7 @@ def test_scratch_outlives_a_failed_job_and_goes_with_the_build(ws):
         ws.storage.write_atomic(part, b"half")
         if len(kept) == 1:
             raise RuntimeError("boom")
-        return {}
+        return Facts()
 
     with pytest.raises(RuntimeError, match="boom"):
         ws.build("codes", config={}, write=resumable)
@@ -308,7 +314,7 @@ def test_a_build_under_a_lease_that_was_lost_is_not_published(ws):
     def lose(draft):
         for name in ws.storage.files("locks/changes/edit"):
             ws.storage.remove(f"locks/changes/edit/{name}")
-        return {}
+        return Facts()
 
     with ws.held("changes/edit"), pytest.raises(BuildError, match="took over changes/edit"):
         ws.build("changes", config={}, write=lose)

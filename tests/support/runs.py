@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
 from raysys.compressor.codes import Codes
+from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
+from raysys.index.index import Index
 from raysys.store.builds import Workspace
-from tests.support.planting import begin, plant_profiles
+from tests.support.planting import (
+    plant_autoencoder,
+    plant_codes,
+    plant_embeddings,
+    plant_index,
+    plant_profiles,
+)
 
 STARS = RatingLevels(
     names=("1", "2", "3", "4", "5"),
@@ -44,7 +52,6 @@ def title(num):
 def items_of(n_items):
     numbers = range(n_items)
     return {
-        "item_num": pa.array(numbers, pa.int32()),
         "item_id": [item_id(num) for num in numbers],
         "title": pa.array([title(num) for num in numbers], pa.string()),
         "zip": [f"{num:04d}" for num in numbers],
@@ -55,26 +62,30 @@ def items_of(n_items):
 
 
 def write_embeddings(ws, vectors, bias, *, similarity, inputs):
-    draft = begin(ws, "embeddings", config={}, inputs=inputs, source=vectors.tobytes().hex()[:64])
-    np.save(draft.path("vectors.npy"), vectors.astype(np.float32))
-    np.save(draft.path("bias.npy"), bias.astype(np.float32))
-    pq.write_table(pa.table(items_of(len(vectors))), draft.path("items.parquet"))
-    facts = {"n_items": len(vectors), "dim": vectors.shape[1], "n_bias": bias.shape[1]}
-    return draft.commit({**facts, "similarity": similarity})
+    return plant_embeddings(
+        ws,
+        vectors.astype(np.float32),
+        bias=bias.astype(np.float32),
+        items=items_of(len(vectors)),
+        similarity=similarity,
+        inputs=inputs,
+        source=vectors.tobytes().hex()[:64],
+    )
 
 
 def write_flat_index(ws, embeddings, vectors, *, similarity):
     """Compress to 8 bits per dimension and index without cells: almost the exact ranking."""
-    draft = begin(ws, "compressor", config={}, inputs=[embeddings])
-    np.save(draft.path("dictionary.npy"), np.eye(vectors.shape[1], dtype=np.float32))
-    compressor = draft.commit({})
-    draft = begin(ws, "codes", config={}, inputs=[compressor, embeddings])
-    Codes.pack_dense(vectors, similarity=similarity).save(draft)
-    facts = {"n_items": len(vectors), "packing": "dense8", "similarity": similarity}
-    codes = draft.commit(facts)
-    draft = begin(ws, "index", config={"kind": "flat"}, inputs=[codes, compressor, embeddings])
-    facts = {"kind": "flat", "n_items": len(vectors), "dim": vectors.shape[1], "settings": {}}
-    return draft.commit({**facts, "similarity": similarity})
+    codes = Codes.pack_dense(vectors, similarity=similarity)
+    none = np.zeros((0, vectors.shape[1]), dtype=np.float32)
+    coded = plant_codes(ws, codes, none, embeddings, similarity=similarity)
+    index = Index(
+        kind="flat",
+        similarity=similarity,
+        codes=codes,
+        bias=Embeddings.open(embeddings).bias,
+        dictionary=none,
+    )
+    return plant_index(ws, index, coded)[0]
 
 
 def vectors_run(path, *, n_items=60, dim=8, similarity="cosine", seed=0):
@@ -114,10 +125,7 @@ def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
             parameter.add_(0.5 * noise)
-    draft = begin(ws, "autoencoder", config={}, inputs=[profiles])
-    model.save(draft)
-    facts = {"n_items": n_items, "n_levels": levels.n_levels, "fitted_until": fitted_until}
-    return draft.commit({**facts, "period": "test"})
+    return plant_autoencoder(ws, model, settings={"inputs": [profiles]}, fitted_until=fitted_until)
 
 
 def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
@@ -126,7 +134,7 @@ def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
     cells = random_cells(n_users, n_items, levels.n_levels)
     profiles = write_profiles(ws, cells, levels, n_items)
     autoencoder = write_autoencoder(ws, profiles, levels, n_items, fitted_until=fitted_until)
-    vectors, bias = retrieval_vectors(Conv4Rec.load(autoencoder))
+    vectors, bias = retrieval_vectors(Autoencoder.open(autoencoder).model)
     inputs = [autoencoder, profiles]
     embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
     write_flat_index(ws, embeddings, vectors, similarity="inner_product")
