@@ -165,7 +165,7 @@ def show_answers(url: str, run: str, world: World | None) -> None:
 
 def pick_user(run: str) -> tuple[str, list[str]]:
     """Return a user with a history of typical length, and titles of what they liked best."""
-    profiles = Profiles.load(Workspace(run).current("profiles"))
+    profiles = Profiles.open(Workspace(run).current("profiles"))
     cells = profiles.cells()
     known = np.flatnonzero(cells.counts >= min(10, cells.counts.max()))
     row = int(known[np.argsort(cells.counts[known], kind="stable")[len(known) // 2]])

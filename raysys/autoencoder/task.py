@@ -356,7 +356,7 @@ def autoencoder_phases(
         select: metric that the consume block is chosen by.
     """
     workspace = Workspace(run, cache_dir=cache_dir)
-    loaded = Profiles.load(workspace.open("profiles", profiles))
+    loaded = Profiles.open(workspace.open("profiles", profiles))
     model = Conv4RecConfig(**cfg)
 
     def phase(period: str, validated: bool) -> Callable[[], Task]:

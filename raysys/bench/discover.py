@@ -56,7 +56,7 @@ def discover_rows(
         train(TrainConfig(**common, model="autoencoder", refit="all"))
     workspace = Workspace(str(run))
     model = Autoencoder.open(workspace.current("autoencoder")).model
-    profiles = Profiles.load(workspace.current("profiles"))
+    profiles = Profiles.open(workspace.current("profiles"))
     cells = profiles.cells()
     rows = np.sort(np.random.default_rng([seed, 0xD15C]).permutation(cells.n_users)[:_USERS])
     cells = cells.users(rows)

@@ -103,7 +103,7 @@ def _popularity(cfg: JobConfig, n_items: int) -> NDArray[np.int64] | None:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     if not workspace.has("profiles"):
         return None
-    nums = Profiles.load(workspace.current("profiles")).cells().item_num
+    nums = Profiles.open(workspace.current("profiles")).cells().item_num
     return np.bincount(nums[nums < n_items], minlength=n_items)
 
 

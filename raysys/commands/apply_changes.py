@@ -49,7 +49,7 @@ def _compacted(workspace: Workspace, coded: Coded) -> Coded:
     if coded.autoencoder is not None:
         log.info("changes stay on top of the index until the next training")
         return coded
-    changes = Changes.load(build)
+    changes = Changes.open(build)
     items = Embeddings.open(coded.embeddings).items()
     known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
     keep = np.flatnonzero(~gone_mask(changes, known, len(items)))
@@ -72,7 +72,7 @@ def _carry_deletions(workspace: Workspace, embeddings: Build) -> None:
     old = workspace.current(KIND)
     if old.made_from(embeddings):
         return
-    changes = Changes.load(old)
+    changes = Changes.open(old)
     opened = Embeddings.open(embeddings)
     known = set(opened.item_ids())
     lost = [i for i in changes.item_ids if i not in known]

@@ -148,7 +148,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     subject = Subject.open(workspace, cfg.via)
-    profiles = Profiles.load(subject.profiles)
+    profiles = Profiles.open(subject.profiles)
     if profiles.facts.protocol == "ratings" and profiles.levels.n_rated < 2:
         raise DataError(
             "protocol=ratings evaluates predictions of ratings, and this log has none that differ "

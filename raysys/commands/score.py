@@ -149,7 +149,7 @@ def _opened(run: str, cache_dir: str | None, index_id: str) -> tuple[Search, Pro
     workspace = Workspace(run, cache_dir=cache_dir)
     served = Served.open(workspace, build_id=index_id, verify=False)
     assert served.coded.profiles is not None, "the driver has looked"
-    return Search(served, users=False), Profiles.load(served.coded.profiles)
+    return Search(served, users=False), Profiles.open(served.coded.profiles)
 
 
 def _tables(

@@ -206,7 +206,7 @@ def fit(
 def _write_model(
     cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
 ) -> AutoencoderFacts:
-    profiles = Profiles.load(profiles_build)
+    profiles = Profiles.open(profiles_build)
     protocol = profiles.facts.protocol
     period = last_period(protocol, cfg.refit)
     width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
@@ -239,7 +239,7 @@ def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -
     """Write item vectors, and queries of some users that the index measures its recall with."""
     opened = Autoencoder.open(autoencoder)
     model = opened.model
-    profiles = Profiles.load(profiles_build)
+    profiles = Profiles.open(profiles_build)
     vectors, bias = retrieval_vectors(model)
     data = fit_data(profiles, opened.facts.period)
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))

@@ -73,7 +73,7 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
     cold: ColdMap | None = None
     changes = (
-        Changes.load(before)
+        Changes.open(before)
         if before is not None
         else Changes.none(embeddings.facts.dim, embeddings.facts.n_bias)
     )

@@ -80,7 +80,7 @@ class Profiles:
     shard_paths: tuple[Path, ...]
 
     @classmethod
-    def load(cls, build: Build) -> Profiles:
+    def open(cls, build: Build) -> Profiles:
         """Open a `profiles` build; cells are read when asked for."""
         return cls(
             items=read_items(build),

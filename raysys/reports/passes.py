@@ -200,7 +200,7 @@ def _subject(run: str, cache_dir: str | None, via: str, head: str) -> Subject:
 
 @functools.lru_cache(maxsize=2)
 def _profiles(run: str, cache_dir: str | None, via: str, head: str) -> Profiles:
-    return Profiles.load(_subject(run, cache_dir, via, head).profiles)
+    return Profiles.open(_subject(run, cache_dir, via, head).profiles)
 
 
 @functools.lru_cache(maxsize=1)

@@ -125,7 +125,7 @@ class Changes:
         return ChangesFacts(len(self.items), len(self.deleted))
 
     @classmethod
-    def load(cls, build: Build) -> Changes:
+    def open(cls, build: Build) -> Changes:
         """Read what `save` wrote."""
         deleted = json.loads(build.path("deleted.json").read_text())
         arrays = [np.load(build.path(f"{name}.npy")) for name in ("vectors", "bias")]

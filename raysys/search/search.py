@@ -58,7 +58,7 @@ class Search:
         coded = served.coded
         self._served = served
         self._embeddings = Embeddings.open(coded.embeddings)
-        self._changes = Changes.load(served.changes) if served.changes is not None else None
+        self._changes = Changes.open(served.changes) if served.changes is not None else None
         encoded = coded.autoencoder is not None
         self._items = ItemTable.load(self._embeddings, self._changes, encoded=encoded)
         self._codes = open_index(served.index, coded)
@@ -77,7 +77,7 @@ class Search:
         fresh = self._changes.vectors if self._changes is not None else None
         self._neighbours = Neighbours.open(self._embeddings, self._index, width=width, fresh=fresh)
         if users and coded.profiles is not None:
-            self._users = UserStore.load(Profiles.load(coded.profiles))
+            self._users = UserStore.load(Profiles.open(coded.profiles))
 
     @classmethod
     def open(

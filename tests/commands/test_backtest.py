@@ -39,7 +39,7 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     assert first["end"] == second["test"]
     assert second["end"] - second["test"] == first["end"] - first["test"]
     for window in (first, second):
-        built = Profiles.load(Workspace(window["run"]).current("profiles"))
+        built = Profiles.open(Workspace(window["run"]).current("profiles"))
         assert built.cells().timestamp.max() < window["end"]
         assert built.record()["cutoffs"] == {"val": window["val"], "test": window["test"]}
         kept = Workspace(window["run"]).current("profiles").manifest.config

@@ -233,14 +233,14 @@ def test_baselines_of_a_large_log_are_fitted_on_a_share_of_its_users(run, monkey
     workspace, _, _ = run
     n_cells = planted_cells().n_cells
     monkeypatch.setattr(fit_baselines, "MAX_CELLS", n_cells // 2)
-    some = fit_baselines.source_of(Profiles.load(workspace.current("profiles")))
+    some = fit_baselines.source_of(Profiles.open(workspace.current("profiles")))
     assert some.share == 0.5
     assert 0.3 * n_cells < some.cells.n_cells < 0.7 * n_cells
     fitted = evaluate(config(workspace))
     assert set(fitted.extra["baselines"]) == {*fit_baselines.RANKERS, *fit_baselines.RATERS}
     assert workspace.current("baselines").record()["user_share"] == 0.5
     monkeypatch.setattr(fit_baselines, "MAX_CELLS", n_cells)
-    assert fit_baselines.source_of(Profiles.load(workspace.current("profiles"))).share == 1
+    assert fit_baselines.source_of(Profiles.open(workspace.current("profiles"))).share == 1
 
 
 def write_served(workspace, model, autoencoder, profiles):

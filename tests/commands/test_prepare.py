@@ -98,7 +98,7 @@ class TestOnRay:
         (name,) = interactions.files(prefix="quarantine-")
         quarantine = pq.read_table(interactions.path(name)).to_pylist()
         assert {row["file"] for row in quarantine} == {"log.csv.gz"}
-        opened = Profiles.load(profiles)
+        opened = Profiles.open(profiles)
         assert 'a, "quoted"\nname' in opened.user_ids.to_pylist()
         assert "01" in opened.items["item_id"].to_pylist()
         times = opened.cells().timestamp
@@ -113,7 +113,7 @@ class TestOnRay:
         _, build, _ = run(
             tmp_path, f"source={tmp_path / 'log.parquet'}", f"items={tmp_path / 'items.parquet'}"
         )
-        profiles = Profiles.load(build)
+        profiles = Profiles.open(build)
         names = profiles.items["item_id"].to_pylist()
         titles = dict(zip(names, profiles.items["title"].to_pylist(), strict=True))
         assert (titles["3"], titles["1"], titles["2"]) == ("three", "one", None)
@@ -144,7 +144,7 @@ class TestOnRay:
             _, build, _ = run(tmp_path, f"source={tmp_path / 'log.parquet'}", f"split={split}")
             assert build.record()["has_time"] is False
             assert build.record()["levels"] == ["consumed"]
-            assert Profiles.load(build).cells().timestamp.max() == 0
+            assert Profiles.open(build).cells().timestamp.max() == 0
         with pytest.raises(DataError, match=r"no column 'timestamp'.*split=users, split=ratings"):
             run(tmp_path, f"source={tmp_path / 'log.parquet'}")
         untimed = log.append_column("timestamp", pa.nulls(len(log), pa.int64()))
@@ -250,7 +250,7 @@ def test_an_object_store_holds_source_and_builds(tmp_path, monkeypatch, s3_bucke
     cfg = load(PrepareConfig, settings)
     ids = prepare(cfg).build_ids
     ws = Workspace(cfg.run, cache_dir=str(tmp_path))
-    profiles = Profiles.load(ws.current("profiles"))
+    profiles = Profiles.open(ws.current("profiles"))
     assert profiles.cells().n_cells == ws.current("interactions").record()["rows"]
     assert not [name for name in ws.current("interactions").files() if "shuffle" in name]
     assert prepare(cfg).build_ids == ids

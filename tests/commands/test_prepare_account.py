@@ -132,7 +132,7 @@ class TestOnRay:
             pq.write_table(table(rows, rating=None, **over), tmp_path / "log" / name / "p.parquet")
         interactions, profiles = self.prepared(tmp_path, f"source={tmp_path / 'log'}")
         assert interactions.record()["lines"] is None
-        opened = Profiles.load(profiles)
+        opened = Profiles.open(profiles)
         assert sorted(opened.levels.names) == ["buy", "view"]
         users, cells = opened.user_ids.to_pylist(), opened.cells()
         names = opened.items["item_id"].to_pylist()

@@ -50,7 +50,7 @@ def run(folder, log, *settings, name="run"):
 
 def named_cells(build):
     """Return every cell under the names of its user, item and level."""
-    profiles = Profiles.load(build)
+    profiles = Profiles.open(build)
     cells = profiles.cells()
     users, items = profiles.user_ids.to_pylist(), profiles.items["item_id"].to_pylist()
     names = profiles.levels.names
@@ -73,7 +73,7 @@ def test_an_append_equals_a_full_rebuild_up_to_numbering(tmp_path, settings):
     for day, log in enumerate(logs):
         mode = ["mode=append"] if day else []
         appended, profiles, _ = run(tmp_path, log, *settings, *mode)
-        ids = Profiles.load(profiles).items["item_id"].to_pylist()
+        ids = Profiles.open(profiles).items["item_id"].to_pylist()
         now = {name: number for number, name in enumerate(ids)}
         assert {name: now[name] for name in numbers} == numbers
         numbers = now
@@ -118,7 +118,7 @@ def test_a_late_row_gives_its_new_item_a_late_number(tmp_path):
     )
     log = pa.concat_tables([second, late])
     _, profiles, _ = run(tmp_path, log, "val_cut=0.5", "test_cut=0.8", "mode=append")
-    items = Profiles.load(profiles).items
+    items = Profiles.open(profiles).items
     number = items["item_id"].to_pylist().index("late")
     assert before.record()["n_items"] <= number < profiles.record()["catalogue"]["val"]
     fitted = items.filter(pc.greater(items["n_fit"], 0))["item_num"].to_pylist()

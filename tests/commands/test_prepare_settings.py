@@ -49,7 +49,7 @@ def built(tmp_path, monkeypatch):
         prepare(load(PrepareConfig, [f"run={tmp_path / 'run'}", f"source={path}", *settings]))
         workspace = Workspace(str(tmp_path / "run"))
         profiles = workspace.current("profiles")
-        return Built(Profiles.load(profiles), profiles.record(), workspace.current("interactions"))
+        return Built(Profiles.open(profiles), profiles.record(), workspace.current("interactions"))
 
     return build
 

@@ -47,7 +47,7 @@ def prepared(folder, *words):
     cfg = load(PrepareConfig, [f"run={folder / 'run'}", *words])
     prepare(cfg)
     workspace = Workspace(cfg.run)
-    return workspace.current("interactions"), Profiles.load(workspace.current("profiles"))
+    return workspace.current("interactions"), Profiles.open(workspace.current("profiles"))
 
 
 def moment(row):

@@ -29,7 +29,7 @@ def workspace(tmp_path):
 
 
 def test_batches_bring_along_what_no_step_changes(workspace):
-    profiles = Profiles.load(workspace.current("profiles"))
+    profiles = Profiles.open(workspace.current("profiles"))
     task = AutoencoderTask(profiles, Conv4RecConfig(), period="val", seed=0, validated=False)
     rows = np.array([5, 0])
     batch = task.batch(rows, epoch=0)

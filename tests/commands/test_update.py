@@ -184,7 +184,7 @@ def test_updates_at_once_lose_nothing(tmp_path):
     deletes = [[item_id(n)] for n in (3, 5, 8, 13)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda ids: update(UpdateConfig(run=ws.run, delete=ids)), deletes))
-    changes = Changes.load(ws.current("changes"))
+    changes = Changes.open(ws.current("changes"))
     assert set(changes.deleted) == {item_id(n) for n in (3, 5, 8, 13)}
 
 

@@ -101,7 +101,7 @@ def test_saved_changes_belong_to_their_embeddings(tmp_path, caplog):
     assert current_changes(workspace, first) is None
     changes = Changes.none(3, 1).upsert(*rows(["ü"], 3, 1)).delete(["i4"], KNOWN)
     plant(workspace, "changes", changes.save, inputs=[first])
-    back = Changes.load(current_changes(workspace, first))
+    back = Changes.open(current_changes(workspace, first))
     assert (back.item_ids, back.deleted) == (["ü"], ("i4",))
     np.testing.assert_array_equal(back.vectors, changes.vectors)
     np.testing.assert_array_equal(back.bias, changes.bias)
