@@ -41,6 +41,24 @@ def test_batches_bring_along_what_no_step_changes(workspace):
 
 
 @pytest.mark.ray
+def test_trainings_that_differ_in_their_history_alone_have_one_content(workspace):
+    cfg = config(workspace, "model=autoencoder")
+    builds, histories = [], []
+    for force in (False, True):
+        train(dataclasses.replace(cfg, force=force))
+        build = workspace.current("autoencoder")
+        histories.append(build.path("history.jsonl").read_text())
+        builds.append((build, workspace.current("embeddings")))
+        build.verify()
+    assert histories[0] != histories[1]  # they hold times
+    (model, vectors), (model_again, vectors_again) = builds
+    assert model_again.content_id == model.content_id
+    assert (vectors_again.build_id, vectors_again.content_id) == (
+        vectors.build_id,
+        vectors.content_id,
+    )
+
+
 def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
     result = train(config(workspace))
     assert set(result.build_ids) == {"autoencoder", "embeddings", "compressor", "codes"}
