@@ -44,6 +44,7 @@ from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import BETAS, TOP_K, Layout
 from raysys.evaluation.user_sums import UserSums, rank_task
+from raysys.reports.plots import Line, Panel, draw
 from raysys.reports.tables import aligned
 from raysys.simulate.site import Rank, Site, SiteLog, SiteSpec
 from raysys.simulate.world import WorldSpec
@@ -54,6 +55,7 @@ AXES = ("bias", "drift", "feedback")
 _REFERENCE = "loo.recall@K^0"
 _SLICED = ("loo.recall@K^0", "lloo.recall@K^0", "lloo.recall@K^0.3", "cutoff.recall@K^0.3")
 _BLOCK_ROWS = 1024
+_STYLES = ("-", "--", ":", "-.")  # of the values on an axis of the grid
 
 
 @dataclasses.dataclass
@@ -272,26 +274,41 @@ def _paper_table(found: list[Agreement], best: list[BestExponent]) -> list[str]:
 
 def plot(found: list[Agreement], sliced: dict[str, list[Agreement]], path: Path) -> None:
     """Draw selection recall against beta: all sites with intervals, then by the grid's axes."""
-    from matplotlib.figure import Figure  # not before it is needed
-
-    panels: dict[str, dict[str, list[Agreement]]] = {"all sites": {"": found}}
+    groups: dict[str, dict[str, list[Agreement]]] = {"all sites": {"": found}}
     for name, entries in sliced.items():
-        panels.setdefault(name.partition("=")[0], {})[name] = entries
-    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    styles = ["-", "--", ":", "-."]
-    for axis, (title, groups) in zip(axes, panels.items(), strict=True):
-        for style, (name, entries) in zip(itertools.cycle(styles), groups.items(), strict=False):
-            for colour, protocol in zip(("C0", "C1", "C2"), protocols.PROTOCOLS, strict=True):
-                points = [e for e in entries if e.metric.startswith(f"{protocol}.recall@K^")]
-                recall = [e.selection_recall for e in points]
-                label = f"{protocol} {name.partition('=')[2]}".strip()
-                axis.plot(BETAS, [r["mean"] for r in recall], style, color=colour, label=label)
-                if not name and all(r["ci_low"] is not None for r in recall):
-                    low, high = ([r[end] for r in recall] for end in ("ci_low", "ci_high"))
-                    axis.fill_between(BETAS, low, high, color=colour, alpha=0.15)
-        axis.axhline(found[0].chance, color="grey", linewidth=0.8)
-        axis.set(title=title, xlabel="beta")
-        axis.legend(fontsize="x-small")
-    axes[0].set_ylabel("online winner picked (share of cells)")
-    figure.savefig(path, dpi=120)
+        groups.setdefault(name.partition("=")[0], {})[name.partition("=")[2]] = entries
+    chance = Line("chance", [(beta, found[0].chance) for beta in BETAS], None, ":")
+    panels = [
+        Panel(
+            title=title,
+            x="beta",
+            y="online winner picked (share of cells)",
+            lines=[
+                _beta_line(protocol, value, entries, colour, style)
+                for (value, entries), style in zip(
+                    by_value.items(), itertools.cycle(_STYLES), strict=False
+                )
+                for colour, protocol in enumerate(protocols.PROTOCOLS)
+            ]
+            + [chance],
+        )
+        for title, by_value in groups.items()
+    ]
+    draw(panels, path)
+
+
+def _beta_line(
+    protocol: str, value: str, entries: list[Agreement], colour: int, style: str
+) -> Line:
+    """Return selection recall of one protocol at all betas, its intervals where all sites count."""
+    recall = [e.selection_recall for e in entries if e.metric.startswith(f"{protocol}.recall@K^")]
+    points = [(beta, r["mean"]) for beta, r in zip(BETAS, recall, strict=True)]
+    spans = [(r["ci_low"], r["ci_high"]) for r in recall]
+    band = [(low, high) for low, high in spans if low is not None and high is not None]
+    return Line(
+        name=f"{protocol} {value}".strip(),
+        points=[(beta, mean) for beta, mean in points if mean is not None],
+        colour=colour,
+        style=style,
+        band=band if len(band) == len(BETAS) and not value else (),
+    )

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from raysys.errors import ConfigError
+from raysys.reports.plots import Line, Panel, draw
+
+_PEERS = ("faiss OPQ", "faiss RaBitQ", "faiss PCA+SQ8", "faiss PQ")
 
 
 def write_plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -19,24 +22,27 @@ def write_plot(rows: list[dict[str, Any]], path: Path) -> None:
         raise ConfigError(
             f"plot={str(path)!r} is not accepted: expected a path that ends with .png"
         )
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for family, points in families(rows).items():
-        style = "-" if family.startswith("raysys") else "--"
-        axes.plot(*zip(*points, strict=True), style, marker="o", label=family)
-    axes.set_xlabel("bytes per item, without the shared dictionary")
-    axes.set_ylabel("recall@10")
-    axes.set_title(f"{rows[0]['data']}: {rows[0]['n_items']:,} x {rows[0]['dim']}")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    panel = codes_panel(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        draw([panel], path)
         path.with_suffix(".json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise ConfigError(f"plot={str(path)!r} cannot be written: {error}") from error
+
+
+def codes_panel(rows: list[dict[str, Any]]) -> Panel:
+    """Return the panel of one data set: a line per family of engines, the peers' dashed."""
+    lines = [
+        Line(family, points, _colour(family), "-" if family.startswith("raysys") else "--")
+        for family, points in families(rows).items()
+    ]
+    return Panel(
+        title=f"{rows[0]['data']}: {rows[0]['n_items']:,} x {rows[0]['dim']}",
+        x="bytes per item, without the shared dictionary",
+        y="recall@10",
+        lines=lines,
+    )
 
 
 def families(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -48,10 +54,16 @@ def families(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]
     return {family: sorted(set(points)) for family, points in found.items()}
 
 
+def _colour(family: str) -> int:
+    """Return the number of a family's colour, the same in every plot."""
+    if family.startswith("raysys"):
+        return len(_PEERS) + 1 if "cut" in family else 0
+    return _PEERS.index(family) + 1
+
+
 def _family(engine: str) -> str:
     if engine.startswith("raysys"):
         return engine
-    for name in ("OPQ", "RaBitQ", "SQ8", "PQ"):
-        if name in engine:
-            return f"faiss {'PCA+' if name == 'SQ8' and 'PCA' in engine else ''}{name}"
-    return engine
+    return next(
+        peer for peer in _PEERS if peer.removeprefix("faiss ").removeprefix("PCA+") in engine
+    )

@@ -36,6 +36,7 @@ from raysys.config import require, require_run
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
+from raysys.reports.plots import Line, Panel, draw
 from raysys.training.optim import global_batches
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _BLIND = RatingLevels(("any",), (None,), (True,))
 _SMOOTHING = 1.0
 _HELD_OUT = 10  # one draw of so many
 _PATIENCE = 3
+_GUIDE_SLOPE = -0.25  # of the plot's guide
 
 Floats = NDArray[np.float64]
 
@@ -89,10 +91,9 @@ def rows(cfg: RecoveryBenchConfig) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     truth = _truth(cfg)
     found = [_recover(truth, n_draws, cfg) for n_draws in sorted(cfg.draws)]
-    sizes = np.log([row["draws"] for row in found])
-    slope = float(np.polyfit(sizes, np.log([row["model"] for row in found]), 1)[0])
-    _plot(found, slope, folder / "recovery.png")
-    found.append({"part": "slope of log TV over log draws", "model": round(slope, 4)})
+    draw([recovery_panel(found)], folder / "recovery.png")
+    slope = round(log_slope(found), 4)
+    found.append({"part": "slope of log TV over log draws", "model": slope})
     if cfg.discover:
         found += discover_rows(folder, seed=cfg.seed, gammas=cfg.gammas, ray=cfg.ray)
     (folder / "recovery.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -235,25 +236,32 @@ def _variation(truth: Floats, found: Floats) -> float:
     return round(float(np.abs(truth - found).sum(axis=(1, 2)).mean() / 2), 5)
 
 
-def _plot(found: list[dict[str, Any]], slope: float, path: Path) -> None:
-    from matplotlib.figure import Figure
+def recovery_panel(rows: list[dict[str, Any]]) -> Panel:
+    """Return the panel of the first part: total variation against draws, model by model."""
+    draws = [row["draws"] for row in rows]
+    slope = log_slope(rows)
+    names = {"model": f"autoencoder, slope {slope:.2f}"}
+    lines = [
+        Line(
+            names.get(name, name),
+            [(row["draws"], row[name]) for row in rows],
+            colour,
+            "-" if name == "model" else "--",
+        )
+        for colour, name in enumerate(("model", "rating-blind", "independent", "popularity"))
+    ]
+    first = rows[0]["model"]
+    guide = [(n, first * (n / draws[0]) ** _GUIDE_SLOPE) for n in draws]
+    return Panel(
+        title="",
+        x="interactions drawn",
+        y="total variation to the truth, mean over users",
+        lines=[*lines, Line("slope -1/4", guide, None, ":")],
+        log="xy",
+    )
 
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    draws = [row["draws"] for row in found]
-    for name, style in (
-        ("popularity", "--"),
-        ("independent", "--"),
-        ("rating-blind", "--"),
-        ("model", "-"),
-    ):
-        label = f"autoencoder, slope {slope:.2f}" if name == "model" else name
-        axes.loglog(draws, [row[name] for row in found], style, marker="o", label=label)
-    first = found[0]["model"]
-    guide = [first * (n / draws[0]) ** -0.25 for n in draws]
-    axes.loglog(draws, guide, ":", color="grey", label="slope -1/4")
-    axes.set_xlabel("interactions drawn")
-    axes.set_ylabel("total variation to the truth, mean over users")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=150)
+
+def log_slope(rows: list[dict[str, Any]]) -> float:
+    """Return the slope of log total variation of the model over log draws."""
+    sizes = np.log([row["draws"] for row in rows])
+    return float(np.polyfit(sizes, np.log([row["model"] for row in rows]), 1)[0])
