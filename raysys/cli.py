@@ -1,7 +1,7 @@
 """The command line: `raysys <command> [--config file.yaml] key=value ...`.
 
-Progress goes to stderr; stdout carries one line of JSON at the end (readable text for `query` and
-`atoms`).
+Progress goes to stderr (see `progress`); stdout carries one line of JSON at the end (readable text
+for `query` and `atoms`).
 Exit status: 0 success, 2 a RaysysError (one line, no traceback), 1 anything else, 130 interrupted.
 """
 
@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from raysys import reference
+from raysys import progress, reference
 from raysys.config import JobConfig, load, read_yaml
 from raysys.errors import ConfigError, find_cause
 from raysys.store.builds import StageResult
@@ -128,7 +128,8 @@ def _run(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:
     function, schema = resolve(name, overrides)
     cfg = load(schema, overrides, yaml_path=yaml_path)
     started = time.perf_counter()
-    result = function(cfg)
+    with progress.shown(cfg.progress):
+        result = function(cfg)
     if isinstance(result, str):
         return result.rstrip("\n") + "\n"
     record = {
@@ -217,8 +218,16 @@ def _write(text: str, stream: TextIO | None = None) -> None:
     (stream or sys.stdout).write(text)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time: lines and live line must not mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
+    handler = _Lines()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger("raysys")
     root.handlers = [handler]

@@ -82,6 +82,8 @@ class JobConfig:
         seed: the one source of randomness.
         force: rebuild although a finished build with the same inputs and settings exists.
         cache_dir: where builds on object stores are fetched to.
+        progress: `bar` shows long work as one live line, `log` as log lines, `off` not at all;
+            `auto` is `bar` on a terminal, else `log`.
         ray: how the job finds its cluster.
     """
 
@@ -89,6 +91,7 @@ class JobConfig:
     seed: int = 0
     force: bool = local(False)
     cache_dir: str | None = location(None)
+    progress: str = local("auto")
     ray: RayConfig = local(factory=RayConfig)
 
 

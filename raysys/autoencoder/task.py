@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raysys import progress
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.level_init import LevelStart, level_start
@@ -171,25 +172,32 @@ class AutoencoderTask:
         if model.cfg.consume_loss != "cosine" or not pairs:
             return {}
         solution = None
-        if ranks.rank == 0:  # the others take what it found
-            solution = spectrum(
-                train.rows,
-                train.item_num,
-                n_users=train.n_users,
-                n_items=self._data.n_items,
-                rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one of its own
-                seed=self._seed,
-            )
         name, found = self._quality.name, dict[tuple[int, float], float]()
-        for rank, penalty in pairs:
-            self._solve(solution, rank, penalty, ranks)
-            sums = self.validate(ranks.rank, ranks.world)
-            if sums is not None:
-                sums = sums.to(ranks.device)
-                ranks.total(sums)
-            value = float("nan") if sums is None else self.metrics(sums)[name]
-            found[rank, penalty] = value
-            log.info("closed form rank=%d penalty=%g %s=%.5g", rank, penalty, name, value)
+        with progress.stage(
+            "closed form", total=len(pairs), unit="settings", lines=progress.STEPS
+        ) as work:
+            if ranks.rank == 0:  # the others take what it found
+                solution = spectrum(
+                    train.rows,
+                    train.item_num,
+                    n_users=train.n_users,
+                    n_items=self._data.n_items,
+                    rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one
+                    seed=self._seed,
+                )
+            for rank, penalty in pairs:
+                self._solve(solution, rank, penalty, ranks)
+                sums = self.validate(ranks.rank, ranks.world)
+                if sums is not None:
+                    sums = sums.to(ranks.device)
+                    ranks.total(sums)
+                value = float("nan") if sums is None else self.metrics(sums)[name]
+                found[rank, penalty] = value
+                work.add()
+                work.say(
+                    f"closed form rank={rank} penalty={penalty:g} {name}={value:.5g}",
+                    note=f"best {name} {max(found.values()):.4g}",
+                )
         best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
         if best != pairs[-1]:
             self._solve(solution, *best, ranks)

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysys import progress
 from raysys.bench.agreement_measures import (
     Agreement,
     BestExponent,
@@ -127,34 +128,31 @@ def rows(cfg: AgreementBenchConfig) -> list[dict[str, Any]]:
 
 def simulate(cfg: AgreementBenchConfig) -> pa.Table:
     """Make all sites and return one row per (site, model)."""
-    logging.getLogger("raysys.training.loop").setLevel(logging.WARNING)  # a line per epoch
     grid = list(itertools.product(cfg.bias, cfg.drift, cfg.feedback, range(cfg.repeats)))
     records: list[dict[str, Any]] = []
-    for number, (bias, drift, feedback, _) in enumerate(grid):
-        started = time.perf_counter()
-        world = WorldSpec(
-            n_users=cfg.n_users,
-            n_items=cfg.n_items,
-            n_interactions=cfg.n_interactions,
-            drift=drift,
-            seed=int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0]),
-        )
-        spec = SiteSpec(world, bias=bias, taste_drift=drift, feedback=feedback)
-        found = one_site(spec)
-        place = {"site": f"{number:03d}", "bias": bias, "drift": drift, "feedback": feedback}
-        records += [place | record for record in found]
-        winner = max(found, key=lambda record: record["ctr"])
-        log.info(
-            "site %d of %d bias=%g drift=%g feedback=%g winner=%s ctr=%.4f seconds=%.1f",
-            number + 1,
-            len(grid),
-            bias,
-            drift,
-            feedback,
-            winner["model"],
-            winner["ctr"],
-            time.perf_counter() - started,
-        )
+    with progress.stage("sites", total=len(grid), unit="sites", lines=progress.STEPS) as work:
+        for number, (bias, drift, feedback, _) in enumerate(grid):
+            started = time.perf_counter()
+            world = WorldSpec(
+                n_users=cfg.n_users,
+                n_items=cfg.n_items,
+                n_interactions=cfg.n_interactions,
+                drift=drift,
+                seed=int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0]),
+            )
+            spec = SiteSpec(world, bias=bias, taste_drift=drift, feedback=feedback)
+            with progress.shown("off"):  # a site's many small fits
+                found = one_site(spec)
+            place = {"site": f"{number:03d}", "bias": bias, "drift": drift, "feedback": feedback}
+            records += [place | record for record in found]
+            winner = max(found, key=lambda record: record["ctr"])
+            seconds = time.perf_counter() - started
+            work.add()
+            work.say(
+                f"site {number + 1} of {len(grid)} bias={bias:g} drift={drift:g} "
+                f"feedback={feedback:g} winner={winner['model']} ctr={winner['ctr']:.4f} "
+                f"seconds={seconds:.1f}"
+            )
     return pa.Table.from_pylist(records)
 
 

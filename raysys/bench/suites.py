@@ -7,6 +7,7 @@ import importlib
 import logging
 from typing import Any
 
+from raysys import progress
 from raysys.bench import records
 from raysys.config import JobConfig, location
 from raysys.data.schema import RatingLevels, default_liked
@@ -62,7 +63,9 @@ def bench(cfg: BenchConfig) -> StageResult:
     """Run one suite and return its record, which `save=` writes to a file too."""
     record = records.begin(cfg.suite, cfg)
     path = records.free_path(cfg.save, record) if cfg.save else None
-    rows: list[dict[str, Any]] = importlib.import_module(SUITES[cfg.suite][0]).rows(cfg)
+    module = importlib.import_module(SUITES[cfg.suite][0])
+    with progress.stage(f"bench {cfg.suite}", lines=progress.NONE):
+        rows: list[dict[str, Any]] = module.rows(cfg)
     record = dataclasses.replace(record, rows=rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for line in aligned(of_records(rows, columns), left=range(len(columns))):

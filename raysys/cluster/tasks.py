@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,10 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from raysys import progress
 from raysys.cluster.connect import connected
 from raysys.config import RayConfig
 from raysys.errors import BuildError, RaysysError
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +31,6 @@ IN_PROCESS_ROWS = 500_000
 """Jobs of up to so many rows (of a log, of vectors, of lists) run where they were started: a
 cluster's start and its workers' imports would take longer than they save."""
 
-_LOG_EVERY_S = 5.0
 _IN_FLIGHT_PER_CPU = 2
 
 
@@ -57,9 +54,9 @@ class Run(Protocol):
         Args:
             function: importable on the workers (Ray Data tries for ever where it is not).
             tasks: one after another here, one CPU each on the cluster.
-            stage: how log lines call the work.
+            stage: how progress calls the work.
             shared: further arguments, sent once.
-            rows: number of rows behind a result, for the rate in log lines.
+            rows: number of rows behind a result, for their rate.
             large: tasks or results are large: only a few tasks are in flight at a time, as Ray
                 tasks. Otherwise Ray Data schedules all of them.
 
@@ -113,31 +110,18 @@ def _run(
 ) -> Iterator[R]:
     """See `Run`; outcomes that come out of order wait for their turn."""
     outcomes: dict[int, Any] = {}
-    started = logged = time.perf_counter()
-    n_done = n_rows = following = 0
-    for number, outcome in engine(function, tasks, stage=stage, shared=shared, large=large):
-        outcomes[number] = outcome
-        if not isinstance(outcome, RaysysError):
-            n_done += 1
-            n_rows += rows(outcome) if rows else 0
-        now = time.perf_counter()
-        if now - logged > _LOG_EVERY_S or n_done == len(tasks):
-            logged = now
-            log.info(
-                "%s tasks=%d/%d rows=%d rows_per_s=%.0f seconds=%.1f",
-                stage,
-                n_done,
-                len(tasks),
-                n_rows,
-                n_rows / max(now - started, 1e-9),
-                now - started,
-            )
-        while following in outcomes:
-            result = outcomes.pop(following)
-            if isinstance(result, RaysysError):
-                raise result
-            following += 1
-            yield result
+    following = 0
+    with progress.stage(stage, total=len(tasks), unit="tasks") as work:
+        for number, outcome in engine(function, tasks, stage=stage, shared=shared, large=large):
+            outcomes[number] = outcome
+            if not isinstance(outcome, RaysysError):
+                work.add(rows=rows(outcome) if rows else None)
+            while following in outcomes:
+                result = outcomes.pop(following)
+                if isinstance(result, RaysysError):
+                    raise result
+                following += 1
+                yield result
 
 
 def _here(function: Callable[..., Any], tasks: Sequence[Any], *, shared: Any, **_: Any) -> Outcomes:

@@ -7,9 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from ray.util.placement_group import (
 )
 from torch import Tensor, nn
 
+from raysys import progress
+from raysys.cluster.mailbox import Mailbox, emptied, told
 from raysys.config import local, require
 from raysys.store.storage import Storage
 from raysys.training.loop import Ranks, State, Task, train
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _STATE = "state.pt"
 PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
-_POLL_S = 1.0
 
 Factory = Callable[..., Sequence[Callable[[], Task]]]
 
@@ -92,7 +91,7 @@ def launch(
         share = gpu_worker_cpus([node["Resources"] for node in ray.nodes() if node["Alive"]])
     # A report waits until the controller looks; by default it looks every two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
@@ -115,7 +114,10 @@ def launch(
         ),
     )
     log.info("training started workers=%d gpu=%s name=%s", cfg.workers, gpu, name)
-    with _shown(mailbox):
+    with (
+        progress.stage("train workers", lines=progress.NONE),
+        emptied(mailbox),
+    ):
         result = trainer.fit()
     if result.error is not None:
         raise result.error
@@ -169,13 +171,13 @@ def _worker(config: dict[str, Any]) -> None:
         save=_save,
         restored=None if checkpoint is None else _read_state(checkpoint),
     )
-    _send_log_lines(config["mailbox"], ranks.rank)
-    state = train(
-        config["factory"](**config["settings"]),
-        OptimConfig(**config["optim"]),
-        seed=config["seed"],
-        ranks=ranks,
-    )
+    with told(config["mailbox"], ranks.rank):
+        state = train(
+            config["factory"](**config["settings"]),
+            OptimConfig(**config["optim"]),
+            seed=config["seed"],
+            ranks=ranks,
+        )
     _save(state["history"][-1] if state["history"] else {}, state)
 
 
@@ -227,59 +229,3 @@ def _read_state(checkpoint: ray.train.Checkpoint) -> State:
         path = Path(folder) / _STATE  # may have been saved on a GPU that is not here
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-class _Mailbox:
-    """Carries log lines from workers to the job, which alone writes to the user's terminal."""
-
-    def __init__(self) -> None:
-        self._lines: list[tuple[int, str]] = []
-
-    def put(self, level: int, line: str) -> None:
-        self._lines.append((level, line))
-
-    def take(self) -> list[tuple[int, str]]:
-        lines, self._lines = self._lines, []
-        return lines
-
-
-class _Sender(logging.Handler):
-    """Sends log records to the mailbox."""
-
-    def __init__(self, mailbox: Any) -> None:
-        super().__init__()
-        self._mailbox = mailbox
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(record.levelno, record.getMessage())
-
-
-def _send_log_lines(mailbox: Any, rank: int) -> None:
-    """Let rank 0 tell its progress and every rank its errors."""
-    root = logging.getLogger("raysys")
-    root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    root.handlers = [_Sender(mailbox)]
-
-
-@contextmanager
-def _shown(mailbox: Any) -> Iterator[None]:
-    """Log what arrives in the mailbox while the block runs."""
-    done = threading.Event()
-
-    def show() -> None:
-        try:
-            while not done.wait(_POLL_S):
-                for level, line in ray.get(mailbox.take.remote()):
-                    log.log(level, "%s", line)
-        except ray.exceptions.RayError as error:
-            log.warning("progress is no longer shown error=%s", type(error).__name__)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        for level, line in ray.get(mailbox.take.remote()):
-            log.log(level, "%s", line)

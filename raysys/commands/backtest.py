@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysys import progress
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig
@@ -109,10 +110,12 @@ def backtest(cfg: BacktestConfig) -> StageResult:
     subject = Subject.open(workspace, "model")
     windows = _windows(cfg, subject)
     results = []
-    with connected(cfg.ray):
+    stage = progress.stage("backtest", total=len(windows), unit="windows", lines=progress.STEPS)
+    with connected(cfg.ray), stage as work:
         for window in windows:
-            log.info("backtest window=%d of %d cuts=%s", window.number, len(windows), window)
+            work.say(f"backtest window={window.number} of {len(windows)} cuts={window}")
             results.append(_run_window(cfg, subject, window))
+            work.add()
     entries = [
         {
             **dataclasses.asdict(window),

@@ -44,6 +44,7 @@ from raysys.reports.passes import (
     ShardTask,
     count_shard,
     evaluate_shard,
+    n_users,
 )
 from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
@@ -174,7 +175,8 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     ):
         counts, rated = _count(plan, shards, profiles, run)
         tasks = [ShardTask(plan, name, counts, rated) for name in shards]
-        outcome = _merge(run(evaluate_shard, tasks, stage="evaluate", large=True), folder)
+        results = run(evaluate_shard, tasks, stage="evaluate", rows=n_users, large=True)
+        outcome = _merge(results, folder)
         record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
     _publish(workspace, f"{REPORTS}/{name}", record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
@@ -290,7 +292,7 @@ def _count(
 ) -> tuple[NDArray[np.int64], bool]:
     """Run the first pass; return item counts [N] and whether the training window has ratings."""
     tasks = [(plan, name) for name in shards]
-    found: list[Counted] = list(run(count_shard, tasks, stage="audit", large=True))
+    found: list[Counted] = list(run(count_shard, tasks, stage="audit", rows=n_users, large=True))
     ids = profiles.items["item_id"]
     audit.check_shards(
         ((c.name, c.user_num) for c in found), user=lambda n: repr(profiles.user_ids[n].as_py())

@@ -102,7 +102,8 @@ def _run_all(
 ) -> list[Any]:
     """Run an index's independent pieces, see `raysys.index.lists.Tasks`."""
     call = functools.partial(_call, function)
-    return list(run(call, arguments, stage="index", shared=shared, large=True))
+    stage = f"index {function.__name__.replace('_', ' ')}"
+    return list(run(call, arguments, stage=stage, shared=shared, large=True))
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], *shared: Any) -> Any:

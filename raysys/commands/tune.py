@@ -22,6 +22,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from raysys import progress
 from raysys.autoencoder.validation import NLL, RECALL, check_metric
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import PLACEMENT_GROUP, forget, release
@@ -193,34 +194,54 @@ class _Epochs(TuneReportCallback):  # type: ignore[misc]
 
 
 class _Progress(ray.tune.Callback):  # type: ignore[misc]
-    """Logs a line whenever a trial starts, reports or ends."""
+    """Tells whenever a trial starts, reports or ends; Tune keeps a copy on disk for restores."""
 
     def __init__(self, metric: str, n_trials: int) -> None:
         self._metric = metric
         self._n_trials = n_trials
-        self._done = 0
+        self._best: float | None = None
+        self._stage: progress.Stage | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_stage": None}
+
+    @property
+    def _work(self) -> progress.Stage:
+        if self._stage is None:
+            self._stage = progress.Stage("tune", "trials", self._n_trials, progress.STEPS).begin()
+        return self._stage
+
+    def _say(self, line: str) -> None:
+        note = "" if self._best is None else f"best {self._metric} {self._best:.5g}"
+        self._work.say(line, note=note)
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        log.info("trial started id=%s values=%s", trial.trial_id, trial.config["values"])
+        self._say(f"trial started id={trial.trial_id} values={trial.config['values']}")
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any
     ) -> None:
         value = result.get(self._metric, math.nan)
-        log.info(
-            "trial id=%s epoch=%s %s=%.5f", trial.trial_id, result.get("epoch"), self._metric, value
-        )
+        known = [one for one in (self._best, value) if one is not None and not math.isnan(one)]
+        pick = min if self._metric == NLL else max
+        self._best = pick(known, default=None)
+        epoch = result.get("epoch")
+        self._say(f"trial id={trial.trial_id} epoch={epoch} {self._metric}={value:.5f}")
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._done += 1
         held = (trial.last_result or {}).get(PLACEMENT_GROUP)
         if held is not None:
             release(held)  # one that the scheduler stopped may still hold its workers
-        log.info("trial ended id=%s done=%d/%d", trial.trial_id, self._done, self._n_trials)
+        self._work.add()
+        done = f"done={self._work.done:.0f}/{self._n_trials}"
+        self._say(f"trial ended id={trial.trial_id} {done}")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._done += 1
+        self._work.add()
         log.error("trial failed id=%s", trial.trial_id)
+
+    def on_experiment_end(self, trials: Any, **info: Any) -> None:
+        self._work.end(finished=True)
 
 
 def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,6 @@ blocks and anywhere; the result is the same. `encode` keeps all codes in memory.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from raysys import progress
 from raysys.compressor import pursuit
 from raysys.compressor.model import WIDE_FACTOR, CompresSAE
 from raysys.compressor.packing import MAX_PACKED_ATOMS
 from raysys.compressor.quantise import fit_codebook
 from raysys.data.arrays import row_blocks, take_rows
-
-log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 4096
 _ROUNDS = 8  # four more gained .001 cosine
@@ -59,11 +57,16 @@ def fit_dictionary(
             code_dim - len(dictionary), x.shape[1], generator=torch.Generator().manual_seed(seed)
         )
         dictionary = torch.cat([dictionary, F.normalize(extra, dim=1)])
-    for round_ in range(_ROUNDS):
-        codes = _pursue_here(x, dictionary, n_active)
-        cosine = float(F.cosine_similarity(x, pursuit.reconstruct(codes, dictionary)).mean())
-        log.info("dictionary round=%d/%d cosine=%.4f", round_ + 1, _ROUNDS, cosine)
-        dictionary = pursuit.update_dictionary(x, codes, dictionary)
+    with progress.stage("dictionary", total=_ROUNDS, unit="rounds", lines=progress.STEPS) as work:
+        for round_ in range(_ROUNDS):
+            codes = _pursue_here(x, dictionary, n_active)
+            cosine = float(F.cosine_similarity(x, pursuit.reconstruct(codes, dictionary)).mean())
+            dictionary = pursuit.update_dictionary(x, codes, dictionary)
+            work.add()
+            work.say(
+                f"dictionary round={round_ + 1}/{_ROUNDS} cosine={cosine:.4f}",
+                note=f"cosine {cosine:.4f}",
+            )
     return dictionary.contiguous()  # an index maps the file as it lies
 
 

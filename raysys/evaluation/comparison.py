@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys import progress
 from raysys.errors import DataError
 from raysys.evaluation.bootstrap import interval, poisson_weights, user_keys, weighted_sums
 from raysys.evaluation.metric_table import Layout, Ratio
@@ -124,11 +125,13 @@ def _weighted(
 ) -> list[NDArray[np.int64]]:
     """Return the replicates of the column sums [B, C] of several matrices of the same users."""
     weighted = [np.zeros((replicates, values.shape[1]), dtype=np.int64) for values in sums]
-    for start in range(0, len(keys) if replicates else 0, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        weights = poisson_weights(keys[part], seed=seed, replicates=replicates)
-        for total, values in zip(weighted, sums, strict=True):
-            total += weighted_sums(weights, values[part])
+    with progress.stage("bootstrap", total=len(keys), unit="users", lines=progress.NONE) as work:
+        for start in range(0, len(keys) if replicates else 0, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            weights = poisson_weights(keys[part], seed=seed, replicates=replicates)
+            for total, values in zip(weighted, sums, strict=True):
+                total += weighted_sums(weights, values[part])
+            work.add(len(weights))
     return weighted
 
 

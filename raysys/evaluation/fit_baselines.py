@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raysys import progress
 from raysys.data.cells import Cells, concat
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, period_windows
@@ -148,8 +149,9 @@ def fit_and_save(
     chosen = {}
     for name in names:
         started = time.perf_counter()
-        settings, model = choose(source, name, period=period)
-        model.save(folder, name)
+        with progress.stage(f"fit {name}", lines=progress.NONE):
+            settings, model = choose(source, name, period=period)
+            model.save(folder, name)
         chosen[name] = settings
         seconds = time.perf_counter() - started
         log.info("baseline fitted name=%s settings=%s seconds=%.1f", name, settings, seconds)

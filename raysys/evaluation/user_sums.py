@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysys import progress
 from raysys.data.cells import Cells, concat
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import Layout
@@ -70,21 +71,30 @@ class UserSums:
 
 
 def rank_task(
-    evaluator: Evaluator, task: Task, rank: Ranker, *, users: UserSums, block: int
+    evaluator: Evaluator,
+    task: Task,
+    rank: Ranker,
+    *,
+    users: UserSums,
+    block: int,
+    name: str = "users",
 ) -> None:
-    """Rank every row of a task and add its sums."""
+    """Rank every row of a task and add its sums; `name` is what progress calls the ranker."""
     length = evaluator.layout.list_length
-    for start in range(0, task.history.n_users, block):
-        rows = np.arange(start, min(start + block, task.history.n_users))
-        history = task.history.users(rows)
-        lists = rank(_padded(history, block), length)[: len(rows)]
-        sums = evaluator.update_ranking(
-            users.keys_of(history.user_num),
-            history=history,
-            targets=task.targets.users(rows),
-            lists=lists,
-        )
-        users.add(history.user_num, sums)
+    n_users = task.history.n_users
+    with progress.stage(f"rank {name}", total=n_users, unit="users", lines=progress.NONE) as work:
+        for start in range(0, n_users, block):
+            rows = np.arange(start, min(start + block, n_users))
+            history = task.history.users(rows)
+            lists = rank(_padded(history, block), length)[: len(rows)]
+            sums = evaluator.update_ranking(
+                users.keys_of(history.user_num),
+                history=history,
+                targets=task.targets.users(rows),
+                lists=lists,
+            )
+            users.add(history.user_num, sums)
+            work.add(len(rows))
 
 
 def rate_cells(
@@ -95,19 +105,22 @@ def rate_cells(
     *,
     users: UserSums,
     block: int,
+    name: str = "users",
 ) -> None:
-    """Predict the rated targets of users and add their sums."""
+    """Predict the rated targets of users and add their sums; `name` as in `rank_task`."""
     assert evaluator.levels is not None
     targets = targets.take(evaluator.levels.rated[targets.level])
     kept = np.flatnonzero(targets.counts)
-    for start in range(0, len(kept), block):
-        rows = kept[start : start + block]
-        past, wanted = _padded(history.users(rows), block), targets.users(rows)
-        prediction: RatingPrediction = rate(past, _padded(wanted, block))
-        sums = evaluator.update_ratings(
-            users.keys_of(wanted.user_num), targets=wanted, prediction=prediction
-        )
-        users.add(wanted.user_num, sums)
+    with progress.stage(f"rate {name}", total=len(kept), unit="users", lines=progress.NONE) as work:
+        for start in range(0, len(kept), block):
+            rows = kept[start : start + block]
+            past, wanted = _padded(history.users(rows), block), targets.users(rows)
+            prediction: RatingPrediction = rate(past, _padded(wanted, block))
+            sums = evaluator.update_ratings(
+                users.keys_of(wanted.user_num), targets=wanted, prediction=prediction
+            )
+            users.add(wanted.user_num, sums)
+            work.add(len(rows))
 
 
 def _padded(cells: Cells, n_users: int) -> Cells:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys import progress
 from raysys.compressor.codes import Codes
 from raysys.config import require
 from raysys.data.arrays import Floats, chunks
@@ -119,10 +120,11 @@ def build_index(
         lambda rows: codes.decode(dictionary, rows), bias, similarity, cut=kind == "ivf"
     )
     started = time.perf_counter()
-    if kind == "graph":
-        layout, router = _graph(codes, dictionary, bias, space, seed)
-    else:
-        layout, router = _cells(codes, dictionary, bias, space, seed, params.n_cells, tasks)
+    with progress.stage(f"index {kind}", lines=progress.NONE):
+        if kind == "graph":
+            layout, router = _graph(codes, dictionary, bias, space, seed)
+        else:
+            layout, router = _cells(codes, dictionary, bias, space, seed, params.n_cells, tasks)
     log.info(
         "%s n_items=%d n_routed=%d seconds=%.1f",
         *(kind, codes.n_items, router.n_rows, time.perf_counter() - started),
@@ -275,18 +277,24 @@ def choose_settings(
     truth = [_search(index, probe, lengths[-1], index.n_routed) for probe in probes]
     settings: dict[int, int] = {}
     table: list[dict[str, Any]] = []
-    for setting in _ladder(index, lengths, params.n_probe):
-        row: dict[str, Any] = {"setting": setting, "ms": _milliseconds(index, probes, setting)}
-        for probe, exact in zip(probes, truth, strict=True):
-            found = _search(index, probe, lengths[-1], setting)
-            row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in lengths}
-        table.append(row)
-        log.info("recall %s", row)
-        for k in lengths:
-            if min(row[p.name][str(k)] for p in probes) >= params.target_recall:
-                settings.setdefault(k, setting)
-        if len(settings) == len(lengths):
-            break
+    with progress.stage("index recall", unit="settings", lines=progress.STEPS) as work:
+        for setting in _ladder(index, lengths, params.n_probe):
+            row: dict[str, Any] = {"setting": setting, "ms": _milliseconds(index, probes, setting)}
+            for probe, exact in zip(probes, truth, strict=True):
+                found = _search(index, probe, lengths[-1], setting)
+                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in lengths}
+            table.append(row)
+            least = {k: min(row[p.name][str(k)] for p in probes) for k in lengths}
+            work.add()
+            work.say(
+                f"recall {row}",
+                note=f"recall {min(least.values()):.4f} of {params.target_recall:g}",
+            )
+            for k in lengths:
+                if least[k] >= params.target_recall:
+                    settings.setdefault(k, setting)
+            if len(settings) == len(lengths):
+                break
     missed = [k for k in lengths if k not in settings]
     if missed:
         text = (

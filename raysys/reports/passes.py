@@ -91,6 +91,13 @@ class Evaluated:
     dropped: Counter[str]
 
 
+def n_users(result: Counted | Evaluated) -> int:
+    """Return the users of a shard that a pass dealt with."""
+    if isinstance(result, Counted):
+        return len(result.user_num)
+    return max((len(table) for table in result.tables.values()), default=0)
+
+
 def count_shard(task: tuple[Plan, str]) -> Counted:
     """Count one shard and audit its cells.
 
@@ -162,10 +169,16 @@ def _evaluate(
     plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
 ) -> None:
     if method.rank is not None and plan.evaluation != "ratings":
-        rank_task(evaluator, part, method.rank, users=users, block=plan.block)
+        rank_task(evaluator, part, method.rank, users=users, block=plan.block, name=method.name)
     if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
         rate_cells(
-            evaluator, part.history, part.targets, method.rate, users=users, block=plan.block
+            evaluator,
+            part.history,
+            part.targets,
+            method.rate,
+            users=users,
+            block=plan.block,
+            name=method.name,
         )
 
 

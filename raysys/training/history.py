@@ -37,3 +37,14 @@ def _tag(key: str) -> str:
     if key in _RATES:
         return f"rate/{key}"
     return f"train/{key}" if key.endswith("loss") or key == "gradient_norm" else f"val/{key}"
+
+
+def headline(record: dict[str, float], best: dict[str, dict[str, Any]]) -> str:
+    """Return in a few words how good a model is: its best values so far, else its loss.
+
+    Args:
+        record: of the last epoch.
+        best: {metric: value and epoch}; a metric that was not validated is not in the record.
+    """
+    values = [f"{k} {v['value']:.4g} at {v['epoch']}" for k, v in best.items() if k in record]
+    return "best " + ", ".join(values) if values else f"loss {record['loss']:.4g}"

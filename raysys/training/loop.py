@@ -25,7 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raysys import progress
 from raysys.errors import ConfigError
+from raysys.training.history import headline
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
 from raysys.training.weights import assign, kept_weights, weights
 
@@ -159,20 +161,10 @@ def _run_phase(
     state |= {"model": None, "optimiser": None}
     last = max(state["epochs"].values(), default=optim.epochs)
     solved = _solve(task, module, state, phase, ranks)
-    run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks)
-    while state["epoch"] < last:
-        record = run.epoch()
-        sums = _validate(module, task, ranks) if phase == 0 else None
-        record |= {} if sums is None else task.metrics(sums)
-        state["epoch"] = epoch = state["epoch"] + 1
-        _keep_best(task, module, state, record, epoch, validated=sums is not None, ranks=ranks)
-        record |= {"phase": phase, "epoch": epoch, "time": time.time()}
-        state["history"].append(record)
-        log.info("trained %s", " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time"))
-        waited = [epoch - best["gained"] for best in state["best"].values()]
-        if phase == 0 and optim.patience and waited and min(waited) >= optim.patience:
-            break
-        run.report(record, due=run.due() and epoch < last)
+    name = "refit" if phase else "fit"
+    with progress.stage(name, total=last, unit="epochs", lines=progress.STEPS) as work:
+        run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks, work)
+        run.epochs(last)
     for head in task.heads:
         best = solved.get(head.metric)
         if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
@@ -267,7 +259,28 @@ class _Run:
     optim: OptimConfig
     seed: int
     ranks: Ranks
+    work: progress.Stage
     unsaved: int = 0
+
+    def epochs(self, last: int) -> None:
+        """Train until epoch `last`, or until the first phase's patience is over."""
+        state, phase, task = self.state, self.state["phase"], self.task
+        self.work.add(state["epoch"])
+        while state["epoch"] < last:
+            record = self.epoch()
+            sums = _validate(self.module, task, self.ranks) if phase == 0 else None
+            record |= {} if sums is None else task.metrics(sums)
+            state["epoch"] = epoch = state["epoch"] + 1
+            kept: dict[str, Any] = {"validated": sums is not None, "ranks": self.ranks}
+            _keep_best(task, self.module, state, record, epoch, **kept)
+            record |= {"phase": phase, "epoch": epoch, "time": time.time()}
+            state["history"].append(record)
+            values = " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time")
+            self.work.say(f"trained {values}", note=headline(record, state["best"]))
+            waited = [epoch - best["gained"] for best in state["best"].values()]
+            if phase == 0 and self.optim.patience and waited and min(waited) >= self.optim.patience:
+                break
+            self.report(record, due=self.due() and epoch < last)
 
     def epoch(self) -> dict[str, float]:
         """Make the rest of a pass; return weighted means of the losses over all ranks and rates.
@@ -288,6 +301,7 @@ class _Run:
             torch.manual_seed(step_seed(key, step, self.ranks.rank))
             waited += self._step(batches[step], key[2], sums)
             rows += len(batches[step])
+            self.work.add(1 / len(batches), rows=len(batches[step]))
             self.unsaved += 1
             if self.due() and step + 1 < len(batches):
                 sums = self._totals(sums)
