@@ -222,7 +222,7 @@ class _Lines(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at the time: lines and live line must not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr
         super().emit(record)
 
 

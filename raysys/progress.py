@@ -54,6 +54,7 @@ class Stage:
         lines: in a log. `CLOCK`: every few seconds and at the end; `STEPS`: those of `say`, and at
             the end; `NONE`: the stage around it says enough.
         done: units finished; parts of a unit count.
+        before: of them, those of an earlier run that was interrupted.
         rows: rows behind them; None where they are not counted.
         note: the best value so far, or whatever else matters.
         started: time.perf_counter() at the start.
@@ -64,6 +65,7 @@ class Stage:
     total: float | None
     lines: str = CLOCK
     done: float = 0.0
+    before: float = 0.0
     rows: int | None = None
     note: str = ""
     started: float = dataclasses.field(default_factory=time.perf_counter)
@@ -84,6 +86,11 @@ class Stage:
         if rows is not None:
             self.rows = rows + (self.rows or 0)
         self._screen.changed(self, "")
+
+    def skip(self, n: float) -> None:
+        """Count units that an earlier run finished."""
+        self.before += n
+        self.add(n)
 
     def say(self, line: str, *, note: str = "") -> None:
         """Tell what a step came to.
@@ -190,6 +197,10 @@ class Terminal:
             self._draw(line)
             self._stream.flush()
 
+    def isatty(self) -> bool:
+        """Return False: libraries that write here add no colours."""
+        return False
+
     @property
     def columns(self) -> int:
         """Columns that a line may take: the last one stays free, so that none wraps."""
@@ -238,7 +249,7 @@ class LiveLine:
 
     def changed(self, stage: Stage, line: str) -> None:
         """Draw the line anew, unless that has just been done."""
-        if time.perf_counter() - self._drawn > _DRAW_EVERY_S:
+        if line or time.perf_counter() - self._drawn > _DRAW_EVERY_S:
             self._show()
 
     def closed(self, stage: Stage, *, finished: bool) -> None:
@@ -363,7 +374,7 @@ def live_line(stage: Stage, columns: int, *, ascii: bool = False) -> str:
             text = longer
     room = min(columns - len(head) - len(text) - 4, _BAR[1])
     if not stage.total or room < _BAR[0]:
-        return f"{head} {text}"[:columns]
+        return f"{head} {text}"[:columns].rstrip()
     line: str = tqdm.format_meter(
         min(stage.done, stage.total),
         stage.total,
@@ -377,9 +388,10 @@ def live_line(stage: Stage, columns: int, *, ascii: bool = False) -> str:
 def _time(stage: Stage) -> str:
     """Return the time left where it can be told, else the time gone."""
     seconds = stage.seconds
-    if not stage.total or not stage.done:
+    new = stage.done - stage.before
+    if not stage.total or not new:
         return str(tqdm.format_interval(seconds))
-    left = seconds * max(stage.total - stage.done, 0) / stage.done
+    left = seconds * max(stage.total - stage.done, 0) / new
     return f"{tqdm.format_interval(left)} left"
 
 

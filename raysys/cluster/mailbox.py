@@ -41,10 +41,11 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Changed:
-    """A stage goes on by `done` units and `rows`, both since the last change."""
+    """A stage goes on: `done` and `before` units and `rows`, all since the last change."""
 
     number: int
     done: float
+    before: float
     rows: int | None
     line: str
     note: str
@@ -96,13 +97,13 @@ class _StageSender:
 
     def __init__(self, mailbox: Any) -> None:
         self._put = mailbox.put.remote
-        self._sent: dict[progress.Stage, tuple[int, float, int | None]] = {}
+        self._sent: dict[progress.Stage, tuple[int, progress.Stage]] = {}
         self._count = 0
         self._last = 0.0
 
     def opened(self, stage: progress.Stage) -> None:
         self._count += 1
-        self._sent[stage] = (self._count, 0.0, None)
+        self._sent[stage] = (self._count, dataclasses.replace(stage))
         self._put(Opened(self._count, stage.name, stage.unit, stage.total, stage.lines))
 
     def changed(self, stage: progress.Stage, line: str) -> None:
@@ -116,10 +117,12 @@ class _StageSender:
         self._put(Closed(self._sent.pop(stage)[0], finished))
 
     def _send(self, stage: progress.Stage, line: str) -> None:
-        number, done, rows = self._sent[stage]
-        new_rows = None if stage.rows is None else stage.rows - (rows or 0)
-        self._put(Changed(number, stage.done - done, new_rows, line, stage.note))
-        self._sent[stage] = (number, stage.done, stage.rows)
+        number, old = self._sent[stage]
+        before = stage.before - old.before
+        done = stage.done - old.done - before
+        rows = None if stage.rows is None else stage.rows - (old.rows or 0)
+        self._put(Changed(number, done, before, rows, line, stage.note))
+        self._sent[stage] = (number, dataclasses.replace(stage))
 
 
 @contextlib.contextmanager
@@ -176,8 +179,9 @@ class Reader:
                     self.forget()
                 case Opened(number, name, unit, total, lines):
                     self._open[number] = progress.Stage(name, unit, total, lines).begin()
-                case Changed(number, done, rows, line, note):
+                case Changed(number, done, before, rows, line, note):
                     stage = self._open[number]
+                    stage.skip(before)
                     stage.add(done, rows=rows)
                     if line:
                         stage.say(line, note=note)

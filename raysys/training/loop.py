@@ -265,7 +265,7 @@ class _Run:
     def epochs(self, last: int) -> None:
         """Train until epoch `last`, or until the first phase's patience is over."""
         state, phase, task = self.state, self.state["phase"], self.task
-        self.work.add(state["epoch"])
+        self.work.skip(state["epoch"])
         while state["epoch"] < last:
             record = self.epoch()
             sums = _validate(self.module, task, self.ranks) if phase == 0 else None
@@ -294,6 +294,7 @@ class _Run:
         batches = global_batches(n_rows, self.optim.batch_rows(n_rows), key)
         sums: Sums = state["sums"] if self.ranks.rank == 0 else {}
         started, waited, rows = time.perf_counter(), 0.0, 0
+        self.work.skip(state["step"] / len(batches))
         for step in range(state["step"], len(batches)):
             factor = self.optim.lr_factor(key[2] + step / len(batches))
             for group in self.optimiser.param_groups:
