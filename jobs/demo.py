@@ -3,11 +3,13 @@
 
 Run: python jobs/demo.py [run=DIR] [source=LOG items=CATALOGUE] [users=5000 n_items=2000]
 
-Without `source` a world with a known truth is simulated, so that each recommendation can be printed
-beside what that user truly likes. Everything that is started here is stopped at the end.
+It ends with one user's list by every ranking, side by side. Without `source` a world with a known
+truth is simulated, so that each recommendation stands beside what that user truly enjoys.
+Everything that is started here is stopped at the end.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import shlex
@@ -36,6 +38,15 @@ from raysys.store.builds import Workspace
 log = logging.getLogger("raysys.demo")
 
 _START_TIMEOUT_S = 120
+_LISTED = 10  # items of each list
+_COLUMNS = 98  # of the side-by-side lists
+
+RANKINGS = {
+    "consume": "likely to be taken",
+    "rating": "rated highest",
+    "like": "likely to be liked",
+    "discover": "liked, not obvious",
+}
 
 
 @dataclasses.dataclass
@@ -86,9 +97,13 @@ def demo(cfg: DemoConfig) -> None:
         source, items = world["source"], world["items"]
     about = [f"source={source}", *([f"items={items}"] if items else [])]
     result = raysys("pipeline", f"run={run}", f"seed={cfg.seed}", *about)
+    user_id, liked = pick_user(run)
     with serving(run) as url:
-        show_answers(url, run, World.load(Path(world["world"])) if world else None)
+        lists = ask(url, user_id)
     show_metrics(result)
+    say(f"\nuser {user_id} liked best: " + "; ".join(liked))
+    show_lists(lists, truth_of(World.load(Path(world["world"])), user_id) if world else None)
+    show_next(run, user_id)
     say(f"\ndone in {time.perf_counter() - started:.0f} s; the run stays in {run}")
 
 
@@ -138,29 +153,70 @@ def wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
     raise RaysysError(f"{url} did not answer within {_START_TIMEOUT_S} s")
 
 
-def show_answers(url: str, run: str, world: World | None) -> None:
-    """Ask for one user's recommendations and print them, beside the truth where it is known."""
-    user_id, liked = pick_user(run)
-    say(f"\nPOST {url}/v1/recommend  {{'user_id': {user_id!r}, 'k': 10}}")
+def ask(url: str, user_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Ask for a user's list by every ranking of the run, and for what is similar to the first."""
     with Client(url) as client:
-        answer = client.recommend(user_id=user_id, k=10)
-        rows = [item.model_dump() for item in answer.items]
-        first = rows[0]["item_id"]
-        similar = client.similar(first, k=5).items
-    say("among what the user liked best: " + "; ".join(liked))
-    columns = ["title", "p_consume", "p_like", "expected_rating"]
-    if world is not None:
-        truth = dict(zip(world.item_ids(), world.enjoyment(user_id).tolist(), strict=True))
-        for row in rows:
-            row["true enjoyment"] = truth[row["item_id"]]
-        columns.append("true enjoyment")
-    say(table(rows, columns))
-    if world is not None:
-        chosen = sum(row["true enjoyment"] for row in rows) / len(rows)
-        mean = sum(truth.values()) / len(truth)
-        say(f"mean true enjoyment: recommended {chosen:.3f}, whole catalogue {mean:.3f}")
-    say(f"\nGET {url}/v1/items/{first}/similar?k=5")
-    say(table([item.model_dump() for item in similar], ["title", "score"]))
+        served = client.status().rankings
+        lists = {}
+        for ranking in (name for name in RANKINGS if name in served):
+            say(f"POST {url}/v1/recommend  user_id={user_id} k={_LISTED} ranking={ranking}")
+            answer = client.recommend(user_id=user_id, k=_LISTED, ranking=ranking)
+            lists[ranking] = [item.model_dump() for item in answer.items]
+        first = next(iter(lists.values()))[0]
+        say(f"GET  {url}/v1/items/{first['item_id']}/similar?k=3")
+        similar = client.similar(first["item_id"], k=3).items
+    say(f"similar to {name_of(first)}: " + "; ".join(name_of(x.model_dump()) for x in similar))
+    return lists
+
+
+def truth_of(world: World, user_id: str) -> dict[str, float]:
+    """Return {item_id: how much a user truly enjoys it, 0 to 1}."""
+    return dict(zip(world.item_ids(), world.enjoyment(user_id).tolist(), strict=True))
+
+
+def show_lists(lists: dict[str, list[dict[str, Any]]], truth: dict[str, float] | None) -> None:
+    """Print a user's lists side by side, each item beside the truth if that is known."""
+    say("\none user, every ranking" + (": titles beside true enjoyment, 0 to 1" if truth else ""))
+    width = (_COLUMNS - 2 * len(lists)) // len(lists)
+    rows = [[name.ljust(width) for name in lists], [RANKINGS[name].ljust(width) for name in lists]]
+    for row in itertools.zip_longest(*lists.values()):
+        rows.append([entry(item, truth, width) for item in row])
+    if truth is not None:
+        means = [np.mean([truth[item["item_id"]] for item in items]) for items in lists.values()]
+        rows.append([f"{'mean':{width - 5}} {mean:.2f}" for mean in means])
+    for cells in rows:
+        say(("  " + "  ".join(cells)).rstrip())
+    if truth is not None:
+        say(f"  the whole catalogue's mean is {np.mean(list(truth.values())):.2f}")
+
+
+def entry(item: dict[str, Any] | None, truth: dict[str, float] | None, width: int) -> str:
+    """Return an item's title, cut to the column, and its truth if known."""
+    if item is None:
+        return " " * width
+    room = width if truth is None else width - 5
+    name = name_of(item)
+    name = name if len(name) <= room else name[: room - 1] + "…"
+    return name.ljust(room) + (f" {truth[item['item_id']]:.2f}" if truth else "")
+
+
+def name_of(item: dict[str, Any]) -> str:
+    """Return an item's title, or its id where it has none."""
+    return str(item["title"] or item["item_id"])
+
+
+def show_next(run: str, user_id: str) -> None:
+    """Print the commands to go on with."""
+    here, user = shlex.quote(f"run={run}"), shlex.quote(f"user_id={user_id}")
+    say("\nto go on:")
+    for command, what in (
+        (f"raysys query {here} {user} ranking=discover", "ask from the shell"),
+        (f"raysys serve {here} port=8000", "answer over HTTP"),
+        (f"raysys score {here} top_k=20", "every user's list, as Parquet"),
+        (f"raysys compare {here} against=ease", "is the difference to a baseline real?"),
+        ("raysys look source=LOG", "what would be read of your own log"),
+    ):
+        say(f"  {command}\n      {what}")
 
 
 def pick_user(run: str) -> tuple[str, list[str]]:
