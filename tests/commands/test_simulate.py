@@ -1,3 +1,6 @@
+import dataclasses
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -5,7 +8,7 @@ from raysys.cluster import tasks
 from raysys.commands.simulate import SimulateConfig, simulate
 from raysys.config import load
 from raysys.errors import ConfigError
-from raysys.simulate.world import World
+from raysys.simulate.world import World, WorldSpec
 
 SMALL = ["n_users=100", "n_items=80", "n_interactions=1500", "ray.address=local"]
 
@@ -33,6 +36,36 @@ def test_on_a_cluster_the_world_is_the_same(tmp_path, ray_cluster, monkeypatch):
         found.append((extra["rows"], extra["world_id"], pq.read_table(extra["source"])))
         monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     assert found[0] == found[1]
+
+
+def test_each_setting_makes_another_world():
+    def world(*words):
+        cfg = load(SimulateConfig, [*SMALL, *words])
+        names = [field.name for field in dataclasses.fields(WorldSpec)]
+        made = World.make(WorldSpec(**{name: getattr(cfg, name) for name in names}))
+        return made, made.log_block(0)
+
+    base, log = world()
+    assert world("n_users=90")[0].users.shape == (90, 8)
+    assert world("n_items=90")[0].items.shape == (90, 8)
+    assert world("n_tastes=3")[0].items.shape == (80, 3)
+    assert len(world("n_interactions=300")[1]) < len(log) / 2
+    assert base.release.max() > 100 > world("days=100")[0].release.max()
+    assert np.ptp(world("skew=0")[0].popularity) < 1e-9 < np.ptp(base.popularity)
+    late = np.array([10.0**6])
+    assert world("drift=0")[0].trend(late).min() == 1 > base.trend(late).max()
+    uniform = world("taste_pull=0", "skew=0", "drift=0")[0].consumption("u000")
+    assert np.ptp(uniform) < 1e-9 < np.ptp(base.consumption("u000"))
+    assert world("rated=false")[1]["rating"].null_count > 0 == log["rating"].null_count
+    # without noise, equal enjoyment means equal ratings
+    exact, rows = world("noise=0")
+    number = {item: n for n, item in enumerate(exact.item_ids())}
+    enjoyment = np.array(
+        [exact.enjoyment(row["user_id"])[number[row["item_id"]]] for row in rows.to_pylist()]
+    )
+    ratings = rows["rating"].to_numpy()[np.argsort(enjoyment)]
+    assert np.all(np.diff(ratings) >= 0)
+    assert not rows["rating"].equals(log["rating"])
 
 
 @pytest.mark.parametrize(

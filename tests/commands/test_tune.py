@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
+import ray.tune
 import yaml
 
+from raysys.commands import tune as command
 from raysys.commands.train import TrainConfig
 from raysys.commands.tune import TuneConfig, _write, typed
 from raysys.config import load
@@ -60,3 +64,39 @@ def test_the_winner_is_a_config_file_of_train(tmp_path):
     assert yaml.safe_load((tmp_path / "sweeps/s/best.yaml").read_text()) == values
     cfg = load(TrainConfig, yaml_path=f"{folder}/best.yaml")
     assert (cfg.optim.lr, cfg.compressor.n_active, cfg.refit) == (1e-05, None, "none")
+
+
+@pytest.fixture
+def tuner(monkeypatch, tmp_path):
+    """Return a function from settings to what Ray Tune is asked for."""
+    made = []
+
+    class Tuner:
+        @staticmethod
+        def can_restore(*_, **__):
+            return False
+
+        def __init__(self, trainable, **settings):
+            made.append(SimpleNamespace(**settings))
+
+    monkeypatch.setattr(ray.tune, "Tuner", Tuner)
+    profiles = SimpleNamespace(build_id="p")
+
+    def ask(*words):
+        cfg = load(TuneConfig, [f"run={tmp_path}", *words])
+        command._tuner(cfg, Workspace(cfg.run), profiles, cfg.train, "sweep")
+        return cfg, made[-1].tune_config
+
+    return ask
+
+
+def test_settings_reach_the_sweep(tuner):
+    cfg, plain = tuner()
+    assert (plain.num_samples, plain.max_concurrent_trials) == (4, 1)
+    assert (plain.metric, plain.mode, cfg.train.select) == (cfg.metric, "max", cfg.metric)
+    assert plain.scheduler is not None
+    cfg, asked = tuner("trials=9", "concurrent=3", "stop_early=false", "metric=ndcg@100")
+    assert (asked.num_samples, asked.max_concurrent_trials) == (9, 3)
+    assert (asked.metric, cfg.train.select, asked.scheduler) == ("ndcg@100", "ndcg@100", None)
+    assert tuner("metric=nll")[1].mode == "min"
+    assert tuner("space.optim.lr=[0.1, 0.2]", "trials=9")[1].num_samples == 1  # a grid

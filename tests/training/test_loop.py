@@ -101,6 +101,18 @@ def test_a_resumed_run_ends_with_the_same_weights(stop_after):
         assert {k: one[k] for k in told} == pytest.approx({k: other[k] for k in told}, rel=1e-12)
 
 
+@pytest.mark.parametrize("patience", [0, 1, 5])
+def test_training_ends_after_so_many_epochs_without_gain(patience):
+    optim = dataclasses.replace(OPTIM, epochs=60, patience=patience)
+    state = train([LineTask], optim, seed=1, ranks=Ranks())
+    errors = [record["error"] for record in state["history"]]
+    if patience:
+        assert len(errors) < 60
+        assert min(errors[-patience:]) > 0.999 * min(errors[:-patience])
+    else:
+        assert len(errors) == 60
+
+
 def test_a_batch_in_parts_makes_the_same_step():
     whole = train([LineTask], OPTIM, seed=1, ranks=Ranks())
     parts = train([LineTask], dataclasses.replace(OPTIM, accumulate=3), seed=1, ranks=Ranks())
