@@ -24,9 +24,14 @@ class FitData:
     now: int | None
 
 
-def fit_data(profiles: Profiles, period: str) -> FitData:
-    """Return the training cells of a period: `val`, `test`, or `all` for the whole log."""
-    cells = profiles.cells()
+def fit_data(profiles: Profiles, period: str, *, cells: Cells) -> FitData:
+    """Return the training cells of a period: `val`, `test`, or `all` for the whole log.
+
+    Args:
+        profiles: the run's profiles.
+        period: whose windows to fit on.
+        cells: all cells of the profiles, read once for whatever a process fits.
+    """
     facts = profiles.facts
     n_items = facts.catalogue[period]
     windows = Window if period == "all" else period_windows(facts.protocol, period).fitted

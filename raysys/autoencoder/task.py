@@ -7,6 +7,7 @@ fits again on the windows that the wanted period allows, if these are more.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,6 +64,7 @@ class AutoencoderTask:
     Args:
         profiles: the run's profiles.
         cfg: settings of the model.
+        cells: all cells of the profiles; phases of one process share them.
         period: whose windows to fit on.
         seed: seed of the initial weights and of samples.
         validated: measure on the validation targets after every epoch.
@@ -74,13 +76,14 @@ class AutoencoderTask:
         profiles: Profiles,
         cfg: Conv4RecConfig,
         *,
+        cells: Cells,
         period: str,
         seed: int,
         validated: bool,
         select: str = RECALL,
     ) -> None:
         self._profiles = profiles
-        self._data = data = fit_data(profiles, period)
+        self._data = data = fit_data(profiles, period, cells=cells)
         self._seed = seed
         self._resident: Resident | None = None
         levels = profiles.levels
@@ -105,7 +108,9 @@ class AutoencoderTask:
             self.heads = [*self.heads, Head(NLL, True, level)]
         users = max(CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
         users = min(users, _VALIDATED_USERS)
-        self._validation = validation(profiles, seed=seed, n_users=users) if validated else None
+        self._validation = None
+        if validated:
+            self._validation = validation(profiles, cells=cells, seed=seed, n_users=users)
         self._shares = {h: self._log_share(h) for _, h in self._priors}
 
     def _level_start(self) -> LevelStart:
@@ -365,17 +370,15 @@ def autoencoder_phases(
     """
     workspace = Workspace(run, cache_dir=cache_dir)
     loaded = Profiles.open(workspace.open("profiles", profiles))
-    model = Conv4RecConfig(**cfg)
-
-    def phase(period: str, validated: bool) -> Callable[[], Task]:
-        return lambda: AutoencoderTask(
-            loaded, model, period=period, seed=seed, validated=validated, select=select
-        )
+    cells = loaded.cells()
+    task = functools.partial(
+        AutoencoderTask, loaded, Conv4RecConfig(**cfg), cells=cells, seed=seed, select=select
+    )
 
     last = last_period(loaded.facts.protocol, refit)
-    phases = [phase("val", True)]
+    phases = [functools.partial(task, period="val", validated=True)]
     if last != "val":
-        phases.append(phase(last, False))
+        phases.append(functools.partial(task, period=last, validated=False))
     return phases
 
 

@@ -116,10 +116,16 @@ class Validation:
         return {name: float(found[name]["mean"] or 0.0) for name in REPORTED}
 
 
-def validation(profiles: Profiles, *, seed: int, n_users: int) -> Validation | None:
-    """Return at most so many users with history and new targets in the val catalogue."""
+def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> Validation | None:
+    """Return at most so many users with history and new targets in the val catalogue.
+
+    Args:
+        profiles: the run's profiles.
+        cells: all their cells.
+        seed: picks the users.
+        n_users: at most so many.
+    """
     windows = period_windows(profiles.facts.protocol, "val")
-    cells = profiles.cells()
     n_items = profiles.facts.catalogue["val"]
     cells = cells.take(cells.item_num < n_items)
     history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)

@@ -69,12 +69,13 @@ def fit_all(log: SiteLog, *, seed: int) -> dict[str, tuple[Rank, Rank]]:
 def _fit_deep(profiles: Profiles, cfg: Conv4RecConfig, *, seed: int) -> tuple[Rank, Rank]:
     """Train as `raysys train` does: epochs chosen on val, then refits."""
     tasks: list[AutoencoderTask] = []
+    fixed: dict[str, Any] = {"cells": profiles.cells(), "seed": seed}
 
     def phase(period: str) -> Callable[[], Task]:
         def make() -> Task:
             validated = period == "val"
             tasks.append(
-                AutoencoderTask(profiles, cfg, period=period, seed=seed, validated=validated)
+                AutoencoderTask(profiles, cfg, period=period, validated=validated, **fixed)
             )
             return tasks[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -30,6 +31,7 @@ from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
 from raysys.compressor.packing import SIMILARITIES
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
 from raysys.data.batches import ragged
+from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
@@ -148,10 +150,11 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     settings = identity(cfg)
     settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
     inputs = [profiles_build]
+    cells = functools.cache(lambda: Profiles.open(profiles_build).cells())
 
     def write(draft: Draft) -> AutoencoderFacts:
         state = fit(cfg, workspace, profiles_build, name=draft.scratch())
-        return _write_model(cfg, draft, profiles_build, state)
+        return _write_model(cfg, draft, profiles_build, cells(), state)
 
     autoencoder = workspace.build(
         "autoencoder", config=settings, inputs=inputs, write=write, force=cfg.force
@@ -160,7 +163,7 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
         "embeddings",
         config={},
         inputs=[autoencoder, profiles_build],
-        write=lambda draft: _write_embeddings(draft, autoencoder, profiles_build),
+        write=lambda draft: _write_embeddings(draft, autoencoder, profiles_build, cells()),
         force=cfg.force,
     )
     return [autoencoder, embeddings]
@@ -204,7 +207,7 @@ def fit(
 
 
 def _write_model(
-    cfg: TrainConfig, draft: Draft, profiles_build: Build, state: State
+    cfg: TrainConfig, draft: Draft, profiles_build: Build, cells: Cells, state: State
 ) -> AutoencoderFacts:
     profiles = Profiles.open(profiles_build)
     protocol = profiles.facts.protocol
@@ -213,7 +216,7 @@ def _write_model(
     settings = dataclasses.replace(cfg.autoencoder, latent=width)
     model = new_model(profiles, settings, period)
     model.load_state_dict(state["model"], assign=True)
-    data = fit_data(profiles, period)
+    data = fit_data(profiles, period, cells=cells)
     some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
     few = max(1, _MAX_ELEMENTS // model.n_items)
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
@@ -235,13 +238,15 @@ def _write_model(
     )
 
 
-def _write_embeddings(draft: Draft, autoencoder: Build, profiles_build: Build) -> EmbeddingsFacts:
+def _write_embeddings(
+    draft: Draft, autoencoder: Build, profiles_build: Build, cells: Cells
+) -> EmbeddingsFacts:
     """Write item vectors, and queries of some users that the index measures its recall with."""
     opened = Autoencoder.open(autoencoder)
     model = opened.model
     profiles = Profiles.open(profiles_build)
     vectors, bias = retrieval_vectors(model)
-    data = fit_data(profiles, opened.facts.period)
+    data = fit_data(profiles, opened.facts.period, cells=cells)
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
     z = _latents(model, data, rows)
     queries = {

@@ -101,7 +101,8 @@ def trained(profiles, n_phases):
     def phase(period, validated):
         def make():
             cfg = Conv4RecConfig(latent=4, level_latent=4)
-            task = AutoencoderTask(profiles, cfg, period=period, seed=0, validated=validated)
+            fixed = {"cells": profiles.cells(), "seed": 0}
+            task = AutoencoderTask(profiles, cfg, period=period, validated=validated, **fixed)
             tasks.append(task)
             return task
 

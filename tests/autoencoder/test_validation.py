@@ -28,9 +28,9 @@ def test_what_the_loop_selects_by_is_the_evaluators(tmp_path, loss, select):
     world = WorldSpec(n_users=200, n_items=120, n_interactions=3000, seed=6)
     log = Site(SiteSpec(world)).log()
     cfg = Conv4RecConfig(latent=8, consume_loss=loss)
-    task = AutoencoderTask(
-        site_profiles(log, tmp_path), cfg, period="val", seed=0, validated=True, select=select
-    )
+    profiles = site_profiles(log, tmp_path)
+    fixed = {"cells": profiles.cells(), "period": "val", "seed": 0}
+    task = AutoencoderTask(profiles, cfg, **fixed, validated=True, select=select)
     optim = OptimConfig(lr=0.02, epochs=3)
     state = train([lambda: task], optim, seed=0, ranks=Ranks())
     windows, n_items = period_windows("temporal", "val"), log.catalogue["val"]

@@ -11,7 +11,7 @@ import torch
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
-from raysys.autoencoder.task import AutoencoderTask
+from raysys.autoencoder.task import AutoencoderTask, autoencoder_phases
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
 from raysys.config import load
@@ -30,7 +30,8 @@ def workspace(tmp_path):
 
 def test_batches_bring_along_what_no_step_changes(workspace):
     profiles = Profiles.open(workspace.current("profiles"))
-    task = AutoencoderTask(profiles, Conv4RecConfig(), period="val", seed=0, validated=False)
+    fixed = {"cells": profiles.cells(), "period": "val", "seed": 0}
+    task = AutoencoderTask(profiles, Conv4RecConfig(), **fixed, validated=False)
     rows = np.array([5, 0])
     batch = task.batch(rows, epoch=0)
     assert batch.distinct
@@ -212,3 +213,14 @@ def test_settings_that_conflict_are_refused(words, message):
 def test_without_profiles_the_job_that_writes_them_is_named(ray_cluster, tmp_path):
     with pytest.raises(BuildError, match="prepare"):
         train(load(TrainConfig, [f"run={tmp_path / 'run'}"]))
+
+
+def test_the_phases_of_a_process_read_the_log_once(workspace, monkeypatch):
+    reads, read = [], Profiles.cells
+    monkeypatch.setattr(Profiles, "cells", lambda profiles: reads.append(1) or read(profiles))
+    profiles = workspace.current("profiles").build_id
+    cfg = {"latent": 4, "level_latent": 4}
+    phases = autoencoder_phases(workspace.run, None, profiles, cfg, seed=0, refit="val")
+    periods = [phase().module.n_items for phase in phases]
+    assert periods == [CATALOGUE["val"], CATALOGUE["test"]]
+    assert len(reads) == 1
