@@ -22,6 +22,7 @@ from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import Layout
 from raysys.evaluation.metrics import Ranker, Rater
 from raysys.evaluation.protocols import Task, cutoff_task
+from raysys.store.builds import Build
 from raysys.store.kinds import Facts
 
 log = logging.getLogger(__name__)
@@ -158,9 +159,11 @@ def fit_and_save(
     return chosen
 
 
-def load(folder: Path, name: str) -> Any:
-    """Open a baseline that `fit_and_save` wrote: a ranker or a rater."""
-    return _CLASSES[name].load(folder, name)
+def open_baseline(build: Build) -> Any:
+    """Open a `baselines` build: a ranker or a rater."""
+    name = BaselineFacts.of(build).name
+    paths = [build.path(file) for file in build.files()]
+    return _CLASSES[name].load(paths[0].parent, name)
 
 
 def choose(source: Source, name: str, *, period: str) -> tuple[dict[str, float], Any]:

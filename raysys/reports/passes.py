@@ -229,9 +229,7 @@ def _methods(plan: Plan, rated: bool) -> list[Method]:
     methods = [Method(plan.via, model.rank, model.rate if rated else None)]
     workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
     for name, build_id in plan.baselines:
-        build = workspace.open("baselines", build_id)
-        paths = [build.path(file) for file in build.files()]
-        fitted = fit_baselines.load(paths[0].parent, name)
+        fitted = fit_baselines.open_baseline(workspace.open("baselines", build_id))
         rates = name in fit_baselines.RATERS
         methods.append(Method(name, None if rates else fitted, fitted if rates else None))
     return methods
