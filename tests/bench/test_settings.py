@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysys.autoencoder.files import Autoencoder
 from raysys.bench import agreement, codes, evaluate, prepare, recovery, retrieval, scale, training
 from raysys.bench.peers import Peer
 from raysys.config import load
@@ -212,7 +213,7 @@ def test_evaluate(monkeypatch, tmp_path):
     assert (asked[0].baselines, asked[0].replicates) == (["recent"], 3)
     workspace = evaluate.Workspace(str(tmp_path))
     evaluate._write_run(workspace, cfg, 20)
-    model = evaluate.Conv4Rec.load(workspace.current("autoencoder"))
+    model = Autoencoder.open(workspace.current("autoencoder")).model
     assert (model.n_items, model.cfg.latent) == (400, 6)
 
 
