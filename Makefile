@@ -3,13 +3,14 @@
 #   make test                            every check, ends with pytest's summary line
 #   make docs                            the site, into build/site; a dead link fails
 #   make lint | make fast | make test-cluster | make venv
+#   make benchmarks                      pages and plots from benchmarks/results
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: venv demo test lint fast test-cluster docs clean
+.PHONY: venv demo test lint fast test-cluster docs benchmarks clean
 .DEFAULT_GOAL := venv
 
 venv: $(READY)
@@ -46,6 +47,9 @@ test-cluster: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+benchmarks: $(READY)
+	$(BIN)/python benchmarks/render.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

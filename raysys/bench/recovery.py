@@ -255,7 +255,7 @@ def recovery_panel(rows: list[dict[str, Any]]) -> Panel:
     return Panel(
         title="",
         x="interactions drawn",
-        y="total variation to the truth, mean over users",
+        y="total variation to the truth",
         lines=[*lines, Line("slope -1/4", guide, None, ":")],
         log="xy",
     )

@@ -1,0 +1,290 @@
+"""The sections of the page: what a suite is about, and its rows as Markdown tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raysys.bench.records import Record
+
+Row = dict[str, Any]
+Cells = list[list[str]]
+
+OURS = "raysys"
+_LESS_IS_BETTER = ("rmse", "nll", "ece")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A suite on the page.
+
+    Attributes:
+        suite: its name.
+        title: heading.
+        text: what is measured.
+        plot: what its plot shows, the text where it cannot be seen; empty: it has none.
+    """
+
+    suite: str
+    title: str
+    text: str
+    plot: str = ""
+
+
+SECTIONS = (
+    Section(
+        "folds",
+        "Recommendation quality on fixed folds",
+        "The model, and in brackets the best baseline of the same report. Bold is the better one. "
+        "RMSE, NLL and ECE are better when small.",
+    ),
+    Section(
+        "pipeline",
+        "The whole pipeline on raw logs",
+        "`raysys pipeline` with all defaults, and the best baselines of its report.",
+    ),
+    Section(
+        "service",
+        "What candidates and codes cost",
+        "The share of the exact answer that is left when an index is asked instead of the model.",
+    ),
+    Section(
+        "codes",
+        "Compressed vectors at equal bytes",
+        "`raysys bench suite=codes`: the exact top 10 of dense vectors that codes find again. "
+        "Query rows are held out; faiss is trained in the same run on the same rows.",
+        "Recall@10 against bytes per item: raysys codes and faiss quantisers",
+    ),
+    Section(
+        "retrieval",
+        "Search engines",
+        "`raysys bench suite=retrieval`: engines on the same vectors, cores and queries.",
+        "Median time of a query against the number of items, engine by engine",
+    ),
+    Section(
+        "scale",
+        "Search as the catalogue grows",
+        "`raysys bench suite=scale`: a query and a build of the `ivf` index at growing sizes.",
+        "Median time of a query against the number of items: ivf index and exact scan",
+    ),
+    Section(
+        "train",
+        "Training",
+        "`raysys bench suite=train`: the sparse path against one-hot tensors (`textbook`), and "
+        "two workers against one.",
+        "Milliseconds of a training step against the bound of its card",
+    ),
+    Section(
+        "prepare",
+        "Preparing a log",
+        "`raysys bench suite=prepare`: the stage against polars doing the same work.",
+        "Rows a second against rows of the log: raysys prepare and polars",
+    ),
+    Section(
+        "recovery",
+        "Recovering a known distribution",
+        "`raysys bench suite=recovery`: the model's joint P(item, rating | user) against the one "
+        "that interactions were drawn from, beside simpler models.",
+        "Total variation to the truth against interactions drawn",
+    ),
+    Section(
+        "agreement",
+        "Which offline metric picks the online winner",
+        "`raysys bench suite=agreement`: simulated sites with an A/B test. The table counts the "
+        "(site, list length) pairs in which the best model by an offline metric wins online.",
+        "Share of online winners picked against the popularity penalty of the metric",
+    ),
+    Section(
+        "evaluate",
+        "Evaluation",
+        "`raysys bench suite=evaluate`: the stage on simulated users, and its metrics alone "
+        "against ir-measures.",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """How a key of the rows stands in a table.
+
+    Attributes:
+        label: heading, with the unit.
+        form: format of numbers.
+        unit: what values are divided by.
+    """
+
+    label: str
+    form: str = ",.6g"
+    unit: int = 1
+
+
+COLUMNS = {
+    "recall@10": Column("recall@10", ".3f"),
+    "recall@100": Column("recall@100", ".3f"),
+    "own_recall@10": Column("recall@10 of its own ranking", ".3f"),
+    "held_out_loss": Column("cosine lost on held-out rows", ".3f"),
+    "n_items": Column("items", ",.0f"),
+    "bytes_per_item": Column("bytes per item"),
+    "bytes_per_item_with_dictionary": Column("with dictionary"),
+    "train_s": Column("training, s"),
+    "epoch_s": Column("epoch, s"),
+    "n_cells": Column("cells", ",.0f"),
+    "copy_gb_per_s": Column("copy, GB/s", ",.0f"),
+    "tflop_per_s": Column("product, TFLOP/s", ",.0f"),
+    "examples_per_s": Column("rows/s"),
+    "products_examples_per_s": Column("rows/s of its products alone"),
+    "items_per_core_s": Column("items/s and core"),
+    "core_hours_100m": Column("core hours for 100 M"),
+    "pays_from_items": Column("pays from items"),
+    "p50_cpu_ms": Column("p50, CPU ms", ".3g"),
+    "p99_cpu_ms": Column("p99, CPU ms", ".3g"),
+    "exact_cpu_ms": Column("exact scan, CPU ms", ".3g"),
+    "qps": Column("queries/s, 1 thread"),
+    "qps_2_threads": Column("queries/s, 2 threads"),
+    "build_cpu_s": Column("build, CPU s"),
+    "load_s": Column("load, s"),
+    "resident_bytes": Column("resident, MB", ",.0f", 1 << 20),
+    "setting": Column("setting"),
+    "batch": Column("profiles a step", ",.0f"),
+    "profiles_per_s": Column("profiles/s", ",.0f"),
+    "step_ms": Column("step, ms"),
+    "bound_ms": Column("bound, ms", ".2f"),
+    "peak_mb": Column("peak, MB", ",.0f"),
+    "peak_pss_mb": Column("peak, MB", ",.0f"),
+    "peak_pss_gb": Column("peak, GB"),
+    "seconds": Column("seconds"),
+    "seconds_with_ray": Column("with Ray's start"),
+    "rows_per_s": Column("rows/s", ",.3g"),
+    "rate_of_peer": Column("rate of the peer", ".2f"),
+    "rate_of_peer_with_ray": Column("rate with Ray's start", ".2f"),
+    "cpu_s": Column("CPU s"),
+    "recall@20": Column("recall@20", ".3f"),
+    "ndcg@100": Column("NDCG@100", ".3f"),
+    "value": Column("value", ".4f"),
+    "model": Column("autoencoder", ".3f"),
+    "rating-blind": Column("rating-blind", ".3f"),
+    "independent": Column("independent", ".3f"),
+    "popularity": Column("popularity", ".3f"),
+    "nll": Column("NLL"),
+    "rmse": Column("RMSE"),
+    "ece": Column("ECE"),
+    "enjoyment": Column("true enjoyment", ".3f"),
+    "exposure": Column("exposure", ".3g"),
+}
+_UNSHOWN = ("similarity", "epochs")
+
+
+def tables_of(record: Record) -> list[Cells]:
+    """Return the tables of a record, each a line of headings and lines of cells."""
+    if record.suite in _PIVOTS:
+        return [_PIVOTS[record.suite](record.rows)]
+    keys = _KINDS_OF_ROWS.get(record.suite, ())
+    groups: dict[str, list[Row]] = {}
+    for row in record.rows:
+        groups.setdefault(next((key for key in keys if key in row), ""), []).append(row)
+    return [_table(rows) for rows in groups.values()]
+
+
+def markdown(cells: Cells) -> list[str]:
+    """Return the lines of a Markdown table."""
+    rule = ["---"] * len(cells[0])
+    return [f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:])]
+
+
+def number(value: Any, column: Column) -> str:
+    """Return a value as it stands in a cell."""
+    if value is None:
+        return ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        text = format(value / column.unit if column.unit != 1 else value, column.form)
+        return f"{float(text.replace(',', '')):,.0f}" if "e+" in text else text
+    return str(value)
+
+
+# What tells the kinds of rows of a suite apart: the key that each kind has, first match first.
+_KINDS_OF_ROWS = {
+    "codes": ("bytes_per_item", "compression", "times_the_products"),
+    "train": ("copy_gb_per_s", "batch", "of_two_processes"),
+    "recovery": ("draws", "ranking", "model"),
+    "evaluate": ("items", "users"),
+}
+
+
+def _table(rows: Sequence[Row]) -> Cells:
+    """Lay out rows: every key a column; `X_low` and `X_high` stand with their X."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in _UNSHOWN)
+    names = [key for key in keys if key.removesuffix("_low").removesuffix("_high") == key]
+    head = [_column(key).label for key in names]
+    return [head, *([_cell(row, key) for key in names] for row in rows)]
+
+
+def _column(key: str) -> Column:
+    return COLUMNS.get(key, Column(key.replace("_", " ")))
+
+
+def _cell(row: Row, key: str) -> str:
+    column = _column(key)
+    text = number(row.get(key), column)
+    low, high = (row.get(f"{key}_{end}") for end in ("low", "high"))
+    if low is None or high is None:
+        return text
+    return f"{text} [{number(low, column)}, {number(high, column)}]"
+
+
+def _pivot(
+    rows: Sequence[Row],
+    heads: Sequence[str],
+    place: Callable[[Row], tuple[tuple[str, ...], str]],
+    cell: Callable[[Row], str],
+) -> Cells:
+    """Lay out rows in two dimensions: `place` returns the first cells of a line and the column."""
+    places = [place(row) for row in rows]
+    columns = list(dict.fromkeys(column for _, column in places))
+    cells = {where: cell(row) for where, row in zip(places, rows, strict=True)}
+    lines = dict.fromkeys(line for line, _ in places)
+    return [
+        [*heads, *(COLUMNS.get(column, Column(column)).label for column in columns)],
+        *([*line, *(cells.get((line, column), "") for column in columns)] for line in lines),
+    ]
+
+
+def _folds(rows: Sequence[Row]) -> Cells:
+    peers = {_fold(row): row for row in rows if row["method"] != OURS}
+
+    def cell(row: Row) -> str:
+        column = Column("", ".4f" if "^" in row["metric"] else ".3f")
+        ours, peer = number(row["value"], column), peers.get(_fold(row))
+        if peer is None:
+            return ours
+        theirs = number(peer["value"], column)
+        if row["value"] != peer["value"]:
+            less = row["value"] < peer["value"]
+            if less == (row["metric"] in _LESS_IS_BETTER):
+                ours = f"**{ours}**"
+            else:
+                theirs = f"**{theirs}**"
+        return f"{ours} ({peer['method']} {theirs})"
+
+    own = [row for row in rows if row["method"] == OURS]
+    return _pivot(own, ("data", "folds"), lambda row: (_fold(row)[:2], row["metric"]), cell)
+
+
+def _fold(row: Row) -> tuple[str, str, str]:
+    return row["data"], row["split"], row["metric"]
+
+
+def _agreement(rows: Sequence[Row]) -> Cells:
+    rows = [row for row in rows if row.get("sites") == "all" and "^" in row["metric"]]
+
+    def place(row: Row) -> tuple[tuple[str, ...], str]:
+        metric, _, beta = row["metric"].partition("^")
+        return (f"`{metric}^beta`",), f"beta {beta}"
+
+    cells = _pivot(rows, ("metric",), place, lambda row: f"{row['picked']:.0f}")
+    pairs, chance = rows[0]["cells"], rows[0]["chance"]
+    cells[0][0] = f"picked of {pairs}, chance {chance * pairs:.0f}"
+    return cells
+
+
+_PIVOTS = {"folds": _folds, "agreement": _agreement}
