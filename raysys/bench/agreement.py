@@ -280,7 +280,7 @@ def plot(found: list[Agreement], sliced: dict[str, list[Agreement]], path: Path)
         Panel(
             title=title,
             x="beta",
-            y="online winner picked (share of cells)",
+            y="online winner picked (share)",
             lines=[
                 _beta_line(protocol, value, entries, colour, style)
                 for (value, entries), style in zip(

@@ -143,8 +143,13 @@ def _line(axis: Any, line: Line) -> Any:
 def _scale(axis: Any, panels: Sequence[Panel]) -> None:
     """Set scales, limits and ticks of the axes that all panels share."""
     names, log = panels[0].names, panels[0].log
-    lines = itertools.chain.from_iterable(panel.lines for panel in panels)
-    points = itertools.chain.from_iterable(line.points for line in lines)
+    lines = [*itertools.chain.from_iterable(panel.lines for panel in panels)]
+    points = [*itertools.chain.from_iterable(line.points for line in lines)]
+    points += [
+        (x, high)
+        for line in lines
+        for (x, _), (_, high) in zip(line.points, line.band, strict=False)
+    ]
     for side, values in zip("xy", zip(*points, strict=True), strict=True):
         if side == "y" and names:
             axis.set_yticks(range(len(names)), names)

@@ -64,7 +64,8 @@ def test_panels_share_axes_that_hold_the_points_of_all(tmp_path, monkeypatch):
 
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
-    small, large = (Panel("", "x", "y", [Line("", [(1, size)])]) for size in (1, 8))
+    small = Panel("", "x", "y", [Line("", [(1, 1)])])
+    large = Panel("", "x", "y", [Line("", [(1, 4)], band=[(3, 8)])])
     draw([small, large], tmp_path / "a.svg")
     assert [axis.get_ylim()[1] for axis in figures[0].axes] == [pytest.approx(8.4)] * 2
 
