@@ -39,7 +39,7 @@ log = logging.getLogger("raysys.demo")
 
 _START_TIMEOUT_S = 120
 _LISTED = 10  # items of each list
-_COLUMNS = 98  # of the side-by-side lists
+_COLUMNS = 100  # of the lists side by side
 
 RANKINGS = {
     "consume": "likely to be taken",
@@ -177,27 +177,38 @@ def truth_of(world: World, user_id: str) -> dict[str, float]:
 def show_lists(lists: dict[str, list[dict[str, Any]]], truth: dict[str, float] | None) -> None:
     """Print a user's lists side by side, each item beside the truth if that is known."""
     say("\none user, every ranking" + (": titles beside true enjoyment, 0 to 1" if truth else ""))
-    width = (_COLUMNS - 2 * len(lists)) // len(lists)
+    width = (_COLUMNS + 2) // len(lists) - 2
     rows = [[name.ljust(width) for name in lists], [RANKINGS[name].ljust(width) for name in lists]]
     for row in itertools.zip_longest(*lists.values()):
         rows.append([entry(item, truth, width) for item in row])
     if truth is not None:
         means = [np.mean([truth[item["item_id"]] for item in items]) for items in lists.values()]
-        rows.append([f"{'mean':{width - 5}} {mean:.2f}" for mean in means])
+        rows.append([beside("mean", float(mean), width) for mean in means])
     for cells in rows:
-        say(("  " + "  ".join(cells)).rstrip())
+        say("  ".join(cells).rstrip())
     if truth is not None:
-        say(f"  the whole catalogue's mean is {np.mean(list(truth.values())):.2f}")
+        say(f"mean of the whole catalogue {np.mean(list(truth.values())):.2f}")
 
 
 def entry(item: dict[str, Any] | None, truth: dict[str, float] | None, width: int) -> str:
-    """Return an item's title, cut to the column, and its truth if known."""
+    """Return a list's entry as wide as its column."""
     if item is None:
         return " " * width
-    room = width if truth is None else width - 5
-    name = name_of(item)
-    name = name if len(name) <= room else name[: room - 1] + "…"
-    return name.ljust(room) + (f" {truth[item['item_id']]:.2f}" if truth else "")
+    if truth is None:
+        return fit(name_of(item), width)
+    title = name_of(item).partition(" (")[0]  # room for it where the genre stood
+    return beside(title, truth[item["item_id"]], width)
+
+
+def beside(text: str, share: float, width: int) -> str:
+    """Return a text and a share, 0 to 1, at the end of a column: .42, 1.0."""
+    number = f"{share:.2f}".removeprefix("0")[:3]
+    return f"{fit(text, width - 4)} {number}"
+
+
+def fit(text: str, width: int) -> str:
+    """Return a text filled up or cut to a width."""
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def name_of(item: dict[str, Any]) -> str:

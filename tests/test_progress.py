@@ -170,3 +170,39 @@ def test_an_unknown_mode_is_refused():
     says = "progress='loud' is not accepted: expected auto, bar, log, off"
     with pytest.raises(ConfigError, match=says), progress.shown("loud"):
         pass
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_pipeline_shows_a_live_line_per_stage(ray_cluster, small_log, tmp_path):
+    import ray
+
+    address = f"ray.address={ray.get_runtime_context().gcs_address}"
+    small = ["train.optim.epochs=2", "train.autoencoder.latent=16", "evaluate.replicates=20"]
+    words = ["pipeline", f"run={tmp_path / 'run'}", f"source={small_log}", address, *small]
+    terminal = Terminal(columns=100)
+    process = start(words, terminal=terminal)
+    stdout = process.communicate(timeout=500)[0]
+    assert termios.tcgetattr(terminal.writer) == terminal.modes
+    text = terminal.close()
+    shown = screen(text, columns=100)
+    assert process.returncode == 0, text[-3000:]
+    assert json.loads(stdout)["job"] == "pipeline"
+    assert stdout.count("\n") == 1
+    assert "\x1b" not in text
+    live = [
+        "prepare read",
+        "train workers",
+        "closed form",
+        "fit",
+        "refit",
+        "rank model",
+        "rank index",
+    ]
+    for name in live:
+        assert any(re.match(rf"{name} +(\d+%|\d\d:\d\d)", line) for line in shown.drawn), name
+    assert not [line for line in shown.lines if re.match("|".join(live), line)]
+    assert any(re.match(r"fit 100% .*2/2 epochs, .*best recall@20", line) for line in shown.drawn)
+    left = [LOGGED.sub("", line) for line in shown.lines if LOGGED.match(line)]
+    assert len([line for line in left if line.startswith("fit epochs=2/2 rows=")]) == 1
+    assert not [line for line in left if line.startswith("trained ")]
