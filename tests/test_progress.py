@@ -178,11 +178,14 @@ def test_a_pipeline_shows_a_live_line_per_stage(ray_cluster, small_log, tmp_path
     import ray
 
     address = f"ray.address={ray.get_runtime_context().gcs_address}"
-    small = ["train.optim.epochs=2", "train.autoencoder.latent=16", "evaluate.replicates=20"]
+    small = ["train.optim.epochs=2", "train.autoencoder.latent=16", "evaluate.baselines=[]"]
     words = ["pipeline", f"run={tmp_path / 'run'}", f"source={small_log}", address, *small]
     terminal = Terminal(columns=100)
     process = start(words, terminal=terminal)
-    stdout = process.communicate(timeout=500)[0]
+    try:
+        stdout = process.communicate(timeout=500)[0]
+    finally:
+        process.kill()
     assert termios.tcgetattr(terminal.writer) == terminal.modes
     text = terminal.close()
     shown = screen(text, columns=100)
