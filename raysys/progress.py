@@ -141,6 +141,8 @@ class LogLines:
         now = time.perf_counter()
         if line:
             log.info("%s", line)
+        elif stage.total is not None and stage.done >= stage.total:
+            return  # the line at the end says it
         elif stage.lines == CLOCK and now - self._logged.get(stage, now) > _LOG_EVERY_S:
             self._logged[stage] = now
             log.info("%s", summary(stage))
