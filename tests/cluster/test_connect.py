@@ -103,6 +103,14 @@ def test_without_an_address_a_private_cluster_is_started(started, monkeypatch, v
     assert (call.settings["address"], call.settings["num_cpus"]) == ("local", 3)
 
 
+def test_the_object_store_has_the_size_asked_for(started):
+    for cfg in (RayConfig(), RayConfig(object_store_mb=90)):
+        with connected(cfg):
+            pass
+    sizes = [call.settings["object_store_memory"] for call in started]
+    assert sizes == [512 << 20, 90 << 20]
+
+
 def test_the_stale_mark_of_a_dead_cluster_is_left_out_with_a_warning(
     started, monkeypatch, caplog, dead
 ):

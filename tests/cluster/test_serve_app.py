@@ -1,14 +1,18 @@
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import click
 import pytest
 
 from raysys.cluster.serve_app import ServeConfig, build
+from raysys.commands import serve as command
+from raysys.config import load
 from raysys.errors import ConfigError
 from raysys.http.client import Client, ServiceError
 from tests.support.runs import ITEM_IDS, item_id, vectors_run
@@ -75,6 +79,39 @@ def test_build_takes_what_a_serve_config_file_typed(run, monkeypatch):
 def test_route_prefix_must_be_a_path(prefix):
     with pytest.raises(ConfigError, match="route_prefix"):
         ServeConfig(route_prefix=prefix)
+
+
+def test_settings_reach_the_deployment(run):
+    words = {"cpus": "0.5", "max_ongoing_requests": "7", "max_queued_requests": "9"}
+    [index] = run.glob("index/*/manifest.json")
+    app = build({"run": str(run), "build_id": index.parent.name, **words})
+    deployment = app._bound_deployment
+    assert deployment.ray_actor_options["num_cpus"] == 0.5
+    assert (deployment.max_ongoing_requests, deployment._max_queued_requests) == (7, 9)
+    assert deployment.init_kwargs["build_id"] == index.parent.name
+    with pytest.raises(click.ClickException, match="nosuch"):
+        build({"run": str(run), "build_id": "nosuch"})
+
+
+def test_settings_reach_serve(run, port, monkeypatch):
+    asked = {}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    fake = SimpleNamespace(
+        status=lambda: SimpleNamespace(proxies={}, applications={}),
+        start=lambda http_options: asked.update(http_options),
+        run=lambda app, **how: asked.update(how),
+        shutdown=lambda: None,
+    )
+    monkeypatch.setattr(command, "ray_serve", fake)
+    monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
+    monkeypatch.setattr(command, "_announce", stop)
+    words = [f"run={run}", "name=mine", "route_prefix=/v2", "host=localhost", f"port={port}"]
+    command.serve(load(ServeConfig, words))
+    assert asked == {"name": "mine", "route_prefix": "/v2", "host": "localhost", "port": port}
 
 
 def wait_until_ready(client, process, *, timeout_s=90):

@@ -383,6 +383,58 @@ def test_rankings_that_the_model_cannot_give_are_refused(tmp_path):
         load(EvaluateConfig, ["period=later"])
 
 
+def test_the_report_holds_the_cuts_penalties_and_intervals_asked_for(run):
+    workspace, _, _ = run
+    settings = {"top_k": [7], "betas": [0.7], "replicates": 0, "baselines": []}
+    metrics = evaluate(config(workspace, **settings)).metrics
+    assert {"recall@7", "recall@7^0.7"} <= set(metrics)
+    assert not {"recall@10", "recall@7^0.3"} & set(metrics)
+    assert {entry["ci_low"] for entry in metrics.values()} == {None}
+
+
+def test_the_val_period_is_evaluated_with_a_model_fitted_before_it(tmp_path):
+    workspace = Workspace(str(tmp_path / "run"))
+    profiles = write_profiles(workspace)
+    write_autoencoder(workspace, profiles, n_items=30, period="val", windows=("FIT",))
+    found = evaluate(config(workspace, period="val", baselines=[]))
+    targets = planted_cells().in_windows([1])
+    outside = int((targets.item_num >= 30).sum())
+    assert found.extra["dropped"]["targets_outside_catalogue"] == outside
+    same = compare(CompareConfig(run=workspace.run, period="val", against="popularity"))
+    assert same.extra["period"] == "val"
+    assert same.extra["common_users"] == found.extra["evaluated"]["rows"]
+
+
+def test_gamma_moves_the_discover_ranking(run):
+    workspace, _, _ = run
+    plain = {"ranking": "discover", "baselines": []}
+    values = [
+        evaluate(config(workspace, **plain, gamma=gamma)).metrics["recall@20^0.5"]["mean"]
+        for gamma in (0.0, 0.5, 5.0)
+    ]
+    assert len(set(values)) == 3
+
+
+def test_compare_takes_the_settings_of_both_evaluations(run):
+    workspace, model, autoencoder = run
+    write_served(workspace, model, autoencoder, workspace.current("profiles"))
+
+    def found(**settings):
+        return compare(CompareConfig(run=workspace.run, **({"replicates": 20} | settings)))
+
+    # without the model's rescoring an index returns what its codes say
+    raw = found(via="index", against="codes", rescore=False).extra["comparison"]
+    assert {entry["difference"] for entry in raw.values()} == {0.0}
+    cut = found(against="popularity")
+    last = found(against="popularity", protocol="lloo", ranking="discover", replicates=10)
+    for name in ("evaluate-test-model", "evaluate-test-model-discover-lloo"):
+        assert workspace.storage.exists(f"reports/{name}.json")
+    recall = [result.extra["comparison"]["recall@20"]["mean"] for result in (cut, last)]
+    assert recall[0] != recall[1]
+    wide, narrow = (found(against="popularity", replicates=n).metrics for n in (5, 90))
+    assert wide["recall@20"]["ci_low"] != narrow["recall@20"]["ci_low"]
+
+
 def test_compare_pairs_the_users_of_two_paths(run):
     workspace, model, autoencoder = run
     write_served(workspace, model, autoencoder, workspace.current("profiles"))

@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys import cli
+from raysys.commands.pipeline import PipelineConfig
+from raysys.config import load
+from raysys.errors import ConfigError
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
@@ -26,6 +29,16 @@ def run(capfd, *words):
     status = cli.main(list(words))
     out, err = capfd.readouterr()
     return status, out, err
+
+
+def test_shared_keys_are_handed_down_to_the_stages():
+    words = ["source=a.csv", "items=b.csv", "split=users", "seed=3", "format.kind=tsv"]
+    cfg = load(PipelineConfig, ["run=r", *words])
+    asked = cfg.prepare.source, cfg.prepare.items, cfg.prepare.split, cfg.prepare.format.kind
+    assert asked == ("a.csv", "b.csv", "users", "tsv")
+    assert {getattr(cfg, name).seed for name in ("prepare", "train", "index", "evaluate")} == {3}
+    with pytest.raises(ConfigError, match=r"prepare.split='ratings' is not accepted: set split="):
+        load(PipelineConfig, ["split=users", "prepare.split=ratings"])
 
 
 @pytest.fixture(scope="module")

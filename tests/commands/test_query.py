@@ -29,6 +29,17 @@ def test_a_stored_user(run):
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"]
 
 
+def test_settings_of_the_ranking(run):
+    def items(*words):
+        lines = ask(run, f"user_id={user_id(15)}", *words).splitlines()[1:]
+        return [re.split(r" {2,}", line.strip())[1] for line in lines]
+
+    assert len(items("top_k=60")) == 60 - 15
+    assert len(items("top_k=60", "exclude_seen=false")) == 60
+    lists = [items(*w) for w in ([], ["ranking=discover"], ["ranking=discover", "gamma=3"])]
+    assert lists[0] != lists[1] != lists[2] != lists[0]
+
+
 def test_a_profile_on_the_command_line(run, caplog):
     text = ask(run, "profile=[{item_id: 42, rating: 5}, {item_id: nope}]", "top_k=60")
     assert len(text.splitlines()) == 60
@@ -54,8 +65,9 @@ def test_exactly_one_question(run, words):
 
 def test_a_service_that_is_not_there(monkeypatch):
     monkeypatch.setattr("raysys.http.client._FIRST_PAUSE_S", 0.0)
-    with pytest.raises(ServiceError, match="no answer"):
+    with pytest.raises(ServiceError, match="no answer") as caught:
         query(QueryConfig(url="http://127.0.0.1:9", user_id="1"))
+    assert "127.0.0.1:9" in str(caught.value)
 
 
 def test_tables_cut_long_titles_and_drop_empty_columns():

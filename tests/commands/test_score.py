@@ -1,6 +1,8 @@
+import dataclasses
 import json
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -67,6 +69,17 @@ def test_every_users_list_is_what_the_service_answers(
     assert result.build_ids["index"] == planted[1].build_id
     names = sorted(path.name for path in (tmp_path / "scores").iterdir())
     assert names == ["_scores.json", "scores-00000.parquet", "scores-00001.parquet"]
+
+
+@pytest.mark.parametrize("settings", [{"gamma": 0.0}, {"gamma": 3.0}, {"exclude_seen": False}])
+def test_settings_of_the_ranking_reach_the_lists(planted, tmp_path, here, settings):
+    score(config(planted, tmp_path, top_k=9, ranking="discover", **settings))
+    table = pq.read_table(tmp_path / "scores")
+    lists = [table.filter(pc.equal(table["user_id"], user_id(num))) for num in range(20)]
+    plain = RecommendQuery(user_id=user_id(15), top_k=9, ranking="discover")
+    asked = dataclasses.replace(plain, **settings)
+    answers = [[hit.item_id for hit in planted[1].recommend(q).items] for q in (plain, asked)]
+    assert answers[0] != answers[1] == lists[15]["item_id"].to_pylist()
 
 
 def test_an_interrupted_run_keeps_what_is_finished(planted, tmp_path, here):

@@ -189,6 +189,17 @@ def test_a_missed_target_fails_unless_allowed():
     assert set(index.settings.values()) == {1}
 
 
+def test_cells_and_effort_are_those_asked_for():
+    index = make_index("ivf", "cosine", n_cells=17, n_probe=3, target_recall=0.01)
+    assert index.n_cells == 17 != make_index("ivf", "cosine").n_cells
+    assert set(index.settings.values()) == {3}
+
+
+def test_a_lower_target_needs_fewer_cells():
+    low, high = (make_index("ivf", "cosine", target_recall=share) for share in (0.3, 0.99))
+    assert all(low.settings[length] < high.settings[length] for length in low.settings)
+
+
 def test_settings_that_cannot_be_used_are_refused():
     with pytest.raises(ConfigError, match="kind='ifv'"):
         IndexParams(kind="ifv")

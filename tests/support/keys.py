@@ -10,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _WORD = re.compile(r"(?:^|[\s.,{\[])([a-z_]+)(?:=|: ?)([^\s,}]*)")
-_CHECKS = ("assert_", "assert_close", "refusal", "check")
 
 
 @functools.cache
@@ -70,6 +69,16 @@ def assignments(node: ast.AST) -> Iterator[tuple[str, object]]:
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):
             for key, text in _WORD.findall(part.value):
                 yield key, text or ...
+
+
+def forms(value: object) -> set[str]:
+    """Return a default as `assignments` may yield it: as a literal, and as text."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _is_word(value) else None
+    return {repr(value), repr(text or str(value))}
+
+
+def _is_word(value: object) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def asserts(node: ast.AST) -> bool:
