@@ -218,7 +218,7 @@ def test_evaluate(monkeypatch, tmp_path):
 
 
 def test_agreement(monkeypatch, tmp_path):
-    specs, replicates = [], []
+    specs, asked = [], []
 
     def one_site(spec):
         specs.append(spec)
@@ -241,8 +241,12 @@ def test_agreement(monkeypatch, tmp_path):
             0.125,
         )
     monkeypatch.setattr(agreement, "read_table", lambda path: None)
-    monkeypatch.setattr(
-        agreement, "agreement", lambda *_, **how: replicates.append(how["replicates"]) or []
-    )
-    agreement.rows(load(agreement.AgreementBenchConfig, [f"table={tmp_path}/t", "replicates=7"]))
-    assert replicates == [7]
+
+    def measured(*_, online, replicates, **__):
+        asked.append((online, replicates))
+        return []
+
+    monkeypatch.setattr(agreement, "agreement", measured)
+    words = ["online=clicks", "replicates=7"]
+    agreement.rows(load(agreement.AgreementBenchConfig, [f"table={tmp_path}/t", *words]))
+    assert asked == [("clicks", 7)]

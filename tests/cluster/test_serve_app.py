@@ -87,7 +87,7 @@ def test_settings_reach_the_deployment(run):
     app = build({"run": str(run), "build_id": index.parent.name, **words})
     deployment = app._bound_deployment
     assert deployment.ray_actor_options["num_cpus"] == 0.5
-    assert (deployment.max_ongoing_requests, deployment._max_queued_requests) == (7, 9)
+    assert (deployment.max_ongoing_requests, deployment.max_queued_requests) == (7, 9)
     assert deployment.init_kwargs["build_id"] == index.parent.name
     with pytest.raises(click.ClickException, match="nosuch"):
         build({"run": str(run), "build_id": "nosuch"})

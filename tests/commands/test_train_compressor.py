@@ -41,7 +41,7 @@ def test_sizes_of_the_code(compressed):
     assert (record["code_dim"], record["n_active"], codes.n_active) == (80, 9, 9)
     wide, _ = compressed(*sizes, "compressor.value_bits=8")
     assert (record["packing"], wide["packing"]) == ("packed4", "int8")
-    assert wide["mean_cosine"] > record["mean_cosine"]
+    assert wide["bytes_per_item"] > record["bytes_per_item"]
     cut, _ = compressed(*sizes, "compressor.keep=4")
     assert (cut["n_active"], cut["code_dim"]) == (4, 80)
 
