@@ -38,7 +38,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.store.builds import Workspace
-from raysys.training.loop import Head, Ranks, Task
+from raysys.training.task import Head, Ranks, Task
 
 log = logging.getLogger(__name__)
 

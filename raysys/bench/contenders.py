@@ -27,8 +27,9 @@ from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines
 from raysys.evaluation.metrics import top_items
 from raysys.simulate.site import Rank, SiteLog
-from raysys.training.loop import Ranks, Task, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks, Task
 
 _OPTIM = OptimConfig(lr=0.02, epochs=20, batch_size=256)
 _SHALLOW: dict[str, Callable[[Cells, int], Rank]] = {

@@ -26,8 +26,9 @@ from raysys.compressor.model import CompresSAE, CompresSAEConfig
 from raysys.compressor.paper_modes import MODES, Sparse, decode, search
 from raysys.compressor.task import CompressorTask
 from raysys.data.arrays import Floats, unit_rows
-from raysys.training.loop import Ranks, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -36,8 +36,9 @@ from raysys.commands.train import TrainConfig, fit
 from raysys.config import require, require_run
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace
-from raysys.training.loop import Ranks, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks
 
 log = logging.getLogger(__name__)
 

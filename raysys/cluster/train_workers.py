@@ -26,8 +26,9 @@ from raysys import progress
 from raysys.cluster.mailbox import Mailbox, emptied, told
 from raysys.config import local, require
 from raysys.store.storage import Storage
-from raysys.training.loop import Ranks, State, Task, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks, State, Task
 
 log = logging.getLogger(__name__)
 

@@ -38,8 +38,8 @@ from raysys.errors import ConfigError
 from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
-from raysys.training.loop import State
 from raysys.training.optim import OptimConfig
+from raysys.training.task import State
 
 log = logging.getLogger(__name__)
 

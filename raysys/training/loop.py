@@ -18,101 +18,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from raysys import progress
 from raysys.errors import ConfigError
 from raysys.training.history import headline
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
+from raysys.training.task import Head, Ranks, State, Task, Validated
 from raysys.training.weights import assign, kept_weights, weights
 
 log = logging.getLogger(__name__)
 
 _LEAST_GAIN = 1e-3  # relative gain of a metric that patience counts
 
-State = dict[str, Any]
 Sums = dict[str, Any]  # floats in a state, else float64 tensors on the device: none waits for it
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """A block of a model with its own early stopping.
-
-    Attributes:
-        metric: the validation metric that decides.
-        minimise: whether lower is better.
-        names: entries of the model's state that belong to the block.
-    """
-
-    metric: str
-    minimise: bool
-    names: tuple[str, ...]
-
-
-class Task(Protocol):
-    """What a model brings to the loop."""
-
-    weights: NDArray[np.float64]  # [n_rows] share of each row in the loss, e.g. its cells
-    heads: Sequence[Head]  # empty: the last epoch's weights are kept
-
-    @property
-    def module(self) -> nn.Module:
-        """The model; its forward returns a dict of losses with the key `loss`."""
-
-    def batch(self, rows: NDArray[np.int64], epoch: int) -> Any:
-        """Return the model's input for these rows; the loss is their weighted mean."""
-
-    def start(self, choices: dict[str, float], ranks: Ranks) -> dict[str, float]:
-        """Solve heads without gradient steps where that is possible.
-
-        May add to `choices`; in a later phase it finds what the first one chose. Entries of the
-        module's state are replaced, not written to, so the ones of before can be put back.
-
-        Returns:
-            {metric: value} of the heads that it solved; nothing leaves the model as it was.
-        """
-
-    def validate(self, rank: int, world: int) -> Tensor | None:
-        """Return this rank's sums for `metrics`, or None when there is nothing to validate."""
-
-    def metrics(self, sums: Tensor) -> dict[str, float]:
-        """Turn sums over all ranks into named metrics."""
-
-    def finish(self, choices: dict[str, float]) -> dict[str, float]:
-        """Complete the model after its last epoch; return what the next phase needs to know."""
-
-    def report(self) -> dict[str, float]:
-        """Return further metrics of the finished model on what it was validated on."""
-
-
-@dataclasses.dataclass
-class Ranks:
-    """This worker's place among the others and the ways to reach them.
-
-    Attributes:
-        rank, world: this worker and how many there are.
-        device: where the model and its batches live.
-        wrap: moves a module to the device and, with several ranks, keeps gradients in step.
-        total: sums a tensor over the ranks, in place.
-        share: gives all ranks the weights of rank 0, which alone keeps copies of good ones.
-        save: keeps a state (on rank 0) and reports metrics; None state reports only. Called on all
-            ranks after the same steps; the state's tensors change after it returns.
-        restored: the state to go on from, if any.
-    """
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module
-    total: Callable[[Tensor], Any] = lambda tensor: tensor
-    share: Callable[[nn.Module], Any] = lambda module: None
-    save: Callable[[dict[str, Any], State | None], None] = lambda metrics, state: None
-    restored: State | None = None
 
 
 def train(
@@ -165,7 +89,7 @@ def _run_phase(
     with progress.stage(name, total=last, unit="epochs", lines=progress.STEPS) as work:
         run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks, work)
         run.epochs(last)
-    for head in task.heads:
+    for head in _heads(task):
         best = solved.get(head.metric)
         if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
             state["best"][head.metric] = best
@@ -178,10 +102,15 @@ def _run_phase(
         state["epochs"] = {name: best["epoch"] for name, best in state["best"].items()}
         state["metrics"] = {name: best["value"] for name, best in state["best"].items()}
     module.eval()
-    with torch.no_grad():
-        state["choices"] |= task.finish(state["choices"])
-        state["metrics"] = task.report() | state["metrics"]
+    if isinstance(task, Validated):
+        with torch.no_grad():
+            state["choices"] |= task.finish(state["choices"])
+            state["metrics"] = task.report() | state["metrics"]
     state["model"] = weights(module)
+
+
+def _heads(task: Task) -> Sequence[Head]:
+    return task.heads if isinstance(task, Validated) else ()
 
 
 def _solve(
@@ -191,7 +120,7 @@ def _solve(
 
     A later phase solves those alone for which the first one chose that.
     """
-    if phase > 0 and 0 not in state["epochs"].values():
+    if not isinstance(task, Validated) or (phase > 0 and 0 not in state["epochs"].values()):
         return {}
     before = module.state_dict()
     module.eval()
@@ -227,7 +156,7 @@ def _keep_best(
     ranks: Ranks,
 ) -> None:
     """Keep the weights of every head whose metric is at its best, or whose epoch has come."""
-    for head in task.heads:
+    for head in _heads(task):
         old = state["best"].get(head.metric)
         if validated:
             value = record[head.metric]
@@ -268,15 +197,15 @@ class _Run:
         self.work.skip(state["epoch"])
         while state["epoch"] < last:
             record = self.epoch()
-            sums = _validate(self.module, task, self.ranks) if phase == 0 else None
-            record |= {} if sums is None else task.metrics(sums)
+            values = _validate(self.module, task, self.ranks) if phase == 0 else None
+            record |= values or {}
             state["epoch"] = epoch = state["epoch"] + 1
-            kept: dict[str, Any] = {"validated": sums is not None, "ranks": self.ranks}
+            kept: dict[str, Any] = {"validated": values is not None, "ranks": self.ranks}
             _keep_best(task, self.module, state, record, epoch, **kept)
             record |= {"phase": phase, "epoch": epoch, "time": time.time()}
             state["history"].append(record)
-            values = " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time")
-            self.work.say(f"trained {values}", note=headline(record, state["best"]))
+            line = " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time")
+            self.work.say(f"trained {line}", note=headline(record, state["best"]))
             waited = [epoch - best["gained"] for best in state["best"].values()]
             if phase == 0 and self.optim.patience and waited and min(waited) >= self.optim.patience:
                 break
@@ -386,11 +315,15 @@ class _Run:
         return dict(zip(names, total.tolist(), strict=True))
 
 
-def _validate(module: nn.Module, task: Task, ranks: Ranks) -> Tensor | None:
+def _validate(module: nn.Module, task: Task, ranks: Ranks) -> dict[str, float] | None:
+    """Return the task's metrics over all ranks; None: it has nothing to be judged by."""
+    if not isinstance(task, Validated):
+        return None
     module.eval()
     with torch.no_grad():
         sums = task.validate(ranks.rank, ranks.world)
-    if sums is not None:
-        sums = sums.to(ranks.device, torch.float64)
-        ranks.total(sums)
-    return sums
+    if sums is None:
+        return None
+    sums = sums.to(ranks.device, torch.float64)
+    ranks.total(sums)
+    return task.metrics(sums)

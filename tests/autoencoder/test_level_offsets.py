@@ -14,8 +14,9 @@ from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels, Window, default_liked
-from raysys.training.loop import Ranks, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks
 
 VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
 STARS = RatingLevels(tuple("12345"), VALUES, default_liked(VALUES))

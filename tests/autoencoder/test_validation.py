@@ -18,8 +18,9 @@ from raysys.evaluation.protocols import cutoff_task
 from raysys.evaluation.user_sums import UserSums, rank_task
 from raysys.simulate.site import Site, SiteSpec
 from raysys.simulate.world import WorldSpec
-from raysys.training.loop import Ranks, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks
 
 
 @pytest.mark.parametrize("loss", ["cosine", "likelihood"])

@@ -10,8 +10,9 @@ from torch import nn
 
 from raysys.errors import ConfigError
 from raysys.training.history import write_history
-from raysys.training.loop import Head, Ranks, train
+from raysys.training.loop import train
 from raysys.training.optim import OptimConfig, global_batches, rank_rows
+from raysys.training.task import Head, Ranks
 
 
 class Line(nn.Module):
@@ -111,6 +112,21 @@ def test_training_ends_after_so_many_epochs_without_gain(patience):
         assert min(errors[-patience:]) > 0.999 * min(errors[:-patience])
     else:
         assert len(errors) == 60
+
+
+def test_a_task_that_nothing_judges_keeps_its_last_epoch():
+    class PlainTask:
+        def __init__(self):
+            line = LineTask()
+            self.module, self.weights, self.batch = line.module, line.weights, line.batch
+
+    optim = dataclasses.replace(OPTIM, epochs=4)
+    state = train([PlainTask], optim, seed=1, ranks=Ranks())
+    assert len(state["history"]) == 4
+    assert (state["epochs"], state["metrics"], state["choices"]) == ({}, {}, {})
+    judged = train([LineTask], optim, seed=1, ranks=Ranks())
+    assert judged["epochs"] == {"error": 4}  # the best is the last one here
+    assert torch.equal(state["model"]["slope"], judged["model"]["slope"])
 
 
 def test_a_batch_in_parts_makes_the_same_step():
