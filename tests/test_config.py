@@ -8,7 +8,12 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raysys.commands.backtest import BacktestConfig
+from raysys.commands.evaluate import EvaluateConfig
+from raysys.commands.index import IndexConfig
+from raysys.commands.pipeline import PipelineConfig
 from raysys.commands.query import QueryConfig
+from raysys.commands.train import TrainConfig
 from raysys.commands.update import UpdateConfig
 from raysys.config import JobConfig, digest, identifier, identity, load, local, require, with_values
 from raysys.errors import ConfigError, DataError, find_cause
@@ -366,3 +371,20 @@ def test_causes_are_found_inside_wrappers():
     found = find_cause(outer)
     assert isinstance(found, DataError)
     assert find_cause(ValueError("x")) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "words", "advice"),
+    [
+        (TrainConfig, ["autoencoder.level_weight=1"], "it changes no optimum"),
+        (PrepareConfig, ["target_share=0.3"], "a fifth of a held-out user's items"),
+        (EvaluateConfig, ["block_users=9", "in_process_cells=0"], "the size of the log decides"),
+        (BacktestConfig, ["block_users=9"], "memory decides"),
+        (IndexConfig, ["allow_miss=true", "sample=9"], "target_recall=null keeps an index"),
+        (PipelineConfig, ["evaluate.launch.workers=0"], "launch= of raysys backtest"),
+    ],
+)
+def test_keys_of_before_change_nothing_and_say_so(schema, words, advice, caplog):
+    assert load(schema, words) == schema()
+    assert caplog.text.count("is gone, its value is ignored") == len(words)
+    assert advice in caplog.text

@@ -8,6 +8,7 @@ from raysys.config import require
 
 CONSUME_LOSSES = ("cosine", "likelihood")
 ITEMS_LOSSES = ("auto", "full", "sampled")
+LEVEL_WEIGHT = 5.0  # of log P(r | i, u); 1 is the exact joint likelihood
 _MANY_ITEMS = 100_000
 
 
@@ -25,13 +26,14 @@ class Conv4RecConfig:
         items_loss: normaliser of the likelihood over items: `full`, `sampled`, or `auto`: sampled
             beyond 100,000 items. The cosine loss needs none.
         negatives: items of a sample, common to a batch.
-        level_weight: lambda on log P(r | i, u); 1 is the exact joint likelihood.
         zero_diagonal: take an item's own share out of its scores in training.
         dropout: of the level block, in training.
         weight_decay: decoupled, on the level block's item vectors only.
         profile_exponent: s = |profile|^-profile_exponent.
         profile_half_life_days: cells of a profile lose half their weight in this time; 0 is never.
     """
+
+    GONE = {"level_weight": "no parameter is shared with the level loss: it changes no optimum"}
 
     latent: int = 512
     level_latent: int = 64
@@ -40,7 +42,6 @@ class Conv4RecConfig:
     consume_loss: str = "cosine"
     items_loss: str = "auto"
     negatives: int = 4096
-    level_weight: float = 5.0
     zero_diagonal: bool = True
     dropout: float = 0.5
     weight_decay: float = 5.0
@@ -52,7 +53,7 @@ class Conv4RecConfig:
         for name in ("latent", "level_latent", "channels", "level_channels", "negatives"):
             value = getattr(self, name)
             require(value >= 1, f"autoencoder.{name}", value, "at least 1")
-        for name in ("level_weight", "weight_decay", "profile_half_life_days"):
+        for name in ("weight_decay", "profile_half_life_days"):
             value = getattr(self, name)
             require(value >= 0, f"autoencoder.{name}", value, "at least 0")
         known = self.consume_loss in CONSUME_LOSSES

@@ -14,7 +14,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.data.schema import RatingLevels
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysys.autoencoder.calibration import Link
-from raysys.autoencoder.config import Conv4RecConfig as Conv4RecConfig
+from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.gather import of_rows, product_sums
 from raysys.autoencoder.item_scores import ItemScores as ItemScores
 from raysys.autoencoder.item_scores import expected_rating, log_p_like, rankings_of
@@ -268,7 +268,7 @@ class Conv4Rec(nn.Module):
         if self.has_levels:
             logits = self._cell_level_logits(batch, weight, pairs)
             level = F.cross_entropy(logits, batch.level, reduction="sum") / size
-            losses |= {"loss": consume + self.cfg.level_weight * level, "level_loss": level}
+            losses |= {"loss": consume + LEVEL_WEIGHT * level, "level_loss": level}
         return losses
 
     def _cell_log_p(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from raysys import progress
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.level_init import LevelStart, level_start
 from raysys.autoencoder.level_offsets import level_offsets
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
 from raysys.autoencoder.validation import (
     CHUNK_USERS,

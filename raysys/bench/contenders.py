@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import AutoencoderFacts, write_model
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.bench.prepare import Measured, measure
 from raysys.bench.suites import STARS, BenchConfig
 from raysys.config import require, require_run

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.bench.discover import discover_rows
 from raysys.bench.suites import STARS, BenchConfig
 from raysys.config import require, require_run
@@ -196,7 +197,6 @@ def _passes(
         latent=cfg.latent,
         level_latent=cfg.latent,
         consume_loss="likelihood",
-        level_weight=1.0,
         zero_diagonal=False,
         dropout=0.0,
         weight_decay=0.0,

@@ -176,14 +176,14 @@ def _ours(
 ) -> dict[str, Any]:
     """Build, write, open and measure one kind of ours."""
     dictionary = np.array(Compressor.open(coded.compressor).dictionary)
-    params = IndexParams(kind=kind, target_recall=cfg.target_recall, allow_miss=True)
+    params = IndexParams(kind=kind, target_recall=cfg.target_recall)
     none = np.zeros((codes.n_items, 0), dtype=np.float32)
     common = {"similarity": data.similarity, "params": params, "seed": cfg.seed}
     made, build_s, build_cpu_s = timed_cpu(
         lambda: build_index(codes, dictionary, none, **common)  # type: ignore[arg-type]
     )
-    probes = sample_probes(data.vectors, 0, similarity=data.similarity, sample=200, seed=cfg.seed)
-    chosen, choose_s, _ = timed_cpu(lambda: choose_settings(made, probes, params=params))
+    probes = sample_probes(data.vectors, 0, similarity=data.similarity, seed=cfg.seed)
+    chosen, choose_s, _ = timed_cpu(lambda: choose_settings(made, probes, params=params, keep=True))
     made.settings = chosen[0]
     build = Workspace(folder).build(
         "index", config={}, write=lambda draft: save_index(made, draft), force=True

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raysys.autoencoder import losses
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.task import left_out
 from raysys.bench.resources import resident_bytes
 from raysys.bench.suites import STARS

@@ -70,7 +70,7 @@ class BacktestConfig(MeasureConfig):
     """
 
     RENAMED = {"backtest": "windows"}
-    GONE = {
+    GONE = MeasureConfig.GONE | {
         "period": "a backtest evaluates period=test",
         "via": "a backtest evaluates via=model",
         "rescore": "a backtest evaluates via=model",

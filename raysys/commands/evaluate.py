@@ -69,8 +69,12 @@ class MeasureConfig(JobConfig):
         baselines: methods shown beside the model; [] for none. Those that do not apply to the log
             are left out.
         replicates: bootstrap replicates behind the intervals; 0 for none.
-        block_users: users ranked at once.
     """
+
+    GONE = {
+        "block_users": "memory decides how many users are ranked at once",
+        "in_process_cells": "the size of the log decides where it is evaluated",
+    }
 
     ranking: str | None = None
     gamma: float = DEFAULT_GAMMA
@@ -81,7 +85,6 @@ class MeasureConfig(JobConfig):
         default_factory=lambda: [*fit_baselines.RANKERS, *fit_baselines.RATERS]
     )
     replicates: int = 1000
-    block_users: int = 256
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
@@ -101,7 +104,6 @@ class MeasureConfig(JobConfig):
         unknown = [name for name in self.baselines if name not in known]
         require(not unknown, "baselines", self.baselines, f"a list of {', '.join(known)}")
         require(self.replicates >= 0, "replicates", self.replicates, "0 or more")
-        require(self.block_users >= 1, "block_users", self.block_users, "1 or more")
 
 
 @dataclasses.dataclass
@@ -115,7 +117,7 @@ class EvaluateConfig(MeasureConfig):
         rescore: with via=index, let the model reorder the candidates; false shows the index alone.
     """
 
-    GONE = {
+    GONE = MeasureConfig.GONE | {
         "backtest": "rolling windows of the past are a command of their own, raysys backtest",
         "launch": "trainings of a backtest take launch= of raysys backtest",
     }
@@ -254,7 +256,6 @@ def _plan(
         ),
         seed=cfg.seed,
         replicates=cfg.replicates,
-        block=cfg.block_users,
     )
 
 

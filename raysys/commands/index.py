@@ -72,7 +72,6 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         vectors,
         bias.shape[1],
         similarity=similarity,
-        sample=cfg.sample,
         seed=cfg.seed,
         users=embeddings.queries,
     )

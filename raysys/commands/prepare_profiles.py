@@ -193,7 +193,6 @@ def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: InteractionsFacts) -> 
         cutoffs=cutoffs,
         val_share=cfg.val_share,
         test_share=cfg.test_share,
-        target_share=cfg.target_share,
         min_user_rows=cfg.min_user_rows or (5 if cfg.split == "users" else 1),
         max_user_rows=cfg.max_user_rows,
     )

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import (
     Autoencoder,
     AutoencoderFacts,
@@ -20,7 +21,7 @@ from raysys.autoencoder.files import (
 )
 from raysys.autoencoder.fit_data import FitData, fit_data
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.task import autoencoder_phases, last_period, new_model
 from raysys.autoencoder.validation import RECALL, check_metric
 from raysys.cluster.connect import connected

@@ -52,7 +52,7 @@ class TuneConfig(JobConfig):
 
     Attributes:
         space: keys of the train job, each a list of choices or {low, high[, log]}:
-            `space.autoencoder.level_weight=[1,5]`. Lists alone are tried in all combinations;
+            `space.autoencoder.dropout=[0.3,0.5]`. Lists alone are tried in all combinations;
             default: learning rate and profile exponent.
         trials: settings to try where a key has a range.
         metric: of the validation targets; sets `train.select`, whose choices it has, or is `nll`.

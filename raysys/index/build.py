@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MIN_ROUTED_ITEMS = 1000
 ITEMS_PER_CELL = 48
+TARGET_RECALL = 0.95
+PROBE_QUERIES = 200  # measured, per sort of query
 LIST_LENGTHS = (10, 100, 300)
 _MAX_POINTS = 400_000
 _DECODED_ROWS = 8192
@@ -51,28 +53,30 @@ class IndexParams:
     Attributes:
         kind: flat, ivf or graph; catalogues below 1000 items become flat.
         n_cells: cells of ivf; None: one per 48 items.
-        target_recall: share of the exact ranking that the setting must find, in (0, 1].
+        target_recall: share of the exact ranking that the setting must find, in (0, 1]; an index
+            that misses it is refused. null aims at 0.95 and keeps the index whatever it finds.
         n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
-        allow_miss: keep an index that misses its target.
-        sample: queries measured, per kind of query.
         n_shards: item shards that an ivf index is written as, for as many processes or nodes.
     """
 
+    GONE = {
+        "allow_miss": "target_recall=null keeps an index whatever its recall",
+        "sample": f"recall is measured with {PROBE_QUERIES} queries of each sort",
+    }
+
     kind: str = "ivf"
     n_cells: int | None = None
-    target_recall: float = 0.95
+    target_recall: float | None = TARGET_RECALL
     n_probe: int | None = None
-    allow_miss: bool = False
-    sample: int = 200
     n_shards: int = 1
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be used."""
         require(self.kind in KINDS, "kind", self.kind, ", ".join(KINDS))
         require(self.n_cells is None or self.n_cells >= 1, "n_cells", self.n_cells, ">= 1")
-        require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
+        target = self.target_recall
+        require(target is None or 0 < target <= 1, "target_recall", target, "in (0, 1], or null")
         require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
-        require(self.sample >= 1, "sample", self.sample, ">= 1")
         require(self.n_shards >= 1, "n_shards", self.n_shards, ">= 1")
         sharded = self.kind == "ivf" or self.n_shards == 1
         require(sharded, "n_shards", self.n_shards, f"1 for kind={self.kind}")
@@ -222,8 +226,8 @@ def sample_probes(
     n_bias: int,
     *,
     similarity: str,
-    sample: int,
     seed: int,
+    sample: int = PROBE_QUERIES,
     users: Mapping[str, NDArray[Any]] | None = None,
 ) -> list[Probe]:
     """Draw the queries that recall is measured with (see the module's docstring).
@@ -232,8 +236,8 @@ def sample_probes(
         vectors: [N, D] dense vectors.
         n_bias: biases per item.
         similarity: `cosine` leaves out rows of zeros.
-        sample: queries per sort, at most N.
         seed: of the draw.
+        sample: queries per sort, at most N.
         users: {ranking: [P, D + n_bias]} queries of real users, each followed by its weights.
     """
     rng = np.random.default_rng([seed, _QUERY_PURPOSE])
@@ -261,18 +265,25 @@ def sample_probes(
 
 
 def choose_settings(
-    index: Index, probes: list[Probe], *, params: IndexParams
+    index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
     """Return {list length: smallest setting that reaches the target}, and the measured table.
 
     Each row of the table: setting, ms per query (lists of 10, one thread), and recall per sort of
     query and list length.
 
+    Args:
+        index: without settings.
+        probes: what recall is measured with.
+        params: its `target_recall` and `n_probe` count.
+        keep: take the last setting where the target is missed, as target_recall=null does.
+
     Raises:
-        BuildError: the target is missed and `allow_miss` is not set.
+        BuildError: `target_recall` is missed.
     """
     if index.kind == "flat":
         return {}, []
+    target = TARGET_RECALL if params.target_recall is None else params.target_recall
     lengths = [k for k in LIST_LENGTHS if 4 * k <= index.n_items]
     truth = [_search(index, probe, lengths[-1], index.n_routed) for probe in probes]
     settings: dict[int, int] = {}
@@ -288,20 +299,18 @@ def choose_settings(
             work.add()
             work.say(
                 f"recall {row}",
-                note=f"recall {min(least.values()):.4f} of {params.target_recall:g}",
+                note=f"recall {min(least.values()):.4f} of {target:g}",
             )
             for k in lengths:
-                if least[k] >= params.target_recall:
+                if least[k] >= target:
                     settings.setdefault(k, setting)
             if len(settings) == len(lengths):
                 break
     missed = [k for k in lengths if k not in settings]
     if missed:
-        text = (
-            f"{index.kind} index misses target_recall={params.target_recall} for lists of {missed}"
-        )
-        if not params.allow_miss:
-            raise BuildError(f"{text}, last measured {table[-1]}; allow_miss=true keeps it")
+        text = f"{index.kind} index misses target_recall={target} for lists of {missed}"
+        if params.target_recall is not None and not keep:
+            raise BuildError(f"{text}, last measured {table[-1]}; target_recall=null keeps it")
         log.warning("%s", text)
         settings.update(dict.fromkeys(missed, table[-1]["setting"]))
     return settings, table

@@ -31,7 +31,6 @@ class PrepareConfig(JobConfig):
         val_cut, test_cut: where the val and test windows begin: a quantile of time, or UTC
             seconds if 1 or more (split=temporal).
         val_share, test_share: shares of users or ratings held out (split=users, ratings).
-        target_share: share of a held-out user's items that are targets (split=users).
         min_user_rows: drop users with fewer rows in the fit window, but not none; null is 1, or 5
             rows in all for split=users.
         max_user_rows: drop users with more rows (bots), counted in the same way.
@@ -48,6 +47,8 @@ class PrepareConfig(JobConfig):
         max_bad_share: quarantined share of rows that stops the job.
     """
 
+    GONE = {"target_share": "a fifth of a held-out user's items are targets (split=users)"}
+
     source: str = local("")
     mode: str = local("full")
     items: str | None = local(None)
@@ -62,7 +63,6 @@ class PrepareConfig(JobConfig):
     test_cut: float = 0.9
     val_share: float = 0.1
     test_share: float = 0.1
-    target_share: float = 0.2
     min_user_rows: int | None = None
     max_user_rows: int | None = None
     min_item_rows: int = 1
@@ -87,7 +87,7 @@ class PrepareConfig(JobConfig):
         same_kind = (self.val_cut < 1) == (self.test_cut < 1)
         ordered = not same_kind or self.val_cut < self.test_cut
         require(ordered, "test_cut", self.test_cut, f"later than val_cut={self.val_cut}")
-        for key in ("val_share", "test_share", "target_share"):
+        for key in ("val_share", "test_share"):
             require(0 < getattr(self, key) < 1, key, getattr(self, key), "between 0 and 1")
         held = self.val_share + self.test_share
         require(held < 1, "val_share + test_share", held, "< 1")

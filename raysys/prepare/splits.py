@@ -28,6 +28,7 @@ from raysys.prepare.hashing import combine, hash_ids, unit
 
 Name = Callable[[int], str]
 
+TARGET_SHARE = 0.2  # of a held-out user's items (users split)
 _SHOWN = 5
 _FOLD_WINDOWS = np.array(
     [Window.FIT, Window.VAL, Window.TEST, Window.VAL_IN, Window.VAL, Window.TEST_IN, Window.TEST],
@@ -50,7 +51,6 @@ class SplitPlan:
         seed: key of the hashes.
         cutoffs: (val, test) UTC seconds of the temporal protocol; rows before the first are FIT.
         val_share, test_share: shares of users or of (user, item) pairs.
-        target_share: share of a held-out user's items that are targets.
         min_user_rows: users with fewer rows (users split) or fewer rows in the fit window, but
             not none (other splits), are dropped.
         max_user_rows: users with more of those rows are dropped; None keeps all.
@@ -62,7 +62,6 @@ class SplitPlan:
     cutoffs: tuple[int, int] | None = None
     val_share: float = 0.1
     test_share: float = 0.1
-    target_share: float = 0.2
     min_user_rows: int = 1
     max_user_rows: int | None = None
 
@@ -217,7 +216,7 @@ def _by_users(rows: Rows, plan: SplitPlan) -> NDArray[np.uint8]:
     n_pairs = np.bincount(pair_user, minlength=len(rows.users))
     begins = np.cumsum(n_pairs) - n_pairs
     rank = np.arange(len(pair_user)) - begins[pair_user]
-    n_targets = np.maximum(np.floor(plan.target_share * n_pairs + 0.5), 1)
+    n_targets = np.maximum(np.floor(TARGET_SHARE * n_pairs + 0.5), 1)
     n_targets = np.minimum(n_targets, n_pairs - 1)
     target = (rank < n_targets[pair_user])[number]
     inside = np.where(role[held][order] == Window.VAL, Window.VAL_IN, Window.TEST_IN)

@@ -27,6 +27,8 @@ from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, Subject
 from raysys.store.builds import Workspace
 
+_BLOCK_USERS = 256  # ranked at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -40,7 +42,6 @@ class Plan:
         evaluation: temporal, users or ratings, of the split.
         protocol: cutoff, lloo or loo.
         layout, seed, replicates: of the evaluator.
-        block: users ranked at once.
     """
 
     run: str
@@ -60,7 +61,6 @@ class Plan:
     layout: Layout
     seed: int
     replicates: int
-    block: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _evaluate(
     plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
 ) -> None:
     if method.rank is not None and plan.evaluation != "ratings":
-        rank_task(evaluator, part, method.rank, users=users, block=plan.block, name=method.name)
+        rank_task(evaluator, part, method.rank, users=users, block=_BLOCK_USERS, name=method.name)
     if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
         rate_cells(
             evaluator,
@@ -177,7 +177,7 @@ def _evaluate(
             part.targets,
             method.rate,
             users=users,
-            block=plan.block,
+            block=_BLOCK_USERS,
             name=method.name,
         )
 

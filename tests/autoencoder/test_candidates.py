@@ -7,7 +7,8 @@ import torch
 
 from raysys.autoencoder import candidates
 from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from raysys.autoencoder.closed_form import closed_ranks, spectrum
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 

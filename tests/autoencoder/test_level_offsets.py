@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.level_offsets import level_offsets
-from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles, ProfilesFacts

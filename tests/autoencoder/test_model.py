@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out, shares_left_out
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
@@ -60,7 +61,7 @@ def dense_losses(model: Conv4Rec, cells: Cells) -> dict[str, torch.Tensor]:
         logits = logits + 0.7 * liking * p["table_out"][0]
         log_r = torch.log_softmax(logits, dim=2)
         losses["level_loss"] = -(x.transpose(1, 2) * log_r).sum() / total
-    losses["loss"] = consume + cfg.level_weight * losses.get("level_loss", torch.zeros(()))
+    losses["loss"] = consume + LEVEL_WEIGHT * losses.get("level_loss", torch.zeros(()))
     losses["loss"].backward()
     losses = {name: value.detach() for name, value in losses.items()}
     losses["gradients"] = {name: value.grad for name, value in p.items()}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.level_init import level_start
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import (
     USER_TABLES,
     Pairs,

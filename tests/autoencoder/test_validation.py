@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysys.autoencoder.model import Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.autoencoder.validation import check_metric
 from raysys.bench.contenders import ranker, site_profiles

@@ -8,7 +8,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.autoencoder.model import Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.bench import agreement, contenders
 from raysys.bench.agreement import AgreementBenchConfig
 from raysys.config import load

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.linear_form import retrieval_vectors
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.cluster import tasks
 from raysys.commands.backtest import BacktestConfig, backtest
 from raysys.commands.compare import CompareConfig, compare
@@ -25,6 +26,7 @@ from raysys.errors import BuildError, ConfigError, DataError
 from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import users_of_report
 from raysys.prepare.levels import LevelCounts, build_levels
+from raysys.reports import passes
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
@@ -179,12 +181,13 @@ def test_targets_are_counted(run):
     assert extra["baselines"] == {}
 
 
-def test_shards_and_blocks_change_nothing(tmp_path):
+def test_shards_and_blocks_change_nothing(tmp_path, monkeypatch):
     found = []
-    for number, (shards, block) in enumerate([(1, 256), (7, 256), (3, 256)]):
-        workspace = Workspace(str(tmp_path / str(number)))
+    for shards, block in [(1, 256), (7, 256), (1, 5)]:
+        workspace = Workspace(str(tmp_path / f"{shards}-{block}"))
         write_autoencoder(workspace, write_profiles(workspace, shards=shards))
-        result = evaluate(config(workspace, block_users=block))
+        monkeypatch.setattr(passes, "_BLOCK_USERS", block)
+        result = evaluate(config(workspace))
         found.append((result.metrics, result.extra["baselines"]))
     assert found[0] == found[1] == found[2]
 

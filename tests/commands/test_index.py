@@ -42,7 +42,7 @@ def write_builds(run, *, n_items=3000, similarity="inner_product", dense=False):
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
 def test_an_opened_index_answers(tmp_path, kind, similarity):
     workspace, vectors, _ = write_builds(tmp_path, similarity=similarity)
-    result = index(IndexConfig(run=str(tmp_path), kind=kind, sample=40))
+    result = index(IndexConfig(run=str(tmp_path), kind=kind))
     build = workspace.current("index")
     assert result.build_ids == {"index": build.build_id}
     opened = open_index(build, Served.open(workspace).coded)
@@ -59,11 +59,11 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
 
 def test_finished_builds_are_reused_and_other_settings_make_new_ones(tmp_path):
     workspace, _, _ = write_builds(tmp_path)
-    first = index(IndexConfig(run=str(tmp_path), sample=20)).build_ids["index"]
+    first = index(IndexConfig(run=str(tmp_path))).build_ids["index"]
     files = workspace.open("index", first).manifest.files
-    assert index(IndexConfig(run=str(tmp_path), sample=20)).build_ids["index"] == first
-    assert index(IndexConfig(run=str(tmp_path), sample=20, n_cells=30)).build_ids["index"] != first
-    again = index(IndexConfig(run=str(tmp_path), sample=20, force=True)).build_ids["index"]
+    assert index(IndexConfig(run=str(tmp_path))).build_ids["index"] == first
+    assert index(IndexConfig(run=str(tmp_path), n_cells=30)).build_ids["index"] != first
+    again = index(IndexConfig(run=str(tmp_path), force=True)).build_ids["index"]
     assert again == first
     assert workspace.open("index", again).manifest.files == files
 
@@ -82,7 +82,7 @@ def test_small_catalogues_become_flat(tmp_path):
 def test_a_missed_target_leaves_no_build(tmp_path):
     workspace, _, _ = write_builds(tmp_path)
     with pytest.raises(BuildError, match="misses target_recall"):
-        index(IndexConfig(run=str(tmp_path), n_probe=1, sample=20))
+        index(IndexConfig(run=str(tmp_path), n_probe=1))
     assert not workspace.has("index")
     assert not (tmp_path / "index").exists()
 
@@ -101,12 +101,12 @@ def test_the_yaml_file_holds_the_defaults():
 @pytest.mark.ray
 def test_tasks_on_ray_give_the_same_files(tmp_path, ray_cluster, monkeypatch):
     workspace, _, _ = write_builds(tmp_path)
-    here = index(IndexConfig(run=str(tmp_path), sample=20)).build_ids["index"]
+    here = index(IndexConfig(run=str(tmp_path))).build_ids["index"]
     files = workspace.open("index", here).manifest.files
     monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 1000)
-    there = index(IndexConfig(run=str(tmp_path), sample=20, force=True)).build_ids["index"]
+    there = index(IndexConfig(run=str(tmp_path), force=True)).build_ids["index"]
     assert workspace.open("index", there).manifest.files == files
-    sharded = index(IndexConfig(run=str(tmp_path), sample=20, n_shards=3)).build_ids["index"]
+    sharded = index(IndexConfig(run=str(tmp_path), n_shards=3)).build_ids["index"]
     build = workspace.open("index", sharded)
     assert len(build.files("items.npy")) == 3
     shards = open_index(build, Served.open(workspace).coded)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
-from raysys.autoencoder.model import Conv4RecConfig
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
 from raysys.autoencoder.task import AutoencoderTask, autoencoder_phases
 from raysys.commands.train import TrainConfig, train

@@ -42,7 +42,7 @@ def make(sizes, similarity="cosine", *, kind="graph", sparse=False, seed=0):
         ).take(group)
     else:
         codes = Codes.pack_dense(vectors, similarity=similarity)
-    params = IndexParams(kind=kind, sample=100)
+    params = IndexParams(kind=kind)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=params)
     probes = sample_probes(vectors, n_bias, similarity=similarity, sample=100, seed=0)
     index.settings, _ = choose_settings(index, probes, params=params)

@@ -182,10 +182,10 @@ def test_the_same_seed_gives_the_same_index(kind, tmp_path):
     assert files[0] == files[1]
 
 
-def test_a_missed_target_fails_unless_allowed():
+def test_a_missed_target_is_refused_and_none_is_not():
     with pytest.raises(BuildError, match=r"misses target_recall=1\.0"):
         make_index("ivf", "cosine", target_recall=1.0, n_probe=1)
-    index = make_index("ivf", "cosine", target_recall=1.0, n_probe=1, allow_miss=True)
+    index = make_index("ivf", "cosine", target_recall=None, n_probe=1)
     assert set(index.settings.values()) == {1}
 
 

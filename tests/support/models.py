@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_vectors
-from raysys.autoencoder.model import Conv4Rec, Conv4RecConfig
+from raysys.autoencoder.model import Conv4Rec
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
