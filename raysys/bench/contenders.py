@@ -45,7 +45,6 @@ _DEEP = {
     "conv4rec-cosine": Conv4RecConfig(latent=64),
     "conv4rec-likelihood": Conv4RecConfig(latent=32, consume_loss="likelihood"),
 }
-NAMES = (*_SHALLOW, *_DEEP)
 
 
 def site_recommender(cells: Cells, n_items: int) -> Rank:

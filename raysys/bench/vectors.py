@@ -107,12 +107,6 @@ def _popularity(cfg: JobConfig, n_items: int) -> NDArray[np.int64] | None:
     return np.bincount(nums[nums < n_items], minlength=n_items)
 
 
-def fit_codes(data: Dataset, n_active: int, seed: int) -> tuple[Any, Any, Floats]:
-    """Return atoms, values and dictionary of the default compressor, trained on the database."""
-    dictionary = dictionary_of(data, seed)
-    return *encode_with(data.vectors, dictionary, n_active), dictionary
-
-
 def dictionary_of(data: Dataset, seed: int) -> Floats:
     """Return the dictionary [S, D] of the default compressor, trained on the database."""
     code_dim, _ = CompresSAEConfig().sizes(len(data.vectors))

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysys.errors import DataError
-
 _RIDGE = 1e-6  # keeps the normal equations of nearly parallel atoms solvable
 _BLOCK = 128
 _SWEEPS = 2  # a third sweep gained less than .001 recall
@@ -33,19 +31,6 @@ class SparseCodes:
 
     atoms: Tensor
     values: Tensor
-
-    def truncated(self, n_active: int, x: Tensor, dictionary: Tensor) -> SparseCodes:
-        """Keep the first `n_active` atoms and fit their values again to rows x [N, D]."""
-        atoms = self.atoms[:, :n_active].contiguous()
-        return SparseCodes(atoms, least_squares(x, atoms, dictionary))
-
-
-def check_rows(x: Tensor) -> None:
-    """Raise DataError naming the first row of x [N, D] that is zero or not finite."""
-    norms = x.norm(dim=1)
-    bad = torch.nonzero(~((norms > 0) & torch.isfinite(norms)))
-    if len(bad):
-        raise DataError(f"embedding row {int(bad[0])} is zero or not finite")
 
 
 def least_squares(x: Tensor, atoms: Tensor, dictionary: Tensor) -> Tensor:

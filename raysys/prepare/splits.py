@@ -34,11 +34,6 @@ _FOLD_WINDOWS = np.array(
     [Window.FIT, Window.VAL, Window.TEST, Window.VAL_IN, Window.VAL, Window.TEST_IN, Window.TEST],
     dtype=np.uint8,
 )
-PROTOCOL_FOLDS = {
-    "temporal": ("train", "val", "test"),
-    "ratings": ("train", "val", "test"),
-    "users": ("train", "val_in", "val_out", "test_in", "test_out"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 import torch
 from torch.nn import functional as F
 
 from raysys.compressor import pursuit
-from raysys.errors import DataError
 
 
 def world(n_rows=200, dim=24, n_atoms=96, n_active=4, seed=0):
@@ -66,22 +64,6 @@ def test_alternating_finds_a_better_dictionary():
         dictionary = pursuit.update_dictionary(x, codes, dictionary)
         torch.testing.assert_close(dictionary.norm(dim=1), torch.ones(48))
     assert cosines[-1] > cosines[0] + 0.02
-
-
-def test_truncation_fits_again():
-    x, dictionary = world()
-    codes = pursuit.matching_pursuit(x, dictionary, dictionary @ dictionary.T, 8)
-    short = codes.truncated(4, x, dictionary)
-    direct = pursuit.matching_pursuit(x, dictionary, dictionary @ dictionary.T, 4)
-    torch.testing.assert_close(short.atoms, direct.atoms)
-    torch.testing.assert_close(short.values, direct.values, atol=1e-3, rtol=1e-3)
-
-
-def test_a_bad_row_is_named():
-    x, _ = world()
-    x[7] = 0
-    with pytest.raises(DataError, match="row 7"):
-        pursuit.check_rows(x)
 
 
 def test_exchange_is_never_worse_than_rounding():
