@@ -30,6 +30,7 @@ from raysys.autoencoder.validation import (
     NLL,
     RECALL,
     Quality,
+    direction,
     few,
     validation,
     without,
@@ -104,9 +105,9 @@ class AutoencoderTask:
         rest = tuple(name for name in names if name not in (*level, *USER_TABLES))
         self._item_counts = counts.sum(axis=1).astype(np.int64)
         self._quality = Quality(select, self._item_counts)
-        self.heads: Sequence[Head] = [Head(select, False, rest)]
+        self.heads: Sequence[Head] = [Head(select, direction(select) == "min", rest)]
         if levels.n_levels > 1:
-            self.heads = [*self.heads, Head(NLL, True, level)]
+            self.heads = [*self.heads, Head(NLL, direction(NLL) == "min", level)]
         users = max(CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
         users = min(users, _VALIDATED_USERS)
         self._validation = None

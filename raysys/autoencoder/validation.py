@@ -29,6 +29,9 @@ from raysys.evaluation.protocols import first_appearances
 TOP_K, NDCG_K = 20, 100
 RECALL, NDCG, NLL = f"recall@{TOP_K}", f"ndcg@{NDCG_K}", "nll"
 CHUNK_USERS = 256
+POOLED = f"{RECALL}^BETA"  # BETA from 0 to 1
+OBJECTIVES = {RECALL: "max", NDCG: "max", POOLED: "max", NLL: "min"}
+"""What validation measures, and which way is better; nll judges levels, the others lists."""
 REPORTED = (RECALL, NDCG, f"{RECALL}^0.3")
 
 _MAX_ELEMENTS = 1 << 25  # of a users x N matrix
@@ -37,8 +40,17 @@ _POOLED = re.compile(rf"recall@{TOP_K}\^(0(\.\d+)?|1(\.0+)?)")
 
 def check_metric(key: str, name: str) -> None:
     """Raise ConfigError unless the consume block can be chosen by the metric."""
-    known = name in (RECALL, NDCG) or _POOLED.fullmatch(name) is not None
-    require(known, key, name, f"{RECALL}, {NDCG} or {RECALL}^BETA with BETA from 0 to 1")
+    known = _objective(name) in OBJECTIVES and name != NLL
+    require(known, key, name, f"{RECALL}, {NDCG} or {POOLED} with BETA from 0 to 1")
+
+
+def direction(name: str) -> str:
+    """Return whether `max` or `min` is the better end of one of `OBJECTIVES`."""
+    return OBJECTIVES[_objective(name)]
+
+
+def _objective(name: str) -> str:
+    return POOLED if _POOLED.fullmatch(name) else name
 
 
 class Quality:

@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys import progress
-from raysys.autoencoder.validation import NLL, RECALL, check_metric
+from raysys.autoencoder.validation import NLL, RECALL, check_metric, direction
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import PLACEMENT_GROUP, forget, release
 from raysys.commands.train import TrainConfig, fit
@@ -99,7 +99,7 @@ def tune(cfg: TuneConfig) -> StageResult:
     if not done:
         known = find_cause(results.errors[0]) if results.errors else None
         raise ConfigError(f"all {len(trials)} trials failed: {known or 'see the log'}")
-    sign = 1 if cfg.metric == NLL else -1
+    sign = 1 if direction(cfg.metric) == "min" else -1
     done.sort(key=lambda trial: sign * trial["value"])
     where = _write(workspace, sweep_id, trials, done[0])
     for trial in done:
@@ -137,7 +137,6 @@ def _tuner(
             storage_filesystem=filesystem,
         )
     only_lists = all(isinstance(domain, list) for domain in cfg.space.values())
-    mode = "min" if cfg.metric == NLL else "max"
     epochs = cfg.train.optim.epochs
     grace = min(_GRACE_EPOCHS, epochs)
     # a trial that reaches its last epoch ends by itself: only those that fall behind are stopped
@@ -147,7 +146,7 @@ def _tuner(
         param_space={"values": {key: _domain(d, grid=only_lists) for key, d in cfg.space.items()}},
         tune_config=ray.tune.TuneConfig(
             metric=cfg.metric,
-            mode=mode,
+            mode=direction(cfg.metric),
             num_samples=1 if only_lists else cfg.trials,
             max_concurrent_trials=cfg.concurrent,
             search_alg=None if only_lists else OptunaSearch(seed=cfg.seed),
@@ -223,7 +222,7 @@ class _Progress(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         value = result.get(self._metric, math.nan)
         known = [one for one in (self._best, value) if one is not None and not math.isnan(one)]
-        pick = min if self._metric == NLL else max
+        pick = {"min": min, "max": max}[direction(self._metric)]
         self._best = pick(known, default=None)
         epoch = result.get("epoch")
         self._say(f"trial id={trial.trial_id} epoch={epoch} {self._metric}={value:.5f}")
@@ -302,7 +301,7 @@ def _row(result: Any, cfg: TuneConfig) -> dict[str, Any]:
     metrics = result.metrics or {}
     frame = result.metrics_dataframe
     values = [] if frame is None or cfg.metric not in frame else frame[cfg.metric].dropna().tolist()
-    pick = min if cfg.metric == NLL else max
+    pick = {"min": min, "max": max}[direction(cfg.metric)]
     best = pick(values) if values and result.error is None else None
     return {
         "values": dict((result.config or {}).get("values", {})),

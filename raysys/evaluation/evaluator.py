@@ -10,7 +10,8 @@ Letters: B users in a block, N items, M targets, R levels, L list length.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from raysys.evaluation.bootstrap import (
 )
 from raysys.evaluation.metric_table import Layout
 
+U = TypeVar("U")
 Metrics = dict[str, dict[str, float | None]]
 
 _LIMIT = 2.0**61
@@ -92,12 +94,18 @@ class Evaluator:
         Returns:
             int64 [B, C], the sums of each row.
         """
-        ranks = metrics.target_ranks(lists, targets)
-        sums = np.zeros((len(keys), len(self.layout.columns)), dtype=np.int64)
-        self._rank_columns(sums, targets, ranks)
-        self._pooled_columns(sums, targets, ranks)
-        self._slice_columns(sums, history, targets, ranks)
-        self._list_columns(sums, lists[:, : lay.SLICE_K])
+        users = lay.RankedUsers(
+            history=history,
+            targets=targets,
+            ranks=metrics.target_ranks(lists, targets),
+            lists=lists[:, : lay.SLICE_K],
+            weights=self._weights,
+            surprise=self._surprise,
+            tenths=self._tenths,
+        )
+        sums = self._summed(self.layout.rank_sums, users, len(keys))
+        listed = users.lists[users.lists >= 0]
+        self.exposure += np.bincount(listed, minlength=self.n_items)
         self._add(keys, sums)
         return sums
 
@@ -117,23 +125,19 @@ class Evaluator:
         levels = self.levels
         if levels is None:
             raise ValueError("an evaluator without levels has no rating metrics")
-        sums = np.zeros((len(keys), len(self.layout.columns)), dtype=np.int64)
         rated = levels.rated[targets.level]
         kept = targets.take(rated)
         values = np.asarray(levels.value_array()[kept.level], dtype=np.float64)
         error = np.asarray(prediction.expected, dtype=np.float64)[rated] - values
         error /= self.layout.rating_range
-        put = _Columns(self.layout, sums, kept)
-        put("rated", np.ones(kept.n_cells, dtype=np.int64))
-        put("square", fixed_point(error**2))
-        put("absolute", fixed_point(np.abs(error)))
+        surprisal = None
         if prediction.level_probs is not None:
             probs = metrics.rated_distribution(prediction.level_probs[rated], levels.rated)
             at = np.cumsum(levels.rated)[kept.level] - 1
             surprisal = -np.log(np.maximum(probs[np.arange(len(at)), at], _MIN_PROB))
-            put("surprisal", fixed_point(surprisal))
-            put("with_probs", np.ones(kept.n_cells, dtype=np.int64))
             self._calibrate(keys, kept, probs, at)
+        users = lay.RatedUsers(kept, error, surprisal)
+        sums = self._summed(lay.RATING_SUMS, users, len(keys))
         self._add(keys, sums)
         return sums
 
@@ -188,64 +192,14 @@ class Evaluator:
         if self._total > _LIMIT:
             raise DataError("the sums of this evaluation do not fit 64 bits: evaluate fewer users")
 
-    def _rank_columns(
-        self, sums: NDArray[np.int64], targets: Cells, ranks: NDArray[np.int32]
-    ) -> None:
-        """Fill rows, recall@K, hit@K and ndcg@K."""
-        put = _Columns(self.layout, sums, targets)
-        put.rows("rows", np.ones(len(sums), dtype=np.int64))
-        possible = np.maximum(targets.counts, 1)
-        for k in self.layout.top_k:
-            hits = put.sum((ranks > 0) & (ranks <= k))
-            put.rows(f"recall@{k}", fixed_point(hits / np.minimum(possible, k)))
-            put.rows(f"hit@{k}", (hits > 0).astype(np.int64))
-        gains = np.concatenate(([0.0], metrics.discounts(lay.LIST_LENGTH)))
-        ideal = np.cumsum(gains)
-        for k in lay.NDCG_K:
-            gain = gains[np.where(ranks <= k, ranks, 0)]
-            dcg = np.bincount(targets.rows, weights=gain, minlength=len(sums))
-            put.rows(f"ndcg@{k}", fixed_point(dcg / ideal[np.minimum(possible, k)]))
-
-    def _pooled_columns(
-        self, sums: NDArray[np.int64], targets: Cells, ranks: NDArray[np.int32]
-    ) -> None:
-        """Fill weight^beta and hits@K^beta."""
-        put = _Columns(self.layout, sums, targets)
-        for beta, table in self._weights.items():
-            weights = table[targets.item_num]
-            put(f"weight^{beta:g}", weights)
-            for k in self.layout.top_k:
-                hit = (ranks > 0) & (ranks <= k)
-                put(f"hits@{k}^{beta:g}", np.where(hit, weights, 0))
-
-    def _slice_columns(
-        self, sums: NDArray[np.int64], history: Cells, targets: Cells, ranks: NDArray[np.int32]
-    ) -> None:
-        put = _Columns(self.layout, sums, targets)
-        hit = ((ranks > 0) & (ranks <= lay.SLICE_K)).astype(np.int64)
-        tenths = self._tenths[targets.item_num]
-        for d in range(lay.POPULARITY_SLICES):
-            inside = (tenths == d).astype(np.int64)
-            put(f"targets|popularity={d + 1}", inside)
-            put(f"hits|popularity={d + 1}", inside * hit)
-        for r, name in enumerate(self.layout.levels):
-            inside = (targets.level == r).astype(np.int64)
-            put(f"targets|level={name}", inside)
-            put(f"hits|level={name}", inside * hit)
-        lengths = lay.history_slice(history.counts)
-        recall = sums[:, self.layout.index[f"recall@{lay.SLICE_K}"]]
-        for h, name in enumerate(lay.history_names()):
-            put.rows(f"rows|history={name}", (lengths == h).astype(np.int64))
-            put.rows(f"recall|history={name}", np.where(lengths == h, recall, 0))
-
-    def _list_columns(self, sums: NDArray[np.int64], lists: NDArray[np.int32]) -> None:
-        """Fill what novelty needs and count how often each item is listed."""
-        listed = lists >= 0
-        self.exposure += np.bincount(lists[listed], minlength=self.n_items)
-        surprise = np.where(listed, self._surprise[np.maximum(lists, 0)], 0)
-        index = self.layout.index
-        sums[:, index[f"listed@{lay.SLICE_K}"]] = listed.sum(axis=1)
-        sums[:, index[f"surprise@{lay.SLICE_K}"]] = surprise.sum(axis=1)
+    def _summed(
+        self, sums: Mapping[str, Callable[[U], NDArray[np.int64]]], users: U, n_users: int
+    ) -> NDArray[np.int64]:
+        """Return the columns of some users, [B, C]; those that have no sum here stay zero."""
+        columns = np.zeros((n_users, len(self.layout.columns)), dtype=np.int64)
+        for name, of in sums.items():
+            columns[:, self.layout.index[name]] = of(users)
+        return columns
 
     def _calibrate(
         self,
@@ -300,28 +254,6 @@ class Evaluator:
             return None
         low, high = interval(values[1:])
         return {"mean": float(values[0]), "ci_low": low, "ci_high": high}
-
-
-class _Columns:
-    """Writes per-target values, summed per user, into the columns of a block."""
-
-    def __init__(self, layout: Layout, sums: NDArray[np.int64], targets: Cells) -> None:
-        self._index = layout.index
-        self._sums = sums
-        self._offsets = targets.offsets
-
-    def __call__(self, name: str, values: NDArray[np.int64]) -> None:
-        self.rows(name, self.sum(values))
-
-    def rows(self, name: str, values: NDArray[np.int64]) -> None:
-        """Write one value per user."""
-        self._sums[:, self._index[name]] = values
-
-    def sum(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        """Sum per-target values [M] per user, exactly."""
-        total = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
-        summed: NDArray[np.int64] = total[self._offsets[1:]] - total[self._offsets[:-1]]
-        return summed
 
 
 def _penalty(share: NDArray[np.float64], beta: float) -> NDArray[np.int64]:

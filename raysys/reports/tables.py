@@ -7,23 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raysys.evaluation.evaluator import Metrics
-
-HEADLINES = (
-    "recall@20",
-    "recall@50",
-    "recall@20^0",
-    "recall@20^0.3",
-    "recall@20^0.5",
-    "ndcg@100",
-    "hit@10",
-    "coverage@20",
-    "gini@20",
-    "novelty@20",
-    "rmse",
-    "mae",
-    "nll",
-    "ece",
-)
+from raysys.evaluation.metric_table import HEADLINES
 
 
 def headline(found: Metrics) -> Metrics:

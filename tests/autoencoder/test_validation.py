@@ -7,7 +7,7 @@ import pytest
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
-from raysys.autoencoder.validation import check_metric
+from raysys.autoencoder.validation import check_metric, direction
 from raysys.bench.contenders import ranker, site_profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
@@ -51,3 +51,8 @@ def test_what_the_loop_selects_by_is_the_evaluators(tmp_path, loss, select):
 def test_metrics_that_cannot_select_are_refused(name):
     with pytest.raises(ConfigError, match="select"):
         check_metric("select", name)
+
+
+def test_every_objective_says_which_way_is_better():
+    assert [direction(name) for name in ("recall@20", "ndcg@100", "recall@20^0.3")] == ["max"] * 3
+    assert direction("nll") == "min"
