@@ -34,10 +34,10 @@ def fit_data(profiles: Profiles, period: str, *, cells: Cells) -> FitData:
     """
     facts = profiles.facts
     n_items = facts.catalogue[period]
-    windows = Window if period == "all" else period_windows(facts.protocol, period).fitted
+    windows = Window if period == "all" else period_windows(facts.split, period).fitted
     train = cells.in_windows(windows)
     train = train.take(train.item_num < n_items)
     now = None
-    if facts.protocol == "temporal":
+    if facts.split == "temporal":
         now = int(cells.timestamp.max()) + 1 if period == "all" else (facts.cutoffs or {})[period]
     return FitData(train.users(train.counts > 0), n_items, now)

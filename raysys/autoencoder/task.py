@@ -377,18 +377,18 @@ def autoencoder_phases(
         AutoencoderTask, loaded, Conv4RecConfig(**cfg), cells=cells, seed=seed, select=select
     )
 
-    last = last_period(loaded.facts.protocol, refit)
+    last = last_period(loaded.facts.split, refit)
     phases = [functools.partial(task, period="val", validated=True)]
     if last != "val":
         phases.append(functools.partial(task, period=last, validated=False))
     return phases
 
 
-def last_period(protocol: str, refit: str) -> str:
+def last_period(split: str, refit: str) -> str:
     """Return the period whose windows the final model is fitted on."""
     if refit == "all":
         return "all"
-    return "test" if refit == "val" and protocol == "temporal" else "val"
+    return "test" if refit == "val" and split == "temporal" else "val"
 
 
 def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:

@@ -137,7 +137,7 @@ def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> 
         seed: picks the users.
         n_users: at most so many.
     """
-    windows = period_windows(profiles.facts.protocol, "val")
+    windows = period_windows(profiles.facts.split, "val")
     n_items = profiles.facts.catalogue["val"]
     cells = cells.take(cells.item_num < n_items)
     history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)

@@ -111,7 +111,7 @@ def site_profiles(log: SiteLog, folder: Path) -> Profiles:
         user_ids=pa.chunked_array([[str(n) for n in log.cells.user_num]]),
         levels=RatingLevels(("click",), (None,), (True,)),
         facts=ProfilesFacts(
-            protocol="temporal",
+            split="temporal",
             n_users=log.cells.n_users,
             n_items=len(log.items),
             catalogue=log.catalogue,

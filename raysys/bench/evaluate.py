@@ -172,7 +172,7 @@ def _write_profiles(draft: Draft, cfg: EvaluateBenchConfig, n_users: int) -> Pro
     write_tables(draft, items=pa.table(items), user_ids=user_ids, levels=STARS)
     np.save(draft.path("counts.npy"), counts)
     return ProfilesFacts(
-        protocol="temporal",
+        split="temporal",
         n_users=n_users,
         n_items=cfg.n_items,
         catalogue=dict.fromkeys(("val", "test", "all"), cfg.n_items),

@@ -152,9 +152,9 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     subject = Subject.open(workspace, cfg.via)
     profiles = Profiles.open(subject.profiles)
-    if profiles.facts.protocol == "ratings" and profiles.levels.n_rated < 2:
+    if profiles.facts.split == "ratings" and profiles.levels.n_rated < 2:
         raise DataError(
-            "protocol=ratings evaluates predictions of ratings, and this log has none that differ "
+            "split=ratings evaluates predictions of ratings, and this log has none that differ "
             f"(levels: {', '.join(profiles.levels.names)}): prepare it with split=temporal or users"
         )
     _audit(cfg, subject, profiles)
@@ -212,7 +212,7 @@ def _audit(cfg: EvaluateConfig, subject: Subject, profiles: Profiles) -> None:
     audit.check_model(
         AutoencoderFacts.of(subject.autoencoder),
         period=cfg.period,
-        windows=period_windows(facts.protocol, cfg.period),
+        windows=period_windows(facts.split, cfg.period),
         cutoffs=facts.cutoffs,
         n_items=facts.catalogue[cfg.period],
     )
@@ -243,10 +243,10 @@ def _plan(
         rescore=cfg.rescore,
         baselines=tuple((name, build.build_id) for name, build in baselines.items()),
         period=cfg.period,
-        windows=period_windows(facts.protocol, cfg.period),
+        windows=period_windows(facts.split, cfg.period),
         n_items=facts.catalogue[cfg.period],
         cutoffs=tuple(facts.cutoffs.items()) if facts.cutoffs else None,
-        evaluation=facts.protocol,
+        split=facts.split,
         protocol=cfg.protocol,
         layout=metric_table.Layout(
             top_k=tuple(cfg.top_k),
@@ -265,7 +265,7 @@ def _baselines(
     """Fit or reuse one `baselines` build per name; return them and why others are left out."""
     facts = profiles.facts
     wanted = fit_baselines.applicable(
-        [n for n in cfg.baselines if facts.protocol != "ratings" or n in fit_baselines.RATERS],
+        [n for n in cfg.baselines if facts.split != "ratings" or n in fit_baselines.RATERS],
         n_items=facts.catalogue[cfg.period],
         has_time=facts.has_time,
         n_rated=profiles.levels.n_rated,
@@ -386,7 +386,7 @@ def _record(
         "rescore": cfg.rescore,
         "ranking": cfg.ranking,
         "protocol": cfg.protocol,
-        "split": plan.evaluation,
+        "split": plan.split,
         "seed": cfg.seed,
         "replicates": cfg.replicates,
         "build_ids": subject.build_ids,

@@ -98,7 +98,7 @@ def look(cfg: LookConfig) -> str:
         raise DataError(f"{opened.files[0].uri} holds no rows")
     table = pa.concat_tables(seen.rows).unify_dictionaries()
     timed = not len(table) or table["timestamp"].null_count < len(table)
-    cfg = dataclasses.replace(cfg, split=cfg.split if timed or cfg.split == "given" else "users")
+    cfg = dataclasses.replace(cfg, split=cfg.split if timed or cfg.folds is not None else "users")
     catalogue, cfg = _catalogue(cfg, cfg.items, table) if cfg.items else ([], cfg)
     lines = [*_source_lines(cfg, opened, seen), "", *_column_lines(opened), ""]
     lines += [*_row_lines(opened), "", *_count_lines(cfg, table, seen), *catalogue, ""]
@@ -112,7 +112,7 @@ def _open(cfg: LookConfig) -> tuple[LookConfig, Log]:
     first = list_files((cfg.folds or cfg.source) or "", cfg.format.kind, any_ending=True)[0]
     settings, columns = propose(first, cfg.format, cfg.columns)
     cfg = dataclasses.replace(cfg, format=settings, columns=columns)
-    timeless = cfg if cfg.split == "given" else dataclasses.replace(cfg, split="users")
+    timeless = cfg if cfg.folds is not None else dataclasses.replace(cfg, split="users")
     return cfg, open_log(timeless)
 
 

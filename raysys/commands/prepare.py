@@ -78,11 +78,9 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         DataError: the source cannot be used. ConfigError: a column or setting does not fit it.
     """
     require_run(cfg)
-    given = cfg.split == "given"
+    given = cfg.folds is not None
     if given and cfg.source:
-        log.warning(
-            "setting ignored key=source value=%s reason=split=given_reads_folds", cfg.source
-        )
+        log.warning("setting ignored key=source value=%s reason=folds_are_read", cfg.source)
     opened = open_log(cfg)
     items, item_files = None, []
     if cfg.items:
@@ -154,7 +152,7 @@ def _write_interactions(
         has_time=any(piece.n_timed for piece in read),
         has_folds="fold" in opened.mapped.columns,
     )
-    if cfg.evaluation_protocol == "temporal" and not traits.has_time:
+    if cfg.split == "temporal" and not traits.has_time:
         raise DataError(
             f"split=temporal needs a time, all are null in {opened.files[0].uri}; {TIMELESS}"
         )

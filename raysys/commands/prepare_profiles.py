@@ -95,8 +95,8 @@ def write_profiles(
     _check_windows(cfg, windows)
     assert facts.rows == sum(windows) + sum(filtered.values()), (windows, filtered)
     return ProfilesFacts(
-        split=cfg.split,
-        protocol=plan.protocol,
+        split=plan.split,
+        folds=plan.given,
         n_users=first_user,
         n_items=len(items),
         catalogue=catalogue,
@@ -172,13 +172,13 @@ def _count(cfg: PrepareConfig, uris: Sequence[str], plan: SplitPlan, *, has_time
 
 
 def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: InteractionsFacts) -> SplitPlan:
-    protocol = cfg.evaluation_protocol
+    split = cfg.split
     cutoffs = None
-    if protocol == "temporal" and not facts.has_time:
+    if split == "temporal" and not facts.has_time:
         raise DataError(f"split=temporal needs a time, the log has none; {TIMELESS}")
-    if protocol == "temporal" and cfg.split == "given":
+    if split == "temporal" and cfg.folds is not None:
         cutoffs = cutoffs_of_folds(uris)
-    elif protocol == "temporal":
+    elif split == "temporal":
         assert facts.time_range is not None, "a log with time has a range"
         cutoffs = resolve_cutoffs(
             uris,
@@ -187,8 +187,8 @@ def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: InteractionsFacts) -> 
             n_rows=facts.rows,
         )
     return SplitPlan(
-        protocol=protocol,
-        given=cfg.split == "given",
+        split=split,
+        given=cfg.folds is not None,
         seed=cfg.seed,
         cutoffs=cutoffs,
         val_share=cfg.val_share,
@@ -201,7 +201,7 @@ def _plan(cfg: PrepareConfig, uris: Sequence[str], facts: InteractionsFacts) -> 
 def _check_windows(cfg: PrepareConfig, windows: Sequence[int]) -> None:
     """Raise where a window that an evaluation needs has no cells."""
     for period in ("val", "test"):
-        needs = period_windows(cfg.evaluation_protocol, period)
+        needs = period_windows(cfg.split, period)
         for window in (*needs.fitted, *needs.history, *needs.targets):
             if not windows[window]:
                 found = {w.name: windows[w] for w in Window}

@@ -211,8 +211,8 @@ def _write_model(
     cfg: TrainConfig, draft: Draft, profiles_build: Build, cells: Cells, state: State
 ) -> AutoencoderFacts:
     profiles = Profiles.open(profiles_build)
-    protocol = profiles.facts.protocol
-    period = last_period(protocol, cfg.refit)
+    split = profiles.facts.split
+    period = last_period(split, cfg.refit)
     width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
     settings = dataclasses.replace(cfg.autoencoder, latent=width)
     model = new_model(profiles, settings, period)
@@ -223,7 +223,7 @@ def _write_model(
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     write_model(draft, model)
     write_training(draft, state["history"])
-    windows = Window if period == "all" else period_windows(protocol, period).fitted
+    windows = Window if period == "all" else period_windows(split, period).fitted
     cutoffs = profiles.facts.cutoffs or {}
     return AutoencoderFacts(
         n_items=model.n_items,

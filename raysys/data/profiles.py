@@ -32,27 +32,27 @@ class ProfilesFacts(Facts):
     """What prepare found in a log.
 
     Attributes:
-        protocol: temporal, users or ratings.
+        split: temporal, users or ratings.
         n_users, n_items: all windows, all periods.
         catalogue: {period: number of items}; `all` is the whole log.
         cutoffs: {"val", "test"} in UTC seconds; None where time plays no part.
         has_time: whether timestamps mean anything.
         n_cells: {name of a window: cells}.
-        split: how the log was split.
+        folds: whether the windows are published folds of that split.
         filtered: {reason: rows that became no cell}.
         core: of the counting.
         n_described_items: items that the item file describes.
         levels: names of the levels.
     """
 
-    protocol: str
+    split: str
     n_users: int
     n_items: int
     catalogue: dict[str, int]
     cutoffs: dict[str, int] | None
     has_time: bool
     n_cells: dict[str, int]
-    split: str = ""
+    folds: bool = False
     filtered: dict[str, int] = dataclasses.field(default_factory=dict)
     core: Core | None = None
     n_described_items: int = 0

@@ -46,8 +46,7 @@ PROFILE_SCHEMA = pa.schema(
     ]
 )
 
-SPLITS = ("temporal", "users", "ratings", "given")
-PROTOCOLS = ("temporal", "users", "ratings")
+SPLITS = ("temporal", "users", "ratings")
 PERIODS = ("val", "test")
 RANKINGS = ("consume", "rating", "like", "discover")
 
@@ -64,7 +63,7 @@ class Window(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class PeriodWindows:
-    """The windows that one period of one protocol uses."""
+    """The windows that one period of one split uses."""
 
     fitted: tuple[Window, ...]
     history: tuple[Window, ...]
@@ -83,17 +82,17 @@ _PERIOD_WINDOWS = {
 }
 
 
-def period_windows(protocol: str, period: str) -> PeriodWindows:
+def period_windows(split: str, period: str) -> PeriodWindows:
     """Return the windows of a period.
 
     Raises:
-        ConfigError: the protocol or the period is not one of those above.
+        ConfigError: the split or the period is not one of those above.
     """
     try:
-        return _PERIOD_WINDOWS[protocol, period]
+        return _PERIOD_WINDOWS[split, period]
     except KeyError:
         raise ConfigError(
-            f"protocol={protocol!r} period={period!r}: expected {PROTOCOLS} and {PERIODS}"
+            f"split={split!r} period={period!r}: expected {SPLITS} and {PERIODS}"
         ) from None
 
 

@@ -79,7 +79,7 @@ class Source:
 
     Attributes:
         cells: all windows of the users.
-        protocol: temporal, users or ratings.
+        split: temporal, users or ratings.
         catalogue: {period: number of items}.
         levels: of the log.
         has_time: whether timestamps mean anything.
@@ -87,7 +87,7 @@ class Source:
     """
 
     cells: Cells
-    protocol: str
+    split: str
     catalogue: dict[str, int]
     levels: RatingLevels
     has_time: bool
@@ -112,7 +112,7 @@ def source_of(profiles: Profiles) -> Source:
         parts.append(cells)
     return Source(
         concat(parts),
-        facts.protocol,
+        facts.split,
         facts.catalogue,
         profiles.levels,
         facts.has_time,
@@ -172,7 +172,7 @@ def choose(source: Source, name: str, *, period: str) -> tuple[dict[str, float],
     Rankers are chosen by ndcg@100, histogram by nll, bias by rmse.
     """
     grid = _GRIDS[name]
-    same_fit = period == "val" or source.protocol != "temporal"
+    same_fit = period == "val" or source.split != "temporal"
     best = 0
     models: list[Any] = []
     if len(grid) > 1:
@@ -192,7 +192,7 @@ def choose(source: Source, name: str, *, period: str) -> tuple[dict[str, float],
 def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: str) -> Any:
     """Yield the models of a grid, one at a time where they are large."""
     n_items = source.catalogue[period]
-    train = source.cells.in_windows(period_windows(source.protocol, period).fitted)
+    train = source.cells.in_windows(period_windows(source.split, period).fitted)
     if name == "itemknn":
         yield from baselines.itemknn(train, n_items, [(int(g["k"]), g["shrink"]) for g in grid])
         return
@@ -230,7 +230,7 @@ def _ranking_score(source: Source) -> Callable[[Ranker], float]:
 
 def _rating_score(source: Source) -> Callable[[Rater], float]:
     """Score by minus nll where a model has probabilities, else by minus rmse."""
-    windows = period_windows(source.protocol, "val")
+    windows = period_windows(source.split, "val")
     history = source.cells.in_windows(windows.history)
     targets = source.cells.in_windows(windows.targets)
     counts = np.ones(source.catalogue["val"], dtype=np.int64)
@@ -252,7 +252,7 @@ def _rating_score(source: Source) -> Callable[[Rater], float]:
 
 def val_task(source: Source) -> Task:
     """Return the val period's rows, thinned evenly to a few thousand users."""
-    windows = period_windows(source.protocol, "val")
+    windows = period_windows(source.split, "val")
     task = cutoff_task(source.cells, windows, n_items=source.catalogue["val"])
     step = -(-task.history.n_users // _VAL_USERS) or 1
     rows = np.arange(0, task.history.n_users, step)

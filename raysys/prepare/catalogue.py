@@ -112,7 +112,7 @@ def statistics(
     kept = keep_user[rows.user]
     fit = kept & (window == Window.FIT)
     counts = np.bincount(rows.item[fit], minlength=len(rows.items))
-    period = _periods(window, plan.protocol)
+    period = _periods(window, plan.split)
     earliest = np.full(len(rows.items), 2, dtype=np.uint8)
     np.minimum.at(earliest, rows.item[kept], period[kept])
     first_seen = np.full(len(rows.items), _LATEST, dtype=np.int64)
@@ -295,9 +295,9 @@ def number_part(
     return NumberedPart(cells, users, int(rare.sum()), int(unknown.sum()))
 
 
-def _periods(window: NDArray[np.uint8], protocol: str) -> NDArray[np.uint8]:
+def _periods(window: NDArray[np.uint8], split: str) -> NDArray[np.uint8]:
     """Return the first period whose catalogue a row's item belongs to."""
-    if protocol == "temporal":
+    if split == "temporal":
         return window
     return np.where(window == Window.FIT, 0, 2).astype(np.uint8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from raysys.config import JobConfig, local, require
-from raysys.data.schema import PROTOCOLS, SPLITS
+from raysys.data.schema import SPLITS
 from raysys.log.columns import ColumnsConfig, ItemsColumnsConfig
 from raysys.log.formats.config import FormatConfig
 
@@ -24,10 +24,9 @@ class PrepareConfig(JobConfig):
         columns: names of the columns in the log.
         format: how the log's files are read, where their names and first line do not say.
         items_columns, items_format: the same for `items`.
-        split: temporal, users, ratings or given.
-        folds: split=given: the log with a `fold` column (train, val, test, or train, val_in,
-            val_out, test_in, test_out).
-        protocol: split=given: what the folds mean, temporal, users or ratings.
+        split: what the windows separate: temporal (before and after two cuts), users or ratings.
+        folds: published folds of that split in place of our own: the log with a `fold` column
+            (train, val, test, or train, val_in, val_out, test_in, test_out).
         val_cut, test_cut: where the val and test windows begin: a quantile of time, or UTC
             seconds if 1 or more (split=temporal).
         val_share, test_share: shares of users or ratings held out (split=users, ratings).
@@ -47,6 +46,7 @@ class PrepareConfig(JobConfig):
         max_bad_share: quarantined share of rows that stops the job.
     """
 
+    RENAMED = {"protocol": "split"}
     GONE = {"target_share": "a fifth of a held-out user's items are targets (split=users)"}
 
     source: str = local("")
@@ -58,7 +58,6 @@ class PrepareConfig(JobConfig):
     items_format: FormatConfig = dataclasses.field(default_factory=FormatConfig)
     split: str = "temporal"
     folds: str | None = local(None)
-    protocol: str | None = None
     val_cut: float = 0.8
     test_cut: float = 0.9
     val_share: float = 0.1
@@ -78,11 +77,9 @@ class PrepareConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range and settings that conflict."""
-        require(self.split in SPLITS, "split", self.split, "|".join(SPLITS))
-        given = self.split == "given"
-        if given:
-            require(bool(self.folds), "folds", self.folds, "a file with a fold column")
-            require(self.protocol in PROTOCOLS, "protocol", self.protocol, "|".join(PROTOCOLS))
+        splits = f"{'|'.join(SPLITS)}, with folds= too"
+        require(self.split in SPLITS, "split", self.split, splits)
+        require(self.folds != "", "folds", self.folds, "a file with a fold column")
         require(self.val_cut > 0, "val_cut", self.val_cut, "> 0")
         same_kind = (self.val_cut < 1) == (self.test_cut < 1)
         ordered = not same_kind or self.val_cut < self.test_cut
@@ -97,15 +94,10 @@ class PrepareConfig(JobConfig):
         accepted = ("first", "last", "count")
         require(self.dedupe in accepted, "dedupe", self.dedupe, "|".join(accepted))
         require(self.mode in ("full", "append"), "mode", self.mode, "full|append")
-        append_given = self.mode == "append" and given
-        require(not append_given, "mode", self.mode, "full, with split=given")
+        append_folds = self.mode == "append" and self.folds is not None
+        require(not append_folds, "mode", self.mode, "full, with folds=")
         both = sorted(set(self.events or ()) & set(self.ignore_events))
         require(not both, "ignore_events", both, "events that are not in events= too")
         given_time = self.items_format.time
         require(given_time is None, "items_format.time", given_time, "null: items have no times")
         require(0 <= self.max_bad_share <= 1, "max_bad_share", self.max_bad_share, "0..1")
-
-    @property
-    def evaluation_protocol(self) -> str:
-        """Return what the windows mean: temporal, users or ratings."""
-        return self.protocol or "" if self.split == "given" else self.split

@@ -93,10 +93,10 @@ def cutoffs_of_folds(uris: Sequence[str]) -> tuple[int, int]:
     for earlier, later in (("train", "val"), ("val", "test")):
         if last[earlier] < 0 or last[later] < 0:
             empty = earlier if last[earlier] < 0 else later
-            raise DataError(f"protocol=temporal needs rows in fold {empty!r}, there are none")
+            raise DataError(f"split=temporal needs rows in fold {empty!r}, there are none")
         if last[earlier] > first[later]:
             raise DataError(
-                f"protocol=temporal, but a row of fold {earlier!r} has timestamp {last[earlier]}, "
+                f"split=temporal, but a row of fold {earlier!r} has timestamp {last[earlier]}, "
                 f"after the first of fold {later!r} at {first[later]}"
             )
     return first["val"], first["test"]

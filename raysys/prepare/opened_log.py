@@ -15,7 +15,7 @@ from raysys.prepare.clean import EventRules
 from raysys.prepare.config import PrepareConfig
 from raysys.prepare.tasks import ReadPlan
 
-TIMELESS = "split=users, split=ratings or split=given do without time"
+TIMELESS = "split=users, split=ratings and folds= of these do without time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,14 @@ def open_source(
 
 
 def open_log(cfg: PrepareConfig) -> Log:
-    """Return the log of `source=`, or of `folds=` with split=given.
+    """Return the log of `source=`, or of `folds=` where it is set.
 
     Raises:
         DataError: it cannot be read. ConfigError: a column is not there.
     """
-    given = cfg.split == "given"
+    given = cfg.folds is not None
     source = open_source((cfg.folds if given else cfg.source) or "", cfg.format, cfg.columns)
-    temporal = cfg.evaluation_protocol == "temporal"
+    temporal = cfg.split == "temporal"
     needed = ["user", "item", *(["timestamp"] if temporal else [])]
     asked = [getattr(cfg.columns, role) or our_name(role) for role in needed]
     asked += ["fold"] if given else []

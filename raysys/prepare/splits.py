@@ -41,17 +41,17 @@ class SplitPlan:
     """Everything that decides a row's window.
 
     Attributes:
-        protocol: temporal, users or ratings.
+        split: temporal, users or ratings.
         given: windows come from the `fold` column.
         seed: key of the hashes.
-        cutoffs: (val, test) UTC seconds of the temporal protocol; rows before the first are FIT.
+        cutoffs: (val, test) UTC seconds of the temporal split; rows before the first are FIT.
         val_share, test_share: shares of users or of (user, item) pairs.
         min_user_rows: users with fewer rows (users split) or fewer rows in the fit window, but
             not none (other splits), are dropped.
         max_user_rows: users with more of those rows are dropped; None keeps all.
     """
 
-    protocol: str
+    split: str
     given: bool = False
     seed: int = 0
     cutoffs: tuple[int, int] | None = None
@@ -102,21 +102,21 @@ def assign_windows(
     if plan.given:
         assert rows.fold is not None
         window = _FOLD_WINDOWS[rows.fold]
-    elif plan.protocol == "users":
+    elif plan.split == "users":
         window = _by_users(rows, plan)
-    elif plan.protocol == "ratings":
+    elif plan.split == "ratings":
         draw = unit(_pair_hash(rows, f"raysys ratings split {plan.seed}"))
         window = _draw_windows(draw, plan)
     else:
         assert plan.cutoffs is not None
         window = np.searchsorted(plan.cutoffs, rows.timestamp, side="right").astype(np.uint8)
-    of_fit = np.ones(len(rows.user), bool) if plan.protocol == "users" else window == Window.FIT
+    of_fit = np.ones(len(rows.user), bool) if plan.split == "users" else window == Window.FIT
     counts = np.bincount(rows.user[of_fit], minlength=n_users)
     if counted is None:
         enough = counts >= plan.min_user_rows
     else:
         enough = np.bincount(rows.user[of_fit & counted], minlength=n_users) >= plan.min_user_rows
-    if plan.protocol != "users":
+    if plan.split != "users":
         enough |= counts == 0
     few_enough = counts <= (plan.max_user_rows or np.iinfo(np.int64).max)
     return window, enough & few_enough
@@ -125,7 +125,7 @@ def assign_windows(
 def audit(
     cells: Cells,
     *,
-    protocol: str,
+    split: str,
     cutoffs: tuple[int, int] | None,
     n_fit_items: int,
     shared_second: bool = False,
@@ -136,8 +136,8 @@ def audit(
 
     Args:
         cells: whole users.
-        protocol: temporal, users or ratings.
-        cutoffs: (val, test) seconds of the temporal protocol.
+        split: temporal, users or ratings.
+        cutoffs: (val, test) seconds of the temporal split.
         n_fit_items: size of the catalogue of period val.
         shared_second: windows may share the second of a cut (given folds).
         user: user_num -> user_id, for messages.
@@ -162,7 +162,7 @@ def audit(
     repeated_user = len(np.unique(cells.user_num)) != cells.n_users
     if repeated_user:
         raise DataError("leakage: a user has two rows in one user shard")
-    if protocol == "temporal":
+    if split == "temporal":
         assert cutoffs is not None
         latest = np.searchsorted(cutoffs, cells.timestamp, side="right")
         earliest = np.searchsorted(cutoffs, cells.timestamp, side="left")
@@ -174,11 +174,11 @@ def audit(
         return
     pair = of_user.astype(np.int64) << 32 | cells.item_num
     order = np.lexsort((cells.window, pair))
-    split = np.zeros(cells.n_cells, dtype=bool)
+    torn = np.zeros(cells.n_cells, dtype=bool)
     same = np.diff(pair[order]) == 0
-    split[order[1:]] = same & (np.diff(cells.window[order].astype(np.int16)) != 0)
-    refuse(split, "a (user, item) pair is in two windows")
-    if protocol == "users":
+    torn[order[1:]] = same & (np.diff(cells.window[order].astype(np.int16)) != 0)
+    refuse(torn, "a (user, item) pair is in two windows")
+    if split == "users":
         side = np.array([0, 1, 2, 1, 2], dtype=np.int8)[cells.window]
         mixed = np.zeros(cells.n_cells, dtype=bool)
         mixed[1:] = (np.diff(side) != 0) & (np.diff(of_user) == 0)

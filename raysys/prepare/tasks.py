@@ -319,7 +319,7 @@ def write_shard(
     cells = numbered.cells
     audit(
         cells,
-        protocol=plan.protocol,
+        split=plan.split,
         cutoffs=plan.cutoffs,
         n_fit_items=n_fit_items,
         shared_second=plan.given,

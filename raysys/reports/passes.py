@@ -39,7 +39,7 @@ class Plan:
         via, head, ranking, gamma, rescore: of `rankers.ModelMethod`; `head` is the build_id.
         baselines: (name, build_id) of each baseline.
         period, windows, n_items, cutoffs: what is evaluated.
-        evaluation: temporal, users or ratings, of the split.
+        split: temporal, users or ratings.
         protocol: cutoff, lloo or loo.
         layout, seed, replicates: of the evaluator.
     """
@@ -56,7 +56,7 @@ class Plan:
     windows: PeriodWindows
     n_items: int
     cutoffs: tuple[tuple[str, int], ...] | None
-    evaluation: str
+    split: str
     protocol: str
     layout: Layout
     seed: int
@@ -168,7 +168,7 @@ def evaluate_shard(task: ShardTask) -> Evaluated:
 def _evaluate(
     plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
 ) -> None:
-    if method.rank is not None and plan.evaluation != "ratings":
+    if method.rank is not None and plan.split != "ratings":
         rank_task(evaluator, part, method.rank, users=users, block=_BLOCK_USERS, name=method.name)
     if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
         rate_cells(
@@ -184,7 +184,7 @@ def _evaluate(
 
 def _tasks(plan: Plan, cells: Cells, dropped: Counter[str]) -> Iterator[protocols.Task]:
     """Yield what is ranked, counting what is left out; for ratings every target cell counts."""
-    if plan.evaluation == "ratings":
+    if plan.split == "ratings":
         history = cells.in_windows(plan.windows.history)
         yield protocols.Task(history, cells.in_windows(plan.windows.targets), Counter())
         return

@@ -83,7 +83,7 @@ def moved_profiles(tmp_path, share_late):
         user_ids=pa.chunked_array([[str(n) for n in range(300)]]),
         levels=STARS,
         facts=ProfilesFacts(
-            protocol="temporal",
+            split="temporal",
             n_users=300,
             n_items=30,
             catalogue={"val": 30, "test": 30, "all": 30},

@@ -65,9 +65,7 @@ def planted_cells(seed=0):
     )
 
 
-def write_profiles(
-    workspace, cells=None, *, shards=2, protocol="temporal", levels=LEVELS, **changes
-):
+def write_profiles(workspace, cells=None, *, shards=2, split="temporal", levels=LEVELS, **changes):
     cells = planted_cells() if cells is None else cells
     first_seen = [0 if i < 30 else 100 if i < 36 else 200 for i in range(N_ITEMS)]
     items = {
@@ -76,7 +74,7 @@ def write_profiles(
         "first_seen": first_seen,
         "n_fit": np.bincount(cells.item_num[cells.window == 0], minlength=N_ITEMS),
     }
-    temporal = protocol == "temporal"
+    temporal = split == "temporal"
     return plant_profiles(
         workspace,
         cells,
@@ -85,7 +83,7 @@ def write_profiles(
         user_ids=[f"u{n:03d}" for n in range(N_USERS)],
         shards=shards,
         settings={"config": {"seed": int(cells.timestamp.sum())}, "force": True},
-        protocol=protocol,
+        split=split,
         catalogue=CATALOGUE if temporal else {"val": 30, "test": 30, "all": 40},
         cutoffs=CUTOFFS if temporal else None,
         has_time=True,
@@ -281,7 +279,7 @@ def test_codes_and_index_come_close_to_the_model(run):
 def test_ratings_use_the_prior_for_unknown_items_and_users(tmp_path):
     workspace = Workspace(str(tmp_path))
     cells = planted_cells()
-    profiles = write_profiles(workspace, cells, protocol="ratings")
+    profiles = write_profiles(workspace, cells, split="ratings")
     write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     result = evaluate(config(workspace, period="test"))
     assert result.extra["evaluated"]["rated_targets"] == int((cells.window == 2).sum())
@@ -344,7 +342,7 @@ def test_pairs_in_history_and_targets_are_refused_where_there_is_no_time(tmp_pat
     last = int(cells.offsets[1]) - 1
     cells.item_num[last] = cells.item_num[0]
     cells.window[: last + 1] = [0] * last + [2]
-    profiles = write_profiles(workspace, cells, protocol="ratings")
+    profiles = write_profiles(workspace, cells, split="ratings")
     write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     with pytest.raises(DataError, match=r"pairs in both history and targets: user 'u000'"):
         evaluate(config(workspace, baselines=[]))
@@ -483,7 +481,7 @@ def test_comparing_a_thing_with_itself_is_refused(run):
 
 def test_a_backtest_needs_a_split_in_time(tmp_path):
     workspace = Workspace(str(tmp_path))
-    profiles = write_profiles(workspace, protocol="ratings")
+    profiles = write_profiles(workspace, split="ratings")
     write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,))
     with pytest.raises(ConfigError, match="windows=2 needs a run prepared with split=temporal"):
         backtest(BacktestConfig(run=workspace.run, windows=2))
@@ -536,7 +534,7 @@ def test_ratings_that_never_differ_cannot_be_what_is_evaluated(tmp_path):
     workspace = Workspace(str(tmp_path / "run"))
     levels = build_levels(LevelCounts({1.0: 9}, 0, {}))
     cells = dataclasses.replace(planted_cells(), level=np.zeros_like(planted_cells().level))
-    profiles = write_profiles(workspace, cells, protocol="ratings", levels=levels)
+    profiles = write_profiles(workspace, cells, split="ratings", levels=levels)
     write_autoencoder(workspace, profiles, n_items=30, windows=(Window.FIT,), levels=levels)
     with pytest.raises(DataError, match=r"none that differ \(levels: consumed\)"):
         evaluate(config(workspace))

@@ -201,7 +201,7 @@ class TestOnRay:
         }
         pq.write_table(pa.table(table), tmp_path / "folds.parquet")
         with pytest.raises(DataError, match=r"pair is in two windows: .*user 'a' item '1'"):
-            run(tmp_path, "split=given", "protocol=ratings", f"folds={tmp_path / 'folds.parquet'}")
+            run(tmp_path, "split=ratings", f"folds={tmp_path / 'folds.parquet'}")
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ class TestOnRay:
     )
     def test_published_folds(self, tmp_path, data_dir, name, protocol, cells):
         folds = data_dir / "splits" / f"{name}.parquet"
-        _, build, _ = run(tmp_path, "split=given", f"protocol={protocol}", f"folds={folds}")
+        _, build, _ = run(tmp_path, f"split={protocol}", f"folds={folds}")
         assert [build.record()["n_cells"][window.name] for window in Window] == cells
 
     @pytest.mark.slow
@@ -260,8 +260,8 @@ def test_an_object_store_holds_source_and_builds(tmp_path, monkeypatch, s3_bucke
     ("settings", "message"),
     [
         (["split=tempral"], "split='tempral' is not accepted"),
-        (["split=given"], "folds=None"),
-        (["split=given", "folds=x.parquet"], "protocol=None"),
+        (["split=given", "folds=x.parquet"], "temporal|users|ratings, with folds= too"),
+        (["folds="], "folds=''"),
         (["val_cut=0.9", "test_cut=0.8"], "test_cut=0.8"),
         (["val_share=0.6", "test_share=0.6"], "val_share"),
         (["dedupe=all"], "first|last"),

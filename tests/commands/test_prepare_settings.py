@@ -140,7 +140,7 @@ def test_given_folds_mean_what_the_protocol_says(built, tmp_path):
         "fold": ["train"] * 5 + ["val_in"] * 3 + ["val_out"] * 2 + ["test_in"] * 4 + ["test_out"],
     }
     pq.write_table(pa.table(folds), tmp_path / "folds.parquet")
-    words = ("split=given", "protocol=users", f"folds={tmp_path / 'folds.parquet'}")
+    words = ("split=users", f"folds={tmp_path / 'folds.parquet'}")
     assert windows(built(table(), *words)) == [5, 2, 1, 3, 4]
 
 
@@ -199,3 +199,10 @@ def test_text_without_a_header_is_read_under_the_names_given(built, tmp_path):
     with pytest.raises(DataError, match="absurd timestamp"):
         built(table(), *words, "max_bad_share=0")
     assert built(table(), *words, "format.header=true").n_read == len(ROWS)
+
+
+def test_folds_are_taken_as_they_were_called_before(caplog):
+    words = ["run=r", "split=given", "folds=f.parquet", "protocol=users"]
+    cfg = load(PrepareConfig, words)
+    assert (cfg.split, cfg.folds is not None) == ("users", True)
+    assert "key protocol is called split now" in caplog.text

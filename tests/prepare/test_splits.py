@@ -28,9 +28,9 @@ from raysys.prepare.tasks import read_rows
 
 TRAITS = LogTraits(has_ratings=True, has_events=False, has_time=True, has_folds=False)
 PLANS = {
-    "temporal": SplitPlan(protocol="temporal", cutoffs=(60, 80)),
-    "users": SplitPlan(protocol="users", val_share=0.3, test_share=0.3),
-    "ratings": SplitPlan(protocol="ratings", val_share=0.3, test_share=0.3),
+    "temporal": SplitPlan(split="temporal", cutoffs=(60, 80)),
+    "users": SplitPlan(split="users", val_share=0.3, test_share=0.3),
+    "ratings": SplitPlan(split="ratings", val_share=0.3, test_share=0.3),
 }
 
 
@@ -44,7 +44,7 @@ def write_log(path, rows):
     return merged
 
 
-def split(path, plan, *, min_item_rows=1):
+def split_log(path, plan, *, min_item_rows=1):
     rows = read_rows(str(path))
     counted = statistics(rows, plan, has_time=True)
     merged = merge_items([counted.items])
@@ -70,14 +70,14 @@ LOGS = st.lists(
 )
 
 
-@pytest.mark.parametrize("protocol", PLANS)
+@pytest.mark.parametrize("split", PLANS)
 @settings(max_examples=25, deadline=None)
 @given(rows=LOGS)
-def test_no_future_leak_and_nothing_lost(tmp_path_factory, protocol, rows):
+def test_no_future_leak_and_nothing_lost(tmp_path_factory, split, rows):
     path = tmp_path_factory.mktemp("log") / "part.parquet"
     merged = write_log(path, rows)
-    plan = PLANS[protocol]
-    counted, items, part = split(path, plan)
+    plan = PLANS[split]
+    counted, items, part = split_log(path, plan)
     if part is None:
         return
     cells = part.cells
@@ -85,14 +85,14 @@ def test_no_future_leak_and_nothing_lost(tmp_path_factory, protocol, rows):
         merged.rows
     )
     sizes = catalogue_sizes(items)
-    audit(cells, protocol=protocol, cutoffs=plan.cutoffs, n_fit_items=sizes["val"])
+    audit(cells, split=split, cutoffs=plan.cutoffs, n_fit_items=sizes["val"])
     fit = cells.window == Window.FIT
     fitted_items = np.unique(cells.item_num[fit])
     np.testing.assert_array_equal(fitted_items, np.arange(sizes["val"]))
     np.testing.assert_array_equal(
         np.bincount(cells.item_num[fit], minlength=len(items)), items["n_fit"].to_numpy()
     )
-    if protocol == "temporal":
+    if split == "temporal":
         assert cells.timestamp[fit].max(initial=-1) < 60
         assert cells.timestamp[cells.window == Window.TEST].min(initial=99) >= 80
         first = np.full(len(items), 1000)
@@ -100,7 +100,7 @@ def test_no_future_leak_and_nothing_lost(tmp_path_factory, protocol, rows):
         np.testing.assert_array_equal(first, items["first_seen"].to_numpy())
         assert np.all(np.diff(first) >= 0)
         assert sizes["test"] == (first < 80).sum()
-    if protocol == "users":
+    if split == "users":
         user = cells.rows
         for window, history in ((Window.VAL, Window.VAL_IN), (Window.TEST, Window.TEST_IN)):
             targets = np.unique(user[cells.window == window])
@@ -116,15 +116,15 @@ def test_a_longer_log_does_not_renumber_the_items_known_before(tmp_path_factory,
     later = [(u, f"new{i}", r, t + 101) for u, i, r, t in later]
     write_log(folder / "b.parquet", rows + later)
     plan = PLANS["temporal"]
-    _, before, _ = split(folder / "a.parquet", plan)
-    _, after, _ = split(folder / "b.parquet", plan)
+    _, before, _ = split_log(folder / "a.parquet", plan)
+    _, after, _ = split_log(folder / "b.parquet", plan)
     assert after["item_id"].to_pylist()[: len(before)] == before["item_id"].to_pylist()
 
 
 def test_a_fifth_of_a_held_out_users_items_are_targets(tmp_path):
     rows = [(f"u{u}", f"i{i}", 1.0, i) for u in range(200) for i in range(20)]
     write_log(tmp_path / "log.parquet", rows)
-    _, _, part = split(tmp_path / "log.parquet", SplitPlan(protocol="users"))
+    _, _, part = split_log(tmp_path / "log.parquet", SplitPlan(split="users"))
     counts = np.bincount(part.cells.window, minlength=5)
     assert counts[Window.VAL] * 4 == counts[Window.VAL_IN]
     assert counts[Window.TEST] * 4 == counts[Window.TEST_IN]
@@ -138,7 +138,7 @@ def test_short_and_long_users_and_rare_items_are_dropped_by_fit_counts(tmp_path)
     rows += [("bot", f"b{i}", 1.0, 4) for i in range(20)]
     write_log(tmp_path / "log.parquet", rows)
     plan = dataclasses.replace(PLANS["temporal"], min_user_rows=2, max_user_rows=10)
-    counted, items, part = split(tmp_path / "log.parquet", plan, min_item_rows=2)
+    counted, items, part = split_log(tmp_path / "log.parquet", plan, min_item_rows=2)
     assert sorted(counted.users.to_pylist()) == ["also", "late", "ok"]
     assert counted.n_dropped == 21
     assert items["item_id"].to_pylist() == ["a", "b", "new"]
@@ -157,7 +157,7 @@ def cells_of(user_num, counts, item_num, timestamp, window):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "cells", "message"),
+    ("split", "cells", "message"),
     [
         ("temporal", cells_of([0], [1], [0], [70], [0]), "wrong side of a cut.*timestamp 70"),
         ("temporal", cells_of([0], [1], [0], [50], [2]), "wrong side of a cut"),
@@ -168,9 +168,9 @@ def cells_of(user_num, counts, item_num, timestamp, window):
         ("users", cells_of([4, 4], [1, 1], [1, 2], [0, 0], [0, 0]), "two rows"),
     ],
 )
-def test_the_audit_names_what_leaks(protocol, cells, message):
+def test_the_audit_names_what_leaks(split, cells, message):
     with pytest.raises(DataError, match=message):
-        audit(cells, protocol=protocol, cutoffs=(60, 80), n_fit_items=5)
+        audit(cells, split=split, cutoffs=(60, 80), n_fit_items=5)
 
 
 @settings(max_examples=30, deadline=None)

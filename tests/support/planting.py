@@ -47,7 +47,7 @@ def plant_profiles(ws, cells, levels, items, *, user_ids=None, shards=2, setting
     n_items = len(items["item_id"])
     ids = user_ids or [f"u{num}" for num in range(cells.n_users)]
     plain = {
-        "protocol": "users",
+        "split": "users",
         "n_users": cells.n_users,
         "n_items": n_items,
         "catalogue": dict.fromkeys(("val", "test", "all"), n_items),

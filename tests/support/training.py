@@ -54,7 +54,7 @@ def planted_run(path) -> Workspace:
         "item_id": [f"i{n}" for n in range(N_ITEMS)],
         "title": [f"Item {n}" for n in range(N_ITEMS)],
     }
-    temporal = {"protocol": "temporal", "catalogue": CATALOGUE, "cutoffs": CUTOFFS}
+    temporal = {"split": "temporal", "catalogue": CATALOGUE, "cutoffs": CUTOFFS}
     plant_profiles(workspace, cells, LEVELS, items, has_time=True, **temporal)
     return workspace
 
