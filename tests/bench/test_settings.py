@@ -141,12 +141,15 @@ def test_recovery(monkeypatch, tmp_path):
     ).abs().max()
     assert recovery._fit(cells, held, recovery.STARS, cfg)[1] == 1
     asked = []
-    monkeypatch.setattr(recovery, "_recover", lambda _, n, cfg: {"draws": n, "model": 1 / n})
-    monkeypatch.setattr(recovery, "_plot", lambda *_: None)
+    names = ("model", "rating-blind", "independent", "popularity")
+    monkeypatch.setattr(
+        recovery, "_recover", lambda _, n, cfg: {"draws": n} | dict.fromkeys(names, 1 / n)
+    )
     monkeypatch.setattr(
         recovery, "discover_rows", lambda *_, gammas, **__: asked.append(gammas) or []
     )
     recovery.rows(load(recovery.RecoveryBenchConfig, [f"run={tmp_path}", *words, "gammas=[0.7]"]))
+    assert (tmp_path / "bench-recovery" / "recovery.png").read_bytes().startswith(b"\x89PNG")
     assert asked == [[0.7]]
     again = [f"run={tmp_path}", *words, "discover=false"]
     rows = recovery.rows(load(recovery.RecoveryBenchConfig, again))
