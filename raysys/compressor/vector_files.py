@@ -21,7 +21,8 @@ from raysys.data.arrays import Floats, row_blocks
 from raysys.data.attributes import titles_of
 from raysys.data.values import given_ids
 from raysys.errors import DataError
-from raysys.log.sources import SourceFile, first_line, list_files, unreadable
+from raysys.log.formats.contract import SourceFile
+from raysys.log.sources import first_line, list_files, unreadable
 from raysys.store.storage import open_filesystem
 
 _BATCH_BYTES = 1 << 24  # of float32 rows

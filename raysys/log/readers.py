@@ -1,64 +1,20 @@
-"""The readers by format, and what is the same for all: whole sources, folders' columns, errors."""
+"""Readers, and what is the same for all formats: whole sources, folders' columns, errors."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from raysys.errors import ConfigError, DataError
 from raysys.log.columns import Repeated
-from raysys.log.formats.config import FormatConfig, typed_separator
-from raysys.log.formats.contract import Chunk, Column, Piece, Reader
-from raysys.log.formats.delimited import DelimitedReader
-from raysys.log.formats.jsonl import JsonLinesReader
-from raysys.log.formats.parquet import ParquetReader
-from raysys.log.sources import SourceFile, unreadable
+from raysys.log.formats.config import FORMATS, FormatConfig
+from raysys.log.formats.contract import Chunk, Column, Piece, Reader, SourceFile
+from raysys.log.sources import unreadable
 
 _READ_ERRORS = (pa.ArrowException, OSError, UnicodeError, EOFError)
-
-
-def _delimited(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
-    tabs = settings.kind == "tsv"
-    separator = settings.separator or ("\t" if tabs else ",")
-    quote = settings.quote
-    if quote is None:
-        quote = "" if separator == "\t" else '"'
-    return DelimitedReader(
-        separator=typed_separator(separator),
-        quote=quote,
-        escape=settings.escape or "",
-        header=names is None if settings.header is None else settings.header,
-        names=None if names is None else tuple(names),
-        encoding=settings.encoding,
-    )
-
-
-def _json_lines(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
-    return JsonLinesReader(settings.encoding)
-
-
-def _parquet(settings: FormatConfig, names: Sequence[str] | None) -> Reader:
-    return ParquetReader()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-    """How a format's reader is made, and the settings that it takes beside `kind` and `time`."""
-
-    make: Callable[[FormatConfig, Sequence[str] | None], Reader]
-    takes: tuple[str, ...]
-
-
-_TEXT = ("separator", "header", "encoding", "quote", "escape", "names")
-_READERS = {
-    "csv": _Format(_delimited, _TEXT),
-    "tsv": _Format(_delimited, _TEXT),
-    "jsonl": _Format(_json_lines, ("encoding",)),
-    "parquet": _Format(_parquet, ()),
-}
 
 
 def make_reader(kind: str, settings: FormatConfig, names: Sequence[str] | None = None) -> Reader:
@@ -72,7 +28,7 @@ def make_reader(kind: str, settings: FormatConfig, names: Sequence[str] | None =
     Raises:
         ConfigError: a setting means nothing in this format.
     """
-    form = _READERS[kind]
+    form = FORMATS[kind]
     given = dataclasses.asdict(settings) | {"names": names}
     for key, value in given.items():
         if value is not None and key not in (*form.takes, "kind", "time"):

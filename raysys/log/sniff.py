@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from raysys.errors import RaysysError
 from raysys.log.columns import ColumnsConfig, ItemsColumnsConfig, guess, our_name
 from raysys.log.formats.config import FormatConfig, typed_separator
+from raysys.log.formats.contract import SourceFile
 from raysys.log.formats.text import head, is_utf8
 from raysys.log.readers import file_columns, make_reader
-from raysys.log.sources import UNKNOWN, SourceFile, unreadable
+from raysys.log.sources import UNKNOWN, unreadable
 from raysys.store.storage import open_filesystem
 
 N = TypeVar("N", ColumnsConfig, ItemsColumnsConfig)

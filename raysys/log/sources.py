@@ -6,7 +6,6 @@ compressed (.gz, .zst, .bz2). Folders `key=value` below it are columns (`event=v
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import hashlib
 import itertools
@@ -18,48 +17,19 @@ from urllib.parse import quote, unquote
 from pyarrow import fs as pafs
 
 from raysys.errors import BuildError, DataError
+from raysys.log.formats.config import FORMATS
+from raysys.log.formats.contract import COMPRESSED, SourceFile, plain_name
 from raysys.store.storage import open_filesystem
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet")
 UNKNOWN = "unknown"
-_ENDINGS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".inter": "tsv",
-    ".item": "tsv",
-    ".user": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
-_COMPRESSED = (".gz", ".zst", ".bz2")
-ENDINGS = ".parquet, .csv, .tsv or .jsonl, plain or with .gz, .zst, .bz2"
+_ENDINGS = {ending: name for name, form in FORMATS.items() for ending in form.endings}
+_FIRST = [form.endings[0] for form in FORMATS.values()]
+ENDINGS = f"{', '.join(_FIRST[:-1])} or {_FIRST[-1]}, plain or with {', '.join(COMPRESSED)}"
 _WILDCARDS = "*?["
 _OPTIONS = re.compile(r"\?(\w+=[^&]*)(&\w+=[^&]*)*$")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceFile:
-    """One file of a source.
-
-    Attributes:
-        name: how messages and the quarantine call it: its path below the source.
-        uri: what `open_filesystem` opens.
-        size_bytes: its size.
-        format: one of `FORMATS`, or `UNKNOWN`.
-        constants: columns that its folders name, (name, value or None).
-    """
-
-    name: str
-    uri: str
-    size_bytes: int
-    format: str
-    constants: tuple[tuple[str, str | None], ...] = ()
 
 
 def list_files(
@@ -141,14 +111,6 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's text."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def plain_name(path: str) -> str:
-    """Return a file's name in lower case without the ending of its compression."""
-    name = path.rsplit("/", 1)[-1].lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    return name
 
 
 def _quoted(source: str) -> tuple[str, str]:

@@ -14,9 +14,10 @@ from raysys.data.values import to_ids
 from raysys.errors import ConfigError, DataError
 from raysys.log.columns import ItemsColumnsConfig
 from raysys.log.formats.config import FormatConfig
+from raysys.log.formats.contract import SourceFile
 from raysys.log.readers import Source, read_chunks
 from raysys.log.sniff import hint
-from raysys.log.sources import SourceFile, list_files
+from raysys.log.sources import list_files
 from raysys.prepare.opened_log import open_source
 
 log = logging.getLogger(__name__)

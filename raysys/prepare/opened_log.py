@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from raysys.errors import ConfigError, DataError
 from raysys.log.columns import Mapped, map_columns, our_name
-from raysys.log.formats.config import FormatConfig
+from raysys.log.formats.config import FORMATS, FormatConfig
+from raysys.log.formats.contract import SourceFile
 from raysys.log.readers import Source, make_reader
 from raysys.log.sniff import N, hint
-from raysys.log.sources import ENDINGS, FORMATS, UNKNOWN, SourceFile, list_files
+from raysys.log.sources import ENDINGS, UNKNOWN, list_files
 from raysys.prepare.clean import EventRules
 from raysys.prepare.config import PrepareConfig
 from raysys.prepare.tasks import ReadPlan

@@ -17,11 +17,37 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysys.log.sources import SourceFile
-
 CHUNK_ROWS = 1 << 20
 BLOCK_BYTES = 1 << 21  # fits the cache
 _CHUNK_LINES = 1 << 18
+COMPRESSED = (".gz", ".zst", ".bz2")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """One file of a source.
+
+    Attributes:
+        name: how messages and the quarantine call it: its path below the source.
+        uri: what `open_filesystem` opens.
+        size_bytes: its size.
+        format: one of `FORMATS`, or `UNKNOWN`.
+        constants: columns that its folders name, (name, value or None).
+    """
+
+    name: str
+    uri: str
+    size_bytes: int
+    format: str
+    constants: tuple[tuple[str, str | None], ...] = ()
+
+
+def plain_name(path: str) -> str:
+    """Return a file's name in lower case without the ending of its compression."""
+    name = path.rsplit("/", 1)[-1].lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return name
 
 
 @dataclasses.dataclass(frozen=True)

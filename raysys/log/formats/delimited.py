@@ -26,9 +26,11 @@ from raysys.log.formats.contract import (
     Column,
     LineNumbers,
     Piece,
+    SourceFile,
     Tally,
     first_rows,
     joined,
+    plain_name,
 )
 from raysys.log.formats.text import (
     NOT_UTF8,
@@ -40,7 +42,6 @@ from raysys.log.formats.text import (
     shown,
     text_pieces,
 )
-from raysys.log.sources import SourceFile, plain_name
 
 _ONE_BLOCK = 1 << 30  # bytes, more than a window holds
 TYPED_ENDINGS = (".inter", ".user", ".item", ".kg", ".link", ".net")  # headers are `name:type`

@@ -27,6 +27,7 @@ from raysys.log.formats.contract import (
     Column,
     LineNumbers,
     Piece,
+    SourceFile,
     Tally,
     first_rows,
     joined,
@@ -41,7 +42,6 @@ from raysys.log.formats.text import (
     shown,
     text_pieces,
 )
-from raysys.log.sources import SourceFile
 
 _HEAD_LINES = 1000
 _HINT_LINES, _HINT_BYTES = 20, 1 << 16

@@ -9,8 +9,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysys.log.formats.contract import CHUNK_ROWS, Chunk, Column, Piece
-from raysys.log.sources import SourceFile
+from raysys.log.formats.contract import CHUNK_ROWS, Chunk, Column, Piece, SourceFile
 from raysys.store.storage import open_filesystem
 
 

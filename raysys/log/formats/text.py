@@ -11,8 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysys.errors import DataError
-from raysys.log.formats.contract import BLOCK_BYTES, Piece
-from raysys.log.sources import SourceFile
+from raysys.log.formats.contract import BLOCK_BYTES, Piece, SourceFile
 from raysys.store.storage import open_filesystem
 
 Bytes = NDArray[np.uint8]
