@@ -161,11 +161,11 @@ def ask(url: str, user_id: str) -> dict[str, list[dict[str, Any]]]:
         for ranking in (name for name in RANKINGS if name in served):
             say(f"POST {url}/v1/recommend  user_id={user_id} k={_LISTED} ranking={ranking}")
             answer = client.recommend(user_id=user_id, k=_LISTED, ranking=ranking)
-            lists[ranking] = [item.model_dump() for item in answer.items]
+            lists[ranking] = [dict(vars(item)) for item in answer.items]
         first = next(iter(lists.values()))[0]
         say(f"GET  {url}/v1/items/{first['item_id']}/similar?k=3")
         similar = client.similar(first["item_id"], k=3).items
-    say(f"similar to {name_of(first)}: " + "; ".join(name_of(x.model_dump()) for x in similar))
+    say(f"similar to {name_of(first)}: " + "; ".join(name_of(vars(x)) for x in similar))
     return lists
 
 

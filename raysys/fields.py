@@ -77,6 +77,8 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
     origin = typing.get_origin(inner) or inner
     if dataclasses.is_dataclass(inner):
         return make(typing.cast(type[Any], inner), mapping(raw, key), f"{key}.")
+    if hasattr(inner, "model_validate"):
+        return _model(inner, raw, key)
     if origin is list:
         (element,) = typing.get_args(inner)
         return [
@@ -89,6 +91,18 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
     if value is None:
         raise refused(key, raw, _ACCEPTED[inner] + (" or null" if optional else ""))
     return absolute(value) if marks.get(LOCATION) else value
+
+
+def _model(schema: Any, raw: Any, key: str) -> Any:
+    """Return a Pydantic model; it reads texts as the fields here are read."""
+    if isinstance(raw, schema):
+        return raw
+    values = {name: None if _is_bare_null(v) else v for name, v in mapping(raw, key).items()}
+    try:
+        return schema.model_validate(values)
+    except ValueError as error:
+        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())  # type: ignore[attr-defined]
+        raise refused(key, raw, f"{schema.__name__}: {reason}") from error
 
 
 def mapping(raw: Any, key: str) -> Mapping[str, Any]:
@@ -177,7 +191,7 @@ def _hints(schema: Any) -> dict[str, Any]:
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
     """Return the type of `X | None` and whether None is allowed."""
-    if not isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint, False
     inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
     return inner[0], len(inner) < len(typing.get_args(hint))

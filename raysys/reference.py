@@ -173,7 +173,8 @@ def _type_name(hint: Any, marks: Any) -> str:
 
 def _without_none(hint: Any) -> tuple[Any, bool]:
     """Return the type of `X | None` and whether None is allowed."""
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    parts = typing.get_args(hint) if union else (hint,)
     inner = [part for part in parts if part is not types.NoneType]
     return inner[0], len(inner) < len(parts)
 

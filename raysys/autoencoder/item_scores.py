@@ -1,18 +1,23 @@
-"""What the autoencoder says of some items for one user.
+"""What the autoencoder says of some items for one user, and of all items for several.
 
-Letters: C items of a request, N items of the catalogue, R levels, K output channels.
+Letters: B users, C items of a request, N items of the catalogue, R levels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysys.data.schema import RANKINGS, RatingLevels
+from raysys.data.schema import RatingLevels
+
+if TYPE_CHECKING:
+    from raysys.autoencoder.model import Conv4Rec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,26 +38,47 @@ class ItemScores:
     expected_rating: NDArray[np.float32] | None
     consume_score: NDArray[np.float32]
 
-    def ranking_score(self, ranking: str, gamma: float) -> NDArray[np.float32]:
-        """Return [C] the scores of a ranking, higher is better."""
-        if ranking == "consume":
-            return self.consume_score
-        if ranking == "rating":
-            assert self.expected_rating is not None, "a log without ratings has no such ranking"
-            return self.expected_rating
-        like = np.log(np.maximum(self.p_like, 1e-30))
-        return like if ranking == "like" else like - np.float32(gamma) * self.log_p_consume
+    @property
+    def log_p_like(self) -> NDArray[np.float32]:
+        """Log P(a liked level | i, u), [C]."""
+        return np.log(np.maximum(self.p_like, 1e-30))
 
 
-def rankings_of(levels: RatingLevels) -> tuple[str, ...]:
-    """Return the rankings that a model of these levels can give."""
-    liked = levels.liked_array()
-    able = {"consume"}
-    if levels.n_rated > 1:
-        able.add("rating")
-    if liked.any() and not liked.all():
-        able |= {"like", "discover"}
-    return tuple(ranking for ranking in RANKINGS if ranking in able)
+class CatalogueScores:
+    """What the model says of all items, [B, N] each, worked out when it is first asked for.
+
+    Args:
+        model: of N items.
+        z: latents [B, H].
+    """
+
+    def __init__(self, model: Conv4Rec, z: Tensor) -> None:
+        self._model = model
+        self._z = z
+
+    @functools.cached_property
+    def consume_score(self) -> Tensor:
+        """What the consume ranking sorts by."""
+        return self._model.consume_scores(self._z)
+
+    @functools.cached_property
+    def log_p_consume(self) -> Tensor:
+        """Log P(i | u)."""
+        return self._model.log_p_consume(self._z)
+
+    @functools.cached_property
+    def _log_p_levels(self) -> Tensor:
+        return self._model.log_p_levels(self._z)
+
+    @property
+    def log_p_like(self) -> Tensor:
+        """Log P(a liked level | i, u)."""
+        return log_p_like(self._log_p_levels, self._model.levels)
+
+    @property
+    def expected_rating(self) -> Tensor:
+        """E[rating | i, u] in rating units."""
+        return expected_rating(self._log_p_levels, self._model.levels)
 
 
 def log_p_like(log_p: Tensor, levels: RatingLevels) -> Tensor:

@@ -46,8 +46,12 @@ from torch.nn import functional as F
 from raysys.autoencoder.calibration import Link
 from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.gather import of_rows, product_sums
-from raysys.autoencoder.item_scores import ItemScores as ItemScores
-from raysys.autoencoder.item_scores import expected_rating, log_p_like, rankings_of
+from raysys.autoencoder.item_scores import (
+    CatalogueScores,
+    ItemScores,
+    expected_rating,
+    log_p_like,
+)
 from raysys.autoencoder.level_init import LevelStart, no_start
 from raysys.autoencoder.losses import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.autoencoder.ragged_ops import (
@@ -65,6 +69,7 @@ from raysys.autoencoder.ragged_ops import (
     sum_rows,
     user_levels,
 )
+from raysys.autoencoder.rankings import Needs, Ranking, rankings_of
 from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
@@ -343,20 +348,14 @@ class Conv4Rec(nn.Module):
         return F.log_softmax(self.level_bias[items] + hidden @ self.table_out + user, dim=2)
 
     @torch.no_grad()
-    def scores(self, z: Tensor, ranking: str, gamma: float = 0.0) -> Tensor:
+    def scores(self, z: Tensor, ranking: Ranking) -> Tensor:
         """Return the exact scores of a ranking, [B, N]; higher is better."""
-        if ranking == "consume":
-            return self.consume_scores(z)
+        if ranking.rule.needs is Needs.NOTHING:
+            scores: Tensor = ranking.exact(CatalogueScores(self, z))
+            return scores
         rows = max(1, _MAX_ELEMENTS // (self.n_items * self.levels.n_levels))
         parts = torch.split(z, rows)
-        return torch.cat([self._level_scores(part, ranking, gamma) for part in parts])
-
-    def _level_scores(self, z: Tensor, ranking: str, gamma: float) -> Tensor:
-        log_p = self.log_p_levels(z)
-        if ranking == "rating":
-            return expected_rating(log_p, self.levels)
-        like = log_p_like(log_p, self.levels)
-        return like - gamma * self.log_p_consume(z) if ranking == "discover" else like
+        return torch.cat([ranking.exact(CatalogueScores(self, part)) for part in parts])
 
     @torch.no_grad()
     def score_items(self, z: Tensor, item_nums: NDArray[np.integer[Any]]) -> ItemScores:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import Ranking
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
@@ -95,7 +96,7 @@ def ranker(module: Any) -> Rank:
     @torch.inference_mode()
     def rank(history: Cells, top_k: int) -> NDArray[np.int32]:
         known = history.take(history.item_num < model.n_items)
-        scores = model.scores(model.encode(ragged(known)), "consume")
+        scores = model.scores(model.encode(ragged(known)), Ranking("consume"))
         lists: NDArray[np.int32] = top_items(scores.numpy(), top_k, exclude=known)
         return lists
 

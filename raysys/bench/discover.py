@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
+from raysys.autoencoder.rankings import Ranking
 from raysys.cluster.connect import connected
 from raysys.commands.prepare import prepare
 from raysys.commands.simulate import SimulateConfig, simulate
@@ -70,12 +71,12 @@ def discover_rows(
     exposure = exposure * world.spec.n_items
     with torch.no_grad():
         z = model.encode(ragged(cells))
-    settings = [("consume", 0.0), ("like", 0.0), *(("discover", gamma) for gamma in gammas)]
+    rankings = [Ranking("consume"), Ranking("like"), *(Ranking("discover", g) for g in gammas)]
     found = []
-    for ranking, gamma in settings:
-        lists = top_items(model.scores(z, ranking, gamma).numpy(), _TOP_K, exclude=cells)
-        name = f"discover, gamma {gamma:g}" if ranking == "discover" else ranking
-        found.append({"part": "lists", "ranking": name} | _judge(lists, enjoyment, exposure))
+    for ranking in rankings:
+        lists = top_items(model.scores(z, ranking).numpy(), _TOP_K, exclude=cells)
+        row = {"part": "lists", "ranking": str(ranking)}
+        found.append(row | _judge(lists, enjoyment, exposure))
     whole = np.arange(len(items))[None].repeat(len(users), axis=0)
     found.append({"part": "lists", "ranking": "all items"} | _judge(whole, enjoyment, exposure))
     return found

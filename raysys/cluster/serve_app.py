@@ -24,7 +24,7 @@ from ray.serve import Application
 from raysys.config import JobConfig, load, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
-from raysys.http.app import create_app
+from raysys.http.app import Holder, create_app
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
@@ -90,11 +90,11 @@ class Service:
 
     def __init__(self, run: str, *, cache_dir: str | None, build_id: str, verify: bool) -> None:
         workspace = Workspace(run, cache_dir=cache_dir)
-        self._search = Search.open(workspace, build_id=build_id, verify=verify)
+        self._current = Holder(Search.open(workspace, build_id=build_id, verify=verify))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
-        return create_app(self._search)
+        return create_app(self._current)
 
 
 def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:

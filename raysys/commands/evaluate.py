@@ -27,10 +27,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import AutoencoderFacts
+from raysys.autoencoder.rankings import Ranking, text_of_keys
 from raysys.cluster.tasks import Run, task_runner
 from raysys.config import JobConfig, require, require_run
 from raysys.data.profiles import Profiles, shard_names
-from raysys.data.schema import PERIODS, RANKINGS, period_windows
+from raysys.data.schema import PERIODS, period_windows
 from raysys.errors import CorruptBuildError, DataError
 from raysys.evaluation import audit, fit_baselines, metric_table, protocols
 from raysys.evaluation.evaluator import Evaluator
@@ -46,7 +47,6 @@ from raysys.reports.passes import (
     evaluate_shard,
     n_users,
 )
-from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 
@@ -60,8 +60,9 @@ class MeasureConfig(JobConfig):
     """How a model is evaluated.
 
     Attributes:
-        ranking: consume, rating, like or discover; null takes the model's first.
-        gamma: of the discover ranking.
+        ranking: the order of lists, e.g. like or discover^0.5 (more weight: less of what users
+            come across anyway); null takes the model's first.
+        gamma: the weight of ranking=discover; write ranking=discover^0.5 instead.
         protocol: cutoff (one history per user, before the cut), lloo (each target from strictly
             earlier items) or loo (each target from all the user's other items).
         top_k: list cuts K.
@@ -77,7 +78,7 @@ class MeasureConfig(JobConfig):
     }
 
     ranking: str | None = None
-    gamma: float = DEFAULT_GAMMA
+    gamma: float | None = None
     protocol: str = "cutoff"
     top_k: list[int] = dataclasses.field(default_factory=lambda: list(metric_table.TOP_K))
     betas: list[float] = dataclasses.field(default_factory=lambda: list(metric_table.BETAS))
@@ -91,13 +92,7 @@ class MeasureConfig(JobConfig):
         require(
             self.protocol in protocols.PROTOCOLS, "protocol", self.protocol, "cutoff, lloo or loo"
         )
-        require(
-            self.ranking is None or self.ranking in RANKINGS,
-            "ranking",
-            self.ranking,
-            f"one of {', '.join(RANKINGS)}",
-        )
-        require(self.gamma >= 0, "gamma", self.gamma, "0 or more")
+        self.ranking, self.gamma = text_of_keys(self.ranking, self.gamma), None
         require(all(k >= 1 for k in self.top_k), "top_k", self.top_k, "1 or more each")
         require(all(0 <= b <= 2 for b in self.betas), "betas", self.betas, "0 to 2 each")
         known = (*fit_baselines.RANKERS, *fit_baselines.RATERS)
@@ -238,8 +233,7 @@ def _plan(
         cache_dir=cfg.cache_dir,
         via=cfg.via,
         head=subject.head.build_id,
-        ranking=cfg.ranking,
-        gamma=cfg.gamma,
+        ranking=None if cfg.ranking is None else Ranking.parse(cfg.ranking),
         rescore=cfg.rescore,
         baselines=tuple((name, build.build_id) for name, build in baselines.items()),
         period=cfg.period,

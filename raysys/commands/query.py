@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from raysys.config import JobConfig, identifier, location, require, require_run
+from raysys import fields
+from raysys.config import JobConfig, identifier, location, require_run
 from raysys.errors import ConfigError, DataError
-from raysys.http.client import Client
-from raysys.http.wire import Item, SimilarItem
+from raysys.http.client import Client, checked
+from raysys.http.wire import MAX_VECTORS
 from raysys.reports.tables import aligned
 from raysys.search.explain import Explained
 from raysys.search.items import ItemTable
-from raysys.search.query import DEFAULT_GAMMA, Hit, ProfileEntry, RecommendQuery
+from raysys.search.query import Id, RecommendQuery, SimilarItem
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
 
@@ -36,60 +39,56 @@ log = logging.getLogger(__name__)
 _TITLE_WIDTH = 48
 _SHOWN = 3
 _LEFT = ("item_id", "title", "P(level)", "in the profile", "most of it")
+_KEYS = {"k": "top_k"}  # fields of a request that the command calls otherwise
 _QUESTIONS = ("user_id", "profile", "titles", "similar_to", "vector", "vectors")
 
-
-@dataclasses.dataclass
-class QueryEntry:
-    """One interaction of `profile`."""
-
-    item_id: str = identifier("")
-    rating: float | None = None
-    event: str | None = None
-    timestamp: int | None = None
+T = TypeVar("T")
 
 
+def _with_request(cls: type[T]) -> type[T]:
+    """Add the fields of a `RecommendQuery` to a configuration: what HTTP takes, `query` takes."""
+    added, lines = [], []
+    for name, info in RecommendQuery.model_fields.items():
+        key = _KEYS.get(name, name)
+        own = identifier if Id in typing.get_args(info.annotation) else dataclasses.field
+        added.append((key, info.annotation, own(default=info.default)))
+        lines.append(f"        {key}: {info.description}.")
+    made = dataclasses.make_dataclass(cls.__name__, added, bases=(cls,))
+    made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__
+    made.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), *lines, "    "])
+    return typing.cast(type[T], made)
+
+
+@_with_request
 @dataclasses.dataclass
 class QueryConfig(JobConfig):
     """One question: exactly one of user_id, profile, titles, similar_to, vector and vectors.
 
     Attributes:
         url: of a running service; without it the builds of `run` are opened here.
-        user_id: a stored user.
-        profile: a list of {item_id, rating?, event?, timestamp?}; empty asks for the prior.
         titles: a profile of liked items by title, or by text that one title alone holds.
         similar_to: an item_id.
         vector: numbers in the space of the indexed vectors.
         vectors: .npy matrix of such rows.
         explain: an item_id: the atoms that it shares with the profile or user.
-        top_k: length of the list.
-        ranking: consume, rating, like, discover or similar; null takes the build's first.
-        exclude_seen: leave out the items of the profile.
-        gamma: of the discover ranking.
-        allow: conditions on item attributes that must hold: {genres: Comedy, year: {min: 1990}}.
-        deny: conditions none of which may hold.
-        levels: show P(level) of every level.
     """
 
     url: str | None = None
-    user_id: str | None = identifier()
-    profile: list[QueryEntry] | None = None
     titles: list[str] | None = None
     similar_to: str | None = identifier()
     vector: list[float] | None = None
     vectors: str | None = location(None)
     explain: str | None = identifier()
-    top_k: int = 20
-    ranking: str | None = None
-    exclude_seen: bool = True
-    gamma: float = DEFAULT_GAMMA
-    allow: dict[str, Any] = dataclasses.field(default_factory=dict)
-    deny: dict[str, Any] = dataclasses.field(default_factory=dict)
-    levels: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a length out of range."""
-        require(self.top_k >= 1, "top_k", self.top_k, "1 or more")
+        """Raise ConfigError for what no request may say."""
+        try:
+            RecommendQuery.model_validate(_request(self) | {"user_id": None, "profile": []})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            accepted = first["msg"].removeprefix("Input should be ")
+            raise fields.refused(_KEYS.get(name, name), first["input"], accepted) from error
 
 
 def query(cfg: QueryConfig) -> str:
@@ -103,39 +102,45 @@ def query(cfg: QueryConfig) -> str:
         raise ConfigError(f"query answers exactly one of {', '.join(f'{q}=' for q in _QUESTIONS)}")
     if cfg.explain is not None and asked[0] not in ("user_id", "profile", "titles"):
         raise ConfigError(f"explain= goes with user_id=, profile= or titles=, not {asked[0]}=")
-    return _ask_service(cfg, asked[0]) if cfg.url else _ask_builds(cfg)
-
-
-def _ask_builds(cfg: QueryConfig) -> str:
+    if cfg.url is not None:
+        if cfg.titles is not None or cfg.explain is not None:
+            raise ConfigError(
+                f"{'titles' if cfg.explain is None else 'explain'}= needs run=, not url="
+            )
+        with Client(cfg.url) as client:
+            return _answer(client, cfg, _request(cfg))
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    search = Search.open(workspace, users=cfg.user_id is not None)
-    limits: dict[str, Any] = {"top_k": cfg.top_k, "allow": cfg.allow, "deny": cfg.deny}
-    if cfg.similar_to is not None:
-        return format_table(search.similar(cfg.similar_to, **limits))
-    if cfg.vector is not None or cfg.vectors is not None:
-        lists = search.nearest(_query_vectors(cfg), **limits)
-        return "\n".join(format_table(hits) for hits in lists)
-    asked = RecommendQuery(
-        user_id=cfg.user_id,
-        profile=_profile(cfg, search),
-        ranking=cfg.ranking,
-        exclude_seen=cfg.exclude_seen,
-        gamma=cfg.gamma,
-        levels=cfg.levels,
-        **limits,
-    )
-    if cfg.explain is not None:
-        return _format_explained(search.explain(cfg.explain, asked), search.items)
-    answer = search.recommend(asked)
-    _warn_of_unknown(answer.unknown_items)
-    return format_table(answer.items)
-
-
-def _profile(cfg: QueryConfig, search: Search) -> list[ProfileEntry] | None:
+    search = Search.open(workspace, users=asked[0] == "user_id")
+    request = _request(cfg)
     if cfg.titles is not None:
-        return [ProfileEntry(search.items.by_title(title)) for title in cfg.titles]
-    return None if cfg.profile is None else [ProfileEntry(**vars(e)) for e in cfg.profile]
+        request["profile"] = [{"item_id": search.items.by_title(title)} for title in cfg.titles]
+    with Client.local(search) as client:
+        if cfg.explain is None:
+            return _answer(client, cfg, request)
+        explained = search.explain(cfg.explain, checked(RecommendQuery, request))
+        return _format_explained(explained, search.items)
+
+
+def _request(cfg: QueryConfig) -> dict[str, Any]:
+    """Return the fields of a `RecommendQuery`."""
+    return {name: getattr(cfg, _KEYS.get(name, name)) for name in RecommendQuery.model_fields}
+
+
+def _answer(client: Client, cfg: QueryConfig, request: dict[str, Any]) -> str:
+    common = {name: request[name] for name in ("k", "allow", "deny")}
+    if cfg.similar_to is not None:
+        return format_table(client.similar(cfg.similar_to, **common).items)
+    if cfg.vector is not None or cfg.vectors is not None:
+        rows = _query_vectors(cfg)
+        parts = np.split(rows, range(MAX_VECTORS, len(rows), MAX_VECTORS))
+        answers = [client.search(part.tolist(), **common) for part in parts]
+        return "\n".join(format_table(items) for answer in answers for items in answer.lists)
+    answer = client.recommend(**request)
+    if answer.unknown_items:
+        ids = ", ".join(map(repr, answer.unknown_items))
+        log.warning("items not in the catalogue item_ids=%s", ids)
+    return format_table(answer.items)
 
 
 def _query_vectors(cfg: QueryConfig) -> NDArray[np.float32]:
@@ -150,30 +155,7 @@ def _query_vectors(cfg: QueryConfig) -> NDArray[np.float32]:
     return np.atleast_2d(np.asarray(rows, dtype=np.float32))
 
 
-def _ask_service(cfg: QueryConfig, asked: str) -> str:
-    assert cfg.url is not None
-    if asked not in ("user_id", "profile", "similar_to") or cfg.explain is not None:
-        raise ConfigError(f"{(cfg.explain and 'explain') or asked}= needs run=, not url=")
-    limits = {"allow": cfg.allow or None, "deny": cfg.deny or None}
-    with Client(cfg.url) as client:
-        if cfg.similar_to is not None:
-            return format_table(client.similar(cfg.similar_to, k=cfg.top_k, **limits).items)
-        entries = cfg.profile
-        answer = client.recommend(
-            user_id=cfg.user_id,
-            profile=None if entries is None else [vars(entry) for entry in entries],
-            k=cfg.top_k,
-            ranking=cfg.ranking,
-            exclude_seen=cfg.exclude_seen,
-            gamma=cfg.gamma,
-            levels=cfg.levels,
-            **limits,
-        )
-    _warn_of_unknown(answer.unknown_items)
-    return format_table(answer.items)
-
-
-def format_table(items: Sequence[Hit | Item | SimilarItem]) -> str:
+def format_table(items: Sequence[SimilarItem]) -> str:
     """Return aligned columns; those that are empty throughout are left out."""
     return _aligned([_row(rank, item) for rank, item in enumerate(items, start=1)]) or "no items\n"
 
@@ -215,7 +197,7 @@ def _format_explained(explained: Explained, items: ItemTable) -> str:
     return f"{_aligned(rows)}{tail}\n"
 
 
-def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
+def _row(rank: int, item: SimilarItem) -> dict[str, str]:
     def number(name: str, form: str) -> str:
         value = getattr(item, name, None)
         return "" if value is None else format(value, form)
@@ -235,8 +217,3 @@ def _row(rank: int, item: Hit | Item | SimilarItem) -> dict[str, str]:
 
 def _short(title: str) -> str:
     return title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
-
-
-def _warn_of_unknown(ids: Sequence[str]) -> None:
-    if ids:
-        log.warning("items not in the catalogue item_ids=%s", ", ".join(map(repr, ids)))

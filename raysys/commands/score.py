@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
+from raysys.autoencoder.rankings import Ranking, text_of_keys
 from raysys.cluster.tasks import task_runner
 from raysys.config import JobConfig, digest, local, location, require, require_run
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import SHARD_PREFIX, Profiles, ProfilesFacts, shard_names
 from raysys.errors import BuildError, ConfigError
-from raysys.search.query import DEFAULT_GAMMA, Ranked
+from raysys.search.query import Ranked
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import StageResult, Workspace
@@ -53,8 +54,9 @@ class ScoreConfig(JobConfig):
 
     Attributes:
         top_k: length of every user's list.
-        ranking: consume, rating, like or discover; null takes the build's first.
-        gamma: of the discover ranking, 0 or more.
+        ranking: the order of lists, e.g. like or discover^0.5 (more weight: less of what users
+            come across anyway); null takes the build's first.
+        gamma: the weight of ranking=discover; write ranking=discover^0.5 instead.
         exclude_seen: leave out the items of the user's history.
         output: folder or URI of the files; null means `<run>/reports/scores-<id>`.
         batch_users: users scored at once by one task.
@@ -62,7 +64,7 @@ class ScoreConfig(JobConfig):
 
     top_k: int = 20
     ranking: str | None = None
-    gamma: float = DEFAULT_GAMMA
+    gamma: float | None = None
     exclude_seen: bool = True
     output: str | None = location(None)
     batch_users: int = local(1024)
@@ -70,7 +72,7 @@ class ScoreConfig(JobConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
         require(self.top_k >= 1, "top_k", self.top_k, "1 or more")
-        require(self.gamma >= 0, "gamma", self.gamma, "0 or more")
+        self.ranking, self.gamma = text_of_keys(self.ranking, self.gamma), None
         require(self.batch_users >= 1, "batch_users", self.batch_users, "1 or more")
 
 
@@ -162,8 +164,7 @@ def _tables(
             search.lists(
                 part,
                 top_k=cfg.top_k,
-                ranking=cfg.ranking or search.rankings[0],
-                gamma=cfg.gamma,
+                ranking=None if cfg.ranking is None else Ranking.parse(cfg.ranking),
                 exclude_seen=cfg.exclude_seen,
             )
         )
@@ -191,7 +192,7 @@ def _column(ranked: Sequence[Ranked], name: str) -> pa.Array:
 
 
 def _identity(cfg: ScoreConfig, served: Served) -> dict[str, object]:
-    names = ("top_k", "ranking", "gamma", "exclude_seen")
+    names = ("top_k", "ranking", "exclude_seen")
     return {"index": served.index.content_id, **{name: getattr(cfg, name) for name in names}}
 
 

@@ -17,7 +17,7 @@ from raysys.cluster.connect import connected
 from raysys.cluster.serve_app import ServeConfig, application
 from raysys.config import require, require_run
 from raysys.errors import BuildError, ConfigError, find_cause
-from raysys.http.app import create_app
+from raysys.http.app import Holder, create_app
 from raysys.search.search import Search
 from raysys.store.builds import StageResult, Workspace
 
@@ -52,7 +52,11 @@ def _serve_here(cfg: ServeConfig) -> dict[str, str]:
     _require_free_port(cfg)
     require(cfg.route_prefix == "/", "route_prefix", cfg.route_prefix, "/ with local=true")
     settings = uvicorn.Config(
-        create_app(search), host=cfg.host, port=cfg.port, log_level="warning", access_log=False
+        create_app(Holder(search)),
+        host=cfg.host,
+        port=cfg.port,
+        log_level="warning",
+        access_log=False,
     )
     _announce(cfg)
     with suppress(KeyboardInterrupt):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import (
     Autoencoder,
@@ -20,8 +19,14 @@ from raysys.autoencoder.files import (
     write_training,
 )
 from raysys.autoencoder.fit_data import FitData, fit_data
-from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
+from raysys.autoencoder.linear_form import (
+    candidate_recall,
+    fit_discover_slope,
+    retrieval_query,
+    retrieval_vectors,
+)
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import Ranking
 from raysys.autoencoder.task import autoencoder_phases, last_period, new_model
 from raysys.autoencoder.validation import RECALL, check_metric
 from raysys.cluster.connect import connected
@@ -36,7 +41,6 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
-from raysys.search.query import DEFAULT_GAMMA
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.training.optim import OptimConfig
@@ -250,9 +254,11 @@ def _write_embeddings(
     data = fit_data(profiles, opened.facts.period, cells=cells)
     rows = np.unique(np.linspace(0, data.train.n_users - 1, _PROBE_USERS).astype(np.int64))
     z = _latents(model, data, rows)
+    rankings = [Ranking(name) for name in model.available_rankings]
     queries = {
-        ranking: torch.cat(retrieval_query(model, z, ranking, 0.0), dim=1).numpy()
-        for ranking in sorted(set(model.available_rankings) & {"consume", "like"})
+        str(ranking): torch.cat(retrieval_query(model, z, ranking), dim=1).numpy()
+        for ranking in rankings
+        if ranking.rule.probed
     }
     facts = write_embeddings(
         draft,
@@ -263,10 +269,10 @@ def _write_embeddings(
         queries=queries,
     )
     few = max(1, _MAX_ELEMENTS // model.n_items)
-    recall = candidate_recall(model, z[:few], gamma=DEFAULT_GAMMA)
+    recall = candidate_recall(model, z[:few], rankings)
     log.info("candidates recall=%s", " ".join(f"{k}={v:.4f}" for k, v in recall.items()))
-    rankings = tuple(model.available_rankings)
-    return dataclasses.replace(facts, rankings=rankings, candidate_recall=recall)
+    names = tuple(model.available_rankings)
+    return dataclasses.replace(facts, rankings=names, candidate_recall=recall)
 
 
 @torch.no_grad()

@@ -48,7 +48,6 @@ PROFILE_SCHEMA = pa.schema(
 
 SPLITS = ("temporal", "users", "ratings")
 PERIODS = ("val", "test")
-RANKINGS = ("consume", "rating", "like", "discover")
 
 
 class Window(enum.IntEnum):

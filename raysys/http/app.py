@@ -1,6 +1,6 @@
-"""HTTP v1: `create_app(search)`, an ordinary FastAPI app without Ray.
+"""HTTP v1: `create_app(current)`, an ordinary FastAPI app without Ray.
 
-    POST /v1/recommend                     -> Recommendations
+    POST /v1/recommend    RecommendQuery   -> Answer
     POST /v1/search                        -> VectorHits
     GET  /v1/items/{item_id}/similar?k=20  -> SimilarItems
     GET  /v1/health                        -> Health
@@ -16,11 +16,12 @@ user or item, 503 when the service is too busy (try again), 500 for our own faul
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -36,22 +37,47 @@ from raysys.http.wire import (
     CONDITIONS,
     ErrorBody,
     Health,
-    Recommendations,
-    RecommendRequest,
     SimilarItems,
     Status,
     VectorHits,
     VectorRequest,
-    conditions,
 )
-from raysys.search.query import Answer, Hit, ProfileEntry, RecommendQuery, UnknownUserError
+from raysys.search.query import Answer, RecommendQuery, UnknownUserError, conditions
 
 if TYPE_CHECKING:  # keeps torch out of this module
     from raysys.search.search import Search
 
 log = logging.getLogger(__name__)
 
-MIN_K_LIMIT = 1_000
+
+@dataclasses.dataclass(frozen=True)
+class ServiceOptions:
+    """How a service answers.
+
+    Attributes:
+        k_limit: longest list that is answered; the size of the catalogue where that is more.
+    """
+
+    k_limit: int = 1_000
+
+
+class Holder:
+    """The search that is served; another may take its place while requests run.
+
+    A request asks once, so it is answered by one search from start to end.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def __call__(self) -> Search:
+        """Return what is served now."""
+        return self._search
+
+    def exchange(self, search: Search) -> Search:
+        """Serve another search; return the one before, which running requests may still use."""
+        before, self._search = self._search, search
+        return before
 
 
 class _Counts:
@@ -76,8 +102,9 @@ class _IdConvertor(PathConvertor):
     regex = "(?s:.*)"
 
 
-def create_app(search: Search) -> FastAPI:
-    """Return the HTTP service over an opened search."""
+def create_app(current: Callable[[], Search], options: ServiceOptions | None = None) -> FastAPI:
+    """Return the HTTP service over what `current` returns, which every request asks once."""
+    options = options or ServiceOptions()
     started = time.monotonic()
     counts = _Counts()
     errors: dict[int | str, dict[str, Any]] = {
@@ -86,39 +113,43 @@ def create_app(search: Search) -> FastAPI:
     register_url_convertor("id", _IdConvertor())
     app = FastAPI(title="raysys", version="1", responses=errors)
     _handle_errors(app, counts)
-    k_limit = max(MIN_K_LIMIT, search.n_items)
+
+    def asked(k: int) -> Search:
+        search = current()
+        limit = max(options.k_limit, search.n_items)
+        if k > limit:
+            raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
+        return search
 
     # Plain functions run in a thread: a long list never delays the health check.
-    @app.post("/v1/recommend", response_model=Recommendations)
-    def recommend(body: RecommendRequest) -> JSONResponse:
+    @app.post("/v1/recommend")
+    def recommend(body: RecommendQuery) -> Answer:
         """Recommend items to a stored user or for a posted profile."""
-        _check_k(body.k, k_limit)
-        answer = search.recommend(_to_query(body))
+        answer = asked(body.k).recommend(body)
         counts.add("recommend")
-        return JSONResponse(_answer_body(answer))
+        return answer
 
-    @app.get("/v1/items/{item_id:id}/similar", response_model=SimilarItems)
+    @app.get("/v1/items/{item_id:id}/similar")
     def similar(
         item_id: str,
         k: Annotated[int, Query(ge=1)] = 20,
         allow: str | None = None,
         deny: str | None = None,
-    ) -> JSONResponse:
+    ) -> SimilarItems:
         """List the items whose vectors have the highest cosine with that of `item_id`.
 
         `allow` and `deny` are conditions on attributes as JSON, as in /v1/recommend.
         """
-        _check_k(k, k_limit)
+        search = asked(k)
         masks = {"allow": _parsed(allow, "allow"), "deny": _parsed(deny, "deny")}
-        hits = search.similar(item_id, top_k=k, **masks)
+        items = search.similar(item_id, top_k=k, **masks)
         counts.add("similar")
-        answer = {"build_id": search.build_id, "item_id": item_id, "items": _scored(hits)}
-        return JSONResponse(answer)
+        return SimilarItems(search.build_id, item_id, items)
 
-    @app.post("/v1/search", response_model=VectorHits)
-    def nearest(body: VectorRequest) -> JSONResponse:
+    @app.post("/v1/search")
+    def nearest(body: VectorRequest) -> VectorHits:
         """List the items nearest to vectors in the space of the indexed ones."""
-        _check_k(body.k, k_limit)
+        search = asked(body.k)
         if len({len(vector) for vector in body.vectors}) > 1:
             raise SearchError("vectors must have one length")
         lists = search.nearest(
@@ -128,16 +159,17 @@ def create_app(search: Search) -> FastAPI:
             deny=conditions(body.deny),
         )
         counts.add("search")
-        return JSONResponse({"build_id": search.build_id, "lists": [_scored(h) for h in lists]})
+        return VectorHits(search.build_id, lists)
 
     @app.get("/v1/health")
     async def health() -> Health:
         """Tell that the service is up."""
-        return Health(build_id=search.build_id)
+        return Health(build_id=current().build_id)
 
     @app.get("/v1/status")
     async def status() -> Status:
         """Say what is served and how much was asked of this replica."""
+        search = current()
         return Status(
             build_ids=search.build_ids,
             facts=search.facts,
@@ -151,28 +183,6 @@ def create_app(search: Search) -> FastAPI:
     return app
 
 
-def _check_k(k: int, limit: int) -> None:
-    if k > limit:
-        raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
-
-
-def _to_query(body: RecommendRequest) -> RecommendQuery:
-    profile = None
-    if body.profile is not None:
-        profile = [ProfileEntry(e.item_id, e.rating, e.event, e.timestamp) for e in body.profile]
-    return RecommendQuery(
-        user_id=body.user_id,
-        profile=profile,
-        top_k=body.k,
-        ranking=body.ranking,
-        exclude_seen=body.exclude_seen,
-        gamma=body.gamma,
-        allow=conditions(body.allow),
-        deny=conditions(body.deny),
-        levels=body.levels,
-    )
-
-
 def _parsed(text: str | None, name: str) -> dict[str, Any] | None:
     """Return the conditions of a query parameter."""
     if text is None:
@@ -182,22 +192,6 @@ def _parsed(text: str | None, name: str) -> dict[str, Any] | None:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise SearchError(f"{name}={text} is no JSON object of conditions: {reason}") from error
-
-
-def _answer_body(answer: Answer) -> dict[str, Any]:
-    return {
-        "build_id": answer.build_id,
-        "ranking": answer.ranking,
-        "unknown_items": answer.unknown_items,
-        "items": [
-            {name: value for name, value in vars(hit).items() if name != "levels" or value}
-            for hit in answer.items
-        ],
-    }
-
-
-def _scored(hits: Sequence[Hit]) -> list[dict[str, Any]]:
-    return [{"item_id": h.item_id, "title": h.title, "score": h.score} for h in hits]
 
 
 def _printable(path: tuple[int | str, ...]) -> str:

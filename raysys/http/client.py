@@ -11,29 +11,33 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from raysys.errors import RaysysError
 from raysys.http.wire import (
     ErrorBody,
     Health,
-    ProfileItem,
-    Recommendations,
-    RecommendRequest,
     SimilarItems,
     Status,
     VectorHits,
     VectorRequest,
 )
-from raysys.search.query import DEFAULT_GAMMA
+from raysys.search.query import Answer, RecommendQuery
 
-Answer = TypeVar("Answer", bound=BaseModel)
+if TYPE_CHECKING:  # keeps torch out of this module
+    from raysys.search.search import Search
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
 
 _FIRST_PAUSE_S = 0.1
+_ANSWERS: dict[Any, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Answer, SimilarItems, VectorHits, Health, Status)
+}
 
 
 class ServiceError(RaysysError):
@@ -71,50 +75,26 @@ class Client:
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
         self._retries = retries
 
-    def recommend(
-        self,
-        *,
-        user_id: str | None = None,
-        profile: Sequence[ProfileItem | Mapping[str, Any]] | None = None,
-        k: int = 20,
-        ranking: str | None = None,
-        exclude_seen: bool = True,
-        gamma: float = DEFAULT_GAMMA,
-        allow: Mapping[str, Any] | None = None,
-        deny: Mapping[str, Any] | None = None,
-        levels: bool = False,
-    ) -> Recommendations:
-        """Recommend `k` items to a stored user or for a profile; give one of the two.
+    @classmethod
+    def local(cls, search: Search) -> Client:
+        """Return a client that a search in this process answers, without a socket."""
+        from raysys.http.local import InProcess  # a server, which most clients do not need
+
+        return cls("http://local", transport=InProcess(search))
+
+    def recommend(self, query: RecommendQuery | None = None, /, **fields: Any) -> Answer:
+        """Recommend items to a stored user or for a profile.
 
         Args:
-            user_id: a stored user.
-            profile: interactions {item_id, rating?, event?, timestamp?}; empty asks for the prior.
-            k: length of the list.
-            ranking: consume, rating, like, discover or similar; None takes the build's first.
-            exclude_seen: leave out the items of the profile.
-            gamma: of the discover ranking.
-            allow: conditions on item attributes that must hold, e.g. {"year": {"min": 1990}}.
-            deny: conditions none of which may hold.
-            levels: return P(level) of every level with each item.
+            query: what is asked.
+            fields: of a `RecommendQuery`, where none is given: `user_id="42", k=10`.
 
         Raises:
             ServiceError: 404 for an unknown user, 422 for anything a caller should change (also
                 what breaks the wire format and was not sent), 0 when no answer came.
         """
-        values = {
-            "user_id": user_id,
-            "profile": None if profile is None else list(profile),
-            "k": k,
-            "ranking": ranking,
-            "exclude_seen": exclude_seen,
-            "gamma": gamma,
-            "allow": allow,
-            "deny": deny,
-            "levels": levels,
-        }
-        return self._call(
-            "POST", "/v1/recommend", Recommendations, json=_valid(RecommendRequest, values)
-        )
+        query = query or checked(RecommendQuery, fields)
+        return self._call("POST", "/v1/recommend", Answer, json=_sent(query))
 
     def similar(
         self,
@@ -140,7 +120,8 @@ class Client:
     ) -> VectorHits:
         """List the `k` items nearest to every vector in the space of the indexed ones."""
         values = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
-        return self._call("POST", "/v1/search", VectorHits, json=_valid(VectorRequest, values))
+        body = _sent(checked(VectorRequest, values))
+        return self._call("POST", "/v1/search", VectorHits, json=body)
 
     def health(self) -> Health:
         """Return the service's health; ServiceError when it is not up."""
@@ -165,15 +146,16 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, answer: type[Answer], **content: Any) -> Answer:
+    def _call(self, method: str, path: str, answer: type[T], **content: Any) -> T:
         response = self._send(method, path, **content)
         if response.status_code != httpx.codes.OK:
             raise _refused(response)
         try:
-            return answer.model_validate_json(response.content)
+            value: T = _ANSWERS[answer].validate_json(response.content)
         except ValidationError as error:
             text = f"{method} {response.url} answered in an unknown format: {error.errors()[:1]}"
             raise ServiceError(text, status=response.status_code, type="format") from error
+        return value
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         pause_s = _FIRST_PAUSE_S
@@ -195,19 +177,23 @@ class Client:
         raise AssertionError("the last attempt returns or raises")
 
 
-def _valid(body: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body as JSON values.
+def checked(body: type[Body], values: Mapping[str, Any]) -> Body:
+    """Return a request.
 
     Raises:
         ServiceError: it breaks the wire format.
     """
     try:
-        checked = body.model_validate(values)
+        return body.model_validate(values)
     except ValidationError as error:
         fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         text = "; ".join(f"{name}: {reason}" for name, reason in fields)
         raise ServiceError(text, status=422, type="invalid_request") from error
-    content: dict[str, Any] = checked.model_dump(mode="json", exclude_none=True)
+
+
+def _sent(body: BaseModel) -> dict[str, Any]:
+    """Return a request as JSON values."""
+    content: dict[str, Any] = body.model_dump(mode="json", exclude_none=True)
     return content
 
 

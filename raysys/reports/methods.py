@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import Ranking
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
-from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import expected_rating
 from raysys.index.index import Index
+from raysys.search.rescoring import encode
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Build, Workspace
@@ -97,7 +98,6 @@ class ModelMethod:
         subject: what is evaluated.
         via: model, codes or index.
         ranking: one of the model's rankings; None takes its first.
-        gamma: of the discover ranking.
         rescore: with via=index, let the model reorder the candidates.
 
     Raises:
@@ -109,8 +109,7 @@ class ModelMethod:
         subject: Subject,
         *,
         via: str,
-        ranking: str | None,
-        gamma: float,
+        ranking: Ranking | None,
         rescore: bool,
     ) -> None:
         autoencoder = Autoencoder.open(subject.autoencoder)
@@ -118,7 +117,6 @@ class ModelMethod:
         self._n_items = autoencoder.facts.n_items
         self._fitted_until = autoencoder.facts.fitted_until
         self._values = self._model.levels.value_array()
-        self._gamma = gamma
         self._rescore = rescore
         self._via = via
         self.ranking = _checked_ranking(self._model, ranking)
@@ -133,11 +131,7 @@ class ModelMethod:
         known = history.take(history.item_num < self._n_items)
         if self._search is not None:
             return self._search.rank(
-                known,
-                top_k=top_k,
-                ranking=self.ranking,
-                gamma=self._gamma,
-                rescore=self._rescore,
+                known, top_k=top_k, ranking=self.ranking, rescore=self._rescore
             )
         lists: NDArray[np.int32] = top_items(self._scores(known), top_k, exclude=known)
         return lists
@@ -148,7 +142,7 @@ class ModelMethod:
         probs = np.empty((targets.n_cells, len(self._values)))
         inside = targets.item_num < self._n_items
         with torch.inference_mode():
-            z_l = self._model.split(self._encode(known))[1]
+            z_l = self._model.split(encode(self._model, known, self._fitted_until))[1]
             for at, found in ((np.flatnonzero(inside), True), (np.flatnonzero(~inside), False)):
                 for part in np.split(at, range(_RATED_AT_ONCE, len(at), _RATED_AT_ONCE)):
                     items = torch.from_numpy(targets.item_num[part].astype(np.int64))
@@ -159,34 +153,23 @@ class ModelMethod:
 
     @torch.inference_mode()
     def _scores(self, history: Cells) -> Any:
-        z = self._encode(history)
+        z = encode(self._model, history, self._fitted_until)
         if self._flat is None:
-            return self._model.scores(z, self.ranking, self._gamma).cpu().numpy()
-        query, weights = retrieval_query(self._model, z, self.ranking, self._gamma)
+            return self._model.scores(z, self.ranking).cpu().numpy()
+        query, weights = retrieval_query(self._model, z, self.ranking)
         return self._flat.score_all(
             np.asarray(query, dtype=np.float32), np.asarray(weights, dtype=np.float32)
         )
 
-    def _encode(self, history: Cells) -> torch.Tensor:
-        """Encode profiles; ages count from the end of the fitted period or a later newest cell."""
-        if self._fitted_until is None:
-            return self._model.encode(ragged(history))
-        late = np.zeros(history.n_users, dtype=np.int64)
-        some = history.counts > 0
-        late[some] = history.timestamp[history.offsets[1:][some] - 1] - self._fitted_until
-        moved = history.timestamp - np.repeat(np.maximum(late, 0), history.counts)
-        history = dataclasses.replace(history, timestamp=moved)
-        return self._model.encode(ragged(history, reference_time=self._fitted_until))
 
-
-def _checked_ranking(model: Conv4Rec, ranking: str | None) -> str:
+def _checked_ranking(model: Conv4Rec, ranking: Ranking | None) -> Ranking:
     available = model.available_rankings
-    if ranking is not None and ranking not in available:
+    if ranking is not None and ranking.name not in available:
         raise ConfigError(
-            f"ranking={ranking!r} is not what this model can give: expected one of "
+            f"ranking={ranking.name!r} is not what this model can give: expected one of "
             f"{', '.join(available)}"
         )
-    return ranking or available[0]
+    return ranking or Ranking(available[0])
 
 
 def _flat_index(coded: Coded) -> Index:

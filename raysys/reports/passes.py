@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysys.autoencoder.rankings import Ranking
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import PeriodWindows, Window
@@ -36,7 +37,7 @@ class Plan:
 
     Attributes:
         run, cache_dir: of the workspace, the run as any process can open it.
-        via, head, ranking, gamma, rescore: of `rankers.ModelMethod`; `head` is the build_id.
+        via, head, ranking, rescore: of `methods.ModelMethod`; `head` is the build_id.
         baselines: (name, build_id) of each baseline.
         period, windows, n_items, cutoffs: what is evaluated.
         split: temporal, users or ratings.
@@ -48,8 +49,7 @@ class Plan:
     cache_dir: str | None
     via: str
     head: str
-    ranking: str | None
-    gamma: float
+    ranking: Ranking | None
     rescore: bool
     baselines: tuple[tuple[str, str], ...]
     period: str
@@ -223,7 +223,6 @@ def _methods(plan: Plan, rated: bool) -> list[Method]:
         _subject(plan.run, plan.cache_dir, plan.via, plan.head),
         via=plan.via,
         ranking=plan.ranking,
-        gamma=plan.gamma,
         rescore=plan.rescore,
     )
     methods = [Method(plan.via, model.rank, model.rate if rated else None)]

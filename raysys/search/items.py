@@ -12,7 +12,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.data.schema import RatingLevels
 from raysys.errors import UnknownItemError
 from raysys.search.changes import Changes, joined_items
-from raysys.search.query import Hit, Ranked
+from raysys.search.query import Hit, Ranked, SimilarItem
 
 _SHOWN = 5
 
@@ -140,6 +140,12 @@ def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> li
             if np.isfinite(shares).all():
                 hit.levels = dict(zip(levels.names, shares.tolist(), strict=True))
     return hits
+
+
+def similar_items(ranked: Ranked, items: ItemTable) -> list[SimilarItem]:
+    """Return a list as items and their scores."""
+    pairs = zip(ranked.item_nums.tolist(), ranked.scores.tolist(), strict=True)
+    return [SimilarItem(items.item_ids[num], items.titles[num], score) for num, score in pairs]
 
 
 def _numbers(column: NDArray[Any]) -> list[float | None]:

@@ -1,17 +1,35 @@
-"""Questions to a search and its answers, as plain values."""
+"""A question to a search and its answer: one set of types from the request to the list.
+
+HTTP takes and returns them as JSON, the client takes and returns them, `raysys query` asks with
+them and `Search` answers them. Ids are strings; integers are accepted and read as decimal text.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from raysys.errors import DataError
+from raysys.autoencoder.rankings import DEFAULT_GAMMA, MAX_GAMMA, NAMES, Ranking, spellings
+from raysys.errors import ConfigError, DataError
 
-DEFAULT_GAMMA = 0.5
+MAX_PROFILE = 10_000
+_YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
 
 Items = NDArray[np.int32]
 Floats = NDArray[np.floating[Any]]
@@ -21,80 +39,155 @@ class UnknownUserError(DataError):
     """A user id that the profiles do not hold."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ProfileEntry:
-    """One interaction of a posted profile.
-
-    Attributes:
-        item_id: external id.
-        rating: in rating units.
-        event: name of an event level, in logs that have events.
-        timestamp: UTC seconds; None counts as just now.
-    """
-
-    item_id: str
-    rating: float | None = None
-    event: str | None = None
-    timestamp: int | None = None
+def _id_text(value: object) -> object:
+    return str(value) if type(value) is int else value
 
 
-@dataclasses.dataclass(frozen=True)
-class RecommendQuery:
-    """A request for recommendations; exactly one of `user_id` and `profile` is given.
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode: it holds half of a surrogate pair") from None
+    return value
 
-    Attributes:
-        user_id: a stored user.
-        profile: posted interactions; empty asks for the prior.
-        top_k: length of the list, 1 or more.
-        ranking: one of `Search.rankings`; None takes the first of them.
-        exclude_seen: leave out the items of the profile.
-        gamma: of the discover ranking, log P(like) - gamma log P(consume).
-        allow: conditions on item attributes that must hold (`filters`); None: no condition.
-        deny: conditions none of which may hold.
-        levels: return P(level | item, profile) of every level with each hit.
-    """
 
-    user_id: str | None = None
-    profile: Sequence[ProfileEntry] | None = None
-    top_k: int = 20
-    ranking: str | None = None
-    exclude_seen: bool = True
-    gamma: float = DEFAULT_GAMMA
-    allow: Mapping[str, Any] | None = None
-    deny: Mapping[str, Any] | None = None
-    levels: bool = False
+def _ranking_text(value: str) -> str:
+    try:
+        Ranking.parse(value)
+    except ConfigError:
+        *others, last = map(repr, spellings())
+        raise PydanticCustomError(
+            "ranking", "Input should be {expected}", {"expected": f"{', '.join(others)} or {last}"}
+        ) from None
+    return value
+
+
+Id = Annotated[
+    str, BeforeValidator(_id_text), AfterValidator(_encodable), Field(min_length=1, max_length=4096)
+]
+RankingText = Annotated[
+    str,
+    AfterValidator(_ranking_text),
+    WithJsonSchema(
+        {"type": "string", "anyOf": [{"enum": list(NAMES)}, {"pattern": r"^[a-z]+\^[0-9.]+$"}]}
+    ),
+]
+
+
+class Wire(BaseModel):
+    """A request: fields that it does not know are refused, those that it has are never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Value = str | bool | int | FiniteFloat
+Bound = str | Annotated[FiniteFloat, Strict()]  # true is no number
+
+
+class Range(Wire):
+    """A range of numbers or of ISO 8601 dates, ends included; numbers may be text."""
+
+    min: Bound | None = None
+    max: Bound | None = None
+
+
+Condition = Value | list[Value] | Range
+"""One value, any of several, or a range; text is compared as text, numbers as numbers."""
+
+
+class ProfileEntry(Wire):
+    """One interaction of a posted profile; without rating and event it counts as a liking."""
+
+    item_id: Id
+    rating: FiniteFloat | None = Field(None, description="in rating units")
+    event: str | None = Field(None, description="an event level, in logs that have events")
+    timestamp: Annotated[int, Field(ge=0, lt=_YEAR_5138)] | None = Field(
+        None, description="UTC seconds"
+    )
+
+
+class RecommendQuery(Wire):
+    """Body of POST /v1/recommend: a stored user, or a profile (empty: the prior)."""
+
+    user_id: Id | None = Field(None, description="a stored user")
+    profile: Annotated[list[ProfileEntry], Field(max_length=MAX_PROFILE)] | None = Field(
+        None, description="interactions {item_id, rating?, event?, timestamp?}; empty: the prior"
+    )
+    k: int = Field(20, ge=1, description="length of the list")
+    ranking: RankingText | None = Field(
+        None,
+        description=f"order of the list: {', '.join(spellings())}; default: consume, or similar "
+        "where the build has no autoencoder",
+    )
+    exclude_seen: bool = Field(True, description="leave out the items of the profile")
+    gamma: float = Field(
+        DEFAULT_GAMMA,
+        ge=0,
+        le=MAX_GAMMA,
+        description="weight against likely finds, where the text of the ranking has none",
+    )
+    allow: dict[str, Condition] | None = Field(
+        None, description="conditions on item attributes that must hold"
+    )
+    deny: dict[str, Condition] | None = Field(
+        None, description="conditions on item attributes none of which may hold"
+    )
+    levels: bool = Field(False, description="return P(level) of every level with each item")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.user_id is None) == (self.profile is None):
+            raise ValueError("give either user_id or profile")
+        return self
+
+    def order(self, default: str) -> Ranking:
+        """Return the ranking asked for, or the default."""
+        return Ranking.parse(self.ranking or default, self.gamma)
 
 
 @dataclasses.dataclass
-class Hit:
-    """One item of an answer; probabilities are None without an autoencoder.
-
-    `levels`, {name: probability}, is there on request only, and never for upserted items.
-    """
+class SimilarItem:
+    """One item of a list."""
 
     item_id: str
     title: str | None
-    score: float
-    p_consume: float | None = None
-    p_like: float | None = None
-    expected_rating: float | None = None
-    levels: dict[str, float] | None = None
+    score: Annotated[float, Field(description="of the ranking, or a cosine; higher is better")]
+
+
+@dataclasses.dataclass
+class Hit(SimilarItem):
+    """One recommended item; probabilities are null where the build has no autoencoder.
+
+    `levels` is there on request only, and never for upserted items.
+    """
+
+    p_consume: Annotated[
+        float | None, Field(description="P(item | profile), sums to 1 over items")
+    ] = None
+    p_like: Annotated[float | None, Field(description="P(a liked level | item, profile)")] = None
+    expected_rating: Annotated[
+        float | None, Field(description="in rating units; null: no ratings")
+    ] = None
+    levels: Annotated[
+        dict[str, float] | None,
+        Field(description="P(level), on request", exclude_if=lambda levels: not levels),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A recommendation list, best first.
+    """Answer of POST /v1/recommend: a list, best first.
 
     Attributes:
         build_id: of the index.
-        ranking: what the list is sorted by.
+        ranking: what the list is sorted by, as it was asked for.
         unknown_items: profile items that the catalogue does not hold.
-        items: at most top_k hits.
+        items: at most k hits.
     """
 
     build_id: str
-    ranking: str
-    unknown_items: list[str]
+    ranking: RankingText
+    unknown_items: Annotated[list[str], Field(description="profile items outside the catalogue")]
     items: list[Hit]
 
 
@@ -116,3 +209,13 @@ class Ranked:
     p_like: Floats | None = None
     expected_rating: Floats | None = None
     level_probs: Floats | None = None
+
+
+def conditions(given: Mapping[str, Condition] | None) -> dict[str, Any] | None:
+    """Return conditions as plain values."""
+    if given is None:
+        return None
+    return {
+        name: c.model_dump(exclude_none=True) if isinstance(c, Range) else c
+        for name, c in given.items()
+    }

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from raysys.autoencoder.model import Conv4Rec, ItemScores
+from raysys.autoencoder.item_scores import ItemScores
+from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import Needs, Ranking, meets
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.search.changes import Changes
@@ -48,8 +50,7 @@ def best_of(
     *,
     changes: Changes | None,
     top_k: int,
-    ranking: str,
-    gamma: float,
+    ranking: Ranking,
 ) -> Ranked:
     """Return the best candidates by the exact score of a ranking.
 
@@ -60,10 +61,9 @@ def best_of(
         changes: upserted items, where there are any.
         top_k: length of the list.
         ranking: one of the model's.
-        gamma: of the discover ranking.
     """
     exact = exact_scores(model, z, nums, changes)
-    scores = exact.ranking_score(ranking, gamma)
+    scores = ranking.exact(exact)
     order = np.argsort(-scores, kind="stable")[:top_k]
     rating = exact.expected_rating
     return Ranked(
@@ -89,7 +89,7 @@ def exact_scores(
     width = model.cfg.latent
     vectors, bias = changes.vectors[rows], changes.bias[rows]
     consume = vectors[:, :width] @ z_c + bias[:, 0]
-    if "like" in model.available_rankings:
+    if meets(model.levels, Needs.LIKED):
         p_like = expit(vectors[:, width:] @ z_l + bias[:, 1])
     else:
         p_like = float(model.levels.liked_array().all())

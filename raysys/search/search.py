@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder, AutoencoderFacts
 from raysys.autoencoder.linear_form import retrieval_query
+from raysys.autoencoder.rankings import SIMILAR, Needs, Ranking
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
@@ -27,23 +28,21 @@ from raysys.index.shards import Searchable
 from raysys.search import explain
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Attributes, Conditions, Mask
-from raysys.search.items import ItemTable, hits_of
+from raysys.search.items import ItemTable, hits_of, similar_items
 from raysys.search.neighbours import Neighbours, candidate_count
 from raysys.search.query import (
-    DEFAULT_GAMMA,
     Answer,
-    Hit,
     Items,
     Ranked,
     RecommendQuery,
+    SimilarItem,
     UnknownUserError,
+    conditions,
 )
 from raysys.search.rescoring import best_of, encode
 from raysys.search.served import Served
 from raysys.search.users import UserStore, posted_cells, seen_items
 from raysys.store.builds import Workspace
-
-SIMILAR = "similar"
 
 
 class Search:
@@ -153,19 +152,18 @@ class Search:
             SearchError: a ranking, rating or event that the build does not know; or, without an
                 autoencoder, a profile without a known item.
         """
-        ranking = query.ranking or self.rankings[0]
         history, unknown = self._history(query)
         ranked = next(
             self.lists(
                 history,
-                top_k=query.top_k,
-                ranking=ranking,
-                gamma=query.gamma,
+                top_k=query.k,
+                ranking=query.order(self.rankings[0]),
                 exclude_seen=query.exclude_seen,
-                allow=self.allowed(query.allow, query.deny),
+                allow=self.allowed(conditions(query.allow), conditions(query.deny)),
             )
         )
-        return Answer(self.build_id, ranking, unknown, self._hits(ranked, with_levels=query.levels))
+        hits = hits_of(ranked, self._items, self._levels if query.levels else None)
+        return Answer(self.build_id, query.ranking or self.rankings[0], unknown, hits)
 
     def similar(
         self,
@@ -174,7 +172,7 @@ class Search:
         top_k: int = 20,
         allow: Conditions | None = None,
         deny: Conditions | None = None,
-    ) -> list[Hit]:
+    ) -> list[SimilarItem]:
         """Return the items whose vectors have the highest cosine with that of `item_id`.
 
         Vectors of an autoencoder are compared in their consume block g.
@@ -188,10 +186,10 @@ class Search:
         Raises:
             UnknownItemError: the catalogue does not hold the item.
         """
-        self._check(self.rankings[0], top_k)
+        _check_length(top_k)
         num = self._items.num(item_id)
         mask = self.allowed(allow, deny)
-        return self._hits(self._neighbours.of_item(num, top_k=top_k, allow=mask))
+        return similar_items(self._neighbours.of_item(num, top_k=top_k, allow=mask), self._items)
 
     def nearest(
         self,
@@ -200,7 +198,7 @@ class Search:
         top_k: int = 20,
         allow: Conditions | None = None,
         deny: Conditions | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[list[SimilarItem]]:
         """Return, for every query vector, the items with the highest cosine; see `similar`.
 
         Args:
@@ -213,10 +211,10 @@ class Search:
         Raises:
             SearchError: a vector of another length, not finite, or zero.
         """
-        self._check(self.rankings[0], top_k)
+        _check_length(top_k)
         mask = self.allowed(allow, deny)
         lists = self._neighbours.of_vectors(_array(vectors), top_k=top_k, allow=mask)
-        return [self._hits(ranked) for ranked in lists]
+        return [similar_items(ranked, self._items) for ranked in lists]
 
     def explain(self, item_id: str, query: RecommendQuery) -> explain.Explained:
         """Take apart the score by which the index found an item for a query.
@@ -224,8 +222,7 @@ class Search:
         Raises:
             SearchError: the item came after the build and has no code yet, or codes have no atoms.
         """
-        ranking = query.ranking or self.rankings[0]
-        self._check(ranking, 1)
+        ranking = self._checked(query.order(self.rankings[0]))
         num = self._items.num(item_id)
         if num >= self._items.n_built:
             raise SearchError(f"item_id={item_id!r} came after the build: it has no code yet")
@@ -234,7 +231,7 @@ class Search:
             vector = self._neighbours.mean_of(history)[0]
             weights = np.zeros(0, dtype=np.float32)
         else:
-            both = retrieval_query(self._model, self.encode(history), ranking, query.gamma)
+            both = retrieval_query(self._model, self.encode(history), ranking)
             vector, weights = (_array(part)[0] for part in both)
         return explain.explain(self._codes, vector, weights, num, profile=history.item_num)
 
@@ -251,8 +248,7 @@ class Search:
         history: Cells,
         *,
         top_k: int,
-        ranking: str | None = None,
-        gamma: float = DEFAULT_GAMMA,
+        ranking: Ranking | None = None,
         rescore: bool = True,
         exclude_seen: bool = True,
     ) -> Items:
@@ -262,15 +258,13 @@ class Search:
             history: the profiles; cells outside the served catalogue are left out.
             top_k: length of the lists, up to N.
             ranking: one of `rankings`; None takes the first.
-            gamma: see `RecommendQuery`.
             rescore: False keeps the order of the index alone.
             exclude_seen: leave out the items of the history.
         """
         lists = self.lists(
             history,
             top_k=top_k,
-            ranking=ranking or self.rankings[0],
-            gamma=gamma,
+            ranking=ranking,
             rescore=rescore,
             exclude_seen=exclude_seen,
         )
@@ -285,8 +279,7 @@ class Search:
         history: Cells,
         *,
         top_k: int,
-        ranking: str,
-        gamma: float = DEFAULT_GAMMA,
+        ranking: Ranking | None = None,
         rescore: bool = True,
         exclude_seen: bool = True,
         allow: Mask | None = None,
@@ -295,7 +288,8 @@ class Search:
 
         `allow` [n_items] tells which items may be returned; None: all.
         """
-        self._check(ranking, top_k)
+        _check_length(top_k)
+        ranking = self._checked(ranking or Ranking(self.rankings[0]))
         known = self.n_items if self._model is None else self._items.n_built
         if history.n_cells and history.item_num.max() >= known:
             history = history.take(history.item_num < known)
@@ -305,14 +299,12 @@ class Search:
                 history, top_k=top_k, exclude=seen, rescore=rescore, allow=allow
             )
             return
-        if ranking == "rating" and self.n_items > known:  # upserted items have no levels
+        if ranking.rule.needs is Needs.RATED and self.n_items > known:  # new items have no levels
             built = np.arange(self.n_items) < known
             allow = built if allow is None else allow & built
         z = self.encode(history)
         n_candidates = candidate_count(top_k, self.n_items, rescore=rescore)
-        nums, scores = self.candidates(
-            z, ranking, n_candidates, gamma=gamma, exclude=seen, allow=allow
-        )
+        nums, scores = self.candidates(z, ranking, n_candidates, exclude=seen, allow=allow)
         for row in range(history.n_users):
             found = nums[row][nums[row] >= 0]
             if rescore:
@@ -323,7 +315,6 @@ class Search:
                     changes=self._changes,
                     top_k=top_k,
                     ranking=ranking,
-                    gamma=gamma,
                 )
             else:
                 yield Ranked(found[:top_k], scores[row][: len(found)][:top_k])
@@ -337,10 +328,9 @@ class Search:
     def candidates(
         self,
         z: torch.Tensor,
-        ranking: str,
+        ranking: Ranking,
         n_candidates: int,
         *,
-        gamma: float = DEFAULT_GAMMA,
         exclude: Sequence[Items] | None = None,
         allow: Mask | None = None,
     ) -> tuple[Items, NDArray[np.float32]]:
@@ -350,12 +340,11 @@ class Search:
             z: latents [B, H] of `encode`.
             ranking: one of `rankings`.
             n_candidates: per user; rows with fewer are padded with -1.
-            gamma: of the discover ranking.
             exclude: per user, item_nums to leave out.
             allow: [n_items] which items may be returned; None: all.
         """
         assert self._model is not None
-        query, weights = retrieval_query(self._model, z, ranking, gamma)
+        query, weights = retrieval_query(self._model, z, ranking)
         return self._index.search(
             _array(query),
             weights=_array(weights),
@@ -366,18 +355,16 @@ class Search:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _check(self, ranking: str, top_k: int) -> None:
-        if ranking not in self.rankings:
+    def _checked(self, ranking: Ranking) -> Ranking:
+        if ranking.name not in self.rankings:
             accepted = ", ".join(self.rankings)
             raise SearchError(
-                f"ranking={ranking!r} is not what this build can give: expected one of {accepted}"
+                f"ranking={ranking.name!r} is not what this build can give: "
+                f"expected one of {accepted}"
             )
-        if top_k < 1:
-            raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
+        return ranking
 
     def _history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
-        if (query.user_id is None) == (query.profile is None):
-            raise SearchError("a query has either a user_id or a profile")
         if query.user_id is not None:
             if self._users is None:
                 raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
@@ -389,9 +376,10 @@ class Search:
             query.profile, items=self._items, levels=self._levels, now=max(now, newest)
         )
 
-    def _hits(self, ranked: Ranked, *, with_levels: bool = False) -> list[Hit]:
-        levels = self._levels if with_levels else None
-        return hits_of(ranked, self._items, levels)
+
+def _check_length(top_k: int) -> None:
+    if top_k < 1:
+        raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
 
 
 def _array(values: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:

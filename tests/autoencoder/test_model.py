@@ -13,6 +13,7 @@ from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out, shares_left_out
+from raysys.autoencoder.rankings import Ranking
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import ConfigError
@@ -136,9 +137,10 @@ def test_the_joint_probability_is_the_product_of_its_factors_and_items_agree_wit
     np.testing.assert_allclose(got.level_probs.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(got.expected_rating, got.level_probs @ np.arange(1, 6), rtol=1e-5)
     np.testing.assert_allclose(got.p_like, got.level_probs[:, 3:].sum(axis=1), rtol=1e-5)
-    for ranking in model.available_rankings:
-        every = model.scores(z, ranking, 0.7)[2, nums]
-        np.testing.assert_allclose(got.ranking_score(ranking, 0.7), every, rtol=1e-4, atol=1e-5)
+    for name in model.available_rankings:
+        ranking = Ranking.parse(name, 0.7)
+        every = model.scores(z, ranking)[2, nums]
+        np.testing.assert_allclose(ranking.exact(got), every, rtol=1e-4, atol=1e-5)
 
 
 def test_permuting_items_permutes_scores():
@@ -155,9 +157,9 @@ def test_permuting_items_permutes_scores():
     with torch.no_grad():
         z, z_moved = model.encode(ragged(cells)), moved.encode(ragged(renamed))
         torch.testing.assert_close(z, z_moved)
-        for ranking in model.available_rankings:
-            got = moved.scores(z_moved, ranking, 0.5)
-            torch.testing.assert_close(got, model.scores(z, ranking, 0.5)[:, order])
+        for ranking in map(Ranking, model.available_rankings):
+            got = moved.scores(z_moved, ranking)
+            torch.testing.assert_close(got, model.scores(z, ranking)[:, order])
 
 
 def test_an_empty_profile_gets_the_prior():
@@ -176,21 +178,15 @@ def test_consume_is_exactly_linear_and_like_is_its_expansion():
     with torch.no_grad():
         z = model.encode(ragged(random_cells(1, 5)))
     vectors, bias = retrieval_vectors(model)
-    query, weight = retrieval_query(model, z, "consume", 0.0)
+    query, weight = retrieval_query(model, z, Ranking("consume"))
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
-    torch.testing.assert_close(linear, model.scores(z, "consume"))
+    torch.testing.assert_close(linear, model.scores(z, Ranking("consume")))
     near = z.clone()
     near[:, model.cfg.latent :] = model.mean_level_latent + 1e-3 * z[:, model.cfg.latent :]
-    query, weight = retrieval_query(model, near, "like", 0.0)
+    query, weight = retrieval_query(model, near, Ranking("like"))
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
-    logit = torch.logit(model.scores(near, "like").exp())
+    logit = torch.logit(model.scores(near, Ranking("like")).exp())
     torch.testing.assert_close(linear, logit, atol=1e-4, rtol=0)
-
-
-def test_rankings_follow_the_levels():
-    assert make(stars()).available_rankings == ("consume", "rating", "like", "discover")
-    assert make(EVENTS).available_rankings == ("consume", "like", "discover")
-    assert make(ONE).available_rankings == ("consume",)
 
 
 def test_an_event_log_has_no_expected_rating_and_one_level_has_no_level_block():
@@ -282,7 +278,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(loaded.encode(cells), model.eval().encode(cells))
         z = model.encode(cells)
-        for ranking in ("consume", "like"):
+        for ranking in (Ranking("consume"), Ranking("like")):
             torch.testing.assert_close(loaded.scores(z, ranking), model.scores(z, ranking))
 
 

@@ -12,6 +12,7 @@ import torch
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.linear_form import retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.cluster import tasks
 from raysys.commands.backtest import BacktestConfig, backtest
 from raysys.commands.compare import CompareConfig, compare
@@ -488,15 +489,16 @@ def test_a_backtest_needs_a_split_in_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("levels", "rankings"),
+    ("levels", "met"),
     [
-        (build_levels(LevelCounts({1.0: 9}, 0, {})), ("consume",)),
-        (build_levels(LevelCounts({5.0: 4}, 5, {})), ("consume", "like", "discover")),
-        (build_levels(LevelCounts({1.0: 9}, 0, {"buy": 3, "view": 6})), ("consume",)),
-        (RatingLevels(("1",), (1.0,), (True,)), ("consume",)),  # a build of before
+        (build_levels(LevelCounts({1.0: 9}, 0, {})), {Needs.NOTHING}),
+        (build_levels(LevelCounts({5.0: 4}, 5, {})), {Needs.NOTHING, Needs.LIKED}),
+        (build_levels(LevelCounts({1.0: 9}, 0, {"buy": 3, "view": 6})), {Needs.NOTHING}),
+        (RatingLevels(("1",), (1.0,), (True,)), {Needs.NOTHING}),  # a build of before
     ],
 )
-def test_a_log_whose_ratings_never_differ_is_consumption(tmp_path, levels, rankings):
+def test_a_log_whose_ratings_never_differ_is_consumption(tmp_path, levels, met):
+    rankings = tuple(name for name, rule in RANKINGS.items() if rule.needs in met)
     workspace = Workspace(str(tmp_path / "run"))
     cells = planted_cells()
     cells = dataclasses.replace(cells, level=cells.level % levels.n_levels)
@@ -516,7 +518,7 @@ def test_a_log_whose_ratings_never_differ_is_consumption(tmp_path, levels, ranki
         evaluate(config(workspace, ranking="rating"))
     search = Search.open(workspace)
     assert search.rankings == rankings
-    [hit] = search.recommend(RecommendQuery(profile=[ProfileEntry("i00")], top_k=1)).items
+    [hit] = search.recommend(RecommendQuery(profile=[ProfileEntry(item_id="i00")], k=1)).items
     assert levels.n_rated or hit.expected_rating is None
 
 

@@ -63,7 +63,7 @@ def test_a_log_becomes_answers_and_a_second_run_reuses_everything(built, capfd):
     assert again["stage_seconds"]["train"] < record["stage_seconds"]["train"] / 4
 
     search = Search.open(Workspace(folder))
-    answer = search.recommend(RecommendQuery(user_id="user 0", top_k=5))
+    answer = search.recommend(RecommendQuery(user_id="user 0", k=5))
     assert len(answer.items) == 5
 
 

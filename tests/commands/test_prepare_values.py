@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys import cli
+from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.commands.prepare import PrepareConfig, prepare
 from raysys.config import load
 from raysys.data.profiles import Profiles
@@ -131,12 +132,14 @@ def test_one_rating_throughout_is_consumption_from_log_to_answers(tmp_path, capf
     assert err.count("ratings of the fit window are all 4.5: they make no scale") == 1
     assert "rmse" not in json.loads(out)["metrics"]
     search = Search.open(Workspace(str(run)))
-    assert search.rankings == ("consume",)
+    assert {RANKINGS[name].needs for name in search.rankings} == {Needs.NOTHING}
     for user in range(6):
-        answer = search.recommend(RecommendQuery(user_id=str(user), top_k=5))
+        answer = search.recommend(RecommendQuery(user_id=str(user), k=5))
         assert {int(hit.item_id) % 2 for hit in answer.items} == {user % 2}
         assert {hit.expected_rating for hit in answer.items} == {None}
     [hit] = search.recommend(
-        RecommendQuery(profile=[ProfileEntry("1", rating=4.5), ProfileEntry("3")], top_k=1)
+        RecommendQuery(
+            profile=[ProfileEntry(item_id="1", rating=4.5), ProfileEntry(item_id="3")], k=1
+        )
     ).items
     assert int(hit.item_id) % 2 == 1

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 from raysys.commands.query import QueryConfig, format_table, query
 from raysys.config import load
 from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
-from raysys.http.client import ServiceError
-from raysys.search.query import Hit
+from raysys.http.client import Client, ServiceError
+from raysys.search.query import Hit, RecommendQuery
+from raysys.search.search import Search
+from raysys.store.builds import Workspace
 from tests.support.runs import item_id, model_run, user_id, vectors_run
 
 
@@ -89,7 +92,7 @@ def test_titles_filters_and_levels(run):
     assert {line.split()[1] for line in two.splitlines()[1:]} == {item_id(5), item_id(9)}
     rest = ask(run, f"similar_to={item_id(9)}", "deny={title: Title 5}", "top_k=99")
     assert len(rest.splitlines()) == 1 + 58
-    with pytest.raises(SearchError, match="no attribute 'genre'"):
+    with pytest.raises(ServiceError, match="no attribute 'genre'"):
         ask(run, "profile=[]", "allow={genre: Comedy}")
     with pytest.raises(UnknownItemError, match="is several items"):
         ask(run, "titles=[Title]")
@@ -103,7 +106,7 @@ def test_vectors_on_the_command_line_and_in_files(tmp_path):
     np.save(tmp_path / "q.npy", vectors[:3])
     three = ask(tmp_path, f"vectors={tmp_path / 'q.npy'}", "top_k=1")
     assert [line.split()[0] for line in three.splitlines() if line] == ["rank", "1"] * 3
-    with pytest.raises(SearchError, match="query vectors have shape"):
+    with pytest.raises(ServiceError, match="query vectors have shape"):
         ask(tmp_path, "vector=[1,2]")
     with pytest.raises(DataError, match="cannot be read as a"):
         ask(tmp_path, "vectors=none.npy")
@@ -123,3 +126,38 @@ def test_ids_with_line_feeds_keep_a_row_each(tmp_path):
     found = query(QueryConfig(run=workspace.run, user_id=user_id(0), top_k=60)).splitlines()
     assert len(found) == 61
     assert any("two\\nlines\\n" in line for line in found)
+
+
+def test_what_http_takes_the_command_takes(run):
+    keys = {field.name for field in dataclasses.fields(QueryConfig)}
+    assert keys >= (set(RecommendQuery.model_fields) - {"k"}) | {"top_k"}
+    plain, weighted = ["ranking=discover", "top_k=60"], ["ranking=discover^0.1", "top_k=60"]
+    user = f"user_id={user_id(4)}"
+    assert ask(run, user, *plain) == ask(run, user, "ranking=discover^0.5", "top_k=60")
+    assert ask(run, user, *weighted) == ask(run, user, *plain, "gamma=0.1")
+    assert ask(run, user, *weighted) != ask(run, user, *plain)
+    assert ask(run, user, "exclude_seen=false", "top_k=60") != ask(run, user, "top_k=60")
+
+
+@pytest.mark.parametrize(
+    ("word", "accepted"),
+    [
+        ("top_k=0", "top_k=0 is not accepted: expected greater than or equal to 1"),
+        ("ranking=best", "ranking='best' is not accepted: expected 'consume'"),
+        ("gamma=-1", "gamma=-1.0 is not accepted: expected greater than or equal to 0"),
+        ("profile=[{item_id: a, stars: 5}]", "stars: Extra inputs are not permitted"),
+        ("profile=[{rating: 5}]", "item_id: Field required"),
+    ],
+)
+def test_what_no_request_may_say_is_refused(word, accepted):
+    with pytest.raises(ConfigError) as caught:
+        load(QueryConfig, [word])
+    assert accepted in str(caught.value)
+
+
+def test_a_service_answers_as_the_builds_do(run, monkeypatch):
+    search = Search.open(Workspace(run))
+    words = [f"user_id={user_id(4)}", "profile=[{item_id: 42, rating: 5}]", "similar_to=42"]
+    answers = [ask(run, word) for word in words]
+    monkeypatch.setattr("raysys.commands.query.Client", lambda url: Client.local(search))
+    assert [query(load(QueryConfig, ["url=http://it", word])) for word in words] == answers

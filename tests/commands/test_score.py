@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -48,7 +47,7 @@ def check_against_search(output, search, *, top_k, ranking=None, **query):
         by_user.setdefault(row["user_id"], []).append(row)
     assert list(by_user) == [user_id(num) for num in range(20)]
     for user, rows in by_user.items():
-        answer = search.recommend(RecommendQuery(user_id=user, top_k=top_k, ranking=ranking))
+        answer = search.recommend(RecommendQuery(user_id=user, k=top_k, ranking=ranking))
         assert [row["item_id"] for row in rows] == [hit.item_id for hit in answer.items]
         assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
         for name in ("score", "p_consume", "p_like", "expected_rating"):
@@ -76,8 +75,8 @@ def test_settings_of_the_ranking_reach_the_lists(planted, tmp_path, here, settin
     score(config(planted, tmp_path, top_k=9, ranking="discover", **settings))
     table = pq.read_table(tmp_path / "scores")
     lists = [table.filter(pc.equal(table["user_id"], user_id(num))) for num in range(20)]
-    plain = RecommendQuery(user_id=user_id(15), top_k=9, ranking="discover")
-    asked = dataclasses.replace(plain, **settings)
+    plain = RecommendQuery(user_id=user_id(15), k=9, ranking="discover")
+    asked = plain.model_copy(update=settings)
     answers = [[hit.item_id for hit in planted[1].recommend(q).items] for q in (plain, asked)]
     assert answers[0] != answers[1] == lists[15]["item_id"].to_pylist()
 
@@ -132,7 +131,9 @@ def test_plain_vectors_have_no_users_to_score(tmp_path, here):
         score(ScoreConfig(run=str(tmp_path)))
 
 
-@pytest.mark.parametrize("settings", [{"top_k": 0}, {"gamma": -1.0}, {"batch_users": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 0}, {"gamma": -1.0}, {"ranking": "best"}, {"batch_users": 0}]
+)
 def test_settings_out_of_range(settings):
     [key] = settings
     with pytest.raises(ConfigError, match=key):
@@ -144,6 +145,6 @@ def test_on_a_cluster(planted, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     score(config(planted, tmp_path, top_k=4))
     check_against_search(tmp_path / "scores", planted[1], top_k=4)
-    with pytest.raises(Exception, match="best") as caught:
-        score(config(planted, tmp_path / "other", ranking="best"))
+    with pytest.raises(Exception, match="similar") as caught:
+        score(config(planted, tmp_path / "other", ranking="similar"))
     assert isinstance(find_cause(caught.value), SearchError)

@@ -11,6 +11,7 @@ import torch
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
+from raysys.autoencoder.rankings import RANKINGS, Ranking
 from raysys.autoencoder.task import AutoencoderTask, autoencoder_phases
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
@@ -69,7 +70,7 @@ def test_the_builds_fit_together_and_are_reused(ray_cluster, workspace):
     assert facts["fitted_until"] == CUTOFFS["test"]
     assert set(facts["val_metrics"]) == {"recall@20", "ndcg@100", "recall@20^0.3", "nll"}
     recall = chain["embeddings"].record()["candidate_recall"]
-    assert set(recall) == {"consume", "rating", "like", "discover"}
+    assert set(recall) == set(RANKINGS)
     assert min(recall.values()) == 1  # fewer items than candidates
     model = Autoencoder.open(chain["autoencoder"]).model
     vectors = np.load(chain["embeddings"].path("vectors.npy"))
@@ -92,8 +93,8 @@ def test_what_was_planted_is_learned(ray_cluster, workspace):
     with torch.no_grad():
         liked = [(i, 2) for i in range(0, 16, 2)]
         z = model.encode(ragged(Cells.from_lists([[*liked, (17, 0), (19, 0)]])))
-        top = model.scores(z, "consume")[0].topk(12).indices
-        rating = model.scores(z, "rating")[0, 20:]
+        top = model.scores(z, Ranking("consume"))[0].topk(12).indices
+        rating = model.scores(z, Ranking("rating"))[0, 20:]
     assert (top % 2 == 0).float().mean() > 0.9
     assert rating[::2].mean() > rating[1::2].mean() + 1
 

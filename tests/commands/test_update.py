@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.commands.index import IndexConfig, index
-from raysys.commands.query import QueryConfig, QueryEntry, query
+from raysys.commands.query import QueryConfig, query
 from raysys.commands.train import TrainConfig, train
 from raysys.commands.update import UpdateConfig, update
 from raysys.errors import ConfigError, DataError, UnknownItemError
@@ -58,7 +59,13 @@ def test_own_vectors_change_at_once_and_are_taken_in_by_the_next_index(tmp_path)
     fresh = write_rows(
         tmp_path / "n.parquet", ["ü", "i7"], [vectors[5], -vectors[7]], kind=["odd"] * 2
     )
-    why = query(QueryConfig(run=run, profile=[QueryEntry("i25"), QueryEntry("i45")], explain="i65"))
+    why = query(
+        QueryConfig(
+            run=run,
+            profile=[ProfileEntry(item_id="i25"), ProfileEntry(item_id="i45")],
+            explain="i65",
+        )
+    )
     assert "in the profile" in why.splitlines()[0]
     assert "T25" in why or "T45" in why
     assert "score 0." in why.splitlines()[-1]
@@ -79,8 +86,8 @@ def test_own_vectors_change_at_once_and_are_taken_in_by_the_next_index(tmp_path)
         with pytest.raises(UnknownItemError, match="'i6'"):
             search.similar("i6")
         assert search.similar("ü", top_k=3)[0].item_id != "ü"
-        profile = [ProfileEntry("ü"), ProfileEntry("i25")]
-        assert len(search.recommend(RecommendQuery(profile=profile, top_k=7)).items) == 7
+        profile = [ProfileEntry(item_id="ü"), ProfileEntry(item_id="i25")]
+        assert len(search.recommend(RecommendQuery(profile=profile, k=7)).items) == 7
 
     check()
     workspace = Workspace(run)
@@ -100,22 +107,22 @@ def test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked(tmp_path):
     workspace, _ = model_run(tmp_path)
     run = str(tmp_path)
     vectors = np.load(workspace.current("embeddings").path("vectors.npy"))
-    plain = Search.open(workspace).recommend(RecommendQuery(user_id=user_id(4), top_k=60))
+    plain = Search.open(workspace).recommend(RecommendQuery(user_id=user_id(4), k=60))
     best = plain.items[0]
     num = int(Search.open(workspace).items.num(best.item_id))
     fresh = write_rows(tmp_path / "n.parquet", ["new"], [vectors[num]], title=["New"])
     update(UpdateConfig(run=run, upsert=fresh, delete=[best.item_id]))
     search = Search.open(workspace)
     for ranking in search.rankings:
-        query = RecommendQuery(user_id=user_id(4), top_k=99, ranking=ranking, levels=True)
+        query = RecommendQuery(user_id=user_id(4), k=99, ranking=ranking, levels=True)
         hits = search.recommend(query).items
         ids = [hit.item_id for hit in hits]
         assert best.item_id not in ids
-        assert ("new" in ids) == (ranking != "rating")
+        assert ("new" in ids) == (RANKINGS[ranking].needs is not Needs.RATED)
         assert all((hit.levels is None) == (hit.item_id == "new") for hit in hits)
         known = [hit for hit in hits if hit.item_id != "new"]
         assert all(sum(hit.levels.values()) == pytest.approx(1) for hit in known)
-    consume = search.recommend(RecommendQuery(user_id=user_id(4), top_k=99)).items
+    consume = search.recommend(RecommendQuery(user_id=user_id(4), k=99)).items
     new = next(hit for hit in consume if hit.item_id == "new")
     bias = np.load(workspace.current("embeddings").path("bias.npy"))[num, 0]
     assert new.score == pytest.approx(best.score - bias, abs=1e-5)
@@ -123,9 +130,9 @@ def test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked(tmp_path):
     replaced = write_rows(tmp_path / "r.parquet", [item_id(9)], [vectors[9]], title=["Nine"])
     update(UpdateConfig(run=run, upsert=replaced))
     search = Search.open(workspace)
-    seen = RecommendQuery(profile=[ProfileEntry(item_id(9), rating=5)], top_k=99)
+    seen = RecommendQuery(profile=[ProfileEntry(item_id=item_id(9), rating=5)], k=99)
     assert item_id(9) not in [hit.item_id for hit in search.recommend(seen).items]
-    loose = RecommendQuery(profile=seen.profile, top_k=99, exclude_seen=False)
+    loose = RecommendQuery(profile=seen.profile, k=99, exclude_seen=False)
     titles = {hit.item_id: hit.title for hit in search.recommend(loose).items}
     assert titles[item_id(9)] == "Nine"
 

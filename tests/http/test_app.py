@@ -1,11 +1,16 @@
+import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from raysys.http.app import create_app
+from raysys.autoencoder.rankings import NAMES
+from raysys.http.app import Holder, ServiceOptions, create_app
 from raysys.http.client import Client, ServiceError
+from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
 from tests.support.runs import BINS, ITEM_IDS, item_id, model_run, title, user_id, vectors_run
 
@@ -17,8 +22,6 @@ class InProcess(httpx.BaseTransport):
         self._app = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     def handle_request(self, request):
-        import asyncio
-
         async def ask():
             answer = await self._app.handle_async_request(request)
             return answer, await answer.aread()
@@ -35,7 +38,9 @@ def search(tmp_path_factory):
 
 @pytest.fixture
 def http(search):
-    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as client:
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: search)), base_url="http://service"
+    ) as client:
         yield client
 
 
@@ -51,7 +56,9 @@ def rated(tmp_path_factory):
 
 @pytest.mark.parametrize("ranking", ["consume", "rating", "like", "discover"])
 def test_recommend_with_a_model(rated, ranking):
-    with httpx.Client(transport=InProcess(create_app(rated)), base_url="http://service") as http:
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: rated)), base_url="http://service"
+    ) as http:
         response = ask(http, user_id=user_id(7), ranking=ranking, k=60)
         posted = ask(http, profile=[], ranking=ranking)
     answer = response.json()
@@ -64,7 +71,9 @@ def test_recommend_with_a_model(rated, ranking):
 
 
 def test_what_a_posted_profile_may_say_depends_on_the_build(rated):
-    with httpx.Client(transport=InProcess(create_app(rated)), base_url="http://service") as http:
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: rated)), base_url="http://service"
+    ) as http:
         entries = {"rating": 9}, {"event": "purchase"}
         refused = [ask(http, profile=[{"item_id": 42, **entry}]) for entry in entries]
         unknown = ask(http, user_id="nobody")
@@ -75,7 +84,9 @@ def test_what_a_posted_profile_may_say_depends_on_the_build(rated):
 
 def test_a_posted_rating_off_the_scale_of_bins_is_refused(tmp_path):
     search = Search.open(model_run(tmp_path, levels=BINS)[0])
-    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as http:
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: search)), base_url="http://service"
+    ) as http:
         for rating in (0.5, 40.2, 98.5):
             assert ask(http, profile=[{"item_id": "42", "rating": rating}]).status_code == 200
         for rating in (0, 99, -1e300, 1e300):
@@ -95,7 +106,7 @@ def test_a_posted_rating_off_the_scale_of_bins_is_refused(tmp_path):
     ],
 )
 def test_attributes_filter_by_their_meaning(search, allow, numbers):
-    with Client("http://service", transport=InProcess(create_app(search))) as client:
+    with Client("http://service", transport=InProcess(create_app(lambda: search))) as client:
         profile = [{"item_id": "42"}]
         answer = client.recommend(profile=profile, allow=allow, exclude_seen=False)
         assert {item.item_id for item in answer.items} == {item_id(num) for num in numbers}
@@ -151,7 +162,7 @@ def test_ids_that_are_not_there_are_unknown_items(http, text):
 
 @pytest.mark.parametrize("num", ITEM_IDS)
 def test_the_client_asks_for_any_id(search, num):
-    with Client("http://service", transport=InProcess(create_app(search))) as client:
+    with Client("http://service", transport=InProcess(create_app(lambda: search))) as client:
         answer = client.similar(item_id(num), k=3)
         assert (answer.item_id, len(answer.items)) == (item_id(num), 3)
         other = client.recommend(profile=[{"item_id": item_id(num)}], k=59)
@@ -244,7 +255,9 @@ def test_faults_of_ours_tell_nothing_and_are_logged(search, caplog, monkeypatch)
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(search, "recommend", broken)
-    with httpx.Client(transport=InProcess(create_app(search)), base_url="http://service") as http:
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: search)), base_url="http://service"
+    ) as http:
         response = ask(http, profile=[])
     assert error_of(response, 500)["type"] == "internal"
     assert "secret" not in response.text
@@ -280,7 +293,7 @@ def test_the_schema_documents_every_answer(http):
 
 
 def test_filters_levels_and_vectors_over_http(rated, search):
-    transport = InProcess(create_app(rated))
+    transport = InProcess(create_app(lambda: rated))
     with Client("http://service", transport=transport) as client:
         some = {"item_id": [item_id(5), item_id(9)]}
         answer = client.recommend(profile=[], allow=some, deny={"title": "Title 9"}, levels=True)
@@ -291,7 +304,7 @@ def test_filters_levels_and_vectors_over_http(rated, search):
             client.recommend(profile=[], allow={"year": {"min": 1990}})
         alike = client.similar(item_id(1), allow=some)
         assert {item.item_id for item in alike.items} == {item_id(5), item_id(9)}
-    with Client("http://service", transport=InProcess(create_app(search))) as client:
+    with Client("http://service", transport=InProcess(create_app(lambda: search))) as client:
         lists = client.search([[1.0] * 8, [-1.0] * 8], k=3).lists
         assert [len(items) for items in lists] == [3, 3]
         for bad in ([[1.0]], [[1.0] * 8, [1.0]], [[0.0] * 8]):
@@ -299,3 +312,89 @@ def test_filters_levels_and_vectors_over_http(rated, search):
                 client.search(bad)
     with httpx.Client(transport=transport, base_url="http://service") as http:
         assert http.get("/v1/items/42/similar", params={"allow": "[1]"}).status_code == 422
+
+
+def test_a_request_names_its_ranking_with_its_weight(rated):
+    with Client.local(rated) as client:
+        user = {"user_id": user_id(7), "k": 60}
+        weighted = client.recommend(**user, ranking="discover^0.1")
+        assert weighted.ranking == "discover^0.1"
+        assert weighted.items == client.recommend(**user, ranking="discover", gamma=0.1).items
+        assert weighted.items != client.recommend(**user, ranking="discover").items
+        for text in ("discover^11", "like^0.5", "discover^"):
+            with pytest.raises(ServiceError, match=r"'discover\^GAMMA'"):
+                client.recommend(**user, ranking=text)
+
+
+def test_a_client_in_this_process_asks_as_over_http(rated, search):
+    with Client.local(rated) as client:
+        asked = RecommendQuery(user_id=user_id(7), k=3, levels=True)
+        answer = client.recommend(asked)
+        assert answer == rated.recommend(asked)
+        assert client.similar("42", k=2).items == rated.similar("42", top_k=2)
+        assert client.status().n_items == 60
+        with pytest.raises(ServiceError, match="'nobody'") as caught:
+            client.recommend(user_id="nobody")
+    assert (caught.value.status, caught.value.type) == (404, "unknown_user")
+
+
+def test_a_client_in_this_process_works_inside_an_event_loop(search):
+    async def ask_here():
+        with Client.local(search) as client:
+            return client.health().build_id
+
+    assert asyncio.run(ask_here()) == search.build_id
+
+
+def test_another_search_takes_over_between_requests(rated, search):
+    holder = Holder(rated)
+    with Client("http://service", transport=InProcess(create_app(holder))) as client:
+        assert client.recommend(profile=[]).build_id == rated.build_id
+        assert holder.exchange(search) is rated
+        assert client.health().build_id == search.build_id
+        assert client.status().rankings == ["similar"]
+        assert client.recommend(profile=[{"item_id": "42"}]).ranking == "similar"
+
+
+def test_a_request_that_runs_is_answered_by_the_search_that_it_began_with(rated, search):
+    begun, exchanged = threading.Event(), threading.Event()
+
+    class Slow:
+        """The rated search, which answers when another has taken its place."""
+
+        n_items, build_id = rated.n_items, rated.build_id
+
+        def similar(self, item_id, **limits):
+            begun.set()
+            assert exchanged.wait(30)
+            return rated.similar(item_id, **limits)
+
+    holder = Holder(Slow())
+    transport = InProcess(create_app(holder))
+    with Client("http://service", transport=transport) as client, ThreadPoolExecutor() as pool:
+        running = pool.submit(client.similar, "42", k=3)
+        assert begun.wait(30)
+        holder.exchange(search)
+        assert client.health().build_id == search.build_id
+        exchanged.set()
+        answer = running.result(30)
+    assert answer.build_id == rated.build_id
+    assert answer.items == rated.similar("42", top_k=3)
+
+
+def test_options_limit_the_length_of_lists(search):
+    app = create_app(lambda: search, ServiceOptions(k_limit=5))
+    with Client("http://service", transport=InProcess(app)) as client:
+        assert len(client.similar("42", k=60).items) == 59  # the catalogue is longer than 5
+        with pytest.raises(ServiceError, match="k=61 is not accepted: expected 1 to 60"):
+            client.similar("42", k=61)
+
+
+def test_the_schema_is_that_of_the_answers(http):
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    answer = ask(http, profile=[{"item_id": "42"}], k=1).json()
+    assert set(schemas["Answer"]["properties"]) == set(answer)
+    assert set(schemas["Hit"]["properties"]) == {*answer["items"][0], "levels"}
+    assert set(schemas["RecommendQuery"]["properties"]) == set(RecommendQuery.model_fields)
+    options = str(schemas["RecommendQuery"]["properties"]["ranking"])
+    assert all(name in options for name in NAMES)

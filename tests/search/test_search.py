@@ -7,9 +7,9 @@ import torch
 
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_vectors
+from raysys.autoencoder.rankings import RANKINGS, Ranking, rankings_of
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RANKINGS
 from raysys.errors import BuildError, CorruptBuildError, SearchError, UnknownItemError
 from raysys.search.changes import Changes
 from raysys.search.query import ProfileEntry, RecommendQuery, UnknownUserError
@@ -48,8 +48,10 @@ def test_similar_is_the_exact_cosine_order(plain):
 
 def test_plain_vectors_recommend_by_the_mean_of_the_profile(plain):
     search, vectors = plain
-    profile = [ProfileEntry(item_id(n), rating=3.0) for n in (0, 7)] + [ProfileEntry("?")]
-    answer = search.recommend(RecommendQuery(profile=profile, top_k=700))
+    profile = [ProfileEntry(item_id=item_id(n), rating=3.0) for n in (0, 7)] + [
+        ProfileEntry(item_id="?")
+    ]
+    answer = search.recommend(RecommendQuery(profile=profile, k=700))
     assert (answer.ranking, answer.unknown_items) == ("similar", ["?"])
     query = unit(unit(vectors)[[0, 7]].sum(axis=0, keepdims=True))[0]
     expected = [n for n in np.argsort(-(unit(vectors) @ query)) if n not in (0, 7)]
@@ -71,11 +73,9 @@ def test_rank_pads_excludes_and_takes_any_length(plain):
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        (RecommendQuery(profile=[ProfileEntry("42")], ranking="like"), "'like'.*similar"),
-        (RecommendQuery(profile=[ProfileEntry("42")], top_k=0), "top_k=0"),
+        (RecommendQuery(profile=[ProfileEntry(item_id="42")], ranking="like"), "'like'.*similar"),
         (RecommendQuery(profile=[]), "known item"),
-        (RecommendQuery(profile=[ProfileEntry("?")]), "known item"),
-        (RecommendQuery(), "either a user_id or a profile"),
+        (RecommendQuery(profile=[ProfileEntry(item_id="?")]), "known item"),
     ],
 )
 def test_queries_that_cannot_be_answered(plain, query, words):
@@ -121,11 +121,11 @@ def rated(tmp_path_factory):
     return Search.open(workspace), Autoencoder.open(workspace.current("autoencoder")).model, cells
 
 
-def oracle(model, cells, ranking, *, gamma=0.5, reference_time=1100):
+def oracle(model, cells, ranking, *, reference_time=1100):
     """The model's exact scores of all items, seen ones at -inf."""
     with torch.inference_mode():
         z = model.encode(ragged(cells, reference_time=reference_time))
-        scores = model.scores(z, ranking, gamma).numpy().copy()
+        scores = model.scores(z, Ranking(ranking)).numpy().copy()
     scores[cells.rows, cells.item_num] = -np.inf
     return scores
 
@@ -135,7 +135,7 @@ def test_rank_is_the_order_of_the_models_exact_scores(rated, ranking):
     search, model, cells = rated
     early = cells.take(cells.timestamp < 1100)
     expected = oracle(model, early, ranking)
-    lists = search.rank(early, top_k=60, ranking=ranking)
+    lists = search.rank(early, top_k=60, ranking=Ranking(ranking))
     assert lists.shape == (20, 60)
     for user in range(20):
         n = 60 - early.counts[user]
@@ -164,7 +164,7 @@ def test_the_index_alone_is_almost_exact_with_dense_codes(rated):
 @pytest.mark.parametrize("ranking", RANKINGS)
 def test_recommend_gives_the_models_probabilities(rated, ranking):
     search, model, cells = rated
-    query = RecommendQuery(user_id=user_id(4), top_k=60, ranking=ranking, exclude_seen=False)
+    query = RecommendQuery(user_id=user_id(4), k=60, ranking=ranking, exclude_seen=False)
     answer = search.recommend(query)
     assert len(answer.items) == 60
     one = cells.users(np.array([4]))
@@ -199,7 +199,7 @@ def test_a_posted_profile_is_worth_as_much_as_the_stored_one(rated):
     search, _, cells = rated
     one = cells.users(np.array([6]))
     profile = [
-        ProfileEntry(item_id(item), rating=float(level + 1), timestamp=int(time))
+        ProfileEntry(item_id=item_id(item), rating=float(level + 1), timestamp=int(time))
         for item, level, time in zip(one.item_num, one.level, one.timestamp, strict=True)
     ]
     stored = search.recommend(RecommendQuery(user_id=user_id(6)))
@@ -213,17 +213,20 @@ def test_only_ages_within_a_profile_count_after_the_fitted_period(rated):
     assert one.timestamp.max() < 1100
     at_the_cut = dataclasses.replace(one, timestamp=one.timestamp + 1100 - one.timestamp.max())
     much_later = dataclasses.replace(one, timestamp=at_the_cut.timestamp + 10**9)
-    lists = [list(search.lists(c, top_k=60, ranking="consume")) for c in (at_the_cut, much_later)]
+    lists = [
+        list(search.lists(c, top_k=60, ranking=Ranking("consume")))
+        for c in (at_the_cut, much_later)
+    ]
     np.testing.assert_array_equal(lists[0][0].scores, lists[1][0].scores)
     older = dataclasses.replace(one, timestamp=one.timestamp - 10**4)
-    [other] = search.lists(older, top_k=60, ranking="consume")
+    [other] = search.lists(older, top_k=60, ranking=Ranking("consume"))
     assert not np.array_equal(other.scores, lists[0][0].scores)
 
 
 @pytest.mark.parametrize("query", [RecommendQuery(profile=[]), RecommendQuery(user_id=user_id(0))])
 def test_an_empty_profile_gets_the_prior(rated, query):
     search, model, _ = rated
-    answer = search.recommend(dataclasses.replace(query, top_k=60))
+    answer = search.recommend(query.model_copy(update={"k": 60}))
     nobody = Cells.from_lists([[]])
     with torch.inference_mode():
         z = model.encode(ragged(nobody))
@@ -234,9 +237,9 @@ def test_an_empty_profile_gets_the_prior(rated, query):
 
 def test_gamma_moves_discover_away_from_likely_finds(rated):
     search, _, _ = rated
-    query = RecommendQuery(user_id=user_id(9), top_k=5, ranking="discover")
-    none, much = (search.recommend(dataclasses.replace(query, gamma=g)) for g in (0.0, 5.0))
-    like = search.recommend(dataclasses.replace(query, ranking="like"))
+    query = RecommendQuery(user_id=user_id(9), k=5, ranking="discover")
+    none, much = (search.recommend(query.model_copy(update={"gamma": g})) for g in (0.0, 5.0))
+    like = search.recommend(query.model_copy(update={"ranking": "like"}))
     assert [h.item_id for h in none.items] == [h.item_id for h in like.items]
     assert sum(h.p_consume for h in much.items) < sum(h.p_consume for h in none.items)
 
@@ -269,10 +272,10 @@ def test_unknown_users_and_a_search_without_users(rated):
 def test_a_log_of_one_level_ranks_by_consume_only(tmp_path):
     workspace, _ = model_run(tmp_path, levels=PRESENCE, fitted_until=None)
     search = Search.open(workspace)
-    assert search.rankings == ("consume",)
-    answer = search.recommend(RecommendQuery(profile=[ProfileEntry("42")], top_k=3))
+    assert search.rankings == rankings_of(PRESENCE)
+    answer = search.recommend(RecommendQuery(profile=[ProfileEntry(item_id="42")], k=3))
     assert all(hit.expected_rating is None for hit in answer.items)
     with pytest.raises(SearchError, match=r"'discover'.*expected one of consume"):
         search.recommend(RecommendQuery(profile=[], ranking="discover"))
     with pytest.raises(SearchError, match="no scale of ratings"):
-        search.recommend(RecommendQuery(profile=[ProfileEntry("42", rating=5)]))
+        search.recommend(RecommendQuery(profile=[ProfileEntry(item_id="42", rating=5)]))

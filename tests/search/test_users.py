@@ -32,21 +32,21 @@ ITEMS = ItemTable(["a", "b", "42"], ["A", None, "C"])
 @pytest.mark.parametrize(
     ("levels", "entry", "expected"),
     [
-        (STARS, ProfileEntry("a", rating=5), 4),
-        (STARS, ProfileEntry("a", rating=2.4), 1),
-        (STARS, ProfileEntry("a"), 3),  # the lowest liked rating
-        (STARS_AND_UNRATED, ProfileEntry("a"), 2),
-        (EVENTS, ProfileEntry("a"), 1),  # the first liked event
-        (EVENTS, ProfileEntry("a", event="return"), 0),
-        (BINS, ProfileEntry("a", rating=1e6), 1),  # a build of before: outer bins are open
-        (SCALED, ProfileEntry("a", rating=98.5), 1),
-        (SCALED, ProfileEntry("a", rating=5), 0),
-        (TENTHS, ProfileEntry("a", rating=4.1), 1),
-        (TENTHS, ProfileEntry("a", rating=0.1), 0),
-        (ONE_RATING, ProfileEntry("a", rating=1), 0),
-        (RATED, ProfileEntry("a", rating=5), 0),
-        (RATED, ProfileEntry("a"), 1),
-        (RATED, ProfileEntry("a", event="rated"), 0),
+        (STARS, ProfileEntry(item_id="a", rating=5), 4),
+        (STARS, ProfileEntry(item_id="a", rating=2.4), 1),
+        (STARS, ProfileEntry(item_id="a"), 3),  # the lowest liked rating
+        (STARS_AND_UNRATED, ProfileEntry(item_id="a"), 2),
+        (EVENTS, ProfileEntry(item_id="a"), 1),  # the first liked event
+        (EVENTS, ProfileEntry(item_id="a", event="return"), 0),
+        (BINS, ProfileEntry(item_id="a", rating=1e6), 1),  # a build of before: outer bins are open
+        (SCALED, ProfileEntry(item_id="a", rating=98.5), 1),
+        (SCALED, ProfileEntry(item_id="a", rating=5), 0),
+        (TENTHS, ProfileEntry(item_id="a", rating=4.1), 1),
+        (TENTHS, ProfileEntry(item_id="a", rating=0.1), 0),
+        (ONE_RATING, ProfileEntry(item_id="a", rating=1), 0),
+        (RATED, ProfileEntry(item_id="a", rating=5), 0),
+        (RATED, ProfileEntry(item_id="a"), 1),
+        (RATED, ProfileEntry(item_id="a", event="rated"), 0),
     ],
 )
 def test_level_of_an_entry(levels, entry, expected):
@@ -56,13 +56,21 @@ def test_level_of_an_entry(levels, entry, expected):
 @pytest.mark.parametrize(
     ("levels", "entry", "words"),
     [
-        (STARS, ProfileEntry("a", rating=6), ["'a'", "rating=6", "1 to 5"]),
-        (SCALED, ProfileEntry("a", rating=99), ["rating=99", "5 to 98.5"]),
-        (SCALED, ProfileEntry("a", rating=-1e9), ["rating=-1e+09", "5 to 98.5"]),
-        (STARS, ProfileEntry("a", rating=1e300), ["rating=1e+300", "1 to 5"]),
-        (ONE_RATING, ProfileEntry("a", rating=3), ["rating=3", "off the scale: expected 1"]),
-        (EVENTS, ProfileEntry("a", rating=3), ["rating=3", "no scale of ratings", "'purchase'"]),
-        (EVENTS, ProfileEntry("a", event="view"), ["'view'", "'return', 'purchase'"]),
+        (STARS, ProfileEntry(item_id="a", rating=6), ["'a'", "rating=6", "1 to 5"]),
+        (SCALED, ProfileEntry(item_id="a", rating=99), ["rating=99", "5 to 98.5"]),
+        (SCALED, ProfileEntry(item_id="a", rating=-1e9), ["rating=-1e+09", "5 to 98.5"]),
+        (STARS, ProfileEntry(item_id="a", rating=1e300), ["rating=1e+300", "1 to 5"]),
+        (
+            ONE_RATING,
+            ProfileEntry(item_id="a", rating=3),
+            ["rating=3", "off the scale: expected 1"],
+        ),
+        (
+            EVENTS,
+            ProfileEntry(item_id="a", rating=3),
+            ["rating=3", "no scale of ratings", "'purchase'"],
+        ),
+        (EVENTS, ProfileEntry(item_id="a", event="view"), ["'view'", "'return', 'purchase'"]),
     ],
 )
 def test_entries_that_no_level_fits(levels, entry, words):
@@ -77,12 +85,12 @@ def test_without_any_liked_level_the_first_counts():
 
 def test_posted_profiles_are_sorted_and_merged():
     entries = [
-        ProfileEntry("b", rating=1, timestamp=30),
-        ProfileEntry("new"),
-        ProfileEntry("a", rating=5),  # now
-        ProfileEntry("b", rating=1, timestamp=10),
-        ProfileEntry("a", rating=4, timestamp=20),
-        ProfileEntry("new", rating=2),
+        ProfileEntry(item_id="b", rating=1, timestamp=30),
+        ProfileEntry(item_id="new"),
+        ProfileEntry(item_id="a", rating=5),  # now
+        ProfileEntry(item_id="b", rating=1, timestamp=10),
+        ProfileEntry(item_id="a", rating=4, timestamp=20),
+        ProfileEntry(item_id="new", rating=2),
     ]
     cells, unknown = posted_cells(entries, items=ITEMS, levels=STARS, now=100)
     assert unknown == ["new"]
@@ -94,7 +102,7 @@ def test_posted_profiles_are_sorted_and_merged():
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "42", "?"]), st.integers(1, 5))))
 def test_every_entry_is_a_cell_or_unknown(pairs):
-    entries = [ProfileEntry(item, rating=rating) for item, rating in pairs]
+    entries = [ProfileEntry(item_id=item, rating=rating) for item, rating in pairs]
     cells, unknown = posted_cells(entries, items=ITEMS, levels=STARS, now=0)
     back = {(ITEMS.item_ids[n], v + 1) for n, v in zip(cells.item_num, cells.level, strict=True)}
     assert back == {(item, rating) for item, rating in pairs if item != "?"}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from raysys.autoencoder import candidates
-from raysys.autoencoder.candidates import candidate_recall, fit_discover_slope
+from raysys.autoencoder import linear_form
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.linear_form import candidate_recall, fit_discover_slope
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import Ranking
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
@@ -27,15 +28,15 @@ def model_and_latents(n_items):
 
 @pytest.mark.parametrize("elements", [1, 1 << 23])
 def test_the_fitted_weight_holds_most_at_the_gamma_where_it_holds_least(elements, monkeypatch):
-    monkeypatch.setattr(candidates, "_MAX_ELEMENTS", elements)
+    monkeypatch.setattr(linear_form, "_MAX_ELEMENTS", elements)
     model, z = model_and_latents(2000)
 
     def least(slope):
         model.discover_slope.fill_(slope)
-        held = [candidate_recall(model, z, gamma=g)["discover"] for g in candidates._GAMMAS]
-        return min(held)
+        rankings = [Ranking("discover", gamma) for gamma in linear_form._GAMMAS]
+        return min(candidate_recall(model, z, rankings).values())
 
-    every = {slope: least(slope) for slope in candidates._SLOPES}
+    every = {slope: least(slope) for slope in linear_form._SLOPES}
     assert max(every.values()) > min(every.values()) + 0.01
     model.discover_slope.fill_(0.1)
     fit_discover_slope(model, z)
