@@ -37,6 +37,7 @@ from raysys.compressor.packing import SIMILARITIES
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
 from raysys.index.index import Index
+from raysys.index.request import SearchRequest
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def _measured(data: Dataset, codes: Codes, dictionary: Floats, truth: Any) -> di
     none = np.zeros((codes.n_items, 0), dtype=np.float32)
     settings: dict[str, Any] = {"similarity": data.similarity, "dictionary": dictionary}
     nums, _ = Index(kind="flat", codes=codes, bias=none, **settings).search(
-        data.queries, top_k=_TOP
+        SearchRequest(data.queries, top_k=_TOP)
     )
     row = _row(f"raysys {codes.packing}", data, codes.bytes_per_item, nums, truth)
     row["cosine"] = mean_cosine(codes.decode(dictionary), data.vectors)

@@ -39,6 +39,7 @@ from raysys.data.arrays import Floats
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
 from raysys.index.files import IndexFacts, open_index, save_index
 from raysys.index.index import KINDS, Index
+from raysys.index.request import SearchRequest
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
 
@@ -208,10 +209,10 @@ def _open(build: Build, coded: Coded) -> Opened:
     most = {"flat": 1, "ivf": index.n_cells, "graph": min(index.n_items, 8192)}[index.kind]
 
     def search_at(setting: int) -> Search:
-        return lambda queries: index.search(queries, top_k=TOP, setting=setting)[0]
+        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, setting=setting))[0]
 
     def own(queries: Floats) -> NDArray[Any]:
-        return index.search(queries, top_k=TOP, setting=index.n_items)[0]
+        return index.search(SearchRequest(queries, top_k=TOP, setting=index.n_items))[0]
 
     return Opened(search_at, ladder(1 if index.kind == "ivf" else min(TOP, most), most), own)
 

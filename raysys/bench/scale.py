@@ -25,6 +25,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import require
 from raysys.index.build import IndexParams, build_index
 from raysys.index.index import Index
+from raysys.index.request import SearchRequest
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) ->
     )
 
     def search_at(setting: int) -> Search:
-        return lambda queries: index.search(queries, top_k=TOP, setting=setting)[0]
+        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, setting=setting))[0]
 
     queries = data.queries[:_ASKED]
     own = search_at(index.n_cells)(queries)
@@ -118,5 +119,7 @@ def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) ->
 
 def _exact_ms(index: Index, queries: Any) -> float:
     """Return the CPU time of one exact scan in ms."""
-    answer = timed_cpu(lambda: index.search(queries, top_k=TOP, setting=index.n_cells))
+    answer = timed_cpu(
+        lambda: index.search(SearchRequest(queries, top_k=TOP, setting=index.n_cells))
+    )
     return round(answer[2] / len(queries) * 1e3, 3)

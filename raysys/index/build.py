@@ -30,6 +30,7 @@ from raysys.index.entries import number_entries
 from raysys.index.index import KINDS, Index
 from raysys.index.layout import Layout
 from raysys.index.lists import RoutingSpace, Tasks, assign, fit_cells, run_here
+from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 
 log = logging.getLogger(__name__)
@@ -328,12 +329,14 @@ def _ladder(index: Index, lengths: list[int], fixed: int | None) -> list[int]:
 
 def _search(index: Index, probe: Probe, top_k: int, setting: int) -> Floats:
     return index.search(
-        probe.queries,
-        weights=probe.weights,
-        exclude=probe.exclude,
-        top_k=top_k,
-        setting=setting,
-        guarantee=False,
+        SearchRequest(
+            probe.queries,
+            weights=probe.weights,
+            exclude=probe.exclude,
+            top_k=top_k,
+            setting=setting,
+            guarantee=False,
+        )
     )[1]
 
 
@@ -351,6 +354,10 @@ def _milliseconds(index: Index, probes: list[Probe], setting: int) -> float:
     for probe in probes:
         for q in range(min(len(probe.queries), 50)):
             one = slice(q, q + 1)
-            index.search(probe.queries[one], weights=probe.weights[one], top_k=10, setting=setting)
+            index.search(
+                SearchRequest(
+                    probe.queries[one], weights=probe.weights[one], top_k=10, setting=setting
+                )
+            )
             count += 1
     return round((time.perf_counter() - started) / count * 1e3, 4)

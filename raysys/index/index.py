@@ -31,6 +31,7 @@ from raysys.errors import SearchError
 from raysys.index.kernels import Spills, score_all, score_rows, search_rows, unit_queries
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
+from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 
 KINDS = ("flat", "ivf", "graph")
@@ -120,28 +121,8 @@ class Index:
 
     # -- searching -------------------------------------------------------------------------
 
-    def search(
-        self,
-        queries: Floats,
-        *,
-        weights: Floats | None = None,
-        top_k: int,
-        exclude: Sequence[NDArray[Any]] | None = None,
-        allow: NDArray[np.bool_] | None = None,
-        setting: int | None = None,
-        guarantee: bool = True,
-    ) -> tuple[Nums, Floats]:
+    def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return the best items of every query, best first.
-
-        Args:
-            queries: [Q, D] finite; for cosine not zero.
-            weights: [Q, n_bias] weights of the biases; default zeros.
-            top_k: K, 1 or more; may exceed the catalogue.
-            exclude: per query, item_nums that are never returned.
-            allow: [N] by item_num, False: never returned for any query.
-            setting: n_probe or ef instead of the build's choice.
-            guarantee: scan everything for a query whose cells hold fewer than K; False leaves
-                its list short (to measure a setting alone).
 
         Returns:
             item_nums [Q, K] int32 padded with -1, scores [Q, K] float32 padded with -inf.
@@ -149,11 +130,12 @@ class Index:
         Raises:
             SearchError: a query, weight, mask or list length that cannot be used.
         """
-        queries, weights = self._checked(queries, weights)
+        top_k, setting = request.top_k, request.setting
+        queries, weights = self._checked(request.queries, request.weights)
         if top_k < 1:
             raise SearchError(f"top_k={top_k} must be 1 or more")
-        denied = self._denied(allow)
-        excluded = self._checked_exclusions(exclude, len(queries))
+        denied = self._denied(request.allow)
+        excluded = self._checked_exclusions(request.exclude, len(queries))
         nums = np.full((len(queries), top_k), -1, dtype=np.int32)
         scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
         n_allowed = self.n_items - int(np.count_nonzero(denied))
@@ -171,7 +153,7 @@ class Index:
                 cells = routed[q, :plan]
                 spilled = cells if len(self._spills.rows) else _NO_CELLS
                 found = search_rows(*query, *self._runs(cells), spilled, self._spills, *kept)
-                if found == room or not guarantee:
+                if found == room or not request.guarantee:
                     continue
             everything = everything or self._full_scan(denied)
             search_rows(*query, *everything, _NO_CELLS, self._spills, *kept)

@@ -8,6 +8,7 @@ list, the whole falls back to a scan; the merge decides that too, as no shard ca
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from raysys.data.arrays import Floats
 from raysys.index.index import Index
 from raysys.index.layout import Nums
+from raysys.index.request import SearchRequest
 
 
 class Searchable(Protocol):
@@ -30,17 +32,7 @@ class Searchable(Protocol):
     def dim(self) -> int:
         """Dimensions D of queries."""
 
-    def search(
-        self,
-        queries: Floats,
-        *,
-        weights: Floats | None = None,
-        top_k: int,
-        exclude: Sequence[NDArray[Any]] | None = None,
-        allow: NDArray[np.bool_] | None = None,
-        setting: int | None = None,
-        guarantee: bool = True,
-    ) -> tuple[Nums, Floats]:
+    def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return item_nums and scores [Q, K]; see `Index.search`."""
 
 
@@ -56,39 +48,18 @@ class Shards:
         self.n_items = parts[0].n_items
         self.dim = parts[0].dim
 
-    def search(
-        self,
-        queries: Floats,
-        *,
-        weights: Floats | None = None,
-        top_k: int,
-        exclude: Sequence[NDArray[Any]] | None = None,
-        allow: NDArray[np.bool_] | None = None,
-        setting: int | None = None,
-        guarantee: bool = True,
-    ) -> tuple[Nums, Floats]:
+    def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return what the whole index returns; see `Index.search`."""
-
-        def ask(some: NDArray[np.int64], at: int | None) -> tuple[Nums, Floats]:
-            answers = [
-                part.search(
-                    queries[some],
-                    weights=None if weights is None else weights[some],
-                    top_k=top_k,
-                    exclude=None if exclude is None else [exclude[q] for q in some],
-                    allow=allow,
-                    setting=at,
-                    guarantee=False,
-                )
-                for part in self.parts
-            ]
-            return merge(answers, top_k=top_k)
-
-        nums, scores = ask(np.arange(len(queries)), setting)
-        short = np.flatnonzero((nums >= 0).sum(axis=1) < min(top_k, self.n_items))
-        if guarantee and len(short):
-            nums[short], scores[short] = ask(short, self.n_items)
+        nums, scores = self._merged(request)
+        short = np.flatnonzero((nums >= 0).sum(axis=1) < min(request.top_k, self.n_items))
+        if request.guarantee and len(short):
+            scan = dataclasses.replace(request.only(short), setting=self.n_items)
+            nums[short], scores[short] = self._merged(scan)
         return nums, scores
+
+    def _merged(self, request: SearchRequest) -> tuple[Nums, Floats]:
+        short = dataclasses.replace(request, guarantee=False)
+        return merge([part.search(short) for part in self.parts], top_k=request.top_k)
 
     def score_items(
         self, query: Floats, item_nums: NDArray[Any], weights: Floats | None = None

@@ -12,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from raysys.data.attributes import joined
 from raysys.errors import SearchError, UnknownItemError
 from raysys.index.kernels import products
 from raysys.index.layout import Nums
+from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable, merge
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
@@ -178,22 +178,12 @@ class Changed:
         self.n_items = index.n_items + len(changes.items)
         self.dim = index.dim
 
-    def search(
-        self,
-        queries: Floats,
-        *,
-        weights: Floats | None = None,
-        top_k: int,
-        exclude: Sequence[NDArray[Any]] | None = None,
-        allow: NDArray[np.bool_] | None = None,
-        setting: int | None = None,
-        guarantee: bool = True,
-    ) -> tuple[Nums, Floats]:
+    def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return item_nums and scores [Q, K]; see `Index.search`.
 
         Scores of upserted rows are those of their dense vectors.
         """
-        first = self._index.n_items
+        first, allow = self._index.n_items, request.allow
         if allow is not None and (allow.shape != (self.n_items,) or allow.dtype != np.bool_):
             raise SearchError(
                 f"allow has shape {allow.shape} and dtype {allow.dtype}, "
@@ -202,24 +192,17 @@ class Changed:
         base = self._alive
         if allow is not None:
             base = allow[:first] if base is None else allow[:first] & base
-        lists = None if exclude is None else [np.asarray(nums) for nums in exclude]
-        answer = self._index.search(
-            queries,
-            weights=weights,
-            top_k=top_k,
-            exclude=None if lists is None else [nums[nums < first] for nums in lists],
-            allow=base,
-            setting=setting,
-            guarantee=guarantee,
-        )
-        fresh = self._score(queries, weights)
+        lists = None if request.exclude is None else [np.asarray(nums) for nums in request.exclude]
+        old = None if lists is None else [nums[nums < first] for nums in lists]
+        answer = self._index.search(dataclasses.replace(request, exclude=old, allow=base))
+        fresh = self._score(request.queries, request.weights)
         if allow is not None:
             fresh[:, ~allow[first:]] = -np.inf
         for row, nums in enumerate(lists or ()):
             fresh[row, nums[nums >= first] - first] = -np.inf
         numbers = np.arange(first, self.n_items, dtype=np.int32)
         nums = np.where(np.isfinite(fresh), numbers, np.int32(-1))
-        return merge([answer, (nums, fresh)], top_k=top_k)
+        return merge([answer, (nums, fresh)], top_k=request.top_k)
 
     def _score(self, queries: Floats, weights: Floats | None) -> Floats:
         """Return the scores of all upserted rows [Q, M]."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
+from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
@@ -142,11 +143,9 @@ class Neighbours:
         """Yield the list of every unit query [B, H]."""
         padded = np.zeros((len(query), self._index.dim), dtype=np.float32)
         padded[:, : self._width] = query
+        n_candidates = candidate_count(top_k, self._index.n_items, rescore=rescore)
         nums, scores = self._index.search(
-            padded,
-            top_k=candidate_count(top_k, self._index.n_items, rescore=rescore),
-            exclude=exclude,
-            allow=allow,
+            SearchRequest(padded, top_k=n_candidates, exclude=exclude, allow=allow)
         )
         for row in range(len(query)):
             found = nums[row][nums[row] >= 0]

@@ -24,6 +24,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.errors import SearchError
 from raysys.index.files import open_index
+from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.search import explain
 from raysys.search.changes import Changed, Changes
@@ -346,11 +347,13 @@ class Search:
         assert self._model is not None
         query, weights = retrieval_query(self._model, z, ranking)
         return self._index.search(
-            _array(query),
-            weights=_array(weights),
-            top_k=n_candidates,
-            exclude=exclude,
-            allow=allow,
+            SearchRequest(
+                _array(query),
+                weights=_array(weights),
+                top_k=n_candidates,
+                exclude=exclude,
+                allow=allow,
+            )
         )
 
     # -- internals -------------------------------------------------------------------------

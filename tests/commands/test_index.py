@@ -7,6 +7,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError
 from raysys.index.files import open_index
+from raysys.index.request import SearchRequest
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
 from tests.support.planting import plant_codes, plant_embeddings
@@ -48,7 +49,7 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
     opened = open_index(build, Served.open(workspace).coded)
     assert (opened.kind, opened.n_items, opened.dim) == (kind, 3000, DIM)
     weights = np.ones((30, opened.n_bias), np.float32)
-    nums, scores = opened.search(vectors[:30], weights=weights, top_k=10)
+    nums, scores = opened.search(SearchRequest(vectors[:30], weights=weights, top_k=10))
     exact = opened.score_all(vectors[:30], weights)
     np.testing.assert_array_equal(scores, np.take_along_axis(exact, nums, 1))
     assert np.mean(scores >= np.sort(exact, 1)[:, -10:-9]) > 0.9
@@ -74,7 +75,7 @@ def test_small_catalogues_become_flat(tmp_path):
     build = workspace.current("index")
     assert (build.record()["requested_kind"], build.record()["kind"]) == ("ivf", "flat")
     opened = open_index(build, Served.open(workspace).coded)
-    nums, _ = opened.search(vectors[:3], top_k=5)
+    nums, _ = opened.search(SearchRequest(vectors[:3], top_k=5))
     exact = vectors[:3] @ vectors.T
     assert np.mean(np.isin(nums, np.argsort(-exact, 1)[:, :6])) > 0.8
 
@@ -113,5 +114,6 @@ def test_tasks_on_ray_give_the_same_files(tmp_path, ray_cluster, monkeypatch):
     vectors = np.load(workspace.current("embeddings").path("vectors.npy"))[:20]
     whole = open_index(workspace.open("index", here), Served.open(workspace).coded)
     np.testing.assert_array_equal(
-        shards.search(vectors, top_k=9)[0], whole.search(vectors, top_k=9)[0]
+        shards.search(SearchRequest(vectors, top_k=9))[0],
+        whole.search(SearchRequest(vectors, top_k=9))[0],
     )

@@ -12,6 +12,7 @@ from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
 from raysys.index.entries import number_entries
 from raysys.index.files import IndexFacts, open_index
+from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
 from raysys.search.changes import Changed, Changes
 from raysys.store.builds import Workspace
@@ -60,7 +61,7 @@ def one_crowd(n_groups=200, crowd=2000):
 def test_each_vector_finds_its_copies_first(kind, sparse):
     index, group, base = make(one_crowd(), kind=kind, sparse=sparse)
     for top_k in (1, 10, 40):
-        nums, _ = index.search(base, top_k=top_k)
+        nums, _ = index.search(SearchRequest(base, top_k=top_k))
         for g in range(len(base)):
             copies = np.flatnonzero(group == g)[:top_k]
             assert nums[g, : len(copies)].tolist() == copies.tolist()
@@ -97,7 +98,7 @@ def best_scores(index, queries, weights, top_k, gone=()):
 def test_a_walk_through_most_entries_scores_as_a_scan(case, top_k):
     index, _, base, weights = case
     setting = max(index.n_routed - 1, 1)
-    nums, scores = index.search(base, weights=weights, top_k=top_k, setting=setting)
+    nums, scores = index.search(SearchRequest(base, weights=weights, top_k=top_k, setting=setting))
     if top_k < 300:
         np.testing.assert_array_equal(scores, best_scores(index, base, weights, top_k))
     exact = index.score_all(base, weights)
@@ -112,7 +113,7 @@ def test_a_walk_through_most_entries_scores_as_a_scan(case, top_k):
 def test_the_measured_setting_reaches_its_target_for_every_vector(case):
     index, _, base, weights = case
     for top_k in (1, 10, 100):
-        _, scores = index.search(base, weights=weights, top_k=top_k)
+        _, scores = index.search(SearchRequest(base, weights=weights, top_k=top_k))
         exact = best_scores(index, base, weights, top_k)
         assert (scores >= exact[:, -1:]).mean() >= 0.95
 
@@ -123,7 +124,10 @@ def test_shards_that_cut_through_groups_answer_as_the_whole(case):
     shards = Shards([shard_of(index, a, b) for a, b in itertools.pairwise(bounds)])
     for top_k, setting in ((10, None), (10, max(index.n_routed - 1, 1)), (400, None)):
         query = {"weights": weights, "top_k": top_k, "setting": setting}
-        merged, whole = shards.search(base, **query), index.search(base, **query)
+        merged, whole = (
+            shards.search(SearchRequest(base, **query)),
+            index.search(SearchRequest(base, **query)),
+        )
         np.testing.assert_array_equal(merged[0], whole[0])
         np.testing.assert_array_equal(merged[1], whole[1])
 
@@ -134,14 +138,16 @@ def test_excluded_and_denied_copies_leave_the_others(case):
     allow = rng.random(index.n_items) < 0.7
     seen = np.flatnonzero(rng.random(index.n_items) < 0.3)
     nums, scores = index.search(
-        base, weights=weights, top_k=5, allow=allow, exclude=[seen] * len(base)
+        SearchRequest(base, weights=weights, top_k=5, allow=allow, exclude=[seen] * len(base))
     )
     gone = np.union1d(seen, np.flatnonzero(~allow))
     assert not np.isin(nums, gone).any()
     exact = best_scores(index, base, weights, 5, gone)
     assert (scores >= exact[:, -1:]).mean() >= 0.95
     own = np.flatnonzero(group == 0)
-    nums, _ = index.search(base[:1], weights=weights[:1], top_k=3, exclude=[own[:-1]])
+    nums, _ = index.search(
+        SearchRequest(base[:1], weights=weights[:1], top_k=3, exclude=[own[:-1]])
+    )
     assert not np.isin(nums, own[:-1]).any()
     if index.similarity == "cosine":
         assert nums[0, 0] == own[-1]
@@ -159,8 +165,8 @@ def test_a_saved_graph_opens_as_it_was(tmp_path, similarity):
     assert opened.router.unreached.tolist() == [3, 5]
     weights = np.ones((len(base), index.n_bias), np.float32)
     for top_k in (10, 500):
-        got = opened.search(base, weights=weights, top_k=top_k)
-        wanted = index.search(base, weights=weights, top_k=top_k)
+        got = opened.search(SearchRequest(base, weights=weights, top_k=top_k))
+        wanted = index.search(SearchRequest(base, weights=weights, top_k=top_k))
         np.testing.assert_array_equal(got[0], wanted[0])
         np.testing.assert_array_equal(got[1], wanted[1])
 
@@ -171,7 +177,7 @@ def test_deleted_and_upserted_copies(tmp_path):
     fresh = pa.table({"item_id": ["new", "i0"], "title": ["", ""]})
     changes = Changes.none(DIM, 0).delete([f"i{n}" for n in np.flatnonzero(group == 0)], known)
     changes = changes.upsert(fresh, base[:2], np.zeros((2, 0), np.float32))
-    nums, _ = Changed(index, changes, known, cosine=True).search(base, top_k=4)
+    nums, _ = Changed(index, changes, known, cosine=True).search(SearchRequest(base, top_k=4))
     assert nums[0, 0] == index.n_items
     assert not np.isin(nums, np.flatnonzero(group == 0)).any()
     for g in range(2, len(base)):
@@ -223,5 +229,5 @@ def test_many_rows_without_links_are_a_warning_and_still_found(monkeypatch, capl
     index, group, base = make([3] * 400)
     assert "graph n_unreached=100 of 400" in caplog.text
     assert caplog.records[-1].levelname == "WARNING"
-    nums, _ = index.search(base, top_k=3)
+    nums, _ = index.search(SearchRequest(base, top_k=3))
     assert (group[nums] == np.arange(400)[:, None]).all()

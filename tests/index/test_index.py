@@ -10,6 +10,7 @@ from raysys.index.build import IndexParams, Probe, sample_probes
 from raysys.index.index import KINDS
 from raysys.index.kernels import NO_SPILLS
 from raysys.index.lists import RoutingSpace, assign
+from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 from tests.support.worlds import CASES, DIM, N_ITEMS, PER_GROUP, make_index, planted_world
 
@@ -32,7 +33,7 @@ def ranking(index, query, weights):
 def test_planted_neighbours_come_first(case):
     index, vectors, weights = case
     queries = np.arange(0, N_ITEMS, 37)
-    nums, scores = index.search(vectors[queries], weights=weights[queries], top_k=10)
+    nums, scores = index.search(SearchRequest(vectors[queries], weights=weights[queries], top_k=10))
     same_group = nums // PER_GROUP == queries[:, None] // PER_GROUP
     assert same_group.mean() > 0.95
     assert np.all(np.diff(scores, axis=1) <= 0)
@@ -45,7 +46,7 @@ def test_planted_neighbours_come_first(case):
 
 def test_scores_are_the_scores_of_the_codes(case):
     index, vectors, weights = case
-    nums, scores = index.search(vectors[:5], weights=weights[:5], top_k=20)
+    nums, scores = index.search(SearchRequest(vectors[:5], weights=weights[:5], top_k=20))
     exact = index.score_all(vectors[:5], weights[:5])
     np.testing.assert_array_equal(scores, np.take_along_axis(exact, nums, 1))
     some = index.score_items(vectors[3], nums[3], weights[3])
@@ -57,7 +58,7 @@ def test_scores_are_the_scores_of_the_codes(case):
 
 def test_ties_go_to_the_lower_item_num(case):
     index, vectors, weights = case
-    nums, scores = index.search(vectors[7:8], weights=weights[7:8], top_k=30)
+    nums, scores = index.search(SearchRequest(vectors[7:8], weights=weights[7:8], top_k=30))
     where = np.flatnonzero(np.isin(nums[0], [7, 8]))
     assert nums[0, where].tolist() == [7, 8]
     assert np.diff(where) == 1
@@ -66,16 +67,16 @@ def test_ties_go_to_the_lower_item_num(case):
 
 def test_a_batch_gives_what_single_queries_give(case):
     index, vectors, weights = case
-    nums, scores = index.search(vectors[:20], weights=weights[:20], top_k=15)
+    nums, scores = index.search(SearchRequest(vectors[:20], weights=weights[:20], top_k=15))
     for q in range(20):
-        one = index.search(vectors[q : q + 1], weights=weights[q : q + 1], top_k=15)
+        one = index.search(SearchRequest(vectors[q : q + 1], weights=weights[q : q + 1], top_k=15))
         np.testing.assert_array_equal(one[0][0], nums[q])
         np.testing.assert_array_equal(one[1][0], scores[q])
 
 
 def test_more_results_than_items_are_padded(case):
     index, vectors, weights = case
-    nums, scores = index.search(vectors[:2], weights=weights[:2], top_k=N_ITEMS + 5)
+    nums, scores = index.search(SearchRequest(vectors[:2], weights=weights[:2], top_k=N_ITEMS + 5))
     order, _ = ranking(index, vectors[1], weights[1])
     np.testing.assert_array_equal(nums[1, :N_ITEMS], order)
     assert np.all(nums[:, N_ITEMS:] == -1)
@@ -85,7 +86,9 @@ def test_more_results_than_items_are_padded(case):
 def test_an_empty_filter_gives_empty_rows(case):
     index, vectors, weights = case
     nothing = np.zeros(N_ITEMS, dtype=bool)
-    nums, scores = index.search(vectors[:3], weights=weights[:3], top_k=4, allow=nothing)
+    nums, scores = index.search(
+        SearchRequest(vectors[:3], weights=weights[:3], top_k=4, allow=nothing)
+    )
     assert np.all(nums == -1)
     assert np.all(scores == -np.inf)
 
@@ -95,7 +98,9 @@ def test_filters_keep_k(case, share):
     index, vectors, weights = case
     allow = np.random.default_rng(5).random(N_ITEMS) < share
     allow[:12] = True
-    nums, _ = index.search(vectors[:40:4], weights=weights[:40:4], top_k=12, allow=allow)
+    nums, _ = index.search(
+        SearchRequest(vectors[:40:4], weights=weights[:40:4], top_k=12, allow=allow)
+    )
     assert np.all(nums >= 0)
     assert allow[nums].all()
     hits = []
@@ -111,7 +116,9 @@ def test_denied_and_excluded_items_never_return(case):
     allow[[7, 11]] = False
     exclude = [np.array([3, 8, 9]), np.array([], dtype=np.int64)]
     nums, _ = index.search(
-        vectors[[7, 11]], weights=weights[[7, 11]], top_k=N_ITEMS, allow=allow, exclude=exclude
+        SearchRequest(
+            vectors[[7, 11]], weights=weights[[7, 11]], top_k=N_ITEMS, allow=allow, exclude=exclude
+        )
     )
     assert set(nums[0]) == {-1, *range(N_ITEMS)} - {7, 11, 3, 8, 9}
     assert set(nums[1]) == {-1, *range(N_ITEMS)} - {7, 11}
@@ -121,7 +128,7 @@ def test_a_long_exclusion_leaves_k(case):
     index, vectors, weights = case
     order, _ = ranking(index, vectors[0], weights[0])
     nums, _ = index.search(
-        vectors[:1], weights=weights[:1], top_k=10, exclude=[order[: PER_GROUP * 3]]
+        SearchRequest(vectors[:1], weights=weights[:1], top_k=10, exclude=[order[: PER_GROUP * 3]])
     )
     assert np.all(nums >= 0)
     wanted = order[PER_GROUP * 3 :][:10]
@@ -134,26 +141,26 @@ def test_a_query_that_is_not_finite_is_refused(case, bad):
     query = vectors[:3].copy()
     query[1, 4] = bad
     with pytest.raises(SearchError, match="query 1 holds"):
-        index.search(query, top_k=3)
+        index.search(SearchRequest(query, top_k=3))
 
 
 def test_wrong_shapes_are_refused(case):
     index, vectors, _ = case
     with pytest.raises(SearchError, match="expected \\[Q, 32\\]"):
-        index.search(vectors[:2, :5], top_k=3)
+        index.search(SearchRequest(vectors[:2, :5], top_k=3))
     with pytest.raises(SearchError, match="weights have shape"):
-        index.search(vectors[:2], weights=np.zeros((2, 7), np.float32), top_k=3)
+        index.search(SearchRequest(vectors[:2], weights=np.zeros((2, 7), np.float32), top_k=3))
     with pytest.raises(SearchError, match="allow has shape"):
-        index.search(vectors[:2], top_k=3, allow=np.ones(3, dtype=bool))
+        index.search(SearchRequest(vectors[:2], top_k=3, allow=np.ones(3, dtype=bool)))
     with pytest.raises(SearchError, match="exclude has 1 lists for 2"):
-        index.search(vectors[:2], top_k=3, exclude=[np.array([1])])
+        index.search(SearchRequest(vectors[:2], top_k=3, exclude=[np.array([1])]))
     with pytest.raises(SearchError, match="top_k=0"):
-        index.search(vectors[:2], top_k=0)
+        index.search(SearchRequest(vectors[:2], top_k=0))
 
 
 def test_no_queries(case):
     index, vectors, _ = case
-    nums, scores = index.search(vectors[:0], top_k=3)
+    nums, scores = index.search(SearchRequest(vectors[:0], top_k=3))
     assert nums.shape == scores.shape == (0, 3)
 
 
@@ -161,14 +168,14 @@ def test_no_queries(case):
 def test_a_single_item(kind):
     index = make_index(kind, "cosine", rows=np.array([5]))
     assert index.kind == "flat"
-    nums, _ = index.search(planted_world("cosine")[0][:2], top_k=3)
+    nums, _ = index.search(SearchRequest(planted_world("cosine")[0][:2], top_k=3))
     assert nums.tolist() == [[0, -1, -1], [0, -1, -1]]
 
 
 def test_a_zero_query_has_no_cosine():
     index = make_index("flat", "cosine", rows=np.arange(20))
     with pytest.raises(SearchError, match="query 0 is all zeros"):
-        index.search(np.zeros((1, DIM), np.float32), top_k=3)
+        index.search(SearchRequest(np.zeros((1, DIM), np.float32), top_k=3))
 
 
 @pytest.mark.parametrize("kind", ["ivf", "graph"])
@@ -234,10 +241,14 @@ def test_second_cells_find_more_at_the_same_number_of_cells(similarity):
     index = make_index("ivf", similarity, n_cells=200)
     vectors, bias = planted_world(similarity)
     queries, weights = vectors[::5], np.ones((N_ITEMS // 5, bias.shape[1]), np.float32)
-    wanted = index.search(queries, weights=weights, top_k=10, setting=index.n_cells)[0]
+    wanted = index.search(SearchRequest(queries, weights=weights, top_k=10, setting=index.n_cells))[
+        0
+    ]
 
     def share():
-        found = index.search(queries, weights=weights, top_k=10, setting=3, guarantee=False)[0]
+        found = index.search(
+            SearchRequest(queries, weights=weights, top_k=10, setting=3, guarantee=False)
+        )[0]
         return np.mean([len(set(f) & set(w)) / 10 for f, w in zip(found, wanted, strict=True)])
 
     missed = 1 - share()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from raysys.errors import BuildError
 from raysys.index.files import open_index, open_shard
+from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, merge, shard_bounds, shard_of
 from raysys.store.builds import Workspace
 from tests.support.planting import plant_index
@@ -36,8 +37,8 @@ def test_merged_shards_equal_the_whole(case, top_k, share):
     if share is not None:
         query["allow"] = np.random.default_rng(2).random(N_ITEMS) < share
         query["exclude"] = [np.arange(q, q + 30) for q in rows]
-    whole = index.search(vectors[rows], **query)
-    merged = shards.search(vectors[rows], **query)
+    whole = index.search(SearchRequest(vectors[rows], **query))
+    merged = shards.search(SearchRequest(vectors[rows], **query))
     np.testing.assert_array_equal(merged[0], whole[0])
     np.testing.assert_array_equal(merged[1], whole[1])
 
@@ -45,7 +46,10 @@ def test_merged_shards_equal_the_whole(case, top_k, share):
 def test_a_list_longer_than_the_probed_cells_falls_back_alike(case):
     index, shards, vectors, weights = case
     query = {"weights": weights[:4], "top_k": PER_GROUP * 9, "setting": 1}
-    whole, merged = index.search(vectors[:4], **query), shards.search(vectors[:4], **query)
+    whole, merged = (
+        index.search(SearchRequest(vectors[:4], **query)),
+        shards.search(SearchRequest(vectors[:4], **query)),
+    )
     np.testing.assert_array_equal(merged[0], whole[0])
     assert np.all(whole[0] >= 0)
 
@@ -84,16 +88,18 @@ def test_a_build_of_shards_opens_as_the_whole_and_one_by_one(tmp_path):
     workspace = Workspace(str(tmp_path))
     vectors, _ = planted_world("inner_product")
     query = {"weights": np.ones((9, 2), np.float32), "top_k": 25}
-    wanted = index.search(vectors[:9], **query)
+    wanted = index.search(SearchRequest(vectors[:9], **query))
     for n_shards in (1, 4):
         build, coded = plant_index(workspace, index, n_shards=n_shards)
         opened = open_index(build, coded)
         assert isinstance(opened, Shards) == (n_shards > 1)
-        got = opened.search(vectors[:9], **query)
+        got = opened.search(SearchRequest(vectors[:9], **query))
         np.testing.assert_array_equal(got[0], wanted[0])
         np.testing.assert_array_equal(got[1], wanted[1])
     parts = [open_shard(build, coded, number) for number in range(4)]
     assert sum(part.codes.n_items for part in parts) == N_ITEMS
-    np.testing.assert_array_equal(Shards(parts).search(vectors[:9], **query)[0], wanted[0])
+    np.testing.assert_array_equal(
+        Shards(parts).search(SearchRequest(vectors[:9], **query))[0], wanted[0]
+    )
     with pytest.raises(BuildError, match="shards 0 to 3, not 4"):
         open_shard(build, coded, 4)

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from raysys.errors import SearchError, UnknownItemError
+from raysys.index.request import SearchRequest
 from raysys.search.changes import Changed, Changes, current_changes, gone_mask
 from raysys.store.builds import Workspace
 from tests.support.planting import plant, plant_embeddings
@@ -40,7 +41,7 @@ def case(request):
 def test_upserted_rows_come_in_by_score_and_gone_ones_never(case, top_k):
     index, changed, changes, vectors, weights = case
     queries, w = vectors[:40:7], weights[:40:7]
-    nums, scores = changed.search(queries, weights=w, top_k=top_k)
+    nums, scores = changed.search(SearchRequest(queries, weights=w, top_k=top_k))
     assert not np.isin(nums, [3, 7, 9]).any()
     assert np.all(scores[:, 1:] <= scores[:, :-1])
     assert nums[1, 0] == N_ITEMS  # a query of item 7 finds what lies in its direction
@@ -65,19 +66,21 @@ def test_filters_and_exclusions_count_for_both(case):
     allow = np.zeros(changed.n_items, dtype=bool)
     allow[[5, 7, N_ITEMS, N_ITEMS + 2]] = True
     query = {"weights": weights[7:8], "top_k": 6, "allow": allow}
-    nums, _ = changed.search(vectors[7:8], **query)
+    nums, _ = changed.search(SearchRequest(vectors[7:8], **query))
     assert set(nums[0]) == {5, N_ITEMS, N_ITEMS + 2, -1}
-    nums, _ = changed.search(vectors[7:8], exclude=[np.array([5, N_ITEMS])], **query)
+    nums, _ = changed.search(SearchRequest(vectors[7:8], exclude=[np.array([5, N_ITEMS])], **query))
     assert set(nums[0]) == {N_ITEMS + 2, -1}
     with pytest.raises(SearchError, match="allow has shape"):
-        changed.search(vectors[:1], top_k=2, allow=allow[:-1])
+        changed.search(SearchRequest(vectors[:1], top_k=2, allow=allow[:-1]))
 
 
 def test_a_batch_gives_what_single_queries_give(case):
     _, changed, _, vectors, weights = case
-    nums, scores = changed.search(vectors[:8], weights=weights[:8], top_k=12)
+    nums, scores = changed.search(SearchRequest(vectors[:8], weights=weights[:8], top_k=12))
     for q in range(8):
-        one = changed.search(vectors[q : q + 1], weights=weights[q : q + 1], top_k=12)
+        one = changed.search(
+            SearchRequest(vectors[q : q + 1], weights=weights[q : q + 1], top_k=12)
+        )
         np.testing.assert_array_equal(one[0][0], nums[q])
         np.testing.assert_array_equal(one[1][0], scores[q])
 
