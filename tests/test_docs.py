@@ -18,6 +18,9 @@ NAMES = {page: str(page.relative_to(ROOT)) for page in PAGES}
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 CODE = re.compile(r"`([^`\n]+)`")
 KEY = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=")
+PLACE = re.compile(r"`(raysys/[^`]+)`")
+ROOM = re.compile(r"^\| `(\w+/)` \| (.*) \|$", re.MULTILINE)
+FILE = re.compile(r"`(\w+\.py)`")
 GENERATED = "docs/commands"  # written when the site is built
 OTHERS = {"event"}  # a folder's column
 NEWS = "CHANGELOG.md"  # names keys that have gone
@@ -84,6 +87,14 @@ def test_keys_are_those_of_the_code(page):
     keys = {match.group(1) for word in words if (match := KEY.match(word))}
     known = known_keys() | OTHERS
     assert sorted(keys - known) == []
+
+
+def test_files_that_pages_name_are_there():
+    places = set(PLACE.findall((ROOT / "CONTRIBUTING.md").read_text()))
+    for room, files in ROOM.findall((ROOT / "docs" / "architecture.md").read_text()):
+        places |= {f"raysys/{room}{name}" for name in FILE.findall(files)}
+    assert len(places) > 50
+    assert sorted(place for place in places if not (ROOT / place).exists()) == []
 
 
 @pytest.mark.slow
