@@ -92,11 +92,10 @@ class Subject:
 
 
 class ModelMethod:
-    """Ranks and rates with an autoencoder, its codes or a search index over them.
+    """Ranks and rates with what a subject has: its index, else its codes, else the model itself.
 
     Args:
         subject: what is evaluated.
-        via: model, codes or index.
         ranking: one of the model's rankings; None takes its first.
         rescore: with via=index, let the model reorder the candidates.
 
@@ -104,21 +103,13 @@ class ModelMethod:
         ConfigError: the model cannot give this ranking.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        *,
-        via: str,
-        ranking: Ranking | None,
-        rescore: bool,
-    ) -> None:
+    def __init__(self, subject: Subject, *, ranking: Ranking | None, rescore: bool) -> None:
         autoencoder = Autoencoder.open(subject.autoencoder)
         self._model = autoencoder.model
         self._n_items = autoencoder.facts.n_items
         self._fitted_until = autoencoder.facts.fitted_until
         self._values = self._model.levels.value_array()
         self._rescore = rescore
-        self._via = via
         self.ranking = _checked_ranking(self._model, ranking)
         self._search = self._flat = None
         if subject.index is not None and subject.coded is not None:

@@ -221,7 +221,6 @@ def _methods(plan: Plan, rated: bool) -> list[Method]:
     """Open the model and the baselines once per process."""
     model = ModelMethod(
         _subject(plan.run, plan.cache_dir, plan.via, plan.head),
-        via=plan.via,
         ranking=plan.ranking,
         rescore=plan.rescore,
     )
