@@ -41,7 +41,7 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     for window in (first, second):
         built = Profiles.open(Workspace(window["run"]).current("profiles"))
         assert built.cells().timestamp.max() < window["end"]
-        assert built.record()["cutoffs"] == {"val": window["val"], "test": window["test"]}
+        assert built.facts.cutoffs == {"val": window["val"], "test": window["test"]}
         kept = Workspace(window["run"]).current("profiles").manifest.config
         assert kept["min_item_rows"] == 2
         trained = Workspace(window["run"]).current("autoencoder")

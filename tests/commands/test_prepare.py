@@ -118,7 +118,7 @@ class TestOnRay:
         titles = dict(zip(names, profiles.items["title"].to_pylist(), strict=True))
         assert (titles["3"], titles["1"], titles["2"]) == ("three", "one", None)
         assert profiles.items["genre"][names.index("1")].as_py() == "b"
-        assert profiles.record()["n_described_items"] == 2
+        assert profiles.facts.n_described_items == 2
         cells = profiles.cells()
         users = profiles.user_ids.to_pylist()
         found = {
