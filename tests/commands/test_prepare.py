@@ -134,7 +134,7 @@ class TestOnRay:
             for u, i, r, t in zip(first.user_id, first.item_id, first.rating, first.timestamp)
         }
         assert found == expected
-        sizes = profiles.record()["catalogue"]
+        sizes = profiles.facts.catalogue
         assert sizes["val"] <= sizes["test"] <= sizes["all"] == profiles.n_items
 
     def test_logs_without_time_split_by_users_and_ratings(self, tmp_path):
