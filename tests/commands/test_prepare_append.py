@@ -11,12 +11,16 @@ from raysys.config import load
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.store.builds import Workspace
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+from tests.support.logs import prepare_here
 
 DAY = 86_400
 START = 1_700_000_000
 CUTS = [f"val_cut={START + 20 * DAY}", f"test_cut={START + 28 * DAY}"]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    prepare_here(monkeypatch)
 
 
 def day_logs(n_days=3, rows=900, seed=0):
@@ -67,7 +71,7 @@ def named_cells(build):
         ["split=ratings", "dedupe=count"],
     ],
 )
-def test_an_append_equals_a_full_rebuild_up_to_numbering(tmp_path, settings):
+def test_an_append_equals_a_full_rebuild_up_to_numbering(tmp_path, settings, here):
     logs = day_logs()
     numbers = {}
     for day, log in enumerate(logs):
@@ -93,7 +97,7 @@ def test_an_append_equals_a_full_rebuild_up_to_numbering(tmp_path, settings):
         assert profiles.record()["catalogue"] == rebuilt.record()["catalogue"]
 
 
-def test_the_same_append_again_is_reused_and_old_logs_are_not_read(tmp_path):
+def test_the_same_append_again_is_reused_and_old_logs_are_not_read(tmp_path, here):
     first, second = day_logs(2)
     run(tmp_path, first, "split=ratings")
     (tmp_path / "log-run.parquet").unlink()
@@ -105,7 +109,7 @@ def test_the_same_append_again_is_reused_and_old_logs_are_not_read(tmp_path):
     assert ids == one["interactions"]
 
 
-def test_a_late_row_gives_its_new_item_a_late_number(tmp_path):
+def test_a_late_row_gives_its_new_item_a_late_number(tmp_path, here):
     first, second = day_logs(2)
     _, before, _ = run(tmp_path, first, "val_cut=0.5", "test_cut=0.8")
     late = pa.table(
@@ -125,7 +129,7 @@ def test_a_late_row_gives_its_new_item_a_late_number(tmp_path):
     assert max(fitted) < profiles.record()["catalogue"]["val"]
 
 
-def test_what_does_not_fit_is_one_line(tmp_path):
+def test_what_does_not_fit_is_one_line(tmp_path, here):
     first, second = day_logs(2)
     with pytest.raises(BuildError, match="holds no interactions build yet"):
         run(tmp_path, first, "mode=append", name="none")
@@ -137,7 +141,8 @@ def test_what_does_not_fit_is_one_line(tmp_path):
         run(tmp_path, unrated, "split=ratings", "mode=append")
 
 
-def test_appends_at_once_lose_nothing(tmp_path):
+@pytest.mark.ray
+def test_appends_at_once_lose_nothing(tmp_path, ray_cluster):
     logs = day_logs()
     run(tmp_path, logs[0], *CUTS)
     settings = []

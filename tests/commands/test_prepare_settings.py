@@ -133,7 +133,7 @@ def test_shares_of_users_or_ratings_are_held_out(built, split):
     assert np.array(held) / counts.sum() == pytest.approx([0.4, 0.2], abs=0.12)
 
 
-def test_given_folds_mean_what_the_protocol_says(built, tmp_path):
+def test_given_folds_mean_what_the_split_says(built, tmp_path):
     folds = {
         "user_id": np.repeat(["a", "b", "c"], 5),
         "item_id": list("vwxyz") * 3,

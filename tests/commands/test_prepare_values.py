@@ -18,11 +18,15 @@ from raysys.errors import DataError
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
+from tests.support.logs import prepare_here
 
 START = 1_500_000_000
 N_USERS, N_ITEMS, PER_USER = 120, 40, 12
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+@pytest.fixture
+def here(monkeypatch):
+    prepare_here(monkeypatch)
 
 
 def planted():
@@ -55,7 +59,7 @@ def moment(row):
     return datetime.datetime.fromtimestamp(row["timestamp"], datetime.UTC)
 
 
-def test_times_with_a_zone_behind_are_read_and_others_are_advised(tmp_path):
+def test_times_with_a_zone_behind_are_read_and_others_are_advised(tmp_path, here):
     rows = planted()
     source = tmp_path / "log.csv"
     lines = [f"{r['user_id']},{r['item_id']},{moment(r):%Y-%m-%d %H:%M:%S} UTC\n" for r in rows]
@@ -76,7 +80,7 @@ def test_times_with_a_zone_behind_are_read_and_others_are_advised(tmp_path):
     assert message.endswith('here format.time="%m/%d/%Y %I:%M:%S %p"')
 
 
-def test_ids_in_decimals_and_floats(tmp_path):
+def test_ids_in_decimals_and_floats(tmp_path, here):
     rows = planted()
     users = [float(row["user_id"]) for row in rows]
     users[3], users[5], users[7] = float("inf"), 2.0**60, 0.5
@@ -100,7 +104,7 @@ def test_ids_in_decimals_and_floats(tmp_path):
     assert set(profiles.items["item_id"].to_pylist()) == {str(item) for item in range(N_ITEMS)}
 
 
-def test_where_ratings_never_differ_events_are_the_levels(tmp_path, caplog):
+def test_where_ratings_never_differ_events_are_the_levels(tmp_path, caplog, here):
     rows = planted()
     both = [row | {"event": "view"} for row in rows]
     both += [row | {"event": "buy", "timestamp": row["timestamp"] + 60} for row in rows[::2]]
@@ -120,8 +124,9 @@ def test_where_ratings_never_differ_events_are_the_levels(tmp_path, caplog):
     assert appended.record()["has_ratings"] is True
 
 
+@pytest.mark.ray
 @pytest.mark.slow
-def test_one_rating_throughout_is_consumption_from_log_to_answers(tmp_path, capfd):
+def test_one_rating_throughout_is_consumption_from_log_to_answers(tmp_path, capfd, ray_cluster):
     rows = planted()
     source = write(tmp_path / "log.parquet", rows, rating=[4.5] * len(rows))
     run = tmp_path / "run"
