@@ -397,7 +397,7 @@ def test_the_report_holds_the_cuts_penalties_and_intervals_asked_for(run):
 def test_the_val_period_is_evaluated_with_a_model_fitted_before_it(tmp_path):
     workspace = Workspace(str(tmp_path / "run"))
     profiles = write_profiles(workspace)
-    write_autoencoder(workspace, profiles, n_items=30, period="val", windows=("FIT",))
+    write_autoencoder(workspace, profiles, n_items=30, period="val", windows=(Window.FIT,))
     found = evaluate(config(workspace, period="val", baselines=[]))
     targets = planted_cells().in_windows([1])
     outside = int((targets.item_num >= 30).sum())
