@@ -1,13 +1,11 @@
-"""What the autoencoder says of some items for one user, and of all items for several.
+"""What the autoencoder says of some items for one user.
 
-Letters: B users, C items of a request, N items of the catalogue, R levels.
+Letters: C items of a request, R levels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysys.data.schema import RatingLevels
-
-if TYPE_CHECKING:
-    from raysys.autoencoder.model import Conv4Rec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,43 +37,6 @@ class ItemScores:
     def log_p_like(self) -> NDArray[np.float32]:
         """Log P(a liked level | i, u), [C]."""
         return np.log(np.maximum(self.p_like, 1e-30))
-
-
-class CatalogueScores:
-    """What the model says of all items, [B, N] each, worked out when it is first asked for.
-
-    Args:
-        model: of N items.
-        z: latents [B, H].
-    """
-
-    def __init__(self, model: Conv4Rec, z: Tensor) -> None:
-        self._model = model
-        self._z = z
-
-    @functools.cached_property
-    def consume_score(self) -> Tensor:
-        """What the consume ranking sorts by."""
-        return self._model.consume_scores(self._z)
-
-    @functools.cached_property
-    def log_p_consume(self) -> Tensor:
-        """Log P(i | u)."""
-        return self._model.log_p_consume(self._z)
-
-    @functools.cached_property
-    def _log_p_levels(self) -> Tensor:
-        return self._model.log_p_levels(self._z)
-
-    @property
-    def log_p_like(self) -> Tensor:
-        """Log P(a liked level | i, u)."""
-        return log_p_like(self._log_p_levels, self._model.levels)
-
-    @property
-    def expected_rating(self) -> Tensor:
-        """E[rating | i, u] in rating units."""
-        return expected_rating(self._log_p_levels, self._model.levels)
 
 
 def log_p_like(log_p: Tensor, levels: RatingLevels) -> Tensor:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from raysys.errors import ConfigError
 
-if TYPE_CHECKING:  # keeps torch and Arrow out of the HTTP client
-    from raysys.autoencoder.model import Conv4Rec
+if TYPE_CHECKING:  # keeps Arrow out of the HTTP client
     from raysys.data.schema import RatingLevels
 
 log = logging.getLogger(__name__)
@@ -58,6 +57,18 @@ class ItemValues(Protocol):
         """In rating units; there where `Needs.RATED` is met."""
 
 
+class Fitted(Protocol):
+    """What linear forms read of a model."""
+
+    @property
+    def link(self) -> Any:
+        """Its `Link`, fitted."""
+
+    @property
+    def discover_slope(self) -> Any:
+        """The fitted weight of logit P(like) in discover, a number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What a name means.
@@ -73,12 +84,12 @@ class Rule:
 
     needs: Needs
     exact: Callable[[ItemValues, float], Any]
-    linear: Callable[[Conv4Rec, float], tuple[float, float]]
+    linear: Callable[[Fitted, float], tuple[float, float]]
     gamma: float | None = None
     probed: bool = False
 
 
-def _discover_weights(model: Conv4Rec, gamma: float) -> tuple[float, float]:
+def _discover_weights(model: Fitted, gamma: float) -> tuple[float, float]:
     """Return the linear form of discover; the build fitted its weight of logit P(like)."""
     return -gamma * model.link.slope(), float(model.discover_slope)
 
@@ -175,7 +186,7 @@ class Ranking:
         """Return the scores of items; higher is better."""
         return self.rule.exact(values, self.weight)
 
-    def linear(self, model: Conv4Rec) -> tuple[float, float]:
+    def linear(self, model: Fitted) -> tuple[float, float]:
         """Return the weights of the consume scores and of logit P(like) in the linear form."""
         return self.rule.linear(model, self.weight)
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysys import progress
+from raysys.autoencoder.calibration import level_offsets
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.level_init import LevelStart, level_start
-from raysys.autoencoder.level_offsets import level_offsets
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
 from raysys.autoencoder.validation import (
@@ -169,7 +169,7 @@ class AutoencoderTask:
 
         Rank and penalty are those that validation prefers, or that an earlier phase chose.
         """
-        train, model, latent = self._data.train, self._model, self._model.cfg.latent
+        train, model, latent = self._data.train, self._model, self._model.width
         tried = closed_ranks(train.n_users, self._data.n_items, latent)
         pairs: list[tuple[int, float]] = []
         if _PENALTY in choices:

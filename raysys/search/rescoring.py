@@ -86,7 +86,7 @@ def exact_scores(
     known = model.score_items(z, np.where(fresh, 0, nums))
     rows = nums[fresh] - model.n_items
     z_c, z_l = (part[0].numpy() for part in model.split(z[None]))
-    width = model.cfg.latent
+    width = model.width
     vectors, bias = changes.vectors[rows], changes.bias[rows]
     consume = vectors[:, :width] @ z_c + bias[:, 0]
     if meets(model.levels, Needs.LIKED):

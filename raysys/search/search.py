@@ -73,7 +73,7 @@ class Search:
             self._model = autoencoder.model
             self._levels = self._model.levels
             self._fitted_until = autoencoder.facts.fitted_until
-        width = self._model.cfg.latent if self._model is not None else None
+        width = self._model.width if self._model is not None else None
         fresh = self._changes.vectors if self._changes is not None else None
         self._neighbours = Neighbours.open(self._embeddings, self._index, width=width, fresh=fresh)
         if users and coded.profiles is not None:

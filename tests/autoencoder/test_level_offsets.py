@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysys.autoencoder.calibration import level_offsets
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.level_offsets import level_offsets
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles, ProfilesFacts
@@ -125,7 +125,7 @@ def test_a_refit_takes_the_offsets_of_the_validation(tmp_path):
     torch.testing.assert_close(state["model"]["level_offset"], torch.tensor(chosen))
     # the same for an item of the catalogue, one at a time or all at once, and for an unknown one
     model = tasks[1].module
-    z = torch.zeros(1, model.cfg.latent + len(model.mean_level_latent))
+    z = torch.zeros(1, model.width + len(model.mean_level_latent))
     item = torch.tensor([3])
     with torch.no_grad():
         known, unknown = (model.level_logits(model.split(z)[1], i) for i in (item, None))

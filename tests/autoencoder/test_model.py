@@ -182,7 +182,7 @@ def test_consume_is_exactly_linear_and_like_is_its_expansion():
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
     torch.testing.assert_close(linear, model.scores(z, Ranking("consume")))
     near = z.clone()
-    near[:, model.cfg.latent :] = model.mean_level_latent + 1e-3 * z[:, model.cfg.latent :]
+    near[:, model.width :] = model.mean_level_latent + 1e-3 * z[:, model.width :]
     query, weight = retrieval_query(model, near, Ranking("like"))
     linear = query @ torch.from_numpy(vectors).T + weight @ torch.from_numpy(bias).T
     logit = torch.logit(model.scores(near, Ranking("like")).exp())
@@ -235,7 +235,7 @@ def test_an_unknown_item_gets_what_the_user_alone_says():
     with torch.no_grad():
         nobody, low, high = model.encode(
             ragged(Cells.from_lists([[], [(0, 0)] * 9, [(0, 4)] * 9]))
-        )[:, model.cfg.latent :]
+        )[:, model.width :]
         model.table_user.copy_(torch.eye(1, model.cfg.level_channels)[0])
         model.table_levels.fill_(0.5)
         logits = model.level_logits(torch.stack([nobody, low, high]), None)
@@ -290,7 +290,7 @@ def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_sha
     found = model._cell_level_logits(batch, weight, pairs)
     torch.manual_seed(11)
     table = model.table_in[batch.level] * weight[:, None]
-    latent = model._level_latent(batch, table)
+    latent = model.level_latent(batch, table)
     keep = F.dropout(torch.ones_like(latent), 0.5)
     assert 0 < int((keep == 0).sum()) < keep.numel()
     own = (table[:, :, None] * model.level_in[batch.item_num]).sum(dim=1)

@@ -188,7 +188,7 @@ def test_a_new_row_like_a_known_one_is_as_likely_to_be_liked(rated):
     changes = Changes.none(vectors.shape[1], 2).upsert(items, vectors[5:7], bias[5:7])
     with torch.inference_mode():
         z = model.encode(ragged(cells.users(np.array([4])), reference_time=1100))[0]
-        z = torch.cat([z[: model.cfg.latent], model.mean_level_latent])  # the form is exact there
+        z = torch.cat([z[: model.width], model.mean_level_latent])  # the form is exact there
     n_items = model.n_items
     exact = exact_scores(model, z, np.array([5, 6, n_items, n_items + 1]), changes)
     np.testing.assert_allclose(exact.p_like[2:], exact.p_like[:2], rtol=1e-4)
