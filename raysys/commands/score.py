@@ -161,7 +161,7 @@ def _tables(
     for start in range(0, cells.n_users, cfg.batch_users):
         part = cells.users(np.arange(start, min(start + cfg.batch_users, cells.n_users)))
         ranked = list(
-            search.lists(
+            search.engine.lists(
                 part,
                 top_k=cfg.top_k,
                 ranking=None if cfg.ranking is None else Ranking.parse(cfg.ranking),

@@ -121,7 +121,7 @@ class ModelMethod:
         """Return every user's list, int32 [B, top_k]."""
         known = history.take(history.item_num < self._n_items)
         if self._search is not None:
-            return self._search.rank(
+            return self._search.engine.rank(
                 known, top_k=top_k, ranking=self.ranking, rescore=self._rescore
             )
         lists: NDArray[np.int32] = top_items(self._scores(known), top_k, exclude=known)

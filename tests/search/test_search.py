@@ -61,13 +61,13 @@ def test_plain_vectors_recommend_by_the_mean_of_the_profile(plain):
 def test_rank_pads_excludes_and_takes_any_length(plain):
     search, _ = plain
     history = Cells.from_lists([[(3, 0)], [(n, 0) for n in range(699)]])
-    lists = search.rank(history, top_k=700)
+    lists = search.engine.rank(history, top_k=700)
     assert lists.dtype == np.int32
     assert sorted(lists[0]) == [-1, *(n for n in range(700) if n != 3)]
     assert lists[1].tolist() == [699] + [-1] * 699
-    assert search.rank(history, top_k=5, exclude_seen=False)[0, 0] == 3
-    assert search.rank(history, top_k=5, rescore=False).shape == (2, 5)
-    assert search.rank(Cells.from_lists([]), top_k=5).shape == (0, 5)
+    assert search.engine.rank(history, top_k=5, exclude_seen=False)[0, 0] == 3
+    assert search.engine.rank(history, top_k=5, rescore=False).shape == (2, 5)
+    assert search.engine.rank(Cells.from_lists([]), top_k=5).shape == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_rank_is_the_order_of_the_models_exact_scores(rated, ranking):
     search, model, cells = rated
     early = cells.take(cells.timestamp < 1100)
     expected = oracle(model, early, ranking)
-    lists = search.rank(early, top_k=60, ranking=Ranking(ranking))
+    lists = search.engine.rank(early, top_k=60, ranking=Ranking(ranking))
     assert lists.shape == (20, 60)
     for user in range(20):
         n = 60 - early.counts[user]
@@ -148,15 +148,15 @@ def test_rank_is_the_order_of_the_models_exact_scores(rated, ranking):
 
 def test_rank_is_the_same_alone_and_in_a_batch(rated):
     search, _, cells = rated
-    together = search.rank(cells, top_k=30)
-    alone = [search.rank(cells.users(np.array([u])), top_k=30)[0] for u in range(20)]
+    together = search.engine.rank(cells, top_k=30)
+    alone = [search.engine.rank(cells.users(np.array([u])), top_k=30)[0] for u in range(20)]
     np.testing.assert_array_equal(together, alone)
 
 
 def test_the_index_alone_is_almost_exact_with_dense_codes(rated):
     search, _, cells = rated
-    exact = search.rank(cells, top_k=10, rescore=True)
-    index = search.rank(cells, top_k=10, rescore=False)
+    exact = search.engine.rank(cells, top_k=10, rescore=True)
+    index = search.engine.rank(cells, top_k=10, rescore=False)
     shared = [len(set(a) & set(b)) for a, b in zip(exact, index, strict=True)]
     assert np.mean(shared) > 9
 
@@ -214,12 +214,12 @@ def test_only_ages_within_a_profile_count_after_the_fitted_period(rated):
     at_the_cut = dataclasses.replace(one, timestamp=one.timestamp + 1100 - one.timestamp.max())
     much_later = dataclasses.replace(one, timestamp=at_the_cut.timestamp + 10**9)
     lists = [
-        list(search.lists(c, top_k=60, ranking=Ranking("consume")))
+        list(search.engine.lists(c, top_k=60, ranking=Ranking("consume")))
         for c in (at_the_cut, much_later)
     ]
     np.testing.assert_array_equal(lists[0][0].scores, lists[1][0].scores)
     older = dataclasses.replace(one, timestamp=one.timestamp - 10**4)
-    [other] = search.lists(older, top_k=60, ranking=Ranking("consume"))
+    [other] = search.engine.lists(older, top_k=60, ranking=Ranking("consume"))
     assert not np.array_equal(other.scores, lists[0][0].scores)
 
 
@@ -247,7 +247,9 @@ def test_gamma_moves_discover_away_from_likely_finds(rated):
 def test_items_after_the_served_catalogue_are_left_out(rated):
     search, _, _ = rated
     known, more = Cells.from_lists([[(3, 4)]]), Cells.from_lists([[(3, 4), (60, 4), (99, 0)]])
-    np.testing.assert_array_equal(search.rank(more, top_k=9), search.rank(known, top_k=9))
+    np.testing.assert_array_equal(
+        search.engine.rank(more, top_k=9), search.engine.rank(known, top_k=9)
+    )
 
 
 def test_similar_compares_the_consume_block(rated):

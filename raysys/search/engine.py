@@ -1,0 +1,234 @@
+"""The engine of a search: the index gives candidates, the model scores them exactly.
+
+Letters: B users, N items, D size of the indexed vectors, H size of a latent, C candidates of one
+user.
+
+It knows items by number. The candidates of every ranking come from that ranking's own vectors: the
+best of one are useless for another. Without an autoencoder the query is the mean of the profile's
+unit vectors, the exact score their cosine, and `similar` the only ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raysys.autoencoder.files import Autoencoder
+from raysys.autoencoder.linear_form import retrieval_query
+from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.rankings import SIMILAR, Needs, Ranking
+from raysys.compressor.embeddings import Embeddings
+from raysys.data.cells import Cells
+from raysys.errors import SearchError
+from raysys.index.files import open_index
+from raysys.index.request import SearchRequest
+from raysys.index.shards import Searchable
+from raysys.search.changes import Changed, Changes
+from raysys.search.filters import Mask
+from raysys.search.items import ItemTable
+from raysys.search.neighbours import Neighbours, candidate_count
+from raysys.search.query import Items, Ranked
+from raysys.search.rescoring import best_of, encode
+from raysys.search.served import Served
+from raysys.search.users import seen_items
+
+
+class Engine:
+    """Makes lists of profiles. Calls are thread-safe.
+
+    Args:
+        served: what is searched.
+        embeddings: of the served items.
+        items: the served catalogue.
+        changes: since the index was built; None: there are none.
+
+    Attributes:
+        model: the autoencoder; None where the vectors are the user's own.
+        neighbours: lists by cosine.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        *,
+        embeddings: Embeddings,
+        items: ItemTable,
+        changes: Changes | None,
+    ) -> None:
+        self._items = items
+        self._changes = changes
+        self.codes = open_index(served.index, served.coded)
+        self._index: Searchable = self.codes
+        if changes is not None:
+            cosine = embeddings.similarity == "cosine"
+            self._index = Changed(self.codes, changes, items.built, cosine=cosine)
+        self.model: Conv4Rec | None = None
+        self.fitted_until: int | None = None
+        if served.coded.autoencoder is not None:
+            autoencoder = Autoencoder.open(served.coded.autoencoder)
+            self.model = autoencoder.model
+            self.fitted_until = autoencoder.facts.fitted_until
+        width = self.model.width if self.model is not None else None
+        fresh = changes.vectors if changes is not None else None
+        self.neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
+
+    @property
+    def rankings(self) -> tuple[str, ...]:
+        """The rankings that it can give, the default first."""
+        return self.model.available_rankings if self.model is not None else (SIMILAR,)
+
+    def rank(
+        self,
+        history: Cells,
+        *,
+        top_k: int,
+        ranking: Ranking | None = None,
+        rescore: bool = True,
+        exclude_seen: bool = True,
+    ) -> Items:
+        """Return the item_nums of every user's list, int32 [B, top_k], padded with -1.
+
+        Args:
+            history: the profiles; cells outside the served catalogue are left out.
+            top_k: length of the lists, up to N.
+            ranking: one of `rankings`; None takes the first.
+            rescore: False keeps the order of the index alone.
+            exclude_seen: leave out the items of the history.
+        """
+        lists = self.lists(
+            history,
+            top_k=top_k,
+            ranking=ranking,
+            rescore=rescore,
+            exclude_seen=exclude_seen,
+        )
+        result = np.full((history.n_users, top_k), -1, dtype=np.int32)
+        for row, ranked in enumerate(lists):
+            result[row, : len(ranked.item_nums)] = ranked.item_nums
+        return result
+
+    @torch.inference_mode()
+    def lists(
+        self,
+        history: Cells,
+        *,
+        top_k: int,
+        ranking: Ranking | None = None,
+        rescore: bool = True,
+        exclude_seen: bool = True,
+        allow: Mask | None = None,
+    ) -> Iterator[Ranked]:
+        """Yield the list of every user of `history` in order; arguments as in `rank`.
+
+        `allow` [n_items] tells which items may be returned; None: all.
+        """
+        check_length(top_k)
+        ranking = self.checked(ranking or Ranking(self.rankings[0]))
+        known = len(self._items) if self.model is None else self._items.n_built
+        if history.n_cells and history.item_num.max() >= known:
+            history = history.take(history.item_num < known)
+        seen = seen_items(history, self._items) if exclude_seen else None
+        if self.model is None:
+            yield from self.neighbours.of_profiles(
+                history, top_k=top_k, exclude=seen, rescore=rescore, allow=allow
+            )
+            return
+        if (
+            ranking.rule.needs is Needs.RATED and len(self._items) > known
+        ):  # new items have no levels
+            built = np.arange(len(self._items)) < known
+            allow = built if allow is None else allow & built
+        z = self.encode(history)
+        n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
+        nums, scores = self.candidates(z, ranking, n_candidates, exclude=seen, allow=allow)
+        for row in range(history.n_users):
+            found = nums[row][nums[row] >= 0]
+            if rescore:
+                yield best_of(
+                    self.model,
+                    z[row],
+                    found,
+                    changes=self._changes,
+                    top_k=top_k,
+                    ranking=ranking,
+                )
+            else:
+                yield Ranked(found[:top_k], scores[row][: len(found)][:top_k])
+
+    def encode(self, history: Cells) -> torch.Tensor:
+        """Return the latents [B, H] of profiles; see `rescoring.encode`."""
+        assert self.model is not None
+        return encode(self.model, history, self.fitted_until)
+
+    @torch.inference_mode()
+    def candidates(
+        self,
+        z: torch.Tensor,
+        ranking: Ranking,
+        n_candidates: int,
+        *,
+        exclude: Sequence[Items] | None = None,
+        allow: Mask | None = None,
+    ) -> tuple[Items, NDArray[np.float32]]:
+        """Return what the index alone finds: item_nums and scores [B, n_candidates].
+
+        Args:
+            z: latents [B, H] of `encode`.
+            ranking: one of `rankings`.
+            n_candidates: per user; rows with fewer are padded with -1.
+            exclude: per user, item_nums to leave out.
+            allow: [n_items] which items may be returned; None: all.
+        """
+        assert self.model is not None
+        query, weights = retrieval_query(self.model, z, ranking)
+        return self._index.search(
+            SearchRequest(
+                as_array(query),
+                weights=as_array(weights),
+                top_k=n_candidates,
+                exclude=exclude,
+                allow=allow,
+            )
+        )
+
+    def query(
+        self, history: Cells, ranking: Ranking
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the index is asked with: vectors [B, D], weights of the biases [B, n].
+
+        Raises:
+            SearchError: there is no such ranking; or, without an autoencoder, a profile is empty.
+        """
+        if self.model is None:
+            mean = self.neighbours.mean_of(history)
+            return mean, np.zeros((len(mean), 0), dtype=np.float32)
+        vectors, weights = retrieval_query(self.model, self.encode(history), self.checked(ranking))
+        return as_array(vectors), as_array(weights)
+
+    def checked(self, ranking: Ranking) -> Ranking:
+        """Return a ranking that can be given.
+
+        Raises:
+            SearchError: it cannot.
+        """
+        if ranking.name not in self.rankings:
+            accepted = ", ".join(self.rankings)
+            raise SearchError(
+                f"ranking={ranking.name!r} is not what this build can give: "
+                f"expected one of {accepted}"
+            )
+        return ranking
+
+
+def check_length(top_k: int) -> None:
+    """Raise SearchError for a list of no length."""
+    if top_k < 1:
+        raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
+
+
+def as_array(values: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 values as a NumPy array."""
+    return np.asarray(values, dtype=np.float32)
