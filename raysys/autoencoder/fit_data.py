@@ -1,12 +1,19 @@
-"""Which cells of a run a model is fitted on."""
+"""Which cells of a run a model is fitted on, and what follows from them alone."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysys.autoencoder.level_init import LevelStart, level_start
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import Window, period_windows
+from raysys.data.schema import RatingLevels, Window, period_windows
+
+_DAY_S = 86_400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +29,30 @@ class FitData:
     train: Cells
     n_items: int
     now: int | None
+
+    def level_start(self, levels: RatingLevels) -> LevelStart:
+        """Return where the level block starts."""
+        train = self.train
+        return level_start(
+            train.rows, train.item_num, train.level, n_items=self.n_items, levels=levels
+        )
+
+    def log_share(self, half_life_d: float) -> Tensor:
+        """Return the log share of each item in the cells, [N], decayed towards the cut.
+
+        Args:
+            half_life_d: in days; 0 never forgets.
+        """
+        weight = np.ones(self.train.n_cells)
+        if half_life_d and self.now is not None:
+            weight = np.exp2((self.train.timestamp - self.now) / (half_life_d * _DAY_S))
+        counts = np.bincount(self.train.item_num, weight, minlength=self.n_items) + 0.3
+        return torch.from_numpy(np.log(counts / counts.sum())).float()
+
+    def sample(self, n_users: int, seed: int) -> Cells:
+        """Return the cells of so many users, or of all."""
+        rng = np.random.default_rng([seed, 0x11])
+        return self.train.users(np.sort(rng.permutation(self.train.n_users)[:n_users]))
 
 
 def fit_data(profiles: Profiles, period: str, *, cells: Cells) -> FitData:

@@ -22,7 +22,6 @@ from raysys.autoencoder.calibration import level_offsets
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.fit_data import fit_data
-from raysys.autoencoder.level_init import LevelStart, level_start
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
 from raysys.autoencoder.validation import (
@@ -44,7 +43,6 @@ from raysys.training.task import Head, Ranks, Task
 
 log = logging.getLogger(__name__)
 
-_DAY_S = 86_400
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
@@ -96,7 +94,7 @@ class AutoencoderTask:
             n_items=data.n_items,
             levels=levels,
             counts=torch.from_numpy(counts),
-            start=self._level_start() if _leads() else None,
+            start=data.level_start(levels) if _leads() else None,
             seed=seed,
         )
         self.weights = data.train.counts.astype(np.float64)
@@ -113,12 +111,7 @@ class AutoencoderTask:
         self._validation = None
         if validated:
             self._validation = validation(profiles, cells=cells, seed=seed, n_users=users)
-        self._shares = {h: self._log_share(h) for _, h in self._priors}
-
-    def _level_start(self) -> LevelStart:
-        train, levels = self._data.train, self._profiles.levels
-        n_items = self._data.n_items
-        return level_start(train.rows, train.item_num, train.level, n_items=n_items, levels=levels)
+        self._shares = {h: data.log_share(h) for _, h in self._priors}
 
     @property
     def module(self) -> nn.Module:
@@ -287,46 +280,33 @@ class AutoencoderTask:
         found = [self._quality.sums(scores + w * shares[h], wanted) for w, h in self._priors]
         return torch.tensor([found[0][1], *(above for above, _ in found)], dtype=torch.float64)
 
-    def _log_share(self, half_life_d: float) -> Tensor:
-        """Return the log share of each item in the training cells, decayed towards the cut."""
-        train = self._data.train
-        weight = np.ones(train.n_cells)
-        if half_life_d and self._data.now is not None:
-            weight = np.exp2((train.timestamp - self._data.now) / (half_life_d * _DAY_S))
-        counts = np.bincount(train.item_num, weight, minlength=self._data.n_items) + 0.3
-        share = torch.from_numpy(np.log(counts / counts.sum())).float()
-        return share.to(self._model.prior.device)
-
     def _set_prior(self, weight: float, half_life_d: float) -> None:
         if weight == 0:
             return
-        share = self._log_share(half_life_d)
+        share = self._data.log_share(half_life_d).to(self._model.prior.device)
         self._model.prior.copy_(weight * self._spread() * (share - share.max()))
 
     def _spread(self) -> Tensor:
         """Return the standard deviation of scores over some training users and all items."""
-        z = self._model.encode(self._ragged(self._sample(few(_SPREAD_USERS, self._model.n_items))))
+        z = self._model.encode(
+            self._ragged(self._data.sample(few(_SPREAD_USERS, self._model.n_items), self._seed))
+        )
         return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
 
     def _fit_link(self) -> None:
         """Calibrate P(i | u) on training users, each item predicted from the others."""
         model = self._model
         if model.has_levels:
-            z = model.encode(self._ragged(self._sample(_LINK_USERS)))
+            z = model.encode(self._ragged(self._data.sample(_LINK_USERS, self._seed)))
             model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
         if model.cfg.consume_loss == "likelihood":
             return
-        batch = self._ragged(self._sample(few(_LINK_USERS, model.n_items)))
+        batch = self._ragged(self._data.sample(few(_LINK_USERS, model.n_items), self._seed))
         z = model.encode(batch)
         scores = model.consume_scores(z)
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
         model.link.fit(scores, rows, items)
-
-    def _sample(self, n_users: int) -> Cells:
-        train = self._data.train
-        rng = np.random.default_rng([self._seed, 0x11])
-        return train.users(np.sort(rng.permutation(train.n_users)[:n_users]))
 
 
 def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
