@@ -13,7 +13,7 @@ def test_steps_follow_the_learning_rate_and_weights_decay():
         optimiser = adamw(module, OptimConfig(**settings))
         module(torch.ones(1)).sum().backward()
         optimiser.step()
-        return float(module.weight)
+        return module.weight.item()
 
     assert abs(moved(lr=0.5) - 1.5) < 1e-6  # Adam's first step is as long as the rate
     assert abs(moved(lr=0.5, weight_decay=0.2) - (2 * (1 - 0.5 * 0.2) - 0.5)) < 1e-6
