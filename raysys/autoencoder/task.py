@@ -163,16 +163,16 @@ class AutoencoderTask:
         Rank and penalty are those that validation prefers, or that an earlier phase chose.
         """
         train, model, latent = self._data.train, self._model, self._model.width
-        tried = closed_ranks(train.n_users, self._data.n_items, latent)
+        widths = closed_ranks(train.n_users, self._data.n_items, latent)
         pairs: list[tuple[int, float]] = []
         if _PENALTY in choices:
             pairs = [(int(choices.get(_RANK, latent)), choices[_PENALTY])]
         elif self._validation is not None:
-            pairs = [(rank, penalty) for rank in tried for penalty in PENALTIES]
+            pairs = [(rank, penalty) for rank in widths for penalty in PENALTIES]
         if model.cfg.consume_loss != "cosine" or not pairs:
             return {}
         solution = None
-        name, found = self._quality.name, dict[tuple[int, float], float]()
+        name, values = self._quality.name, dict[tuple[int, float], float]()
         with progress.stage(
             "closed form", total=len(pairs), unit="settings", lines=progress.STEPS
         ) as work:
@@ -182,7 +182,7 @@ class AutoencoderTask:
                     train.item_num,
                     n_users=train.n_users,
                     n_items=self._data.n_items,
-                    rank=max([*tried, pairs[-1][0]]),  # a cut is closer than a smaller one
+                    rank=max([*widths, pairs[-1][0]]),  # a cut is closer than a smaller one
                     seed=self._seed,
                 )
             for rank, penalty in pairs:
@@ -192,17 +192,17 @@ class AutoencoderTask:
                     sums = sums.to(ranks.device)
                     ranks.total(sums)
                 value = float("nan") if sums is None else self.metrics(sums)[name]
-                found[rank, penalty] = value
+                values[rank, penalty] = value
                 work.add()
                 work.say(
                     f"closed form rank={rank} penalty={penalty:g} {name}={value:.5g}",
-                    note=f"best {name} {max(found.values()):.4g}",
+                    note=f"best {name} {max(values.values()):.4g}",
                 )
-        best = max(found, key=lambda pair: found[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
+        best = max(values, key=lambda pair: values[pair] / (_WIDER_GAIN if pair[0] > latent else 1))
         if best != pairs[-1]:
             self._solve(solution, *best, ranks)
         choices[_RANK], choices[_PENALTY] = best
-        return {name: found[best]}
+        return {name: values[best]}
 
     def _solve(self, solution: Spectrum | None, rank: int, penalty: float, ranks: Ranks) -> None:
         """Set the closed form on every rank; rank 0 alone has the solution."""

@@ -59,8 +59,8 @@ def discover_rows(
     model = Autoencoder.open(workspace.current("autoencoder")).model
     profiles = Profiles.open(workspace.current("profiles"))
     cells = profiles.cells()
-    rows = np.sort(np.random.default_rng([seed, 0xD15C]).permutation(cells.n_users)[:_USERS])
-    cells = cells.users(rows)
+    some = np.sort(np.random.default_rng([seed, 0xD15C]).permutation(cells.n_users)[:_USERS])
+    cells = cells.users(some)
     users = [profiles.user_ids[int(n)].as_py() for n in cells.user_num]
     items = profiles.items["item_id"].to_pylist()
     world = World.load(run / "world")
@@ -72,14 +72,14 @@ def discover_rows(
     with torch.no_grad():
         z = model.encode(ragged(cells))
     rankings = [Ranking("consume"), Ranking("like"), *(Ranking("discover", g) for g in gammas)]
-    found = []
+    rows = []
     for ranking in rankings:
         lists = top_items(model.scores(z, ranking).numpy(), _TOP_K, exclude=cells)
         row = {"part": "lists", "ranking": str(ranking)}
-        found.append(row | _judge(lists, enjoyment, exposure))
+        rows.append(row | _judge(lists, enjoyment, exposure))
     whole = np.arange(len(items))[None].repeat(len(users), axis=0)
-    found.append({"part": "lists", "ranking": "all items"} | _judge(whole, enjoyment, exposure))
-    return found
+    rows.append({"part": "lists", "ranking": "all items"} | _judge(whole, enjoyment, exposure))
+    return rows
 
 
 def _judge(

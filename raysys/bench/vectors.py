@@ -90,12 +90,12 @@ def load_dataset(
         vectors = unit_rows(vectors)
     marks = [hashlib.blake2b(f"{cfg.seed}:{row}".encode()).digest() for row in good]
     order = sorted(range(len(good)), key=marks.__getitem__)
-    held = good[order[: min(n_queries, len(good) // 2)]]
-    rest = np.setdiff1d(good, held)
-    weights = np.zeros((len(held), bias.shape[1]), dtype=np.float32)
+    queries = good[order[: min(n_queries, len(good) // 2)]]
+    rest = np.setdiff1d(good, queries)
+    weights = np.zeros((len(queries), bias.shape[1]), dtype=np.float32)
     name = str(Path(source).parent.name) if source else cfg.run
-    known = None if popularity is None else popularity[rest]
-    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[held], weights, known)
+    counts = None if popularity is None else popularity[rest]
+    return Dataset(name, similarity, vectors[rest], bias[rest], vectors[queries], weights, counts)
 
 
 def _popularity(cfg: JobConfig, n_items: int) -> NDArray[np.int64] | None:

@@ -186,7 +186,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         extra={
             "report": f"{cfg.run.rstrip('/')}/{REPORTS}/{name}.json",
             **{key: record[key] for key in ("period", "via", "protocol", "evaluated", "dropped")},
-            "baselines": {method: tables.headline(found) for method, found in methods.items()},
+            "baselines": {method: tables.headline(metrics) for method, metrics in methods.items()},
             "baselines_left_out": left_out,
         },
     )

@@ -78,8 +78,8 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         DataError: the source cannot be used. ConfigError: a column or setting does not fit it.
     """
     require_run(cfg)
-    given = cfg.folds is not None
-    if given and cfg.source:
+    has_folds = cfg.folds is not None
+    if has_folds and cfg.source:
         log.warning("setting ignored key=source value=%s reason=folds_are_read", cfg.source)
     opened = open_log(cfg)
     items, item_files = None, []
@@ -95,7 +95,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         )
     ws = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     settings = {key: value for key, value in identity(cfg).items() if key in _LOG_KEYS}
-    settings["folds"] = given
+    settings["folds"] = has_folds
     marks = fingerprint(opened.files)
     with contextlib.ExitStack() as session:
         base = None

@@ -68,7 +68,7 @@ def write_profiles(
     for number, (uri, part) in enumerate(zip(uris, counted, strict=True)):
         tasks.append(ShardTask(uri, shard_name(number), first_user))
         first_user += len(part.users)
-    written = distribute(
+    shards = distribute(
         functools.partial(
             write_shard,
             plan=plan,
@@ -86,11 +86,11 @@ def write_profiles(
     _check_described(described, items, attributes)
     user_ids = pa.chunked_array([part.users for part in counted], pa.string())
     write_tables(draft, items=table, user_ids=user_ids, levels=levels)
-    windows = [sum(shard.windows[w] for shard in written) for w in range(len(Window))]
+    windows = [sum(shard.windows[w] for shard in shards) for w in range(len(Window))]
     filtered = {
         "dropped_users": sum(part.n_dropped for part in counted),
-        "rare_items": sum(shard.n_rare for shard in written),
-        "level_unknown_to_fit": sum(shard.n_unknown_level for shard in written),
+        "rare_items": sum(shard.n_rare for shard in shards),
+        "level_unknown_to_fit": sum(shard.n_unknown_level for shard in shards),
     }
     _check_windows(cfg, windows)
     assert facts.rows == sum(windows) + sum(filtered.values()), (windows, filtered)

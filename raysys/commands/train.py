@@ -143,8 +143,8 @@ def train(cfg: TrainConfig) -> StageResult:
                 result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
         if build.kind == "codes":
             record = build.record()
-            shown = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
-            result.extra["codes"] = {name: record[name] for name in shown}
+            columns = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
+            result.extra["codes"] = {name: record[name] for name in columns}
     return result
 
 

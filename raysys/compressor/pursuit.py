@@ -72,14 +72,14 @@ def _pursue(start: Any, gram: Any, atoms: Any, values: Any) -> None:
     n_rows, n_atoms = start.shape
     n_active = atoms.shape[1]
     for b in numba.prange(n_rows):
-        left = start[b].copy()
+        residual = start[b].copy()
         factor = np.zeros((n_active, n_active), dtype=np.float32)
         half = np.zeros(n_active, dtype=np.float32)
         for t in range(n_active):
             best = np.float32(-1.0)
             pick = 0
             for s in range(n_atoms):
-                size = abs(left[s])
+                size = abs(residual[s])
                 if size > best:
                     best = size
                     pick = s
@@ -101,14 +101,14 @@ def _pursue(start: Any, gram: Any, atoms: Any, values: Any) -> None:
                 for j in range(i + 1, t + 1):
                     total -= factor[j, i] * values[b, j]
                 values[b, i] = total / factor[i, i]
-            left[:] = start[b]
+            residual[:] = start[b]
             for j in range(t + 1):
                 row = gram[atoms[b, j]]
                 weight = values[b, j]
                 for s in range(n_atoms):
-                    left[s] -= weight * row[s]
+                    residual[s] -= weight * row[s]
             for j in range(t + 1):
-                left[atoms[b, j]] = 0.0
+                residual[atoms[b, j]] = 0.0
 
 
 def exchange(

@@ -183,22 +183,22 @@ def check_catalogue(
         raise DataError(f"leak: row {at} of the catalogue holds item_num {nums[at]} ({ids[at]!r})")
     if cutoffs is None:
         return
-    seen = items["first_seen"].to_numpy()
+    first_seen = items["first_seen"].to_numpy()
     for period in PERIODS:
-        late = np.flatnonzero(seen[: catalogue[period]] >= cutoffs[period])
+        late = np.flatnonzero(first_seen[: catalogue[period]] >= cutoffs[period])
         if len(late) and numbers_kept:
             log.warning("audit catalogue period=%s items_first_seen_later=%d", period, len(late))
         elif len(late):
-            shown = ", ".join(f"{ids[n]!r} (first seen {seen[n]})" for n in late[:_SHOWN])
+            examples = ", ".join(f"{ids[n]!r} (first seen {first_seen[n]})" for n in late[:_SHOWN])
             raise DataError(
                 f"leak: {len(late)} items of the {period} catalogue were first seen at or past "
-                f"its cut-off {cutoffs[period]}: {shown}"
+                f"its cut-off {cutoffs[period]}: {examples}"
             )
     if numbers_kept:
         return
     borders = [0, *(catalogue[p] for p in PERIODS), len(nums)]
     for start, stop in itertools.pairwise(borders):
-        part = list(zip(seen[start:stop].tolist(), ids[start:stop], strict=True))
+        part = list(zip(first_seen[start:stop].tolist(), ids[start:stop], strict=True))
         for place in range(1, len(part)):
             if part[place - 1] > part[place]:
                 raise DataError(

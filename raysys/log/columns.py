@@ -122,10 +122,10 @@ def map_columns(
     left_out: dict[str, str] = {}
     defaults = []
     for role in ROLES:
-        default, asked = our_name(role), getattr(columns, role)
-        required = role in REQUIRED or bool(asked)
-        name = asked or default
-        if asked == "" and role not in REQUIRED:
+        default, setting = our_name(role), getattr(columns, role)
+        required = role in REQUIRED or bool(setting)
+        name = setting or default
+        if setting == "" and role not in REQUIRED:
             left_out[name] = SWITCHED_OFF
         elif name in seen and not seen[name]:
             mapped[default] = name
@@ -138,7 +138,7 @@ def map_columns(
             raise ConfigError(_missing(f"columns.{role}", name, seen, source))
         elif name in maybe:
             mapped[default] = name
-        if not asked and role not in REQUIRED:
+        if not setting and role not in REQUIRED:
             defaults.append(default)
     if folds:
         if "fold" not in seen:

@@ -60,13 +60,13 @@ def list_files(
     files = []
     for info in sorted(infos, key=lambda info: info.path):
         name = info.path.removeprefix(base).lstrip("/")
-        found = kind or _format(info.path)
-        if found == UNKNOWN and not any_ending:
+        file_format = kind or _format(info.path)
+        if file_format == UNKNOWN and not any_ending:
             raise DataError(
                 f"{info.path} (source={source}) has no known format: expected {ENDINGS}"
             )
         uri = _uri(start, info.path) + options
-        files.append(SourceFile(name, uri, info.size or 0, found, _constants(name)))
+        files.append(SourceFile(name, uri, info.size or 0, file_format, _constants(name)))
     if not files:
         raise DataError(f"source={source} holds no files")
     empty = [file for file in files if not file.size_bytes and file.format != "parquet"]

@@ -150,8 +150,8 @@ def clean(
     arrays = [user, item, rating, time, event]
     if "fold" in raw:
         fold, _ = encoded_ids(raw["fold"], "fold")
-        known = pc.is_in(fold.dictionary, value_set=pa.array(FOLDS)).take(fold.indices)
-        rules.append(("unknown fold", ~np.asarray(pc.fill_null(known, False))))
+        is_fold = pc.is_in(fold.dictionary, value_set=pa.array(FOLDS)).take(fold.indices)
+        rules.append(("unknown fold", ~np.asarray(pc.fill_null(is_fold, False))))
         arrays.append(fold)
     broken = np.zeros(size, dtype=np.uint8)
     for number, (_, mask) in enumerate(rules, start=1):

@@ -87,9 +87,9 @@ def build_levels(
             ",".join(names),
         )
     if liked_levels is not None:
-        wanted = [_spelling(name, names, values) for name in liked_levels]
-        _check_names("liked_levels", wanted, names)
-        liked = [name in wanted for name in names]
+        liked_names = [_spelling(name, names, values) for name in liked_levels]
+        _check_names("liked_levels", liked_names, names)
+        liked = [name in liked_names for name in names]
     if len(names) > 256:
         raise ConfigError(f"{len(names)} events are too many: at most 256 levels are possible")
     return RatingLevels(tuple(names), tuple(values), tuple(liked), edges, scale)

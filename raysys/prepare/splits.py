@@ -150,12 +150,12 @@ def audit(
 
     def refuse(mask: NDArray[np.bool_], what: str) -> None:
         if mask.any():
-            shown = ", ".join(
+            examples = ", ".join(
                 f"user {user(int(of_user[row]))} item {item(int(cells.item_num[row]))} timestamp "
                 f"{cells.timestamp[row]} window {Window(int(cells.window[row])).name}"
                 for row in np.flatnonzero(mask)[:_SHOWN]
             )
-            raise DataError(f"leakage: {what}: {int(mask.sum())} cells: {shown}")
+            raise DataError(f"leakage: {what}: {int(mask.sum())} cells: {examples}")
 
     late = (cells.window == Window.FIT) & (cells.item_num >= n_fit_items)
     refuse(late, "a fitted cell has an item outside the catalogue of its period")

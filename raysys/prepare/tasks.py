@@ -191,27 +191,27 @@ def read_piece(
     n_rows = n_ignored = n_rated = n_events = n_timed = 0
     tally = Tally()
     ratings: list[float] = []  # lowest and highest of every chunk
-    for chunk, done in plan.cleaned(piece):
+    for chunk, cleaned in plan.cleaned(piece):
         paths.append(f"{root}/piece-{number:05d}-{len(paths):05d}.arrow")
         with (
             filesystem.open_output_stream(paths[-1]) as stream,
-            pa.ipc.new_file(stream, done.rows.schema) as out,  # one dictionary per file
+            pa.ipc.new_file(stream, cleaned.rows.schema) as out,  # one dictionary per file
         ):
-            for batch in partition(done.rows):
+            for batch in partition(cleaned.rows):
                 out.write_batch(batch)
         n_rows += chunk.table.num_rows + len(chunk.malformed)
-        n_ignored += done.n_ignored
-        n_rated += len(done.rows) - done.rows["rating"].null_count
-        ends = pc.min_max(done.rows["rating"]).as_py().values()
+        n_ignored += cleaned.n_ignored
+        n_rated += len(cleaned.rows) - cleaned.rows["rating"].null_count
+        ends = pc.min_max(cleaned.rows["rating"]).as_py().values()
         ratings += [end for end in ends if end is not None]
-        n_events += len(done.rows) - done.rows["event"].null_count
-        n_timed += len(done.rows) - done.rows["timestamp"].null_count
-        counts["units"].update(done.units)
-        counts["reasons"].update(done.bad["reason"].to_pylist())
+        n_events += len(cleaned.rows) - cleaned.rows["event"].null_count
+        n_timed += len(cleaned.rows) - cleaned.rows["timestamp"].null_count
+        counts["units"].update(cleaned.units)
+        counts["reasons"].update(cleaned.bad["reason"].to_pylist())
         counts["present"].update(present_values(chunk, plan.columns))
         counts["odd"].update(odd_values(chunk, plan.columns))
         tally.add(chunk.tally or Tally())
-        bad.append(done.bad)
+        bad.append(cleaned.bad)
     example = _quarantine(bad, folder, quarantine_name(f"piece-{number:05d}.parquet"))
     return PieceResult(
         paths=tuple(paths),

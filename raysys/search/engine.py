@@ -127,36 +127,36 @@ class Engine:
         """
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
-        known = len(self._items) if self.model is None else self._items.n_built
-        if history.n_cells and history.item_num.max() >= known:
-            history = history.take(history.item_num < known)
-        seen = seen_items(history, self._items) if exclude_seen else None
+        n_encoded = len(self._items) if self.model is None else self._items.n_built
+        if history.n_cells and history.item_num.max() >= n_encoded:
+            history = history.take(history.item_num < n_encoded)
+        exclude = seen_items(history, self._items) if exclude_seen else None
         if self.model is None:
             yield from self.neighbours.of_profiles(
-                history, top_k=top_k, exclude=seen, rescore=rescore, allow=allow
+                history, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow
             )
             return
         if (
-            ranking.rule.needs is Needs.RATED and len(self._items) > known
+            ranking.rule.needs is Needs.RATED and len(self._items) > n_encoded
         ):  # new items have no levels
-            built = np.arange(len(self._items)) < known
+            built = np.arange(len(self._items)) < n_encoded
             allow = built if allow is None else allow & built
         z = self.encode(history)
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
-        nums, scores = self.candidates(z, ranking, n_candidates, exclude=seen, allow=allow)
+        nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
         for row in range(history.n_users):
-            found = nums[row][nums[row] >= 0]
+            candidates = nums[row][nums[row] >= 0]
             if rescore:
                 yield best_of(
                     self.model,
                     z[row],
-                    found,
+                    candidates,
                     changes=self._changes,
                     top_k=top_k,
                     ranking=ranking,
                 )
             else:
-                yield Ranked(found[:top_k], scores[row][: len(found)][:top_k])
+                yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
 
     def encode(self, history: Cells) -> torch.Tensor:
         """Return the latents [B, H] of profiles; see `rescoring.encode`."""
