@@ -129,9 +129,9 @@ SHOWN = {
     },
     "IndexParams": {
         "kind": "test_an_opened_index_answers",
-        "n_cells": "test_cells_and_effort_are_those_asked_for",
-        "target_recall": "test_a_lower_target_needs_fewer_cells",
-        "n_probe": "test_cells_and_effort_are_those_asked_for",
+        "n_lists": "test_lists_and_effort_are_those_asked_for",
+        "target_recall": "test_a_lower_target_needs_fewer_lists",
+        "effort": "test_lists_and_effort_are_those_asked_for",
         "n_shards": "test_a_build_of_shards_opens_as_the_whole_and_one_by_one",
     },
     "EvaluateConfig": {

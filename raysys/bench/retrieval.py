@@ -36,9 +36,9 @@ from raysys.compressor.files import Coded, Compressor, CompressorFacts, write_co
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
-from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
+from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
 from raysys.index.files import IndexFacts, open_index, save_index
-from raysys.index.index import KINDS, Index
+from raysys.index.index import INDEX_KINDS, Index
 from raysys.index.request import SearchRequest
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
@@ -73,7 +73,7 @@ class RetrievalBenchConfig(BenchConfig):
     n_active: int = 32
     target_recall: float = 0.95
     queries: int = 1000
-    kinds: list[str] = dataclasses.field(default_factory=lambda: list(KINDS))
+    kinds: list[str] = dataclasses.field(default_factory=lambda: list(INDEX_KINDS))
     build_threads: int = local(1)
     peers: bool = local(True)
 
@@ -82,7 +82,9 @@ class RetrievalBenchConfig(BenchConfig):
         require(self.n_active >= 1, "n_active", self.n_active, "1 or more")
         require(0 < self.target_recall <= 1, "target_recall", self.target_recall, "in (0, 1]")
         require(self.grow is None or self.grow >= 1, "grow", self.grow, "1 or more")
-        require(set(self.kinds) <= set(KINDS), "kinds", self.kinds, f"of {', '.join(KINDS)}")
+        require(
+            set(self.kinds) <= set(INDEX_KINDS), "kinds", self.kinds, f"of {', '.join(INDEX_KINDS)}"
+        )
 
 
 def rows(cfg: RetrievalBenchConfig) -> list[dict[str, Any]]:
@@ -184,8 +186,8 @@ def _ours(
         lambda: build_index(codes, dictionary, none, **common)  # type: ignore[arg-type]
     )
     probes = sample_probes(data.vectors, 0, similarity=data.similarity, seed=cfg.seed)
-    chosen, choose_s, _ = timed_cpu(lambda: choose_settings(made, probes, params=params, keep=True))
-    made.settings = chosen[0]
+    chosen, choose_s, _ = timed_cpu(lambda: choose_efforts(made, probes, params=params, keep=True))
+    made.efforts = chosen[0]
     build = Workspace(folder).build(
         "index", config={}, write=lambda draft: save_index(made, draft), force=True
     )
@@ -195,7 +197,7 @@ def _ours(
         "bytes_per_item": facts.bytes_per_item,
         "bytes_per_item_with_dictionary": facts.bytes_per_item_with_dictionary,
         **row,
-        "chosen_setting": facts.settings.get(TOP),
+        "chosen_effort": facts.efforts.get(TOP),
         "build_s": build_s,
         "build_cpu_s": build_cpu_s,
         "choose_s": choose_s,
@@ -206,13 +208,13 @@ def _ours(
 def _open(build: Build, coded: Coded) -> Opened:
     index = open_index(build, coded)
     assert isinstance(index, Index)
-    most = {"flat": 1, "ivf": index.n_cells, "graph": min(index.n_items, 8192)}[index.kind]
+    most = {"flat": 1, "ivf": index.n_lists, "graph": min(index.n_items, 8192)}[index.kind]
 
-    def search_at(setting: int) -> Search:
-        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, setting=setting))[0]
+    def search_at(effort: int) -> Search:
+        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, effort=effort))[0]
 
     def own(queries: Floats) -> NDArray[Any]:
-        return index.search(SearchRequest(queries, top_k=TOP, setting=index.n_items))[0]
+        return index.search(SearchRequest(queries, top_k=TOP, effort=index.n_items))[0]
 
     return Opened(search_at, ladder(1 if index.kind == "ivf" else min(TOP, most), most), own)
 

@@ -95,21 +95,21 @@ def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) ->
         )
     )
 
-    def search_at(setting: int) -> Search:
-        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, setting=setting))[0]
+    def search_at(effort: int) -> Search:
+        return lambda queries: index.search(SearchRequest(queries, top_k=TOP, effort=effort))[0]
 
     queries = data.queries[:_ASKED]
-    own = search_at(index.n_cells)(queries)
-    setting = index.n_cells
-    for setting in ladder(1, index.n_cells):
-        found = one_by_one(search_at(setting), queries)
+    own = search_at(index.n_lists)(queries)
+    effort = index.n_lists
+    for effort in ladder(1, index.n_lists):
+        found = one_by_one(search_at(effort), queries)
         if recall(found, own, TOP) >= cfg.target_recall:
             break
     return {
-        "n_cells": index.n_cells,
-        "setting": setting,
+        "n_lists": index.n_lists,
+        "setting": effort,
         "own_recall@10": recall(found, own, TOP),
-        **latency(search_at(setting), queries),
+        **latency(search_at(effort), queries),
         "exact_cpu_ms": _exact_ms(index, queries[:20]),
         "build_s": build_s,
         "build_cpu_s": build_cpu_s,
@@ -120,6 +120,6 @@ def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) ->
 def _exact_ms(index: Index, queries: Any) -> float:
     """Return the CPU time of one exact scan in ms."""
     answer = timed_cpu(
-        lambda: index.search(SearchRequest(queries, top_k=TOP, setting=index.n_cells))
+        lambda: index.search(SearchRequest(queries, top_k=TOP, effort=index.n_lists))
     )
     return round(answer[2] / len(queries) * 1e3, 3)

@@ -1,6 +1,6 @@
-"""Index: arrange codes for search and choose the smallest setting that reaches the target recall.
+"""Index: arrange codes for search and choose the smallest effort that reaches the target recall.
 
-In a large catalogue the coarse cells' k-means, the assignment of items and the writing of item
+In a large catalogue the coarse lists' k-means, the assignment of items and the writing of item
 shards of an ivf index are Ray tasks. The same seed gives the same files wherever they run.
 """
 
@@ -20,7 +20,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
 from raysys.errors import BuildError
-from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
+from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
 from raysys.index.files import IndexFacts, save_index
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
@@ -50,7 +50,7 @@ def index(cfg: IndexConfig) -> StageResult:
         force=cfg.force,
     )
     record = build.record()
-    shown = ("kind", "n_items", "n_cells", "settings", "recall", "bytes_per_item")
+    shown = ("kind", "n_items", "n_lists", "efforts", "recall", "bytes_per_item")
     return StageResult(
         build_ids={build.kind: build.build_id},
         extra={key: record[key] for key in shown},
@@ -79,7 +79,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
     with task_runner(cfg.ray, size=codes.n_items if cfg.kind == "ivf" else 0) as run:
         tasks = functools.partial(_run_all, run)
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
-        made.settings, table = choose_settings(made, probes, params=cfg)
+        made.efforts, table = choose_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)

@@ -7,13 +7,13 @@ query stays dense, t = Dict q once, then score_i = scale_i * sum_j value_ij * t[
 the dot product of q with the stored reconstruction.
 
     packing   entries              values           bytes per item
-    packed4   uint16 = atom << 4   4-bit level of   2 n + 2    (S <= 4096; the default)
-              | level              a codebook
+    packed4   uint16 = atom << 4   4-bit step of    2 n + 2    (S <= 4096; the default)
+              | step               a codebook
     float16   uint16 atom          float16          4 n + 2
     int8      uint16 atom          int8             3 n + 2
     dense8    -                    int8 per dim     D + 2      (catalogues too small for atoms)
 
-The scale absorbs the quantiser's step and the item's norm. For `inner_product` it brings the
+The scale absorbs the quantiser's width and the item's norm. For `inner_product` it brings the
 stored sum xhat nearest to x: x . xhat / |xhat|^2. For `cosine` it gives xhat the length
 sqrt(cos(x, xhat)), between unit length and least squares (length cos): lower scores for what is
 reconstructed badly rank better, but least squares lowers them too much. Where the dense vectors are
@@ -213,11 +213,11 @@ class Codes:
             atoms: [N, n] row numbers of `dictionary`, the most important first.
             values: [N, n] finite, any common factor per row.
             dictionary: [S, D] float32, S <= 65536.
-            vectors: [N, D] the dense vectors: levels and scale are then fitted to them. Without
+            vectors: [N, D] the dense vectors: steps and scale are then fitted to them. Without
                 them the codes reproduce `values` (which must carry the norm, for inner_product).
             similarity: `cosine` or `inner_product`.
             value_bits: 4, 8 or 16; 4 turns into 16 where S > 4096, as atoms then need 16 bits.
-            codebook: levels to use for 4-bit values, e.g. of an earlier part; default: learned.
+            codebook: steps to use for 4-bit values, e.g. of an earlier part; default: learned.
 
         Raises:
             DataError: values or vectors are not finite (the row is named).
@@ -335,9 +335,9 @@ def truncated(
         release(codes.values)
         return atoms, quantise.least_squares(atoms, targets, dictionary), targets
 
-    def chunks(step: int) -> Iterator[NDArray[Any]]:
-        for start in range(0, codes.n_items, step * _CHUNK_ROWS):
-            yield np.arange(start, min(start + step * _CHUNK_ROWS, codes.n_items), step)
+    def chunks(stride: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, codes.n_items, stride * _CHUNK_ROWS):
+            yield np.arange(start, min(start + stride * _CHUNK_ROWS, codes.n_items), stride)
 
     sample = [cut(rows)[1] for rows in chunks(quantise.sample_stride(codes.n_items))]
     packer = Packer.fit(

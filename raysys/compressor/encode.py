@@ -79,7 +79,7 @@ class Encoder:
         gram: [S, S] = dictionary dictionary^T.
         n_active: atoms per row.
         model: encode with this trained encoder alone (the paper's way); None: pursuit.
-        codebook: [n, 16] levels to round pursuit's codes to, where atoms can still be exchanged
+        codebook: [n, 16] steps to round pursuit's codes to, where atoms can still be exchanged
             for others; None: values are not rounded.
     """
 
@@ -100,7 +100,7 @@ class Encoder:
         value_bits: int = 4,
         codebook: NDArray[np.float32] | None = None,
     ) -> Encoder:
-        """Return an encoder of vectors [N, D]; levels default to those of some of the rows.
+        """Return an encoder of vectors [N, D]; steps default to those of some of the rows.
 
         Only pursuit's codes that are packed into 4 bits are rounded.
         """
@@ -143,7 +143,7 @@ def encode(
         n_active: atoms per row.
         model: as `Encoder` has it.
         value_bits: of the packing that follows.
-        codebook: the levels [n, 16] to round to; default: those of some of the rows.
+        codebook: the steps [n, 16] to round to; default: those of some of the rows.
     """
     encoder = Encoder.fit(
         vectors,

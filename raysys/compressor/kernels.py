@@ -2,7 +2,7 @@
 
     N items, Q queries, S atoms, n = n_active
 
-`kind` says how a row is stored: PACKED4 atom << 4 | level of a codebook in one uint16, INT8 and
+`kind` says how a row is stored: PACKED4 atom << 4 | step of a codebook in one uint16, INT8 and
 FLOAT16 atoms beside values, DENSE8 one int8 per dimension. float16 arrays are passed as their
 bits (uint16), which numba can load.
 """
@@ -22,7 +22,7 @@ _LARGEST_SUM = np.float32(2**31 // 127 - 2**16)  # of |rounded query|, for sums 
 
 
 class Stored(NamedTuple):
-    """What a kernel reads of the stored rows, in row order (cell order in an ivf index)."""
+    """What a kernel reads of the stored rows, in row order (list order in an ivf index)."""
 
     kind: int
     entries: NDArray[Any]  # [N, n] uint16

@@ -70,9 +70,9 @@ class Packer:
         value_bits: int,
         codebook: Floats | None = None,
     ) -> Packer:
-        """Return the packer of sparse rows; levels are learned from `values` [M, n] if needed.
+        """Return the packer of sparse rows; steps are learned from `values` [M, n] if needed.
 
-        `quantise.sample_stride` tells which rows of all decide about the levels.
+        `quantise.sample_stride` tells which rows of all decide about the steps.
         """
         require(similarity in SIMILARITIES, "similarity", similarity, " or ".join(SIMILARITIES))
         require(value_bits in (4, 8, 16), "value_bits", value_bits, "4, 8 or 16")
@@ -106,7 +106,7 @@ class Packer:
         Args:
             atoms: [M, n] row numbers of the dictionary.
             values: [M, n].
-            vectors: [M, D] to which levels and scale are fitted; None: to the values.
+            vectors: [M, D] to which steps and scale are fitted; None: to the values.
             start: number of the first row, for messages.
 
         Raises:
@@ -125,11 +125,11 @@ class Packer:
         chosen: NDArray[np.uint16] = np.ascontiguousarray(atoms, dtype=np.uint16)
         entries = chosen
         if self.packing == "packed4":
-            levels = np.zeros(chosen.shape, dtype=np.uint8)
-            quantise.choose_levels(chosen, values, target, self.dictionary, self.codebook, levels)
+            steps = np.zeros(chosen.shape, dtype=np.uint8)
+            quantise.choose_steps(chosen, values, target, self.dictionary, self.codebook, steps)
             stored: NDArray[Any] = np.empty((len(chosen), 0), dtype=np.int8)
-            entries = (chosen << 4 | levels).astype(np.uint16)
-            used = self.codebook[np.arange(chosen.shape[1]), levels]
+            entries = (chosen << 4 | steps).astype(np.uint16)
+            used = self.codebook[np.arange(chosen.shape[1]), steps]
         elif self.packing == "int8":
             stored, _ = _to_int8(values)
             used = stored.astype(np.float32)
@@ -201,7 +201,7 @@ def _fit_scale(
 
 
 def _to_int8(values: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return values rounded to steps of max/127 per row, and the steps."""
-    step = np.abs(values).max(axis=1, initial=0.0).astype(np.float32) / np.float32(127)
-    safe = np.where(step > 0, step, 1)[:, None]
-    return np.rint(values / safe).astype(np.int8), step
+    """Return values as multiples of max/127 of their row, rounded, and these widths [M]."""
+    width = np.abs(values).max(axis=1, initial=0.0).astype(np.float32) / np.float32(127)
+    safe = np.where(width > 0, width, 1)[:, None]
+    return np.rint(values / safe).astype(np.int8), width

@@ -118,10 +118,10 @@ def exchange(
     gram: Tensor,
     codebook: NDArray[np.float32],
 ) -> SparseCodes:
-    """Round values to levels and exchange atoms for better ones, position by position.
+    """Round values to steps and exchange atoms for better ones, position by position.
 
     The atom at a position is taken out and the one nearest to what is then left over put in its
-    place, at the nearest level; the row's scale is fitted again between sweeps. So atoms are
+    place, at the nearest step; the row's scale is fitted again between sweeps. So atoms are
     chosen for what rounding left, which pursuit cannot know.
 
     Args:
@@ -129,10 +129,10 @@ def exchange(
         codes: where to start, largest values first; zero rows stay as they are.
         dictionary: [S, D] atoms of unit norm.
         gram: [S, S] = dictionary dictionary^T.
-        codebook: [n, 16] levels of each position, of values over their row's root mean square.
+        codebook: [n, 16] steps of each position, of values over their row's root mean square.
 
     Returns:
-        Codes whose values are levels times one scale per row.
+        Codes whose values are steps times one scale per row.
 
     Source: coordinate descent as in local search quantisation (Martinez, Clement, Hoos, Little,
     ECCV 2016), over one dictionary with values instead of many codebooks.
@@ -152,17 +152,17 @@ def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> 
         scale = np.sqrt(np.sum(values[b] * values[b]) / np.float32(n_active))
         if scale == 0:
             continue
-        level = np.empty(n_active, dtype=np.float32)
+        steps = np.empty(n_active, dtype=np.float32)
         for j in range(n_active):
-            level[j] = codebook[j, nearest_level(codebook[j], values[b, j] / scale)]
+            steps[j] = codebook[j, nearest_step(codebook[j], values[b, j] / scale)]
         left = np.empty_like(x)
         kept = np.empty(n_active, dtype=np.float32)
         for _ in range(_SWEEPS):
             left[:] = x
             for j in range(n_active):
-                left -= scale * level[j] * gram[held[j]]
+                left -= scale * steps[j] * gram[held[j]]
             for j in range(n_active):
-                value, old = scale * level[j], gram[held[j]]
+                value, old = scale * steps[j], gram[held[j]]
                 for i in range(n_active):  # atoms at other positions do not compete
                     if i != j:
                         kept[i] = left[held[i]]
@@ -172,20 +172,20 @@ def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> 
                     if i != j:
                         left[held[i]] = kept[i]
                 wish = (left[pick] + value * old[pick]) / scale
-                wish = codebook[j, nearest_level(codebook[j], wish)]
-                if pick != held[j] or wish != level[j]:
+                wish = codebook[j, nearest_step(codebook[j], wish)]
+                if pick != held[j] or wish != steps[j]:
                     new, added = gram[pick], scale * wish
                     for s in range(len(left)):
                         left[s] += value * old[s] - added * new[s]
-                    held[j], level[j] = pick, wish
+                    held[j], steps[j] = pick, wish
             fit = np.float32(0)
             energy = np.float32(0)
             for j in range(n_active):
-                fit += level[j] * x[held[j]]
-                energy += level[j] * (x[held[j]] - left[held[j]]) / scale
+                fit += steps[j] * x[held[j]]
+                energy += steps[j] * (x[held[j]] - left[held[j]]) / scale
             if energy > 0 and fit > 0:
                 scale = fit / energy
-        values[b] = scale * level
+        values[b] = scale * steps
 
 
 @numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
@@ -209,12 +209,12 @@ def _strongest(left: Any, factor: Any, row: Any) -> int:
 
 
 @numba.njit(fastmath=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def nearest_level(levels: Any, value: Any) -> int:
-    """Return the position of the level [16] that is nearest to a value."""
-    best, error = 0, abs(levels[0] - value)
-    for v in range(1, levels.shape[0]):
-        if abs(levels[v] - value) < error:
-            best, error = v, abs(levels[v] - value)
+def nearest_step(steps: Any, value: Any) -> int:
+    """Return the position of the step [16] that is nearest to a value."""
+    best, error = 0, abs(steps[0] - value)
+    for v in range(1, steps.shape[0]):
+        if abs(steps[v] - value) < error:
+            best, error = v, abs(steps[v] - value)
     return best
 
 

@@ -1,11 +1,11 @@
-"""Four-bit values for sparse codes: a codebook per position, levels chosen jointly per row.
+"""Four-bit values for sparse codes: a codebook per position, steps chosen jointly per row.
 
     M rows, n = n_active, D dims, S atoms
 
 A row's values u are divided by their root mean square, then position j takes one of 8 magnitudes
 learned for that position (Lloyd, "Least squares quantization in PCM", IEEE Trans. IT 28, 1982)
 and a sign. Positions differ because the large values of a row come first. Rounding each value
-alone ignores that atoms overlap; coordinate descent over the levels on
+alone ignores that atoms overlap; coordinate descent over the steps on
 |x - s * sum_j c_j d_j|^2, with s re-fitted between sweeps, gives back a part of that cost.
 """
 
@@ -17,24 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.compressor.kernels import compiled_fast
-from raysys.compressor.pursuit import nearest_level
+from raysys.compressor.pursuit import nearest_step
 
-N_LEVELS = 16
+N_STEPS = 16
 _MAGNITUDES = 8
 _SAMPLE_ROWS = 50_000
-_LLOYD_STEPS = 25
+_LLOYD_ROUNDS = 25
 _SWEEPS = 3
 _SOLVE_ROWS = 1024
 
 
 def fit_codebook(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Learn the levels of every position from (a fixed stride of) the rows.
+    """Learn the steps of every position from (a fixed stride of) the rows.
 
     Args:
         values: [M, n], M > 0; zero rows are ignored.
 
     Returns:
-        [n, 16]: 8 ascending magnitudes, then the same with a minus sign; each position's levels
+        [n, 16]: 8 ascending magnitudes, then the same with a minus sign; each position's steps
         apply to values divided by their row's root mean square.
     """
     sample = np.asarray(values[:: sample_stride(len(values))], dtype=np.float32)
@@ -47,26 +47,26 @@ def fit_codebook(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def sample_stride(n_rows: int) -> int:
-    """Return s: every s-th of all rows decides about the levels."""
+    """Return s: every s-th of all rows decides about the steps."""
     return max(1, n_rows // _SAMPLE_ROWS)
 
 
 def no_codebook() -> NDArray[np.float32]:
     """Return the codebook [0, 16] of packings that have none."""
-    return np.zeros((0, N_LEVELS), dtype=np.float32)
+    return np.zeros((0, N_STEPS), dtype=np.float32)
 
 
 def _lloyd(ordered: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return 8 ascending levels with small squared error on `ordered` (ascending)."""
+    """Return 8 ascending steps with small squared error on `ordered` (ascending)."""
     sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
-    levels = np.quantile(ordered.astype(np.float64), (np.arange(_MAGNITUDES) + 0.5) / _MAGNITUDES)
-    for _ in range(_LLOYD_STEPS):
-        edges = np.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2)
+    steps = np.quantile(ordered.astype(np.float64), (np.arange(_MAGNITUDES) + 0.5) / _MAGNITUDES)
+    for _ in range(_LLOYD_ROUNDS):
+        edges = np.searchsorted(ordered, (steps[1:] + steps[:-1]) / 2)
         bounds = np.concatenate([[0], edges, [len(ordered)]])
         counts = np.diff(bounds)
         means = np.diff(sums[bounds]) / np.maximum(counts, 1)
-        levels = np.sort(np.where(counts > 0, means, levels))
-    return levels
+        steps = np.sort(np.where(counts > 0, means, steps))
+    return steps
 
 
 @compiled_fast
@@ -84,15 +84,15 @@ def _add(total: NDArray[Any], factor: float, atom: NDArray[Any]) -> None:
 
 
 @compiled_fast
-def choose_levels(
+def choose_steps(
     atoms: NDArray[Any],
     values: NDArray[Any],
     vectors: NDArray[Any],
     dictionary: NDArray[Any],
     codebook: NDArray[Any],
-    levels: NDArray[Any],
+    steps: NDArray[Any],
 ) -> None:
-    """Choose the level of every entry so that the row, at its best scale, is near its vector.
+    """Choose the step of every entry so that the row, at its best scale, is near its vector.
 
     Args:
         atoms: [M, n] row numbers of the dictionary.
@@ -100,7 +100,7 @@ def choose_levels(
         vectors: [M, D] float32 targets, or [0, D]: the reconstructions of `values` themselves.
         dictionary: [S, D] float32.
         codebook: [n, 16] float32.
-        levels: [M, n] uint8, written.
+        steps: [M, n] uint8, written.
     """
     n = atoms.shape[1]
     gram = np.empty((n, n), np.float32)
@@ -123,8 +123,8 @@ def choose_levels(
                 target[j] = _dot(dictionary[atoms[row, j]], vectors[row])
             else:
                 target[j] = _dot(gram[j], values[row])
-            levels[row, j] = nearest_level(codebook[j], values[row, j] / scale)
-            chosen[j] = codebook[j, levels[row, j]]
+            steps[row, j] = nearest_step(codebook[j], values[row, j] / scale)
+            chosen[j] = codebook[j, steps[row, j]]
         for i in range(n):
             against[i] = _dot(gram[i], chosen)
         for _ in range(_SWEEPS):
@@ -138,13 +138,13 @@ def choose_levels(
                 if gram[j, j] == 0:
                     continue
                 wish = chosen[j] + (target[j] / scale - against[j]) / gram[j, j]
-                level = nearest_level(codebook[j], wish)
-                if level != levels[row, j]:
-                    step = codebook[j, level] - chosen[j]
+                step = nearest_step(codebook[j], wish)
+                if step != steps[row, j]:
+                    change = codebook[j, step] - chosen[j]
                     for i in range(n):
-                        against[i] += step * gram[i, j]
-                    levels[row, j] = level
-                    chosen[j] = codebook[j, level]
+                        against[i] += change * gram[i, j]
+                    steps[row, j] = step
+                    chosen[j] = codebook[j, step]
                     changed = True
             if not changed:
                 break

@@ -1,4 +1,4 @@
-"""Make an index from codes and choose its setting by measured recall (Ray-free).
+"""Make an index from codes and choose its effort by measured recall (Ray-free).
 
 Recall is measured against the index's own exact ranking: the share of a sampled query's results
 whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
@@ -27,19 +27,19 @@ from raysys.config import require
 from raysys.data.arrays import Floats, chunks
 from raysys.errors import BuildError
 from raysys.index.entries import number_entries
-from raysys.index.index import KINDS, Index
+from raysys.index.index import INDEX_KINDS, Index
 from raysys.index.layout import Layout
-from raysys.index.lists import RoutingSpace, Tasks, assign, fit_cells, run_here
+from raysys.index.lists import RoutingSpace, Tasks, assign, fit_lists, run_here
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 
 log = logging.getLogger(__name__)
 
 MIN_ROUTED_ITEMS = 1000
-ITEMS_PER_CELL = 48
+ITEMS_PER_LIST = 48
 TARGET_RECALL = 0.95
 PROBE_QUERIES = 200  # measured, per sort of query
-LIST_LENGTHS = (10, 100, 300)
+TOP_KS = (10, 100, 300)
 _MAX_POINTS = 400_000
 _DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
@@ -53,31 +53,32 @@ class IndexParams:
 
     Attributes:
         kind: flat, ivf or graph; catalogues below 1000 items become flat.
-        n_cells: cells of ivf; None: one per 48 items.
-        target_recall: share of the exact ranking that the setting must find, in (0, 1]; an index
+        n_lists: lists of ivf; None: one per 48 items.
+        target_recall: share of the exact ranking that the effort must find, in (0, 1]; an index
             that misses it is refused. null aims at 0.95 and keeps the index whatever it finds.
-        n_probe: cells per query (ivf) or ef (graph) instead of the measured choice.
+        effort: lists (ivf) or steps (graph) of a query, instead of the measured choice.
         n_shards: item shards that an ivf index is written as, for as many processes or nodes.
     """
 
+    RENAMED = {"n_cells": "n_lists", "n_probe": "effort"}
     GONE = {
         "allow_miss": "target_recall=null keeps an index whatever its recall",
         "sample": f"recall is measured with {PROBE_QUERIES} queries of each sort",
     }
 
     kind: str = "ivf"
-    n_cells: int | None = None
+    n_lists: int | None = None
     target_recall: float | None = TARGET_RECALL
-    n_probe: int | None = None
+    effort: int | None = None
     n_shards: int = 1
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be used."""
-        require(self.kind in KINDS, "kind", self.kind, ", ".join(KINDS))
-        require(self.n_cells is None or self.n_cells >= 1, "n_cells", self.n_cells, ">= 1")
+        require(self.kind in INDEX_KINDS, "kind", self.kind, ", ".join(INDEX_KINDS))
+        require(self.n_lists is None or self.n_lists >= 1, "n_lists", self.n_lists, ">= 1")
         target = self.target_recall
         require(target is None or 0 < target <= 1, "target_recall", target, "in (0, 1], or null")
-        require(self.n_probe is None or self.n_probe >= 1, "n_probe", self.n_probe, ">= 1")
+        require(self.effort is None or self.effort >= 1, "effort", self.effort, ">= 1")
         require(self.n_shards >= 1, "n_shards", self.n_shards, ">= 1")
         sharded = self.kind == "ivf" or self.n_shards == 1
         require(sharded, "n_shards", self.n_shards, f"1 for kind={self.kind}")
@@ -103,7 +104,7 @@ def build_index(
     seed: int = 0,
     tasks: Tasks = run_here,
 ) -> Index:
-    """Return an index without settings: `choose_settings` measures them.
+    """Return an index without efforts: `choose_efforts` measures them.
 
     Args:
         codes: codes of N items by item_num.
@@ -129,7 +130,7 @@ def build_index(
         if kind == "graph":
             layout, router = _graph(codes, dictionary, bias, space, seed)
         else:
-            layout, router = _cells(codes, dictionary, bias, space, seed, params.n_cells, tasks)
+            layout, router = _lists(codes, dictionary, bias, space, seed, params.n_lists, tasks)
     log.info(
         "%s n_items=%d n_routed=%d seconds=%.1f",
         *(kind, codes.n_items, router.n_rows, time.perf_counter() - started),
@@ -158,32 +159,32 @@ def _graph(
     if len(first) == codes.n_items:
         return None, router
     log.info("equal items n_items=%d n_entries=%d", codes.n_items, len(first))
-    return Layout.of_cells(np.stack([member, member], axis=1), len(first)), router
+    return Layout.of_lists(np.stack([member, member], axis=1), len(first)), router
 
 
-def _cells(
+def _lists(
     codes: Codes,
     dictionary: Floats,
     bias: Floats,
     space: RoutingSpace,
     seed: int,
-    n_cells: int | None,
+    n_lists: int | None,
     tasks: Tasks,
 ) -> tuple[Layout, Router]:
-    """Return the cells of a k-means over what is different of the items, and their router."""
-    n_cells = n_cells or max(1, codes.n_items // ITEMS_PER_CELL)
-    require(n_cells <= codes.n_items, "n_cells", n_cells, f"1..{codes.n_items} (items)")
+    """Return the lists of a k-means over what is different of the items, and their router."""
+    n_lists = n_lists or max(1, codes.n_items // ITEMS_PER_LIST)
+    require(n_lists <= codes.n_items, "n_lists", n_lists, f"1..{codes.n_items} (items)")
     stride = -(-codes.n_items // _MAX_POINTS)
     sample = np.arange(0, codes.n_items, stride)
     member = number_entries(codes.take(sample), np.asarray(bias)[sample], space.similarity)
     sample = sample[np.unique(member, return_index=True)[1]]
     points = decode_points(sample, codes, dictionary, bias, space)
-    centroids = fit_cells(points, n_cells, seed=seed, tasks=tasks)
+    centroids = fit_lists(points, n_lists, seed=seed, tasks=tasks)
     del points
     router = Router.fit(centroids, seed=seed, thorough=True)
     shared = (codes, dictionary, bias, space, router, centroids)
     parts = tasks(assign_rows, [(rows,) for rows in chunks(codes.n_items)], shared)
-    return Layout.of_cells(np.concatenate(parts), len(centroids)), router
+    return Layout.of_lists(np.concatenate(parts), len(centroids)), router
 
 
 def _report_unreached(kind: str, router: Router) -> None:
@@ -218,7 +219,7 @@ def assign_rows(
     router: Router,
     centroids: Floats,
 ) -> NDArray[np.int32]:
-    """Return the two cells [M, 2] of some items (one task)."""
+    """Return the two lists [M, 2] of some items (one task)."""
     return assign(decode_points(rows, codes, dictionary, bias, space), router, centroids)
 
 
@@ -265,19 +266,19 @@ def sample_probes(
     return probes
 
 
-def choose_settings(
+def choose_efforts(
     index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
-    """Return {list length: smallest setting that reaches the target}, and the measured table.
+    """Return {top_k: smallest effort that reaches the target}, and the measured table.
 
-    Each row of the table: setting, ms per query (lists of 10, one thread), and recall per sort of
-    query and list length.
+    Each row of the table: effort, ms per query (top_k=10, one thread), and recall per sort of query
+    and top_k.
 
     Args:
-        index: without settings.
+        index: without efforts.
         probes: what recall is measured with.
-        params: its `target_recall` and `n_probe` count.
-        keep: take the last setting where the target is missed, as target_recall=null does.
+        params: its `target_recall` and `effort` count.
+        keep: take the last effort where the target is missed, as target_recall=null does.
 
     Raises:
         BuildError: `target_recall` is missed.
@@ -285,56 +286,56 @@ def choose_settings(
     if index.kind == "flat":
         return {}, []
     target = TARGET_RECALL if params.target_recall is None else params.target_recall
-    lengths = [k for k in LIST_LENGTHS if 4 * k <= index.n_items]
-    truth = [_search(index, probe, lengths[-1], index.n_routed) for probe in probes]
-    settings: dict[int, int] = {}
+    top_ks = [k for k in TOP_KS if 4 * k <= index.n_items]
+    truth = [_search(index, probe, top_ks[-1], index.n_routed) for probe in probes]
+    efforts: dict[int, int] = {}
     table: list[dict[str, Any]] = []
-    with progress.stage("index recall", unit="settings", lines=progress.STEPS) as work:
-        for setting in _ladder(index, lengths, params.n_probe):
-            row: dict[str, Any] = {"setting": setting, "ms": _milliseconds(index, probes, setting)}
+    with progress.stage("index recall", unit="efforts", lines=progress.STEPS) as work:
+        for effort in _ladder(index, top_ks, params.effort):
+            row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
             for probe, exact in zip(probes, truth, strict=True):
-                found = _search(index, probe, lengths[-1], setting)
-                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in lengths}
+                found = _search(index, probe, top_ks[-1], effort)
+                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in top_ks}
             table.append(row)
-            least = {k: min(row[p.name][str(k)] for p in probes) for k in lengths}
+            least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
             work.add()
             work.say(
                 f"recall {row}",
                 note=f"recall {min(least.values()):.4f} of {target:g}",
             )
-            for k in lengths:
+            for k in top_ks:
                 if least[k] >= target:
-                    settings.setdefault(k, setting)
-            if len(settings) == len(lengths):
+                    efforts.setdefault(k, effort)
+            if len(efforts) == len(top_ks):
                 break
-    missed = [k for k in lengths if k not in settings]
+    missed = [k for k in top_ks if k not in efforts]
     if missed:
-        text = f"{index.kind} index misses target_recall={target} for lists of {missed}"
+        text = f"{index.kind} index misses target_recall={target} for top_k={missed}"
         if params.target_recall is not None and not keep:
             raise BuildError(f"{text}, last measured {table[-1]}; target_recall=null keeps it")
         log.warning("%s", text)
-        settings.update(dict.fromkeys(missed, table[-1]["setting"]))
-    return settings, table
+        efforts.update(dict.fromkeys(missed, table[-1]["effort"]))
+    return efforts, table
 
 
-def _ladder(index: Index, lengths: list[int], fixed: int | None) -> list[int]:
-    """Return ascending settings to try: powers of sqrt(2), or the fixed one."""
+def _ladder(index: Index, top_ks: list[int], fixed: int | None) -> list[int]:
+    """Return ascending efforts to try: powers of sqrt(2), or the fixed one."""
     if fixed is not None:
         return [fixed]
-    low = 1 if index.kind == "ivf" else lengths[0]
+    low = 1 if index.kind == "ivf" else top_ks[0]
     high = index.n_routed if index.kind == "ivf" else min(index.n_routed, 8192)
-    steps = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
-    return [*dict.fromkeys(int(s) for s in steps if s < high), high]
+    efforts = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
+    return [*dict.fromkeys(int(e) for e in efforts if e < high), high]
 
 
-def _search(index: Index, probe: Probe, top_k: int, setting: int) -> Floats:
+def _search(index: Index, probe: Probe, top_k: int, effort: int) -> Floats:
     return index.search(
         SearchRequest(
             probe.queries,
             weights=probe.weights,
             exclude=probe.exclude,
             top_k=top_k,
-            setting=setting,
+            effort=effort,
             guarantee=False,
         )
     )[1]
@@ -348,15 +349,15 @@ def _recall(found: Floats, exact: Floats, k: int) -> float:
     return float(np.mean(hits / np.maximum(wanted, 1)))
 
 
-def _milliseconds(index: Index, probes: list[Probe], setting: int) -> float:
-    """Return ms per query, lists of 10, queries one by one as a server gets them."""
+def _milliseconds(index: Index, probes: list[Probe], effort: int) -> float:
+    """Return ms per query for top_k=10, queries one by one as a server gets them."""
     started, count = time.perf_counter(), 0
     for probe in probes:
         for q in range(min(len(probe.queries), 50)):
             one = slice(q, q + 1)
             index.search(
                 SearchRequest(
-                    probe.queries[one], weights=probe.weights[one], top_k=10, setting=setting
+                    probe.queries[one], weights=probe.weights[one], top_k=10, effort=effort
                 )
             )
             count += 1

@@ -1,9 +1,9 @@
 """Index builds: what is written, and how it is opened again, memory-mapped.
 
-shard-00000/   ivf: codes, biases and item_nums of a run of rows, in cell order, so that a cell
-is one run on disk, and which rows spilled into which cells; also a graph with equal items, whose
-cells are its entries; flat and other graphs read those of the codes and embeddings builds
-rows.npy starts.npy            where every item and every cell lies, where rows lie in cells
+shard-00000/   ivf: codes, biases and item_nums of a run of rows, in list order, so that a list
+is one run on disk, and which rows spilled into which lists; also a graph with equal items, whose
+lists are its entries; flat and other graphs read those of the codes and embeddings builds
+rows.npy starts.npy            where every item and every list lies, where rows lie in lists
 router.hnsw mean.npy axes.npy  ivf and graph
 unreached.npy                  ivf and graph: rows that the router compares directly
 """
@@ -39,14 +39,14 @@ class IndexFacts(Facts):
     """What an index is, and what was measured of it.
 
     Attributes:
-        kind, similarity, packing, n_items, dim, n_bias, n_cells, n_routed: of the index.
+        kind, similarity, packing, n_items, dim, n_bias, n_lists, n_routed: of the index.
         n_unreached: routed rows that the router compares directly.
-        settings: {list length: setting that reaches the target recall}.
+        efforts: {top_k: smallest effort that reached the target recall}.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
-        recall_table: a row per setting tried, see `choose_settings`; recall: the last one.
+        recall_table: a row per effort tried, see `choose_efforts`; recall: the last one.
         build_s: seconds it took.
     """
 
@@ -56,10 +56,10 @@ class IndexFacts(Facts):
     n_items: int
     dim: int
     n_bias: int
-    n_cells: int
+    n_lists: int
     n_routed: int
     n_unreached: int
-    settings: dict[int, int]
+    efforts: dict[int, int]
     shard_rows: tuple[int, ...]
     norm: float | None
     bytes_per_item: float
@@ -89,14 +89,14 @@ def save_index(
     """
     extra = index.n_bias * 4.0
     bounds = [0, index.n_items]
-    if index.in_cells:
+    if index.in_lists:
         bounds = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
         tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
-        per_cell = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
-        extra += 8 + per_cell / index.n_items
+        per_list = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
+        extra += 8 + per_list / index.n_items
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:
@@ -114,10 +114,10 @@ def save_index(
         n_items=index.n_items,
         dim=index.dim,
         n_bias=index.n_bias,
-        n_cells=index.n_cells,
+        n_lists=index.n_lists,
         n_routed=index.n_routed,
         n_unreached=0 if index.router is None else len(index.router.unreached),
-        settings=dict(index.settings),
+        efforts=dict(index.efforts),
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
         bytes_per_item=per_item,
@@ -194,7 +194,7 @@ def _open_part(
         similarity=facts.similarity,
         codes=codes,
         bias=bias,
-        settings=facts.settings,
+        efforts=facts.efforts,
         **parts,
         **shared,
     )

@@ -1,19 +1,20 @@
 """Search over codes: `flat`, `ivf` and `graph`, one interface.
 
-    N items, Q queries, D dims, K = top_k, C cells
+    N items, Q queries, D dims, K = top_k, L lists
 
     kind    what a query does                                             bytes per item
     flat    scores every code                                             code
-    ivf     hnswlib names the n_probe nearest cells, their codes scored   code + 16 + 4 D / (N/C)
-    graph   hnswlib names the ef nearest entries, their codes scored      code + 4 D + ~150
+    ivf     hnswlib names the nearest lists, their codes scored           code + 16 + 4 D / (N/L)
+    graph   hnswlib names the nearest entries, their codes scored         code + 4 D + ~150
 
-An entry of a graph is an item, or all items whose codes are equal: a cell then, like those of ivf.
+An entry of a graph is an item, or all items whose codes are equal: a list then, like those of ivf.
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
-A `setting` (n_probe or ef) was chosen by the build for several list lengths: what a query needs is
-its list plus what it excludes. Under a filter the setting grows as the allowed share shrinks, and
-where a scan of the allowed items is no dearer, that is done instead: K results are guaranteed as
-long as there are K allowed items.
+The effort of a query is how many lists it probes (ivf), or hnswlib's `ef`, the steps of its walk
+(graph). The build chose one for several top_k: what a query needs is its top_k plus what it
+excludes. Under a filter the effort grows as the allowed share shrinks, and where a scan of the
+allowed items is no dearer, that is done instead: K results are guaranteed as long as there are K
+allowed items.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ from raysys.index.lists import RoutingSpace
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 
-KINDS = ("flat", "ivf", "graph")
+INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
-_CELL_COST = 2  # codes scored per item of a probed cell: as many spill into it as are at home
+_LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
-_NO_CELLS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+_NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
 class Index:
     """An index of N items.
 
     Args:
-        kind: one of KINDS.
+        kind: one of INDEX_KINDS.
         similarity: `cosine` or `inner_product`.
         codes: codes in row order.
         bias: [N, n_bias] float32 in row order.
         dictionary: [S, D] float32, rounded here if it is not yet; ignored for dense8 codes.
         layout: where items lie.
         space: how queries enter the router's space; None for flat.
-        router: cells (ivf) or entries (graph); None for flat.
-        settings: {list length: n_probe or ef}.
+        router: lists (ivf) or entries (graph); None for flat.
+        efforts: {top_k: effort}.
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
@@ -70,7 +71,7 @@ class Index:
         layout: Layout | None = None,
         space: RoutingSpace | None = None,
         router: Router | None = None,
-        settings: Mapping[int, int] | None = None,
+        efforts: Mapping[int, int] | None = None,
         n_items: int | None = None,
         first_row: int = 0,
     ) -> None:
@@ -79,7 +80,7 @@ class Index:
         self.codes = codes
         self.dictionary = Dictionary.of(dictionary)
         self.layout = layout or Layout.identity(codes.n_items)
-        self.settings = dict(sorted((settings or {}).items()))
+        self.efforts = dict(sorted((efforts or {}).items()))
         self.space = space
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
@@ -105,19 +106,19 @@ class Index:
         return int(self._stored.bias.shape[1])
 
     @property
-    def n_cells(self) -> int:
-        """Number of cells C."""
+    def n_lists(self) -> int:
+        """Number of lists L."""
         return len(self.layout.starts) - 1
 
     @property
     def n_routed(self) -> int:
-        """What the router chooses from: cells (ivf) or entries (graph); 0 for flat."""
+        """What the router chooses from: lists (ivf) or entries (graph); 0 for flat."""
         return 0 if self.router is None else self.router.n_rows
 
     @property
-    def in_cells(self) -> bool:
-        """Whether rows lie by cell, each of them one that the router can name."""
-        return self.router is not None and self.router.n_rows == self.n_cells
+    def in_lists(self) -> bool:
+        """Whether rows lie by list, each of them one that the router can name."""
+        return self.router is not None and self.router.n_rows == self.n_lists
 
     # -- searching -------------------------------------------------------------------------
 
@@ -128,9 +129,9 @@ class Index:
             item_nums [Q, K] int32 padded with -1, scores [Q, K] float32 padded with -inf.
 
         Raises:
-            SearchError: a query, weight, mask or list length that cannot be used.
+            SearchError: a query, weight, mask or top_k that cannot be used.
         """
-        top_k, setting = request.top_k, request.setting
+        top_k, effort = request.top_k, request.effort
         queries, weights = self._checked(request.queries, request.weights)
         if top_k < 1:
             raise SearchError(f"top_k={top_k} must be 1 or more")
@@ -142,7 +143,7 @@ class Index:
         if n_allowed == 0 or len(queries) == 0:
             return nums, scores
         tables = self.codes.table(queries, self.dictionary)
-        plans = [self._plan(top_k + len(e), n_allowed, setting) for e in excluded]
+        plans = [self._plan(top_k + len(e), n_allowed, effort) for e in excluded]
         routed = self._route(queries, weights, max(plans))
         room = min(top_k, self.n_items)
         everything: tuple[NDArray[Any], NDArray[Any]] | None = None
@@ -150,13 +151,13 @@ class Index:
             query = self._stored, tables[q], weights[q]
             kept = denied, excluded[q], nums[q, :room], scores[q, :room]
             if plan:
-                cells = routed[q, :plan]
-                spilled = cells if len(self._spills.rows) else _NO_CELLS
-                found = search_rows(*query, *self._runs(cells), spilled, self._spills, *kept)
+                lists = routed[q, :plan]
+                spilled = lists if len(self._spills.rows) else _NO_LISTS
+                found = search_rows(*query, *self._runs(lists), spilled, self._spills, *kept)
                 if found == room or not request.guarantee:
                     continue
             everything = everything or self._full_scan(denied)
-            search_rows(*query, *everything, _NO_CELLS, self._spills, *kept)
+            search_rows(*query, *everything, _NO_LISTS, self._spills, *kept)
         return nums, scores
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
@@ -193,26 +194,26 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _plan(self, depth: int, n_allowed: int, setting: int | None) -> int:
-        """Return n_probe or ef for a list of `depth`, or 0 for a scan of the allowed items."""
+    def _plan(self, depth: int, n_allowed: int, effort: int | None) -> int:
+        """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""
         limit = self.n_routed
         if limit == 0:
             return 0
-        wanted = setting if setting is not None else self._setting_for(depth)
-        if setting is None and n_allowed < self.n_items:
+        wanted = effort if effort is not None else self._effort_for(depth)
+        if effort is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
-            scored = _CELL_COST * self.n_items / limit
+            scored = _LIST_COST * self.n_items / limit
             cost = wanted * (max(_GRAPH_COST, scored) if self.kind == "graph" else scored)
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
-    def _setting_for(self, depth: int) -> int:
-        """Return the measured setting of the next longer list, or grow the last in proportion."""
-        for length, setting in self.settings.items():
-            if length >= depth:
-                return max(setting, depth if self.kind == "graph" else 1)
-        length, setting = list(self.settings.items())[-1] if self.settings else (1, 1)
-        return max(-(-setting * depth // length), depth if self.kind == "graph" else 1)
+    def _effort_for(self, depth: int) -> int:
+        """Return the measured effort of the next larger top_k, or grow the last in proportion."""
+        for top_k, effort in self.efforts.items():
+            if top_k >= depth:
+                return max(effort, depth if self.kind == "graph" else 1)
+        top_k, effort = list(self.efforts.items())[-1] if self.efforts else (1, 1)
+        return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
     def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
         if count == 0 or self.router is None or self.space is None:
@@ -222,7 +223,7 @@ class Index:
     def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, stops = (
             (self.layout.starts[routed], self.layout.starts[routed + 1])
-            if self.in_cells
+            if self.in_lists
             else (routed, routed + 1)
         )
         if self.codes.n_items == self.n_items:

@@ -1,8 +1,8 @@
 """Compiled search over stored codes: score rows, keep the best.
 
-    N items, Q queries, S atoms, C cells, K = top_k, n = n_active
+    N items, Q queries, S atoms, L lists, K = top_k, n = n_active
 
-One entry point scores runs of consecutive rows, and rows that spilled from other cells, and keeps
+One entry point scores runs of consecutive rows, and rows that spilled from other lists, and keeps
 the best K; a flat scan is one run. Sums run over a row's entries in a fixed order, so an item has
 the same score in every kind of index and ties are real: the higher score comes first, then the
 lower item_num.
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from raysys.compressor.kernels import FLOAT16, INT8, PACKED4, Stored, compiled, compiled_fast
 
 _FOUR = np.uintp(4)
-_LEVEL_MASK = np.uintp(15)
+_STEP_MASK = np.uintp(15)
 _BLOCK_ROWS = 1024
 _AHEAD = 16  # rows between asking for one and reading it
 
 
 class Spills(NamedTuple):
-    """Second cells of rows: a query that probes one finds the row without probing the first.
+    """Second lists of rows: a query that probes one finds the row without probing the first.
 
     Attributes:
-        starts: [C + 1] int64, first entry of each cell.
-        rows: int32, the rows of each cell's entries, ascending.
-        homes: int32, the first cell of each of these rows.
+        starts: [L + 1] int64, first entry of each list.
+        rows: int32, the rows of each list's entries, ascending.
+        homes: int32, the first list of each of these rows.
     """
 
     starts: NDArray[Any]
@@ -132,19 +132,19 @@ def score_rows(
             sum_0 = sum_1 = sum_2 = sum_3 = np.float32(0)
             for j in range(n_active):
                 entry = np.uintp(entries[row_0, j])
-                sum_0 += codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+                sum_0 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
                 entry = np.uintp(entries[row_1, j])
-                sum_1 += codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+                sum_1 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
                 entry = np.uintp(entries[row_2, j])
-                sum_2 += codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+                sum_2 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
                 entry = np.uintp(entries[row_3, j])
-                sum_3 += codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+                sum_3 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
             out[m], out[m + 1], out[m + 2], out[m + 3] = sum_0, sum_1, sum_2, sum_3
         for m in range(fours, n_rows):
             total = np.float32(0)
             for j in range(n_active):
                 entry = np.uintp(entries[rows[m], j])
-                total += codebook[j, entry & _LEVEL_MASK] * table[entry >> _FOUR]
+                total += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
             out[m] = total
     elif stored.kind == INT8:
         for m in range(n_rows):
@@ -192,7 +192,7 @@ def search_rows(
     weights: NDArray[Any],
     starts: NDArray[Any],
     stops: NDArray[Any],
-    cells: NDArray[Any],
+    lists: NDArray[Any],
     spills: Spills,
     denied: NDArray[Any],
     excluded: NDArray[Any],
@@ -207,8 +207,8 @@ def search_rows(
         weights: [n_bias] weights of the biases.
         starts: [P] first row of each run of rows.
         stops: [P] row after the last of each run.
-        cells: [P] the cells whose runs these are, where cells have spilled rows; else [0].
-        spills: rows that belong to other cells and are near these as well.
+        lists: [P] the lists whose runs these are, where lists have spilled rows; else [0].
+        spills: rows that belong to other lists and are near these as well.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         excluded: sorted item_nums that are never returned.
         best_nums: [K] int32, written up to the number returned.
@@ -227,10 +227,10 @@ def search_rows(
                 found = _keep_best(query, rows, best_nums, best_scores, found)
                 filled = 0
     probed = np.zeros(spills.starts.shape[0], np.bool_)
-    for cell in cells:
-        probed[cell] = True
-    for cell in cells:
-        for spilled in range(spills.starts[cell], spills.starts[cell + 1]):
+    for list_num in lists:
+        probed[list_num] = True
+    for list_num in lists:
+        for spilled in range(spills.starts[list_num], spills.starts[list_num + 1]):
             if not probed[spills.homes[spilled]]:
                 rows[filled] = spills.rows[spilled]
                 filled += 1

@@ -1,4 +1,4 @@
-"""Where items lie in the rows of an index: by cell, and the second cells of some."""
+"""Where items lie in the rows of an index: by list, and the second lists of some."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Layout:
     """Where items lie in row order.
 
     Attributes:
-        items: [N] int32, item_num of each row (rows of a cell are consecutive).
+        items: [N] int32, item_num of each row (rows of a list are consecutive).
         rows: [N] int32, row of each item_num.
-        starts: [C + 1] int64, first row of each cell; a cell is an entry in a graph that has
-            equal items; one cell for other graphs and flat.
-        spills: the second cells of those rows that have one.
+        starts: [L + 1] int64, first row of each list; a list is an entry in a graph that has
+            equal items; one list for other graphs and flat.
+        spills: the second lists of those rows that have one.
     """
 
     items: Nums
@@ -31,17 +31,17 @@ class Layout:
 
     @classmethod
     def identity(cls, n_items: int) -> Layout:
-        """Return the layout of one cell in the order of item_num."""
+        """Return the layout of one list in the order of item_num."""
         nums = np.arange(n_items, dtype=np.int32)
         return cls(nums, nums, np.array([0, n_items], dtype=np.int64))
 
     @classmethod
-    def of_cells(cls, members: Nums, n_cells: int) -> Layout:
-        """Return the layout of items in cells, by (cell, item_num).
+    def of_lists(cls, members: Nums, n_lists: int) -> Layout:
+        """Return the layout of items in lists, by (list, item_num).
 
         Args:
-            members: [N, 2] first and second cell of each item_num; none is second where they agree.
-            n_cells: C.
+            members: [N, 2] first and second list of each item_num; none is second where they agree.
+            n_lists: L.
         """
         items = np.argsort(members[:, 0], kind="stable").astype(np.int32)
         rows = np.empty_like(items)
@@ -49,8 +49,8 @@ class Layout:
         first, second = members[items].T
         spilled = np.argsort(second, kind="stable").astype(np.int32)
         spilled = spilled[second[spilled] != first[spilled]]
-        spills = Spills(_starts(second[spilled], n_cells), spilled, first[spilled])
-        return cls(items, rows, _starts(first, n_cells), spills)
+        spills = Spills(_starts(second[spilled], n_lists), spilled, first[spilled])
+        return cls(items, rows, _starts(first, n_lists), spills)
 
     def taken(self, start: int, stop: int) -> Layout:
         """Return what an item shard of rows [start, stop) needs.
@@ -64,6 +64,6 @@ class Layout:
         return Layout(self.items[start:stop], self.rows, self.starts, spills)
 
 
-def _starts(member: Nums, n_cells: int) -> NDArray[np.int64]:
-    counts = np.bincount(member, minlength=n_cells)
+def _starts(member: Nums, n_lists: int) -> NDArray[np.int64]:
+    counts = np.bincount(member, minlength=n_lists)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,17 +1,17 @@
-"""Cells of an ivf index: where items lie, and the space in which a router finds them.
+"""Lists of an ivf index: where items lie, and the space in which a router finds them.
 
-    N items, C cells, D' dims of the routing space
+    N items, L lists, D' dims of the routing space
 
 Routing space: unit vectors whose cosine orders items as their scores do. For `cosine` these are the
 reconstructions. For `inner_product` a row is y = [xhat, bias] minus its mean (a shift that every
 item shares changes no ranking and makes M smaller), extended to [y, sqrt(M^2 - |y|^2)] / M with
 M = max |y|; a query is [q, weights, 0]. Beyond 128 dims both are cut to the 128 principal axes of
 the items and made unit rows again: a third of the centroids' bytes and of their comparisons, for a
-quarter more cells probed. Source of the extension: Bachrach et al., "Speeding up the
+quarter more lists probed. Source of the extension: Bachrach et al., "Speeding up the
 Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014.
 
-Cells come from a two-level spherical k-means: about sqrt(C) coarse cells, each split alone (one
-task per coarse cell), then all items are assigned over all cells by hnswlib (one task per run of
+Lists come from a two-level spherical k-means: about sqrt(L) coarse lists, each split alone (one
+task per coarse list), then all items are assigned over all lists by hnswlib (one task per run of
 rows), each to two of them. Every task's input is fixed by sizes and the seed, never by how many
 workers there are.
 """
@@ -33,7 +33,7 @@ Tasks = Callable[..., list[Any]]
 """`tasks(function, argument_tuples, shared=())` -> [function(*arguments, *shared)], in order."""
 
 _STEPS = 8
-_NEAR_CELLS = 8  # among which an item's second cell is
+_NEAR_LISTS = 8  # among which an item's second list is
 _ROUTED_DIMS = 128
 _AXES_ROWS = 50_000
 
@@ -78,7 +78,7 @@ class RoutingSpace:
             decode: returns the reconstructions [M, D] of some rows.
             bias: [N, n_bias].
             similarity: `cosine` or `inner_product`.
-            cut: keep at most 128 dims; cells can do with fewer, a graph of items cannot.
+            cut: keep at most 128 dims; lists can do with fewer, a graph of items cannot.
         """
         n_items = len(bias)
         width = decode(np.zeros(1, dtype=np.int64)).shape[1] + bias.shape[1]
@@ -140,14 +140,14 @@ class RoutingSpace:
         return rows if self.axes is None else unit_rows(rows @ self.axes)
 
 
-def fit_cells(points: Floats, n_cells: int, *, seed: int, tasks: Tasks = run_here) -> Floats:
-    """Return unit centroids [C, D'] of a two-level spherical k-means over points [M, D']."""
-    n_cells = min(n_cells, len(points))
-    n_coarse = max(1, math.isqrt(n_cells))
+def fit_lists(points: Floats, n_lists: int, *, seed: int, tasks: Tasks = run_here) -> Floats:
+    """Return unit centroids [L, D'] of a two-level spherical k-means over points [M, D']."""
+    n_lists = min(n_lists, len(points))
+    n_coarse = max(1, math.isqrt(n_lists))
     coarse = kmeans(points, n_coarse, seed)
     member = nearest_centroid(points, coarse)
     sizes = np.bincount(member, minlength=len(coarse))
-    shares = _split(n_cells, sizes)
+    shares = _split(n_lists, sizes)
     order = np.argsort(member, kind="stable")
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     arguments = [
@@ -158,20 +158,20 @@ def fit_cells(points: Floats, n_cells: int, *, seed: int, tasks: Tasks = run_her
     return np.concatenate(tasks(kmeans, arguments))
 
 
-def kmeans(points: Floats, n_cells: int, seed: int) -> Floats:
-    """Return unit centroids [C, D'] of spherical k-means; empty cells take the worst-fitting rows.
+def kmeans(points: Floats, n_lists: int, seed: int) -> Floats:
+    """Return unit centroids [L, D'] of spherical k-means; empty lists take the worst-fitting rows.
 
     Args:
-        points: [M, D'] unit rows, M >= n_cells.
-        n_cells: C, 1 or more.
+        points: [M, D'] unit rows, M >= n_lists.
+        n_lists: L, 1 or more.
         seed: of the starting rows.
     """
     rng = np.random.default_rng([seed, 0xCE11])
-    centroids = points[np.sort(rng.choice(len(points), n_cells, replace=False))]
-    for _ in range(_STEPS if n_cells > 1 else 1):
+    centroids = points[np.sort(rng.choice(len(points), n_lists, replace=False))]
+    for _ in range(_STEPS if n_lists > 1 else 1):
         member = nearest_centroid(points, centroids)
         order = np.argsort(member, kind="stable")
-        sizes = np.bincount(member, minlength=n_cells)
+        sizes = np.bincount(member, minlength=n_lists)
         filled = np.flatnonzero(sizes)
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         centroids = np.zeros_like(centroids)
@@ -185,7 +185,7 @@ def kmeans(points: Floats, n_cells: int, seed: int) -> Floats:
 
 
 def nearest_centroid(points: Floats, centroids: Floats) -> NDArray[np.int64]:
-    """Return the cell [M] with the largest dot product for every point."""
+    """Return the list [M] with the largest dot product for every point."""
     out = np.empty(len(points), dtype=np.int64)
     for rows in chunks(len(points)):
         out[rows] = np.argmax(points[rows] @ centroids.T, axis=1)
@@ -193,13 +193,13 @@ def nearest_centroid(points: Floats, centroids: Floats) -> NDArray[np.int64]:
 
 
 def assign(points: Floats, router: Router, centroids: Floats) -> NDArray[np.int32]:
-    """Return two cells [M, 2] of every unit row, by hnswlib; the same twice where there is but one.
+    """Return two lists [M, 2] of every unit row, by hnswlib; the same twice where there is but one.
 
     The first is the nearest. The second, of the next nearest, adds to its squared distance that
     of its residual along the first one's, so that it is near for queries that the first is not
     near for: SOAR (Sun et al., NeurIPS 2023) with lambda = 1.
     """
-    near = router.nearest(points, _NEAR_CELLS)
+    near = router.nearest(points, _NEAR_LISTS)
     residuals = points[:, None] - centroids[near]
     first = unit_rows(residuals[:, 0])
     along = np.einsum("mkd,md->mk", residuals, first)
@@ -210,7 +210,7 @@ def assign(points: Floats, router: Router, centroids: Floats) -> NDArray[np.int3
 
 
 def _split(total: int, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Share `total` cells out in proportion to `sizes`, 1 or more each, never more than members."""
+    """Share `total` lists out in proportion to `sizes`, 1 or more each, never more than members."""
     wanted = total * sizes / max(int(sizes.sum()), 1)
     shares = np.minimum(np.maximum(np.floor(wanted).astype(np.int64), sizes > 0), sizes)
     while shares.sum() < total and (shares < sizes).any():

@@ -22,9 +22,9 @@ class SearchRequest:
         weights: [Q, n_bias] weights of the biases; None: zeros.
         exclude: per query, item_nums that are never returned.
         allow: [N] by item_num, False: never returned for any query.
-        setting: n_probe or ef instead of the build's choice.
-        guarantee: scan everything for a query whose cells hold fewer than K; False leaves its list
-            short (to measure a setting alone).
+        effort: lists (ivf) or steps (graph) of a query instead of the build's choice.
+        guarantee: scan everything for a query whose lists hold fewer than K; False leaves its
+            answer short (to measure an effort alone).
     """
 
     queries: Floats
@@ -32,7 +32,7 @@ class SearchRequest:
     weights: Floats | None = None
     exclude: Sequence[NDArray[Any]] | None = None
     allow: NDArray[np.bool_] | None = None
-    setting: int | None = None
+    effort: int | None = None
     guarantee: bool = True
 
     def only(self, rows: NDArray[np.integer[Any]]) -> SearchRequest:

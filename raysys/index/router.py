@@ -32,7 +32,7 @@ _THOROUGH_EF_CONSTRUCTION = 400
 
 
 class Router:
-    """Nearest cells of a query (ivf), or nearest entries of a graph index.
+    """Nearest lists of a query (ivf), or nearest entries of a graph index.
 
     Attributes:
         n_rows: N.

@@ -1,9 +1,9 @@
 """Item shards: an index in parts whose merged answer equals that of the whole, bit for bit.
 
 A shard holds a run of the whole index's rows and the whole router: every shard probes the same
-cells and scores those rows of them, spilled ones included, that it holds. Merging by (score,
-item_num) then gives what one index gives. Where the cells of a query hold too few items for its
-list, the whole falls back to a scan; the merge decides that too, as no shard can know.
+lists and scores those rows of them, spilled ones included, that it holds. Merging by (score,
+item_num) then gives what one index gives. Where the lists of a query hold too few items for its
+top_k, the whole falls back to a scan; the merge decides that too, as no shard can know.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shards:
         nums, scores = self._merged(request)
         short = np.flatnonzero((nums >= 0).sum(axis=1) < min(request.top_k, self.n_items))
         if request.guarantee and len(short):
-            scan = dataclasses.replace(request.only(short), setting=self.n_items)
+            scan = dataclasses.replace(request.only(short), effort=self.n_items)
             nums[short], scores[short] = self._merged(scan)
         return nums, scores
 
@@ -85,14 +85,14 @@ def shard_of(index: Index, start: int, stop: int) -> Index:
         layout=index.layout.taken(start, stop),
         space=index.space,
         router=index.router,
-        settings=index.settings,
+        efforts=index.efforts,
         n_items=index.n_items,
         first_row=start,
     )
 
 
 def shard_bounds(index: Index, n_shards: int) -> list[int]:
-    """Return the first rows of `n_shards` shards of about equal size, and N; cells stay whole."""
+    """Return the first rows of `n_shards` shards of about equal size, and N; lists stay whole."""
     wanted = np.linspace(0, index.n_items, n_shards + 1)
     if index.kind != "ivf":
         return [int(row) for row in wanted]

@@ -55,7 +55,7 @@ def test_an_opened_index_answers(tmp_path, kind, similarity):
     assert np.mean(scores >= np.sort(exact, 1)[:, -10:-9]) > 0.9
     if kind != "flat":
         assert build.record()["recall_table"][-1]["similar"]["10"] >= 0.95
-        assert set(build.record()["settings"]) == {"10", "100", "300"}
+        assert set(build.record()["efforts"]) == {"10", "100", "300"}
 
 
 def test_finished_builds_are_reused_and_other_settings_make_new_ones(tmp_path):
@@ -63,7 +63,7 @@ def test_finished_builds_are_reused_and_other_settings_make_new_ones(tmp_path):
     first = index(IndexConfig(run=str(tmp_path))).build_ids["index"]
     files = workspace.open("index", first).manifest.files
     assert index(IndexConfig(run=str(tmp_path))).build_ids["index"] == first
-    assert index(IndexConfig(run=str(tmp_path), n_cells=30)).build_ids["index"] != first
+    assert index(IndexConfig(run=str(tmp_path), n_lists=30)).build_ids["index"] != first
     again = index(IndexConfig(run=str(tmp_path), force=True)).build_ids["index"]
     assert again == first
     assert workspace.open("index", again).manifest.files == files
@@ -83,7 +83,7 @@ def test_small_catalogues_become_flat(tmp_path):
 def test_a_missed_target_leaves_no_build(tmp_path):
     workspace, _, _ = write_builds(tmp_path)
     with pytest.raises(BuildError, match="misses target_recall"):
-        index(IndexConfig(run=str(tmp_path), n_probe=1))
+        index(IndexConfig(run=str(tmp_path), effort=1))
     assert not workspace.has("index")
     assert not (tmp_path / "index").exists()
 

@@ -71,8 +71,8 @@ def test_exchange_is_never_worse_than_rounding():
     gram = dictionary @ dictionary.T
     codes = pursuit.by_magnitude(pursuit.matching_pursuit(x, dictionary, gram, 6))
     assert (codes.values.abs().diff(dim=1) <= 0).all()
-    levels = np.linspace(0.2, 2.2, 8, dtype=np.float32)
-    codebook = np.tile(np.concatenate([levels, -levels]), (6, 1))
+    steps = np.linspace(0.2, 2.2, 8, dtype=np.float32)
+    codebook = np.tile(np.concatenate([steps, -steps]), (6, 1))
     found = pursuit.exchange(x, codes, dictionary, gram, codebook)
     rms = codes.values.square().mean(dim=1, keepdim=True).sqrt()
     book = torch.from_numpy(codebook[0])
@@ -82,7 +82,7 @@ def test_exchange_is_never_worse_than_rounding():
     assert (errors[0] <= errors[1] + 1e-5).all()
     assert errors[0].mean() < 0.9 * errors[1].mean()
     assert (found.atoms.sort(dim=1).values.diff(dim=1) > 0).all()
-    ratio = found.values / found.values[:, :1]  # levels times one scale per row
+    ratio = found.values / found.values[:, :1]  # steps times one scale per row
     allowed = (book[None] / book[:, None]).reshape(-1)
     gap = (ratio[:, :, None] - allowed).abs().amin(dim=2) / ratio.abs()
     assert float(gap.max()) < 1e-4

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
+from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
 from raysys.index.entries import number_entries
 from raysys.index.files import IndexFacts, open_index
 from raysys.index.request import SearchRequest
@@ -46,7 +46,7 @@ def make(sizes, similarity="cosine", *, kind="graph", sparse=False, seed=0):
     params = IndexParams(kind=kind)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=params)
     probes = sample_probes(vectors, n_bias, similarity=similarity, sample=100, seed=0)
-    index.settings, _ = choose_settings(index, probes, params=params)
+    index.efforts, _ = choose_efforts(index, probes, params=params)
     assert index.kind == kind
     return index, group, base
 
@@ -97,8 +97,8 @@ def best_scores(index, queries, weights, top_k, gone=()):
 @pytest.mark.parametrize("top_k", [1, 10, 300, 5000])
 def test_a_walk_through_most_entries_scores_as_a_scan(case, top_k):
     index, _, base, weights = case
-    setting = max(index.n_routed - 1, 1)
-    nums, scores = index.search(SearchRequest(base, weights=weights, top_k=top_k, setting=setting))
+    effort = max(index.n_routed - 1, 1)
+    nums, scores = index.search(SearchRequest(base, weights=weights, top_k=top_k, effort=effort))
     if top_k < 300:
         np.testing.assert_array_equal(scores, best_scores(index, base, weights, top_k))
     exact = index.score_all(base, weights)
@@ -122,8 +122,8 @@ def test_shards_that_cut_through_groups_answer_as_the_whole(case):
     index, _, base, weights = case
     bounds = shard_bounds(index, 3)
     shards = Shards([shard_of(index, a, b) for a, b in itertools.pairwise(bounds)])
-    for top_k, setting in ((10, None), (10, max(index.n_routed - 1, 1)), (400, None)):
-        query = {"weights": weights, "top_k": top_k, "setting": setting}
+    for top_k, effort in ((10, None), (10, max(index.n_routed - 1, 1)), (400, None)):
+        query = {"weights": weights, "top_k": top_k, "effort": effort}
         merged, whole = (
             shards.search(SearchRequest(base, **query)),
             index.search(SearchRequest(base, **query)),

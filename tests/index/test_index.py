@@ -7,7 +7,7 @@ from raysys.data.arrays import unit_rows
 from raysys.errors import BuildError, ConfigError, SearchError
 from raysys.index import build
 from raysys.index.build import IndexParams, Probe, sample_probes
-from raysys.index.index import KINDS
+from raysys.index.index import INDEX_KINDS
 from raysys.index.kernels import NO_SPILLS
 from raysys.index.lists import RoutingSpace, assign
 from raysys.index.request import SearchRequest
@@ -164,7 +164,7 @@ def test_no_queries(case):
     assert nums.shape == scores.shape == (0, 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INDEX_KINDS)
 def test_a_single_item(kind):
     index = make_index(kind, "cosine", rows=np.array([5]))
     assert index.kind == "flat"
@@ -191,28 +191,28 @@ def test_the_same_seed_gives_the_same_index(kind, tmp_path):
 
 def test_a_missed_target_is_refused_and_none_is_not():
     with pytest.raises(BuildError, match=r"misses target_recall=1\.0"):
-        make_index("ivf", "cosine", target_recall=1.0, n_probe=1)
-    index = make_index("ivf", "cosine", target_recall=None, n_probe=1)
-    assert set(index.settings.values()) == {1}
+        make_index("ivf", "cosine", target_recall=1.0, effort=1)
+    index = make_index("ivf", "cosine", target_recall=None, effort=1)
+    assert set(index.efforts.values()) == {1}
 
 
-def test_cells_and_effort_are_those_asked_for():
-    index = make_index("ivf", "cosine", n_cells=17, n_probe=3, target_recall=0.01)
-    assert index.n_cells == 17 != make_index("ivf", "cosine").n_cells
-    assert set(index.settings.values()) == {3}
+def test_lists_and_effort_are_those_asked_for():
+    index = make_index("ivf", "cosine", n_lists=17, effort=3, target_recall=0.01)
+    assert index.n_lists == 17 != make_index("ivf", "cosine").n_lists
+    assert set(index.efforts.values()) == {3}
 
 
-def test_a_lower_target_needs_fewer_cells():
+def test_a_lower_target_needs_fewer_lists():
     low, high = (make_index("ivf", "cosine", target_recall=share) for share in (0.3, 1.0))
-    assert low.settings.keys() == high.settings.keys()
-    assert sum(low.settings.values()) < sum(high.settings.values())
+    assert low.efforts.keys() == high.efforts.keys()
+    assert sum(low.efforts.values()) < sum(high.efforts.values())
 
 
 def test_settings_that_cannot_be_used_are_refused():
     with pytest.raises(ConfigError, match="kind='ifv'"):
         IndexParams(kind="ifv")
-    with pytest.raises(ConfigError, match="n_cells=5000"):
-        make_index("ivf", "cosine", n_cells=5000)
+    with pytest.raises(ConfigError, match="n_lists=5000"):
+        make_index("ivf", "cosine", n_lists=5000)
 
 
 def test_recall_counts_ties():
@@ -237,17 +237,17 @@ def test_probes_take_the_queries_of_real_users_along():
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
-def test_second_cells_find_more_at_the_same_number_of_cells(similarity):
-    index = make_index("ivf", similarity, n_cells=200)
+def test_second_lists_find_more_at_the_same_number_of_lists(similarity):
+    index = make_index("ivf", similarity, n_lists=200)
     vectors, bias = planted_world(similarity)
     queries, weights = vectors[::5], np.ones((N_ITEMS // 5, bias.shape[1]), np.float32)
-    wanted = index.search(SearchRequest(queries, weights=weights, top_k=10, setting=index.n_cells))[
+    wanted = index.search(SearchRequest(queries, weights=weights, top_k=10, effort=index.n_lists))[
         0
     ]
 
     def share():
         found = index.search(
-            SearchRequest(queries, weights=weights, top_k=10, setting=3, guarantee=False)
+            SearchRequest(queries, weights=weights, top_k=10, effort=3, guarantee=False)
         )[0]
         return np.mean([len(set(f) & set(w)) / 10 for f, w in zip(found, wanted, strict=True)])
 
@@ -256,18 +256,18 @@ def test_second_cells_find_more_at_the_same_number_of_cells(similarity):
     assert missed < (1 - share()) / 2
 
 
-def test_an_item_has_its_nearest_cell_and_another_that_lies_to_another_side():
+def test_an_item_has_its_nearest_list_and_another_that_lies_to_another_side():
     rng = np.random.default_rng(0)
     points = unit_rows(rng.normal(size=(500, 4)).astype(np.float32))
     centroids = unit_rows(rng.normal(size=(60, 4)).astype(np.float32))
-    cells = assign(points, Router.fit(centroids, seed=0), centroids)
+    lists = assign(points, Router.fit(centroids, seed=0), centroids)
     order = np.argsort(-points @ centroids.T, axis=1)[:, :8]
-    for point, near, found in zip(points, order, cells, strict=True):
+    for point, near, found in zip(points, order, lists, strict=True):
         first = (point - centroids[near[0]]) / np.linalg.norm(point - centroids[near[0]])
         rest = point - centroids[near[1:]]
         loss = (rest**2).sum(axis=1) + (rest @ first) ** 2
         np.testing.assert_array_equal(found, [near[0], near[1 + loss.argmin()]])
-    assert (cells[:, 1] != order[:, 1]).any()  # not simply the next
+    assert (lists[:, 1] != order[:, 1]).any()  # not simply the next
     alone = assign(points, Router.fit(centroids[:1], seed=0), centroids[:1])
     assert (alone == 0).all()
 

@@ -98,21 +98,21 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     np.testing.assert_array_equal(best[:found], scores[wanted])
 
 
-def test_probed_cells_give_their_rows_and_those_that_spilled_into_them_once():
+def test_probed_lists_give_their_rows_and_those_that_spilled_into_them_once():
     rng = np.random.default_rng(5)
-    n_items, n_cells = 3000, 12
+    n_items, n_lists = 3000, 12
     codes, dictionary = make_codes("packed4", rng, n_items=n_items)
-    members = rng.integers(0, n_cells, (n_items, 2)).astype(np.int32)
-    layout = Layout.of_cells(members, n_cells)
+    members = rng.integers(0, n_lists, (n_items, 2)).astype(np.int32)
+    layout = Layout.of_lists(members, n_lists)
     codes = codes.take(layout.items)
     stored = codes.stored(np.zeros((n_items, 0), np.float32), layout.items)
     table = codes.table(rng.normal(size=(1, 16)).astype(np.float32), dictionary)[0]
     none = np.zeros(0, np.float32)
-    for cells in (np.array([4]), np.array([7, 0, 11]), np.arange(n_cells)):
+    for lists in (np.array([4]), np.array([7, 0, 11]), np.arange(n_lists)):
         nums, best = np.full(n_items, -1, np.int32), np.empty(n_items, np.float32)
-        runs = layout.starts[cells], layout.starts[cells + 1], cells, layout.spills
+        runs = layout.starts[lists], layout.starts[lists + 1], lists, layout.spills
         found = search_rows(stored, table, none, *runs, NOBODY, NOTHING, nums, best)
-        wanted = np.flatnonzero(np.isin(members, cells).any(axis=1))
+        wanted = np.flatnonzero(np.isin(members, lists).any(axis=1))
         np.testing.assert_array_equal(np.sort(nums[:found]), wanted)
         scores = np.empty(found, np.float32)
         score_rows(stored, table, none, layout.rows[nums[:found]].astype(np.int64), scores)

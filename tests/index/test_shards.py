@@ -43,9 +43,9 @@ def test_merged_shards_equal_the_whole(case, top_k, share):
     np.testing.assert_array_equal(merged[1], whole[1])
 
 
-def test_a_list_longer_than_the_probed_cells_falls_back_alike(case):
+def test_an_answer_longer_than_the_probed_lists_falls_back_alike(case):
     index, shards, vectors, weights = case
-    query = {"weights": weights[:4], "top_k": PER_GROUP * 9, "setting": 1}
+    query = {"weights": weights[:4], "top_k": PER_GROUP * 9, "effort": 1}
     whole, merged = (
         index.search(SearchRequest(vectors[:4], **query)),
         shards.search(SearchRequest(vectors[:4], **query)),

@@ -75,7 +75,7 @@ def write_embeddings(ws, vectors, bias, *, similarity, inputs):
 
 
 def write_flat_index(ws, embeddings, vectors, *, similarity):
-    """Compress to 8 bits per dimension and index without cells: almost the exact ranking."""
+    """Compress to 8 bits per dimension and index without lists: almost the exact ranking."""
     codes = Codes.pack_dense(vectors, similarity=similarity)
     none = np.zeros((0, vectors.shape[1]), dtype=np.float32)
     coded = plant_codes(ws, codes, none, embeddings, similarity=similarity)

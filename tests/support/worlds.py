@@ -3,8 +3,8 @@
 import numpy as np
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, choose_settings, sample_probes
-from raysys.index.index import KINDS
+from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
+from raysys.index.index import INDEX_KINDS
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32
 N_ITEMS = N_GROUPS * PER_GROUP
@@ -52,8 +52,8 @@ def make_index(kind, similarity, *, rows=None, seed=0, **params):
     settings = IndexParams(kind=kind, **params)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=settings, seed=seed)
     probes = sample_probes(vectors, bias.shape[1], similarity=similarity, sample=60, seed=seed)
-    index.settings, _ = choose_settings(index, probes, params=settings)
+    index.efforts, _ = choose_efforts(index, probes, params=settings)
     return index
 
 
-CASES = [(kind, similarity) for kind in KINDS for similarity in ("cosine", "inner_product")]
+CASES = [(kind, similarity) for kind in INDEX_KINDS for similarity in ("cosine", "inner_product")]
