@@ -37,15 +37,15 @@ class FitData:
             train.rows, train.item_num, train.level, n_items=self.n_items, levels=levels
         )
 
-    def log_share(self, half_life_d: float) -> Tensor:
+    def log_share(self, half_life_days: float) -> Tensor:
         """Return the log share of each item in the cells, [N], decayed towards the cut.
 
         Args:
-            half_life_d: in days; 0 never forgets.
+            half_life_days: in days; 0 never forgets.
         """
         weight = np.ones(self.train.n_cells)
-        if half_life_d and self.now is not None:
-            weight = np.exp2((self.train.timestamp - self.now) / (half_life_d * _DAY_S))
+        if half_life_days and self.now is not None:
+            weight = np.exp2((self.train.timestamp - self.now) / (half_life_days * _DAY_S))
         counts = np.bincount(self.train.item_num, weight, minlength=self.n_items) + 0.3
         return torch.from_numpy(np.log(counts / counts.sum())).float()
 

@@ -23,7 +23,7 @@ from raysys.data.schema import RatingLevels
 _ITEM_PSEUDO_CELLS = 30.0
 _NEWTON_STEPS = 30
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def no_start(n_items: int, levels: RatingLevels) -> LevelStart:
     return level_start(none, none, none, n_items=n_items, levels=levels)
 
 
-def _tilted(share: Floats, centred: Floats, means: Floats) -> Floats:
+def _tilted(share: Doubles, centred: Doubles, means: Doubles) -> Doubles:
     """Return [N, R] share * exp(theta_i centred), theta_i such that the mean of `centred` fits."""
     theta = np.zeros(len(means))
     inside = share / share.sum()

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from raysys.autoencoder.item_scores import liked_levels
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import RANKINGS, Needs, Ranking, meets
+from raysys.autoencoder.rankings import N_CANDIDATES, RANKINGS, Needs, Ranking, meets
 
-TOP_K = 20
-N_CANDIDATES = 300
+DISCOVER_PURPOSE = 0xD15C  # seeds the draw of users that `discover` is fitted or judged on
+_TOP_K = 20
 _DISCOVER = "discover"
 _SLOPES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.4)
 _GAMMAS = (0.1, 0.25, 0.5, 1.0)
@@ -151,7 +151,7 @@ def fit_discover_slope(model: Conv4Rec, z: Tensor) -> None:
 def _held(exact: Tensor, candidates: Sequence[Tensor]) -> list[float]:
     """Return the shares of the top 20 by one score [B, N] among the 300 best by each of others."""
     n_items = exact.shape[1]
-    best = exact.topk(min(TOP_K, n_items), dim=1).indices
+    best = exact.topk(min(_TOP_K, n_items), dim=1).indices
     found = []
     for scores in candidates:
         marks = torch.zeros_like(scores, dtype=torch.bool)

@@ -15,8 +15,8 @@ from raysys.autoencoder.gather import parts_of
 from raysys.autoencoder.ragged_ops import Pairs, bag
 from raysys.data.batches import Ragged
 
-MAX_ELEMENTS = 1 << 22  # of the scores that are held at once
-_MAX_ELEMENTS_GPU = 1 << 28  # few products there
+MAX_SCORES = 1 << 22  # of the scores that are held at once
+_MAX_SCORES_GPU = 1 << 28  # few products there
 
 
 def cosine_loss(z: Tensor, g: Tensor, batch: Ragged, pairs: Pairs, own: Tensor | None) -> Tensor:
@@ -98,7 +98,7 @@ class _LogNormalisers(torch.autograd.Function):
 
 
 def _chunks(z: Tensor, g: Tensor) -> list[slice]:
-    return parts_of(len(g), len(z), _MAX_ELEMENTS_GPU if z.is_cuda else MAX_ELEMENTS)
+    return parts_of(len(g), len(z), _MAX_SCORES_GPU if z.is_cuda else MAX_SCORES)
 
 
 def _chunk_scores(

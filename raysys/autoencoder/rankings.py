@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 SIMILAR = "similar"  # the order of builds of plain vectors: by cosine, without a model
 DEFAULT_GAMMA = 0.5
 MAX_GAMMA = 10.0
+N_CANDIDATES = 300  # of the linear form, for exact scores to reorder
 
 
 class Needs(enum.Enum):

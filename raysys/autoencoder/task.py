@@ -230,9 +230,10 @@ class AutoencoderTask:
         if self._model.cfg.consume_loss == "cosine":
             sums = self.validate(0, 1)
             if sums is not None:
-                weight, half_life_d = self._priors[int(sums[3:].argmax())]
-                choices = {"prior_weight": weight, "prior_half_life_d": half_life_d}
-            self._set_prior(choices.get("prior_weight", 0.0), choices.get("prior_half_life_d", 0))
+                weight, days = self._priors[int(sums[3:].argmax())]
+                choices = {"prior_weight": weight, "prior_half_life_days": days}
+            days = choices.get("prior_half_life_days", 0)
+            self._set_prior(choices.get("prior_weight", 0.0), days)
         self._fit_link()
         return choices | offsets
 
@@ -280,10 +281,10 @@ class AutoencoderTask:
         found = [self._quality.sums(scores + w * shares[h], wanted) for w, h in self._priors]
         return torch.tensor([found[0][1], *(above for above, _ in found)], dtype=torch.float64)
 
-    def _set_prior(self, weight: float, half_life_d: float) -> None:
+    def _set_prior(self, weight: float, half_life_days: float) -> None:
         if weight == 0:
             return
-        share = self._data.log_share(half_life_d).to(self._model.prior.device)
+        share = self._data.log_share(half_life_days).to(self._model.prior.device)
         self._model.prior.copy_(weight * self._spread() * (share - share.max()))
 
     def _spread(self) -> Tensor:

@@ -22,7 +22,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import top_items
 from raysys.evaluation.protocols import first_appearances
 
@@ -118,7 +118,7 @@ class Validation:
             score: the consume scores [B, N] after histories.
             item_counts: [N] training interactions.
         """
-        evaluator = Evaluator(Layout(), item_counts=item_counts, replicates=0)
+        evaluator = Evaluator(MetricLayout(), item_counts=item_counts, replicates=0)
         for history, targets in self.chunks(0, 1):
             lists = top_items(score(history).cpu().numpy(), NDCG_K, exclude=history)
             keys = user_keys(map(int, history.user_num))

@@ -43,7 +43,7 @@ from raysys.evaluation import protocols
 from raysys.evaluation.baselines import item_counts
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import BETAS, TOP_K, Layout
+from raysys.evaluation.metric_table import BETAS, TOP_K, MetricLayout
 from raysys.evaluation.user_sums import UserSums, rank_task
 from raysys.reports.plots import Line, Panel, draw
 from raysys.reports.tables import aligned
@@ -175,7 +175,7 @@ def evaluate_offline(made: SiteLog, models: dict[str, Rank]) -> dict[str, dict[s
     windows = period_windows("temporal", "test")
     n_items = made.catalogue["test"]
     counts = item_counts(made.cells.in_windows(windows.fitted), n_items)
-    layout = Layout(top_k=TOP_K, betas=BETAS)
+    layout = MetricLayout(top_k=TOP_K, betas=BETAS)
     keys = user_keys(made.cells.user_num)
     found: dict[str, dict[str, float]] = {name: {} for name in models}
     for protocol in protocols.PROTOCOLS:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
+from raysys.autoencoder.linear_form import DISCOVER_PURPOSE
 from raysys.autoencoder.rankings import Ranking
 from raysys.cluster.connect import connected
 from raysys.commands.prepare import prepare
@@ -59,7 +60,8 @@ def discover_rows(
     model = Autoencoder.open(workspace.current("autoencoder")).model
     profiles = Profiles.open(workspace.current("profiles"))
     cells = profiles.cells()
-    some = np.sort(np.random.default_rng([seed, 0xD15C]).permutation(cells.n_users)[:_USERS])
+    rng = np.random.default_rng([seed, DISCOVER_PURPOSE])
+    some = np.sort(rng.permutation(cells.n_users)[:_USERS])
     cells = cells.users(some)
     users = [profiles.user_ids[int(n)].as_py() for n in cells.user_num]
     items = profiles.items["item_id"].to_pylist()

@@ -38,7 +38,7 @@ from raysys.data.schema import Window
 from raysys.errors import RaysysError
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.store.builds import Workspace
 from raysys.store.drafts import Draft
 
@@ -244,7 +244,9 @@ def _metric_rows(cfg: EvaluateBenchConfig) -> list[dict[str, Any]]:
 
     def ours(replicates: int) -> dict[str, float]:
         counts = np.bincount(history.item_num, minlength=cfg.n_items)
-        evaluator = Evaluator(Layout(), item_counts=counts, replicates=replicates, seed=cfg.seed)
+        evaluator = Evaluator(
+            MetricLayout(), item_counts=counts, replicates=replicates, seed=cfg.seed
+        )
         for start in range(0, cfg.metric_users, _BLOCK):
             part = np.arange(start, min(start + _BLOCK, cfg.metric_users))
             evaluator.update_ranking(

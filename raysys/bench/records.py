@@ -22,7 +22,7 @@ from raysys.errors import ConfigError, DataError
 from raysys.fields import LOCATION
 from raysys.store import manifests
 
-KINDS = ("bench", "quality")
+RECORD_KINDS = ("bench", "quality")
 _PEERS = ("faiss-cpu", "ir-measures", "polars", "usearch")
 _LOCAL = {field.name for field in dataclasses.fields(JobConfig)} - {"seed"} | {"save"}
 
@@ -185,7 +185,7 @@ def _checks(record: Record) -> dict[str, bool]:
     """Return {field: whether it holds what it should}."""
     commit = record.commit
     return {
-        "kind": record.kind in KINDS,
+        "kind": record.kind in RECORD_KINDS,
         "suite": bool(record.suite) and isinstance(record.suite, str),
         "date": _is_day(record.date),
         "commit": commit is None or re.fullmatch(r"[0-9a-f]{7,40}", str(commit)) is not None,

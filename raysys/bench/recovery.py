@@ -48,7 +48,7 @@ _HELD_OUT = 10  # one draw of so many
 _PATIENCE = 3
 _GUIDE_SLOPE = -0.25  # of the plot's guide
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 
 @dataclasses.dataclass
@@ -102,7 +102,7 @@ def rows(cfg: RecoveryBenchConfig) -> list[dict[str, Any]]:
     return found
 
 
-def _truth(cfg: RecoveryBenchConfig) -> Floats:
+def _truth(cfg: RecoveryBenchConfig) -> Doubles:
     """Return P* [U, N, R]: items by taste and popularity, ratings by another mix of the tastes."""
     rng = np.random.default_rng([cfg.seed, 0x7275])
     users = rng.normal(size=(cfg.n_users, cfg.rank)) / np.sqrt(cfg.rank)
@@ -118,7 +118,7 @@ def _truth(cfg: RecoveryBenchConfig) -> Floats:
     return np.asarray(p_i[:, :, None] * p_r)
 
 
-def _recover(truth: Floats, n_draws: int, cfg: RecoveryBenchConfig) -> dict[str, Any]:
+def _recover(truth: Doubles, n_draws: int, cfg: RecoveryBenchConfig) -> dict[str, Any]:
     n_users, n_items, n_levels = truth.shape
     rng = np.random.default_rng([cfg.seed, n_draws])
     user = np.sort(rng.integers(n_users, size=n_draws))
@@ -171,7 +171,7 @@ def _cells(counts: NDArray[Any], item: NDArray[Any], level: NDArray[Any]) -> Cel
 
 def _fit(
     cells: Cells, held: NDArray[np.bool_], levels: RatingLevels, cfg: RecoveryBenchConfig
-) -> tuple[Floats, int]:
+) -> tuple[Doubles, int]:
     """Return P(i, r | u) [U, N, R] of an autoencoder fitted on all cells, and its passes."""
     train = cells.take(~held)
     found = _passes(train, cells.take(held), levels, cfg, cfg.epochs)
@@ -231,7 +231,7 @@ def _held_out_loss(model: Conv4Rec, train: Cells, held: Cells) -> float:
     return -float(log_p) / max(held.n_cells, 1)
 
 
-def _variation(truth: Floats, found: Floats) -> float:
+def _variation(truth: Doubles, found: Doubles) -> float:
     """Return half the L1 distance, mean over users."""
     return round(float(np.abs(truth - found).sum(axis=(1, 2)).mean() / 2), 5)
 

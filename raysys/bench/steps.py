@@ -101,7 +101,7 @@ def step_seconds(engine: str, sizes: Sizes, device: torch.device) -> Measured:
         groups: Any = model.parameters()
     else:
         if engine.endswith("chunks"):
-            losses.MAX_ELEMENTS = _SMALL_CHUNK  # an engine of a process of its own
+            losses.MAX_SCORES = _SMALL_CHUNK  # an engine of a process of its own
         settings = Conv4RecConfig(latent=sizes.latent, level_latent=sizes.latent, **ENGINES[engine])
         ours = Conv4Rec(settings, n_items=sizes.n_items, levels=STARS, counts=counts).to(device)
         model, groups = ours, ours.parameter_groups(0.001)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysys.compressor.atoms import atom_usage, shared_atoms, top_items
+from raysys.compressor.atoms import atom_usage, items_of_atom, shared_atoms
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
@@ -71,7 +71,7 @@ def atoms(cfg: AtomsConfig) -> str:
 
 
 def _top(codes: Codes, items: ItemTable, atom: int, top_k: int) -> list[list[str]]:
-    found = zip(*top_items(codes, atom, top_k=top_k), strict=True)
+    found = zip(*items_of_atom(codes, atom, top_k=top_k), strict=True)
     lines = [
         [items.titles[num] or "", items.item_ids[num], f"{value:+.3f}"] for num, value in found
     ]
@@ -103,5 +103,5 @@ def _most_used(codes: Codes, items: ItemTable, code_dim: int, top_k: int) -> lis
 
 
 def _strongest(codes: Codes, items: ItemTable, atom: int) -> str:
-    nums, _ = top_items(codes, atom, top_k=3)
+    nums, _ = items_of_atom(codes, atom, top_k=3)
     return " | ".join(items.titles[num] or items.item_ids[num] for num in nums)

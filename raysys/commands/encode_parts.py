@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from raysys.cluster.tasks import task_runner
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
-from raysys.compressor.encode import BLOCK_ROWS, Encoder
+from raysys.compressor.encode import ENCODE_ROWS, Encoder
 from raysys.compressor.packing import Packed, Packer
 from raysys.compressor.quantise import sample_stride
 from raysys.config import RayConfig
@@ -33,7 +33,7 @@ from raysys.store.storage import Storage
 
 log = logging.getLogger(__name__)
 
-PART_ROWS = 4 * BLOCK_ROWS
+PART_ROWS = 4 * ENCODE_ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PartStore:
         storage: of the run.
         name: the folder below `training/`.
         n_rows: rows N of the embeddings.
-        part_rows: rows of a part, a multiple of `BLOCK_ROWS`.
+        part_rows: rows of a part, a multiple of `ENCODE_ROWS`.
     """
 
     embeddings: Embeddings
@@ -108,7 +108,7 @@ def encode_in_parts(
         fitted: fit levels and scale to the vectors, not to the encoder's values alone.
         similarity: of the codes.
         value_bits: of the packing.
-        part_rows: rows of a part, a multiple of `BLOCK_ROWS`; the bytes of the codes do not depend
+        part_rows: rows of a part, a multiple of `ENCODE_ROWS`; the bytes of the codes do not depend
             on it.
     """
     n_rows = embeddings.facts.n_items
@@ -138,8 +138,8 @@ def _encode_part(
         vectors = store.vectors(number)
         n_new = len(vectors)
         blocks = [
-            encoder.block(vectors[start : start + BLOCK_ROWS])
-            for start in range(0, n_new, BLOCK_ROWS)
+            encoder.block(vectors[start : start + ENCODE_ROWS])
+            for start in range(0, n_new, ENCODE_ROWS)
         ]
         part = {
             "atoms": np.concatenate([atoms for atoms, _ in blocks]).astype(np.uint16),

@@ -41,8 +41,8 @@ from raysys.reports.methods import VIA, Subject
 from raysys.reports.passes import (
     Counted,
     Evaluated,
+    EvaluationTask,
     Plan,
-    ShardTask,
     count_shard,
     evaluate_shard,
     n_users,
@@ -171,7 +171,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
     ):
         counts, rated = _count(plan, shards, profiles, run)
-        tasks = [ShardTask(plan, name, counts, rated) for name in shards]
+        tasks = [EvaluationTask(plan, name, counts, rated) for name in shards]
         results = run(evaluate_shard, tasks, stage="evaluate", rows=n_users, large=True)
         outcome = _merge(results, folder)
         record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
@@ -242,7 +242,7 @@ def _plan(
         cutoffs=tuple(facts.cutoffs.items()) if facts.cutoffs else None,
         split=facts.split,
         protocol=cfg.protocol,
-        layout=metric_table.Layout(
+        layout=metric_table.MetricLayout(
             top_k=tuple(cfg.top_k),
             betas=tuple(cfg.betas),
             levels=profiles.levels.names,

@@ -30,7 +30,7 @@ from raysys.prepare.cutoffs import cutoffs_of_folds, resolve_cutoffs
 from raysys.prepare.levels import build_levels
 from raysys.prepare.opened_log import TIMELESS
 from raysys.prepare.splits import SplitPlan
-from raysys.prepare.tasks import ShardTask, count_part, write_shard
+from raysys.prepare.tasks import UserShardTask, count_part, write_user_shard
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 
@@ -66,11 +66,11 @@ def write_profiles(
     first_user = 0
     tasks = []
     for number, (uri, part) in enumerate(zip(uris, counted, strict=True)):
-        tasks.append(ShardTask(uri, shard_name(number), first_user))
+        tasks.append(UserShardTask(uri, shard_name(number), first_user))
         first_user += len(part.users)
     shards = distribute(
         functools.partial(
-            write_shard,
+            write_user_shard,
             plan=plan,
             item_ids=present,
             excluded=core.excluded,

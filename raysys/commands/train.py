@@ -20,6 +20,7 @@ from raysys.autoencoder.files import (
 )
 from raysys.autoencoder.fit_data import FitData, fit_data
 from raysys.autoencoder.linear_form import (
+    DISCOVER_PURPOSE,
     candidate_recall,
     fit_discover_slope,
     retrieval_query,
@@ -222,7 +223,8 @@ def _write_model(
     model = new_model(profiles, settings, period)
     model.load_state_dict(state["model"], assign=True)
     data = fit_data(profiles, period, cells=cells)
-    some = np.random.default_rng([cfg.seed, 0xD15C]).permutation(data.train.n_users)[:_SLOPE_USERS]
+    rng = np.random.default_rng([cfg.seed, DISCOVER_PURPOSE])
+    some = rng.permutation(data.train.n_users)[:_SLOPE_USERS]
     few = max(1, _MAX_ELEMENTS // model.n_items)
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     write_model(draft, model)

@@ -14,7 +14,7 @@ from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.compressor.codes import Codes, CodesFacts, truncated
 from raysys.compressor.embeddings import Embeddings
-from raysys.compressor.encode import Encoder, fit_dictionary, unit_rows
+from raysys.compressor.encode import Encoder, fit_dictionary, unit_tensor
 from raysys.compressor.files import Compressor, CompressorFacts, write_compressor
 from raysys.compressor.model import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.compressor.task import compressor_phases
@@ -212,8 +212,8 @@ def _facts(codes: Codes, dictionary: Floats, embeddings: Embeddings) -> CodesFac
 def _mean_cosine(codes: Codes, dictionary: Floats, vectors: NDArray[np.floating[Any]]) -> float:
     """Return the mean cosine of stored reconstructions, over at most 10,000 rows."""
     rows = np.unique(np.linspace(0, len(vectors) - 1, 10_000).astype(np.int64))
-    ours = unit_rows(codes.decode(dictionary, rows))
-    return float((ours * unit_rows(take_rows(vectors, rows))).sum(dim=1).mean())
+    ours = unit_tensor(codes.decode(dictionary, rows))
+    return float((ours * unit_tensor(take_rows(vectors, rows))).sum(dim=1).mean())
 
 
 def _check(vectors: NDArray[np.floating[Any]], similarity: str) -> None:

@@ -50,7 +50,7 @@ def atom_usage(codes: Codes, code_dim: int) -> NDArray[np.int64]:
     return counts
 
 
-def top_items(codes: Codes, atom: int, *, top_k: int) -> tuple[NDArray[np.int32], Floats]:
+def items_of_atom(codes: Codes, atom: int, *, top_k: int) -> tuple[NDArray[np.int32], Floats]:
     """Return the rows in which an atom is strongest and its values there, both signs, by |value|.
 
     Args:

@@ -159,7 +159,7 @@ class Codes:
         for start in range(0, len(chosen), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
             atoms, values = self.atoms_and_values(chosen[part])
-            quantise.reconstruct(atoms, values, dictionary, out[part])
+            quantise.write_reconstructions(atoms, values, dictionary, out[part])
         return out
 
     # -- making ----------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def truncated(
         atoms = codes.atoms_and_values(rows)[0][:, :n_active]
         release(codes.entries)
         release(codes.values)
-        return atoms, quantise.least_squares(atoms, targets, dictionary), targets
+        return atoms, quantise.fit_values(atoms, targets, dictionary), targets
 
     def chunks(stride: int) -> Iterator[NDArray[Any]]:
         for start in range(0, codes.n_items, stride * _CHUNK_ROWS):

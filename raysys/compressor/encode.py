@@ -22,12 +22,12 @@ from raysys.compressor.packing import MAX_PACKED_ATOMS
 from raysys.compressor.quantise import fit_codebook
 from raysys.data.arrays import row_blocks, take_rows
 
-BLOCK_ROWS = 4096
+ENCODE_ROWS = 4096
 _ROUNDS = 8  # four more gained .001 cosine
 _ROWS_PER_ATOM = 16  # more rows than this per atom did not make a better dictionary
 
 
-def unit_rows(vectors: NDArray[np.floating[Any]]) -> Tensor:
+def unit_tensor(vectors: NDArray[np.floating[Any]]) -> Tensor:
     """Return rows of unit length; zero rows (an item that nothing is known of) stay zero."""
     return F.normalize(torch.from_numpy(np.array(vectors, dtype=np.float32)), dim=1)
 
@@ -50,7 +50,7 @@ def fit_dictionary(
     rng = np.random.default_rng([seed, 0xD1C7])
     known = np.concatenate([np.any(rows, axis=1) for _, rows in row_blocks(vectors)])
     order = rng.permutation(np.flatnonzero(known))[: _ROWS_PER_ATOM * code_dim]
-    x = unit_rows(take_rows(vectors, np.sort(order)))
+    x = unit_tensor(take_rows(vectors, np.sort(order)))
     dictionary = x[torch.from_numpy(rng.permutation(len(x))[:code_dim])].clone()
     if len(dictionary) < code_dim:
         extra = torch.randn(
@@ -108,16 +108,16 @@ class Encoder:
         if model is not None or value_bits != 4 or len(dictionary) > MAX_PACKED_ATOMS:
             codebook = None
         elif codebook is None:
-            some = np.unique(np.linspace(0, len(vectors) - 1, BLOCK_ROWS).astype(np.int64))
-            x = unit_rows(take_rows(vectors, some))
+            some = np.unique(np.linspace(0, len(vectors) - 1, ENCODE_ROWS).astype(np.int64))
+            x = unit_tensor(take_rows(vectors, some))
             codebook = fit_codebook(_encode_rows(x, dictionary, gram, n_active, None)[1].numpy())
         return cls(dictionary, gram, n_active, model, codebook)
 
     def block(
         self, vectors: NDArray[np.floating[Any]]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the atoms and values [M, n] of at most `BLOCK_ROWS` rows [M, D]."""
-        x = unit_rows(vectors)
+        """Return the atoms and values [M, n] of at most `ENCODE_ROWS` rows [M, D]."""
+        x = unit_tensor(vectors)
         atoms, values = _encode_rows(x, self.dictionary, self.gram, self.n_active, self.model)
         if self.codebook is not None:
             codes = pursuit.SparseCodes(atoms, values)
@@ -153,7 +153,7 @@ def encode(
         value_bits=value_bits,
         codebook=codebook,
     )
-    parts = [encoder.block(rows) for _, rows in row_blocks(vectors, BLOCK_ROWS)]
+    parts = [encoder.block(rows) for _, rows in row_blocks(vectors, ENCODE_ROWS)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
@@ -178,8 +178,8 @@ def _encode_rows(
 def _pursue_here(x: Tensor, dictionary: Tensor, n_active: int) -> pursuit.SparseCodes:
     gram = dictionary @ dictionary.T
     parts = [
-        pursuit.matching_pursuit(x[start : start + BLOCK_ROWS], dictionary, gram, n_active)
-        for start in range(0, len(x), BLOCK_ROWS)
+        pursuit.matching_pursuit(x[start : start + ENCODE_ROWS], dictionary, gram, n_active)
+        for start in range(0, len(x), ENCODE_ROWS)
     ]
     return pursuit.SparseCodes(
         torch.cat([part.atoms for part in parts]), torch.cat([part.values for part in parts])

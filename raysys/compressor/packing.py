@@ -187,7 +187,7 @@ def _fit_scale(
     product = np.zeros(len(atoms), dtype=np.float32)
     if len(vectors) == 0 and similarity == "inner_product":
         vectors = np.empty((len(atoms), dictionary.shape[1]), dtype=np.float32)
-        quantise.reconstruct(atoms, values, dictionary, vectors)
+        quantise.write_reconstructions(atoms, values, dictionary, vectors)
     quantise.project(atoms, used, vectors, dictionary, energy, product)
     if len(vectors) == 0:
         product = np.sqrt(energy)

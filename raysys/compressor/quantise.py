@@ -171,7 +171,7 @@ def project(
 
 
 @compiled_fast
-def reconstruct(
+def write_reconstructions(
     atoms: NDArray[Any], values: NDArray[Any], dictionary: NDArray[Any], out: NDArray[Any]
 ) -> None:
     """Write sum_j values[:, j] * dictionary[atoms[:, j]] to `out` [M, D]."""
@@ -181,7 +181,7 @@ def reconstruct(
             _add(out[row], values[row, j], dictionary[atoms[row, j]])
 
 
-def least_squares(
+def fit_values(
     atoms: NDArray[np.integer[Any]], vectors: NDArray[np.float32], dictionary: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the values [M, n] that bring each row's atoms nearest to its vector."""

@@ -30,7 +30,7 @@ _SECONDS_PER_DAY = 86_400.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ItemScores:
+class ItemRanker:
     """Ranks by one score per item, the same for every user.
 
     Attributes:
@@ -63,7 +63,7 @@ class ItemScores:
         np.save(folder / f"{name}.npy", self.scores)
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> ItemScores:
+    def load(cls, folder: Path, name: str) -> ItemRanker:
         """Read what `save` wrote."""
         return cls(np.load(folder / f"{name}.npy"))
 
@@ -140,12 +140,12 @@ def item_counts(cells: Cells, n_items: int) -> NDArray[np.int64]:
     return np.bincount(presence(cells, n_items).indices, minlength=n_items).astype(np.int64)
 
 
-def popularity(cells: Cells, n_items: int) -> ItemScores:
+def popularity(cells: Cells, n_items: int) -> ItemRanker:
     """Rank by the number of training users."""
-    return ItemScores(item_counts(cells, n_items))
+    return ItemRanker(item_counts(cells, n_items))
 
 
-def recent(cells: Cells, n_items: int, *, fraction: float) -> ItemScores:
+def recent(cells: Cells, n_items: int, *, fraction: float) -> ItemRanker:
     """Rank by interactions in the last `fraction` of the training log, ties by all of it."""
     times = np.sort(cells.timestamp)
     start = times[min(int((1 - fraction) * len(times)), len(times) - 1)] if len(times) else 0
@@ -153,15 +153,15 @@ def recent(cells: Cells, n_items: int, *, fraction: float) -> ItemScores:
     order = np.lexsort((np.arange(n_items), -item_counts(cells, n_items), -late))
     scores = np.empty(n_items, dtype=np.float32)
     scores[order] = -np.arange(n_items)
-    return ItemScores(scores)
+    return ItemRanker(scores)
 
 
-def decayed(cells: Cells, n_items: int, *, half_life_days: float) -> ItemScores:
+def decayed(cells: Cells, n_items: int, *, half_life_days: float) -> ItemRanker:
     """Rank by interactions that lose half their weight every `half_life_days`."""
     inside = cells.take(cells.item_num < n_items)
     age = inside.timestamp.max(initial=0) - inside.timestamp
     weights = np.exp2(-age / (half_life_days * _SECONDS_PER_DAY))
-    return ItemScores(np.bincount(inside.item_num, weights=weights, minlength=n_items))
+    return ItemRanker(np.bincount(inside.item_num, weights=weights, minlength=n_items))
 
 
 def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -> list[ItemKNN]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raysys import progress
 from raysys.errors import DataError
 from raysys.evaluation.bootstrap import interval, poisson_weights, user_keys, weighted_sums
-from raysys.evaluation.metric_table import Layout, Ratio
+from raysys.evaluation.metric_table import MetricLayout, Ratio
 from raysys.evaluation.user_sums import LAYOUT_KEY
 from raysys.store.storage import Storage
 
@@ -74,7 +74,7 @@ def replicated(table: pa.Table, *, seed: int, replicates: int) -> dict[str, NDAr
     A user's weights depend on the seed and the user alone, so replicates of several tables go
     together: their means, like their differences, have honest intervals.
     """
-    layout = Layout.from_json(table.schema.metadata[LAYOUT_KEY])
+    layout = MetricLayout.from_json(table.schema.metadata[LAYOUT_KEY])
     columns = list(layout.columns)
     sums = _matrix(table, columns)
     keys = user_keys(table["user_id"].to_pylist())
@@ -98,7 +98,7 @@ def compare_users(
     Raises:
         DataError: no user stands in both.
     """
-    layout, theirs = (Layout.from_json(t.schema.metadata[LAYOUT_KEY]) for t in (one, other))
+    layout, theirs = (MetricLayout.from_json(t.schema.metadata[LAYOUT_KEY]) for t in (one, other))
     ids, rows, other_rows = np.intersect1d(
         one["user_id"].to_numpy().astype(str),
         other["user_id"].to_numpy().astype(str),

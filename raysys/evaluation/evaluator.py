@@ -28,7 +28,7 @@ from raysys.evaluation.bootstrap import (
     poisson_weights,
     weighted_sums,
 )
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 
 U = TypeVar("U")
 Metrics = dict[str, dict[str, float | None]]
@@ -52,7 +52,7 @@ class Evaluator:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: MetricLayout,
         *,
         item_counts: NDArray[np.int64],
         levels: RatingLevels | None = None,

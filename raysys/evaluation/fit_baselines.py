@@ -19,7 +19,7 @@ from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import Ranker, Rater
 from raysys.evaluation.protocols import Task, cutoff_task
 from raysys.store.builds import Build
@@ -47,9 +47,9 @@ _GRIDS: dict[str, list[dict[str, float]]] = {
     "bias": [{"user_penalty": u, "item_penalty": i} for u in (3, 5, 10) for i in (3, 5, 10)],
 }
 _CLASSES: dict[str, Any] = {
-    "popularity": baselines.ItemScores,
-    "recent": baselines.ItemScores,
-    "decayed": baselines.ItemScores,
+    "popularity": baselines.ItemRanker,
+    "recent": baselines.ItemRanker,
+    "decayed": baselines.ItemRanker,
     "itemknn": baselines.ItemKNN,
     "ease": baselines.Ease,
     "marginal": rating_baselines.LevelShares,
@@ -212,7 +212,7 @@ def _ranking_score(source: Source) -> Callable[[Ranker], float]:
     counts = np.ones(source.catalogue["val"], dtype=np.int64)
 
     def score(model: Ranker) -> float:
-        evaluator = Evaluator(Layout(), item_counts=counts, replicates=0)
+        evaluator = Evaluator(MetricLayout(), item_counts=counts, replicates=0)
         for start in range(0, task.history.n_users, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, task.history.n_users))
             history = task.history.users(rows)
@@ -237,7 +237,9 @@ def _rating_score(source: Source) -> Callable[[Rater], float]:
     keys = np.zeros(targets.n_users, dtype=np.uint64)
 
     def score(model: Rater) -> float:
-        evaluator = Evaluator(Layout(), item_counts=counts, levels=source.levels, replicates=0)
+        evaluator = Evaluator(
+            MetricLayout(), item_counts=counts, levels=source.levels, replicates=0
+        )
         prediction = model(history, targets)
         flat = dataclasses.replace(prediction, level_probs=None)
         evaluator.update_ratings(keys, targets=targets, prediction=flat)

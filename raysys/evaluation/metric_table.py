@@ -72,7 +72,7 @@ class Ratio:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class MetricLayout:
     """The columns of sums for one set of settings.
 
     Attributes:
@@ -166,7 +166,7 @@ class Layout:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Layout:
+    def from_json(cls, text: str | bytes) -> MetricLayout:
         """Read what `as_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         return cls(
@@ -208,7 +208,7 @@ class RankedUsers:
         return summed(self.targets, values)
 
 
-def rank_sums(layout: Layout) -> dict[str, Callable[[RankedUsers], Counts]]:
+def rank_sums(layout: MetricLayout) -> dict[str, Callable[[RankedUsers], Counts]]:
     """Return how each column of ranking metrics is summed, a value per user [B]."""
     cut = SLICE_K
     sums: dict[str, Callable[[RankedUsers], Counts]] = {

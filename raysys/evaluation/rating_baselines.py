@@ -38,7 +38,7 @@ class LevelShares:
     def __call__(self, history: Cells, targets: Cells) -> RatingPrediction:
         """Predict every target from its item alone."""
         probs = self.probs[np.minimum(targets.item_num, len(self.probs) - 1)]
-        return RatingPrediction(expected_rating(probs, self.values), probs)
+        return RatingPrediction(mean_rating(probs, self.values), probs)
 
     def save(self, folder: Path, name: str) -> None:
         """Write the shares and values."""
@@ -98,7 +98,7 @@ class Bias:
         )
 
 
-def expected_rating(probs: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float64]:
+def mean_rating(probs: NDArray[np.float64], values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the mean rating under [M, R] level probabilities, renormalised over rated levels."""
     rated = np.isfinite(values)
     kept = probs[:, rated]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raysys import progress
 from raysys.data.cells import Cells, concat
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction
 from raysys.evaluation.protocols import Task
 
@@ -40,7 +40,7 @@ class UserSums:
     seen: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, keys: NDArray[np.uint64], *, first_user: int, layout: Layout) -> UserSums:
+    def empty(cls, keys: NDArray[np.uint64], *, first_user: int, layout: MetricLayout) -> UserSums:
         """Return zero sums for every user."""
         sums = np.zeros((len(keys), len(layout.columns)), dtype=np.int64)
         return cls(keys, first_user, sums, np.zeros(len(keys), dtype=bool))
@@ -56,7 +56,7 @@ class UserSums:
         keys: NDArray[np.uint64] = self.keys[user_num - self.first_user]
         return keys
 
-    def table(self, user_ids: Sequence[str], layout: Layout) -> pa.Table:
+    def table(self, user_ids: Sequence[str], layout: MetricLayout) -> pa.Table:
         """Return user_id and the sums of the users that were evaluated.
 
         Args:

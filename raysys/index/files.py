@@ -92,7 +92,7 @@ def save_index(
     if index.in_lists:
         bounds = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
-        tasks(write_shard, runs, (draft.url, index.codes, index.bias, index.layout))
+        tasks(write_item_shard, runs, (draft.url, index.codes, index.bias, index.layout))
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
         per_list = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
@@ -125,7 +125,7 @@ def save_index(
     )
 
 
-def write_shard(
+def write_item_shard(
     number: int, start: int, stop: int, url: str, codes: Codes, bias: Floats, layout: Layout
 ) -> None:
     """Write rows [start, stop) as one shard's files below `url` (one task)."""

@@ -3,7 +3,7 @@
     read_piece    piece of the source -> one file of batches by user bucket (+ quarantine)
     merge_buckets those batches of some buckets -> one part of the interactions
     count_part    part -> statistics
-    write_shard   part -> user shard
+    write_user_shard   part -> user shard
 
 Folders are local paths or URIs; every function writes the same files when it runs again.
 """
@@ -120,7 +120,7 @@ class MergeResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardTask:
+class UserShardTask:
     """The part at `uri` becomes `name`; its first user is `first_user`."""
 
     uri: str
@@ -129,8 +129,8 @@ class ShardTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardResult:
-    """What `write_shard` wrote: cells, and rows that became none."""
+class UserShardResult:
+    """What `write_user_shard` wrote: cells, and rows that became none."""
 
     n_cells: int
     n_rare: int
@@ -293,8 +293,8 @@ def count_part(
     return statistics(read_rows(uri), plan, has_time=has_time, excluded=excluded)
 
 
-def write_shard(
-    task: ShardTask,
+def write_user_shard(
+    task: UserShardTask,
     *,
     plan: SplitPlan,
     item_ids: pa.Array,
@@ -302,7 +302,7 @@ def write_shard(
     n_fit_items: int,
     folder: str,
     excluded: pa.Array | None = None,
-) -> ShardResult:
+) -> UserShardResult:
     """Number one part, check it for leaks and write it as a user shard.
 
     Raises:
@@ -328,7 +328,7 @@ def write_shard(
     )
     _write(cells.to_table(), folder, task.name)
     windows = [int((cells.window == window).sum()) for window in range(5)]
-    return ShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)
+    return UserShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)
 
 
 def _one_chunk(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

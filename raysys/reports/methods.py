@@ -19,7 +19,7 @@ from raysys.compressor.files import Coded, Compressor
 from raysys.data.cells import Cells
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
-from raysys.evaluation.rating_baselines import expected_rating
+from raysys.evaluation.rating_baselines import mean_rating
 from raysys.index.index import Index
 from raysys.search.rescoring import encode
 from raysys.search.search import Search
@@ -140,7 +140,7 @@ class ModelMethod:
                     rows = torch.from_numpy(targets.rows[part])
                     logits = self._model.level_logits(z_l[rows], items if found else None)
                     probs[part] = torch.softmax(logits.double(), dim=1).numpy()
-        return RatingPrediction(expected_rating(probs, self._values), probs)
+        return RatingPrediction(mean_rating(probs, self._values), probs)
 
     @torch.inference_mode()
     def _scores(self, history: Cells) -> Any:

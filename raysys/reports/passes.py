@@ -23,7 +23,7 @@ from raysys.evaluation import audit, fit_baselines, protocols
 from raysys.evaluation.baselines import item_counts
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, Subject
 from raysys.store.builds import Workspace
@@ -58,7 +58,7 @@ class Plan:
     cutoffs: tuple[tuple[str, int], ...] | None
     split: str
     protocol: str
-    layout: Layout
+    layout: MetricLayout
     seed: int
     replicates: int
 
@@ -129,7 +129,7 @@ def count_shard(task: tuple[Plan, str]) -> Counted:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardTask:
+class EvaluationTask:
     """One shard of the second pass; `item_counts` [N] and `rated` are of all shards."""
 
     plan: Plan
@@ -138,7 +138,7 @@ class ShardTask:
     rated: bool
 
 
-def evaluate_shard(task: ShardTask) -> Evaluated:
+def evaluate_shard(task: EvaluationTask) -> Evaluated:
     """Rank and rate the users of one shard with every method."""
     plan = task.plan
     profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.autoencoder.rankings import N_CANDIDATES
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
@@ -21,8 +22,6 @@ from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
-
-N_CANDIDATES = 300
 
 
 def candidate_count(top_k: int, n_items: int, *, rescore: bool) -> int:

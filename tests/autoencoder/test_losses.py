@@ -29,7 +29,7 @@ def test_chunks_give_the_whole_and_its_gradients(monkeypatch, elements, zero_dia
     expected = scores.logsumexp(dim=1)
     wanted = [*inputs, *([own] if zero_diagonal else [])]
     gradients = torch.autograd.grad((expected * torch.arange(1.0, 7)).sum(), wanted)
-    monkeypatch.setattr(losses, "MAX_ELEMENTS", elements)
+    monkeypatch.setattr(losses, "MAX_SCORES", elements)
     found = log_normalisers(*inputs, pairs, own)
     torch.testing.assert_close(found, expected)
     again = torch.autograd.grad((found * torch.arange(1.0, 7)).sum(), wanted)
@@ -42,7 +42,7 @@ def test_chunks_under_autocast_stay_near_full_precision(monkeypatch, zero_diagon
     inputs, pairs, own = problem()
     own = own.requires_grad_() if zero_diagonal else None
     wanted = [*inputs, *([own] if zero_diagonal else [])]
-    monkeypatch.setattr(losses, "MAX_ELEMENTS", 600)
+    monkeypatch.setattr(losses, "MAX_SCORES", 600)
     exact = log_normalisers(*inputs, pairs, own)
     gradients = torch.autograd.grad(exact.sum(), wanted)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -13,7 +13,7 @@ from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.protocols import cutoff_task
 from raysys.evaluation.user_sums import UserSums, rank_task
 from raysys.simulate.site import Site, SiteSpec
@@ -36,7 +36,7 @@ def test_what_the_loop_selects_by_is_the_evaluators(tmp_path, loss, select):
     state = train([lambda: task], optim, seed=0, ranks=Ranks())
     windows, n_items = period_windows("temporal", "val"), log.catalogue["val"]
     counts = np.bincount(log.cells.in_windows(windows.fitted).item_num, minlength=n_items)
-    evaluator = Evaluator(Layout(), item_counts=counts[:n_items], replicates=0)
+    evaluator = Evaluator(MetricLayout(), item_counts=counts[:n_items], replicates=0)
     users = UserSums.empty(user_keys(range(200)), first_user=0, layout=evaluator.layout)
     wanted = cutoff_task(log.cells, windows, n_items=n_items)
     rank_task(evaluator, wanted, ranker(task.module), users=users, block=64)

@@ -15,7 +15,7 @@ from raysys.commands.encode_parts import encode_in_parts
 from raysys.commands.train import TrainConfig, train
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
-from raysys.compressor.encode import BLOCK_ROWS, Encoder, encode
+from raysys.compressor.encode import ENCODE_ROWS, Encoder, encode
 from raysys.config import load
 from raysys.errors import BuildError
 from raysys.store.builds import Workspace
@@ -76,7 +76,7 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
     draft = Folder(tmp_path)
     whole.save(draft)
     wanted = {path.name: path.read_bytes() for path in draft.staging.iterdir()}
-    for part_rows in (BLOCK_ROWS, 5 * BLOCK_ROWS):
+    for part_rows in (ENCODE_ROWS, 5 * ENCODE_ROWS):
         name = f"whole-{part_rows}-{value_bits}"
         assert written(world, name, part_rows=part_rows, value_bits=value_bits) == wanted
 
@@ -85,7 +85,7 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
 def test_ray_tasks_write_the_same_bytes(world, ray_cluster, monkeypatch):
     here = written(world, "here")
     monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
-    assert written(world, "spread", part_rows=BLOCK_ROWS) == here
+    assert written(world, "spread", part_rows=ENCODE_ROWS) == here
 
 
 def test_finished_parts_are_kept(world, monkeypatch):
@@ -101,10 +101,10 @@ def test_finished_parts_are_kept(world, monkeypatch):
 
     monkeypatch.setattr(Encoder, "block", failing)
     with pytest.raises(BuildError, match="lost"):
-        written(world, "again", part_rows=BLOCK_ROWS)
+        written(world, "again", part_rows=ENCODE_ROWS)
     done[:] = [0, 0, 0, 0]
-    assert written(world, "again", part_rows=BLOCK_ROWS) == wanted
-    assert done[4:] == [BLOCK_ROWS, BLOCK_ROWS, 21_000 - 5 * BLOCK_ROWS]
+    assert written(world, "again", part_rows=ENCODE_ROWS) == wanted
+    assert done[4:] == [ENCODE_ROWS, ENCODE_ROWS, 21_000 - 5 * ENCODE_ROWS]
 
 
 @pytest.mark.ray

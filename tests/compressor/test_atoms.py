@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysys.compressor.atoms import atom_usage, shared_atoms, top_items
+from raysys.compressor.atoms import atom_usage, items_of_atom, shared_atoms
 from raysys.compressor.codes import Codes
 from raysys.errors import ConfigError, SearchError
 
@@ -30,13 +30,13 @@ def test_top_items_are_those_of_the_dense_codes(world, monkeypatch):
     _, codes, dense = world
     monkeypatch.setattr("raysys.compressor.atoms._CHUNK_ROWS", 37)
     for atom in (0, 7, 31):
-        nums, values = top_items(codes, atom, top_k=6)
+        nums, values = items_of_atom(codes, atom, top_k=6)
         column = dense[:, atom]
         order = np.argsort(-np.abs(column), kind="stable")[: min(6, np.count_nonzero(column))]
         np.testing.assert_array_equal(nums, order)
         np.testing.assert_allclose(values, column[order])
     with pytest.raises(ConfigError, match="top_k=0"):
-        top_items(codes, 0, top_k=0)
+        items_of_atom(codes, 0, top_k=0)
 
 
 def test_an_item_shares_all_its_atoms_with_itself(world):

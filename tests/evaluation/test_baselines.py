@@ -11,7 +11,7 @@ from raysys.data.schema import period_windows
 from raysys.evaluation import baselines, protocols, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import top_items
 
 PROFILES = [[(0, 0), (1, 0)], [(0, 0), (1, 0), (2, 0)], [(0, 0), (3, 0)], [(2, 0), (3, 0)]]
@@ -28,11 +28,11 @@ def test_item_scores_equal_the_full_ranking():
         [[(int(i), 0) for i in rng.choice(33, n, replace=False)] for n in (0, 3, 9, 29)]
     )
     expected = top_items(np.tile(scores, (4, 1)), 12, exclude=history)
-    np.testing.assert_array_equal(baselines.ItemScores(scores)(history, 12), expected)
+    np.testing.assert_array_equal(baselines.ItemRanker(scores)(history, 12), expected)
 
 
 def test_item_scores_keep_places_for_items_that_the_history_does_not_hold():
-    lists = baselines.ItemScores(np.array([3.0, -np.inf, 2.0]))(Cells.from_lists([[]]), 5)
+    lists = baselines.ItemRanker(np.array([3.0, -np.inf, 2.0]))(Cells.from_lists([[]]), 5)
     np.testing.assert_array_equal(lists, [[0, 2, -1, -1, -1]])
 
 
@@ -90,7 +90,9 @@ def ranking_figures(fold, protocol, fit):
     n_items = fold.catalogue["test"]
     train = fold.cells.in_windows(windows.fitted)
     task = protocols.cutoff_task(fold.cells, windows, n_items=n_items)
-    evaluator = Evaluator(Layout(), item_counts=baselines.item_counts(train, n_items), replicates=0)
+    evaluator = Evaluator(
+        MetricLayout(), item_counts=baselines.item_counts(train, n_items), replicates=0
+    )
     lists = fit(train, n_items)(task.history, 100)
     keys = user_keys(task.history.user_num)
     evaluator.update_ranking(keys, history=task.history, targets=task.targets, lists=lists)
@@ -168,7 +170,7 @@ def test_ratings_reproduce_the_published_figures(fold, name, kind, settings, pub
     model = getattr(rating_baselines, kind)(train, n_items, data.levels, **settings)
     targets = data.cells.in_windows(windows.targets)
     values = [v for v in data.levels.values if v is not None]
-    layout = Layout(rating_range=max(values) - min(values))
+    layout = MetricLayout(rating_range=max(values) - min(values))
     counts = baselines.item_counts(train, n_items)
     evaluator = Evaluator(layout, item_counts=counts, levels=data.levels, replicates=0)
     keys = user_keys(data.user_ids)

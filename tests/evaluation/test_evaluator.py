@@ -13,14 +13,14 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import Layout, popularity_slice
+from raysys.evaluation.metric_table import MetricLayout, popularity_slice
 from raysys.evaluation.metrics import RatingPrediction
 
 LEVELS = RatingLevels(
     ("1", "2", "3", "unrated"), (1.0, 2.0, 3.0, None), (False, False, True, False)
 )
 N_ITEMS = 60
-LAYOUT = Layout(levels=LEVELS.names, rating_range=2.0)
+LAYOUT = MetricLayout(levels=LEVELS.names, rating_range=2.0)
 
 
 def world(seed=0, n_users=40):
@@ -243,7 +243,7 @@ def test_nothing_added_gives_no_metrics():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["recall@20", "recall@20^0", "recall@20^0.3", "recall@20^0.5"])
 def test_intervals_cover_at_the_nominal_rate(name):
-    layout = Layout(top_k=(20,), betas=(0.0, 0.3, 0.5))
+    layout = MetricLayout(top_k=(20,), betas=(0.0, 0.3, 0.5))
     n_users, n_items, repeats = 1000, 400, 1000
     counts = np.maximum(3000 / np.arange(1, n_items + 1) ** 0.8, 1).astype(int)
     share = counts / counts.sum()
