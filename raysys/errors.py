@@ -4,8 +4,8 @@
     ├── ConfigError               an unknown key, a value out of range, settings that conflict
     ├── DataError                 a source that cannot be read, rows that break a rule
     │   ├── UnknownItemError      an item id that the catalogue does not hold
-    │   └── UnknownUserError      a user id that no profile has (retrieval.query)
-    ├── ServiceError              what the HTTP client was answered (serving.client)
+    │   └── UnknownUserError      a user id that no profile has (search.query)
+    ├── ServiceError              what the HTTP client was answered (http.client)
     ├── BuildError                a build that is missing or does not fit the others
     │   ├── SchemaVersionError    written by another version of the format
     │   └── CorruptBuildError     a file whose size or hash is not the manifest's

@@ -2,7 +2,7 @@
 
 Letters: M cells of U users and N items at R levels with values v_r, F factors.
 
-A rating is taken apart as v = mean + b_i + f_u . [1, v_i] + noise (models/rating_factors.py). An
+A rating is taken apart as v = mean + b_i + f_u . [1, v_i] + noise (rating_factors.py). An
 item's start is then its counts plus `_ITEM_PSEUDO_CELLS` cells of the overall distribution, tilted
 by exp(theta_i v) to the mean that its bias says: few ratings move the mean sooner than the shape.
 """

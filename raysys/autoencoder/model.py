@@ -16,20 +16,20 @@ arXiv 2509.07499. Layer sizes and losses are this project's own construction.
         hidden[k] = W[i, k] . z_l + t[k] f_0 + (c v_i . f where k = 0)
 
 f_0 and f [F] are how far the user rates above the items' means, and what factors v_i of the items
-make of it: a ridge regression on the profile (models/rating_factors.py). h [R] is the log of how
+make of it: a ridge regression on the profile (rating_factors.py). h [R] is the log of how
 often the user gives each level over how often all do, shrunk where there are few. Neither is
 trained, nor is c (but T[0], which both pass, is): factors know the ratings that training predicts,
-so c would grow without end. Biases start from models/level_start.py; validation may shift levels.
+so c would grow without end. Biases start from level_init.py; validation may shift levels.
 
 Zero diagonal: in training, what an item itself put into the latent is taken out of its own scores,
 so every observed cell is predicted from the rest of the profile (exact for its own logits).
 
 `consume_loss=likelihood` trains P(i | u) by its exact log-likelihood (g free, link the identity),
-on large catalogues by that of a sample (models/consume_loss.py).
+on large catalogues by that of a sample (losses.py).
 `cosine` (default) trains unit vectors g_i = E_i by 1 - cos(x, y) between the profile's 0/1 row x
 and its scores y, as ELSA does (Vancura et al., RecSys 2022) but linear; then |y|^2 needs only the
 Gram matrix of g, never a B x N matrix. Where validation prefers it, the closed form takes its place
-(models/closed_form.py). A monotone link, fitted afterwards, makes P(i | u) of the scores.
+(closed_form.py). A monotone link, fitted afterwards, makes P(i | u) of the scores.
 The blocks share no parameters, so no weight between their losses changes either optimum.
 """
 

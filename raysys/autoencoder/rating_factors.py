@@ -36,7 +36,7 @@ _LEAST_PENALTY = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class RatingFactors:
-    """The items' side; a user's follows from it by a ridge regression (`ragged.user_levels`).
+    """The items' side; a user's follows from it by a ridge regression (`ragged_ops.user_levels`).
 
     Attributes:
         item_bias: [N] b.

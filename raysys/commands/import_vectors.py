@@ -42,7 +42,7 @@ def import_vectors(
 
     Args:
         workspace: the run.
-        source: as `data.embeddings` describes it.
+        source: as `compressor.vector_files` describes it.
         ids: for `.npy`: a text file with one id a line, or Parquet with `item_id` (and `title`);
             without it the row numbers are the ids.
         force: write it anew even if it exists.

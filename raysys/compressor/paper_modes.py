@@ -2,7 +2,7 @@
 
     N items, Q queries, S atoms, D dims, n non-zeros, K = top_k
 
-Source: Kasalicky et al., RecSys 2025 (see `models.compressae`). `sparse` is the cosine of two codes
+Source: Kasalicky et al., RecSys 2025 (see `compressor.model`). `sparse` is the cosine of two codes
 as vectors of S entries, `reconstructed` that of what they decode to: with the kernel matrix
 K = Dict Dict^T it is s_q^T K s_i over both lengths. K is never formed: K s_q is computed once a
 query, by decoding s_q.

@@ -30,7 +30,8 @@ class Ragged:
         level: int64 [M].
         age: float32 [M] seconds before a reference time, at least 0; None where time is unknown.
         distinct: whether it is known that no profile holds an item twice.
-        left: float32 [M, 2] `models.ragged.factors_left_out` of the cells, where it was kept.
+        left: float32 [M, 2] what `factors_left_out` of the autoencoder says of the cells, where it
+            was kept.
     """
 
     offsets: Tensor
