@@ -1,7 +1,7 @@
 """Encode and pack embeddings of any size, part by part.
 
     encode   rows of the embeddings -> atoms and values of a part   (once per part)
-    levels   the values of a fixed stride of all rows -> the codebook
+    steps    the values of a fixed stride of all rows -> the codebook
     pack     atoms and values -> entries, stored values and scales of a part
     join     parts -> the files of the codes build
 
@@ -105,7 +105,7 @@ def encode_in_parts(
         encoder: how.
         storage: of the run.
         name: identity of the work, under which it resumes, see `Draft.scratch`.
-        fitted: fit levels and scale to the vectors, not to the encoder's values alone.
+        fitted: fit steps and scale to the vectors, not to the encoder's values alone.
         similarity: of the codes.
         value_bits: of the packing.
         part_rows: rows of a part, a multiple of `ENCODE_ROWS`; the bytes of the codes do not depend
