@@ -53,6 +53,7 @@ from raysys.store.drafts import Draft
 log = logging.getLogger(__name__)
 
 REPORTS = "reports"
+_CELLS_PER_ROW = 4  # that a task evaluates in the time that other tasks take for a row
 
 
 @dataclasses.dataclass
@@ -73,7 +74,7 @@ class MeasureConfig(JobConfig):
     """
 
     GONE = {
-        "block_users": "memory decides how many users are ranked at once",
+        "block_users": "the size of the catalogue decides how many users are ranked at once",
         "in_process_cells": "the size of the log decides where it is evaluated",
     }
 
@@ -167,7 +168,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     name = report_name(cfg)
     report_id = secrets.token_hex(8)
     with (
-        task_runner(cfg.ray, size=n_cells) as run,
+        task_runner(cfg.ray, size=n_cells // _CELLS_PER_ROW) as run,
         _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
     ):
         counts, rated = _count(plan, shards, profiles, run)

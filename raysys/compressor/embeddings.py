@@ -135,7 +135,8 @@ def write_embeddings(
         queries: as in `Embeddings`.
     """
     path = draft.path(_VECTORS)
-    if str(getattr(vectors, "filename", "")) != str(path):
+    filled = getattr(vectors, "filename", None)  # resolved, where a link leads to the run
+    if filled is None or not path.exists() or not path.samefile(filled):
         np.save(path, np.ascontiguousarray(vectors, dtype=np.float32))
     np.save(draft.path(_BIAS), np.ascontiguousarray(bias, dtype=np.float32))
     pq.write_table(items, draft.path(_ITEMS))

@@ -28,7 +28,8 @@ from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, Subject
 from raysys.store.builds import Workspace
 
-_BLOCK_USERS = 256  # ranked at once
+_BLOCK_USERS = 256  # ranked at once, fewer of a large catalogue
+_MAX_SCORES = 1 << 25  # of such a block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,8 @@ def _evaluate(
     plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
 ) -> None:
     if method.rank is not None and plan.split != "ratings":
-        rank_task(evaluator, part, method.rank, users=users, block=_BLOCK_USERS, name=method.name)
+        block = max(1, min(_BLOCK_USERS, _MAX_SCORES // plan.n_items))
+        rank_task(evaluator, part, method.rank, users=users, block=block, name=method.name)
     if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
         rate_cells(
             evaluator,

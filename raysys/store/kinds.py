@@ -43,7 +43,8 @@ class Kind:
         if version not in self.reads:
             raise SchemaVersionError(
                 f"{where} has schema version {version!r}, this raysys reads "
-                f"{' or '.join(map(str, self.reads))}: run its stages again, from {self.writer} on"
+                f"{' or '.join(map(str, self.reads))}: run its stages again, from {self.writer} on "
+                "(from prepare on where the builds it was made from are as old)"
             )
 
 

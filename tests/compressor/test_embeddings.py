@@ -63,3 +63,20 @@ def test_vectors_that_are_filled_in_place_are_the_same_files(tmp_path, vectors):
     runs = (Workspace(str(tmp_path / name)) for name in ("a", "b"))
     builds = [plant(ws, "embeddings", write) for ws, write in zip(runs, (in_place, whole))]
     assert builds[0].content_id == builds[1].content_id
+
+
+def test_vectors_filled_in_place_stay_where_a_link_leads_to_the_run(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+
+    def write(draft):
+        vectors = new_vectors(draft, *rows.shape)
+        vectors[:] = rows
+        items = pa.table({"item_id": [str(n) for n in range(len(rows))]})
+        bias = np.zeros((len(rows), 0), np.float32)
+        return write_embeddings(draft, vectors=vectors, bias=bias, items=items, similarity="cosine")
+
+    workspace = Workspace(str(tmp_path / "link" / "run"))
+    build = workspace.build("embeddings", config={}, write=write)
+    np.testing.assert_array_equal(Embeddings.open(build).vectors, rows)
