@@ -72,7 +72,12 @@ class CodesBenchConfig(BenchConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for sizes that hold no code."""
-        require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
+        require(
+            self.similarity in SIMILARITIES,
+            "similarity",
+            self.similarity,
+            " or ".join(SIMILARITIES),
+        )
         require(min(self.sizes, default=0) >= 4, "sizes", self.sizes, "4 bytes or more each")
         require(self.queries >= 1, "queries", self.queries, "1 or more")
         known = bool(self.parts) and set(self.parts) <= set(PARTS)

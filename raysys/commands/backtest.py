@@ -94,6 +94,11 @@ class _Window:
     test: int
     end: int
 
+    def __str__(self) -> str:
+        """Return its cuts as dates."""
+        cuts = {"val": self.val, "test": self.test, "end": self.end}
+        return " ".join(f"{name}={_day(cut)}" for name, cut in cuts.items())
+
 
 def backtest(cfg: BacktestConfig) -> StageResult:
     """Evaluate `cfg.windows` rolling windows.
@@ -113,7 +118,7 @@ def backtest(cfg: BacktestConfig) -> StageResult:
     stage = progress.stage("backtest", total=len(windows), unit="windows", lines=progress.STEPS)
     with connected(cfg.ray), stage as work:
         for window in windows:
-            work.say(f"backtest window={window.number} of {len(windows)} cuts={window}")
+            work.say(f"backtest window={window.number}/{len(windows)} {window}")
             results.append(_run_window(cfg, subject, window))
             work.add()
     entries = [

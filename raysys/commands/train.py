@@ -92,7 +92,12 @@ class TrainConfig(JobConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that conflict."""
         require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
-        require(self.similarity in SIMILARITIES, "similarity", self.similarity, str(SIMILARITIES))
+        require(
+            self.similarity in SIMILARITIES,
+            "similarity",
+            self.similarity,
+            " or ".join(SIMILARITIES),
+        )
         check_metric("select", self.select)
         require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
         if self.source is not None and self.model != "compressor":

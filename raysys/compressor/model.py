@@ -53,7 +53,7 @@ class CompresSAEConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work whatever the data."""
-        require(self.preset in PRESETS, "compressor.preset", self.preset, f"one of {PRESETS}")
+        require(self.preset in PRESETS, "compressor.preset", self.preset, " or ".join(PRESETS))
         for name in ("code_dim", "n_active"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"compressor.{name}", value, "at least 1")

@@ -53,7 +53,7 @@ class IndexParams:
 
     Attributes:
         kind: flat, ivf or graph; catalogues below 1000 items become flat.
-        n_lists: lists of ivf; None: one per 48 items.
+        n_lists: lists of ivf; null: one per 48 items.
         target_recall: share of the exact ranking that the effort must find, in (0, 1]; an index
             that misses it is refused. null aims at 0.95 and keeps the index whatever it finds.
         effort: lists (ivf) or steps (graph) of a query, instead of the measured choice.
