@@ -72,7 +72,7 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
     """
     marks = marks or {}
     inner, optional = _without_none(hint)
-    if optional and _is_null(raw, marks):
+    if optional and is_null(raw, marks):
         return None
     origin = typing.get_origin(inner) or inner
     if dataclasses.is_dataclass(inner):
@@ -97,7 +97,11 @@ def _model(schema: Any, raw: Any, key: str) -> Any:
     """Return a Pydantic model; it reads texts as the fields here are read."""
     if isinstance(raw, schema):
         return raw
-    values = {name: None if _is_bare_null(v) else v for name, v in mapping(raw, key).items()}
+    nullable = {n for n, f in schema.model_fields.items() if _without_none(f.annotation)[1]}
+    values = {
+        name: None if name in nullable and _is_bare_null(value) else value
+        for name, value in mapping(raw, key).items()
+    }
     try:
         return schema.model_validate(values)
     except ValueError as error:
@@ -202,7 +206,8 @@ def _is_free(hint: Any) -> bool:
     return (typing.get_origin(hint) or hint) is dict
 
 
-def _is_null(raw: Any, marks: Mapping[str, Any]) -> bool:
+def is_null(raw: Any, marks: Mapping[str, Any] = types.MappingProxyType({})) -> bool:
+    """Tell whether a value of a field that accepts None is None."""
     word = isinstance(raw, str) and raw == "null" and not isinstance(raw, flow.Quoted)
     return _is_bare_null(raw) or (word and not marks.get(IDENTIFIER))
 

@@ -50,6 +50,12 @@ def test_a_profile_on_the_command_line(run, caplog):
     assert len(ask(run, "profile=[]", "top_k=60").splitlines()) == 61
 
 
+def test_the_word_null_is_an_id_of_a_profile():
+    words = ["profile=[{item_id: null, rating: null}, {item_id: Null}]"]
+    first, second = load(QueryConfig, words).profile
+    assert (first.item_id, first.rating, second.item_id) == ("null", None, "Null")
+
+
 def test_similar_items_have_no_probabilities(run):
     text = ask(run, f"similar_to={item_id(1)}", "top_k=2")
     assert text.splitlines()[0].split() == ["rank", "item_id", "title", "score"]
