@@ -6,6 +6,8 @@ A value is text until its field's type reads it (see `fields`), in a file too.
 
 A key that was renamed or deleted is accepted for one version, with a warning. The class that had it
 says so in a plain attribute: `RENAMED = {"old": "new"}` or `GONE = {"old": "what to do instead"}`.
+Where several old keys together mean something today, a classmethod `from_old(tree, prefix)` returns
+the section's keys of today; the order in which they were given does not matter.
 Fields made with `local()` do not belong to a build's identity: paths, worker counts, logging.
 """
 
@@ -120,7 +122,8 @@ def load(
         yaml_path: a file of nested keys.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value is not accepted.
+        ConfigError: the file cannot be read, a key is unknown, a value is not accepted, or a key
+            has two values, one by its old name.
     """
     tree: dict[str, Any] = {}
     for key, raw in read_yaml(yaml_path).items() if yaml_path else ():
@@ -128,7 +131,7 @@ def load(
     pairs = overrides.items() if isinstance(overrides, Mapping) else _pairs(overrides)
     for key, raw in pairs:
         _assign(schema, tree, key, raw)
-    return fields.make(schema, tree)
+    return fields.make(schema, _of_today(schema, tree, ""))
 
 
 def with_values(cfg: T, values: Mapping[str, Any], *, prefix: str = "") -> T:
@@ -142,10 +145,27 @@ def with_values(cfg: T, values: Mapping[str, Any], *, prefix: str = "") -> T:
     Raises:
         ConfigError: a key is unknown, or a value is not accepted.
     """
+    tree = with_names_of_today(type(cfg), values, prefix=prefix)
+    return fields.changed(copy.deepcopy(cfg), tree, prefix)
+
+
+def with_names_of_today(
+    schema: type, values: Mapping[str, Any], *, prefix: str = ""
+) -> dict[str, Any]:
+    """Return values by dotted key as nested keys of today, without those that are gone.
+
+    Args:
+        schema: a dataclass.
+        values: by dotted key.
+        prefix: what messages put before a key.
+
+    Raises:
+        ConfigError: a key has two values, one by its old name.
+    """
     tree: dict[str, Any] = {}
     for key, raw in values.items():
-        _assign(type(cfg), tree, key, raw)
-    return fields.changed(copy.deepcopy(cfg), tree, prefix)
+        _assign(schema, tree, key, raw)
+    return _of_today(schema, tree, prefix)
 
 
 def as_dict(cfg: Any) -> dict[str, Any]:
@@ -217,46 +237,59 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _assign(schema: type, tree: dict[str, Any], key: str, raw: Any) -> None:
-    """Put a value at a dotted key; a mapping adds to the one that is there."""
+    """Put a value at a dotted key, as it is spelled; a mapping adds to the one that is there."""
+    *parents, name = key.split(".")
     path: list[str] = []
     owner: Any = schema
-    for old in key.split("."):
-        name = _name_of_today(owner, old, path)
-        if name is None:
-            return
-        path.append(name)
-        owner = fields.section(owner, name)
-    *parents, name = path
+    for spelled in (*parents, name):
+        path.append(getattr(owner, "RENAMED", {}).get(spelled, spelled))
+        owner = fields.section(owner, path[-1])
     for parent in parents:
         below = tree.get(parent)
         tree[parent] = tree = dict(below) if isinstance(below, Mapping) else {}
-    value = _with_names_of_today(owner, fields.assigned(schema, path, raw), path)
-    tree[name] = _merged(tree.get(name), value)
+    tree[name] = _merged(tree.get(name), fields.assigned(schema, path, raw))
 
 
-def _name_of_today(owner: Any, name: str, above: Sequence[str]) -> str | None:
-    """Return the name of a key of the dataclass `owner` that stands below others; None: gone."""
-    key = ".".join([*above, name])
-    if name in getattr(owner, "GONE", {}):
-        log.warning("key %s is gone, its value is ignored: %s", key, owner.GONE[name])
-        return None
-    new: str = getattr(owner, "RENAMED", {}).get(name, name)
-    if new != name:
-        log.warning("key %s is called %s now", key, ".".join([*above, new]))
-    return new
+def _of_today(owner: Any, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the values of the section `owner` by their keys of today."""
+    if hasattr(owner, "from_old"):
+        tree = owner.from_old(tree, prefix)
+    today: dict[str, Any] = {}
+    old: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name in getattr(owner, "GONE", {}):
+            advice = owner.GONE[name]
+            log.warning("key %s%s is gone, its value is ignored: %s", prefix, name, advice)
+            continue
+        new = getattr(owner, "RENAMED", {}).get(name, name)
+        if new != name:
+            log.warning("key %s%s is called %s%s now", prefix, name, prefix, new)
+        below = fields.section(owner, new)
+        if below is not None and isinstance(value, Mapping):
+            value = _of_today(below, value, f"{prefix}{new}.")
+        (today if new == name else old)[name] = value
+    for name, value in old.items():
+        new = owner.RENAMED[name]
+        if new not in today:
+            today[new] = value
+        else:
+            today[new] = _agreed(value, today[new], f"{prefix}{name}", f"{prefix}{new}")
+    return today
 
 
-def _with_names_of_today(owner: Any, value: Any, above: Sequence[str]) -> Any:
-    """Return the value of the section `owner`, its keys with their names of today."""
-    if owner is None or not isinstance(value, Mapping):
-        return value
-    renamed = {}
-    for old, entry in value.items():
-        name = _name_of_today(owner, old, above)
-        if name is not None:
-            below = fields.section(owner, name)
-            renamed[name] = _with_names_of_today(below, entry, [*above, name])
-    return renamed
+def _agreed(old: Any, new: Any, old_key: str, new_key: str) -> Any:
+    """Return the value of a key that was given by its old name too; null says nothing there."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        both = {
+            name: _agreed(old[name], new[name], f"{old_key}.{name}", f"{new_key}.{name}")
+            for name in old.keys() & new.keys()
+        }
+        return {**old, **new, **both}
+    if fields.is_null(old) or str(old) == str(new):
+        return new
+    raise ConfigError(
+        f"{old_key}={old} and {new_key}={new} are one key with two values: give {new_key} alone"
+    )
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raysys.cluster.connect import connected
@@ -52,6 +52,15 @@ class PipelineConfig(JobConfig):
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+    @classmethod
+    def from_old(cls, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Return the keys of today: `split` stands here, what went with it below `prepare`."""
+        below = tree.get("prepare")
+        if tree.get("split") != "given" or not isinstance(below, Mapping):
+            return dict(tree)
+        own = PrepareConfig.from_old({**below, "split": "given"}, f"{prefix}prepare.")
+        return {**tree, "split": own.pop("split"), "prepare": own}
 
     def __post_init__(self) -> None:
         """Hand the shared keys down to the stages."""

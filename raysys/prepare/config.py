@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
 
+from raysys import fields
 from raysys.config import JobConfig, local, require
 from raysys.data.schema import SPLITS
 from raysys.log.columns import ColumnsConfig, ItemsColumnsConfig
 from raysys.log.formats.config import FormatConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -46,7 +52,6 @@ class PrepareConfig(JobConfig):
         max_bad_share: quarantined share of rows that stops the job.
     """
 
-    RENAMED = {"protocol": "split"}
     GONE = {"target_share": "a fifth of a held-out user's items are targets (split=users)"}
 
     source: str = local("")
@@ -74,6 +79,21 @@ class PrepareConfig(JobConfig):
     liked_levels: list[str] | None = None
     negative_events: list[str] = dataclasses.field(default_factory=list)
     max_bad_share: float = 0.01
+
+    @classmethod
+    def from_old(cls, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """Return the keys of today: what `split=given protocol=X` said, `split=X` says."""
+        today = {name: value for name, value in tree.items() if name != "protocol"}
+        protocol = tree.get("protocol")
+        if fields.is_null(protocol):
+            return today
+        if tree.get("split") == "given":
+            log.warning("split=given %sprotocol=%s is split=%s now", prefix, protocol, protocol)
+            return today | {"split": protocol}
+        log.warning(
+            "key %sprotocol is gone, its value is ignored: it counted with split=given only", prefix
+        )
+        return today
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range and settings that conflict."""

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from raysys.commands.pipeline import PipelineConfig
 from raysys.commands.prepare import PrepareConfig, prepare
 from raysys.config import load
 from raysys.data.profiles import Profiles
@@ -201,8 +202,42 @@ def test_text_without_a_header_is_read_under_the_names_given(built, tmp_path):
     assert built(table(), *words, "format.header=true").n_read == len(ROWS)
 
 
-def test_folds_are_taken_as_they_were_called_before(caplog):
-    words = ["run=r", "split=given", "folds=f.parquet", "protocol=users"]
-    cfg = load(PrepareConfig, words)
-    assert (cfg.split, cfg.folds is not None) == ("users", True)
-    assert "key protocol is called split now" in caplog.text
+OLD_SPLITS = [
+    (["split=given", "protocol=users"], "users", "split=given protocol=users is split=users now"),
+    (["split=ratings", "protocol=users"], "ratings", "key protocol is gone, its value is ignored"),
+    (["protocol=users"], "temporal", "key protocol is gone, its value is ignored"),
+    (["split=users", "protocol=null"], "users", ""),
+    (["protocol=null"], "temporal", ""),
+]
+
+
+@pytest.mark.parametrize(("words", "split", "warning"), OLD_SPLITS)
+def test_folds_are_taken_as_they_were_called_before(tmp_path, caplog, words, split, warning):
+    path = tmp_path / "c.yaml"
+    for order in (words, words[::-1]):
+        path.write_text("".join(word.replace("=", ": ") + "\n" for word in order))
+        half = tmp_path / "half.yaml"
+        half.write_text(order[0].replace("=", ": ") + "\n")
+        for given in ((order, None), ([], path), (order[1:], half)):
+            caplog.clear()
+            cfg = load(PrepareConfig, ["folds=f", *given[0]], yaml_path=given[1])
+            assert cfg.split == split
+            assert warning in caplog.text
+            assert len(caplog.records) == bool(warning)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_folds_of_a_pipeline_are_taken_as_they_were_called_before(tmp_path, caplog, turn):
+    words = ["split=given", "prepare.folds=f", "prepare.protocol=users"][::turn]
+    (tmp_path / "c.yaml").write_text("prepare: {protocol: users, folds: f}\nsplit: given\n")
+    for cfg in (
+        load(PipelineConfig, words),
+        load(PipelineConfig, yaml_path=str(tmp_path / "c.yaml")),
+    ):
+        assert (cfg.split, cfg.prepare.split) == ("users", "users")
+        assert cfg.prepare.folds is not None
+    assert caplog.text.count("split=given prepare.protocol=users is split=users now") == 2
+    caplog.clear()
+    cfg = load(PipelineConfig, ["split=ratings", "prepare.protocol=users"])
+    assert cfg.prepare.split == "ratings"
+    assert "key prepare.protocol is gone" in caplog.text
