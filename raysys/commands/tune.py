@@ -27,7 +27,15 @@ from raysys.autoencoder.validation import NLL, RECALL, check_metric, direction
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import PLACEMENT_GROUP, forget, release
 from raysys.commands.train import TrainConfig, fit
-from raysys.config import JobConfig, digest, identity, require, require_run, with_values
+from raysys.config import (
+    JobConfig,
+    digest,
+    identity,
+    require,
+    require_run,
+    with_names_of_today,
+    with_values,
+)
 from raysys.errors import ConfigError, find_cause
 from raysys.fields import read
 from raysys.store.builds import Build, StageResult, Workspace
@@ -77,6 +85,8 @@ class TuneConfig(JobConfig):
             check_metric("metric", self.metric)
             self.train.select = self.metric
         space = flatten(self.space or _default_space())
+        space = flatten(with_names_of_today(TrainConfig, space, prefix="space."))
+        require(bool(space), "space", self.space, "a key that is not gone")
         self.space = {key: typed(key, domain, self.train) for key, domain in space.items()}
 
 

@@ -10,6 +10,7 @@ from raysys.commands.tune import TuneConfig, _write, typed
 from raysys.config import load
 from raysys.errors import ConfigError
 from raysys.store.builds import Workspace
+from raysys.training.optim import OptimConfig
 
 TRAIN = TrainConfig()
 
@@ -56,6 +57,19 @@ def test_values_have_the_type_of_the_key_that_they_are_for():
 def test_a_space_that_cannot_be_searched_is_one_line(word, message):
     with pytest.raises(ConfigError, match=message):
         space(word)
+
+
+def test_keys_of_before_are_searched_by_their_names_of_today(monkeypatch, caplog):
+    gone, domain = "space.autoencoder.level_weight=[1,5]", [0.1, 0.2]
+    assert space(gone, "space.optim.lr=[0.1, 0.2]") == {"optim.lr": domain}
+    assert caplog.text.count("key space.autoencoder.level_weight is gone") == 1
+    with pytest.raises(ConfigError, match=r"space=.*level_weight.* is not accepted"):
+        space(gone)
+    monkeypatch.setattr(OptimConfig, "RENAMED", {"rate": "lr"}, raising=False)
+    assert space("space.optim.rate=[0.1, 0.2]") == {"optim.lr": domain}
+    assert "key space.optim.rate is called space.optim.lr now" in caplog.text
+    with pytest.raises(ConfigError, match="one key with two values"):
+        space("space.optim.rate=[0.1]", "space.optim.lr=[0.2]")
 
 
 def test_the_winner_is_a_config_file_of_train(tmp_path):
