@@ -148,7 +148,7 @@ def emptied(mailbox: Any) -> Iterator[None]:
             while not done.wait(_POLL_S):
                 reader.read(ray.get(mailbox.take.remote()))
         except ray.exceptions.RayError as error:
-            log.warning("progress is no longer shown error=%s", type(error).__name__)
+            _warn(error)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
@@ -159,12 +159,22 @@ def emptied(mailbox: Any) -> Iterator[None]:
         thread.join()
         try:
             reader.read(ray.get(mailbox.take.remote()))
+        except ray.exceptions.RayError as error:  # the result of the block counts, not its news
+            _warn(error)
         finally:
             reader.forget()
 
 
+def _warn(error: Exception) -> None:
+    log.warning("progress is no longer shown error=%s", type(error).__name__)
+
+
 class Reader:
-    """Shows a worker's stages where the job's own are shown."""
+    """Shows a worker's stages where the job's own are shown.
+
+    Letters of a lost worker may arrive after its successor has started: those of stages that are
+    not open are passed over.
+    """
 
     def __init__(self) -> None:
         self._open: dict[int, progress.Stage] = {}
@@ -180,13 +190,16 @@ class Reader:
                 case Opened(number, name, unit, total, lines):
                     self._open[number] = progress.Stage(name, unit, total, lines).begin()
                 case Changed(number, done, before, rows, line, note):
-                    stage = self._open[number]
+                    stage = self._open.get(number)
+                    if stage is None:
+                        continue
                     stage.skip(before)
                     stage.add(done, rows=rows)
                     if line:
                         stage.say(line, note=note)
-                case Closed():
-                    self._open.pop(letter.number).end(finished=letter.finished)
+                case Closed(number, finished):
+                    if number in self._open:
+                        self._open.pop(number).end(finished=finished)
 
     def forget(self) -> None:
         """End the stages of a worker that is gone."""

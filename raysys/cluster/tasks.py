@@ -62,7 +62,7 @@ class Run(Protocol):
 
         Raises:
             RaysysError: the one that the first of the failed tasks raised; BuildError for an
-                OSError of a task on the cluster.
+                OSError of a task.
         """
 
 
@@ -124,8 +124,10 @@ def _run(
                 yield result
 
 
-def _here(function: Callable[..., Any], tasks: Sequence[Any], *, shared: Any, **_: Any) -> Outcomes:
-    yield from enumerate(function(task, *shared) for task in tasks)
+def _here(
+    function: Callable[..., Any], tasks: Sequence[Any], *, stage: str, shared: Any, **_: Any
+) -> Outcomes:
+    yield from enumerate(_outcome(function, stage, task, *shared) for task in tasks)
 
 
 def _on_cluster(
@@ -187,7 +189,10 @@ def _all_at_once(
 
 
 def _outcome(function: Callable[..., R], stage: str, task: Any, *shared: Any) -> R | RaysysError:
-    """Return a task's result or its expected error: Ray Data (2.60) drops what a task raises."""
+    """Return a task's result or its expected error: Ray Data (2.60) drops what a task raises.
+
+    An OSError is one that a user can act upon, here as on the cluster.
+    """
     try:
         return function(task, *shared)
     except RaysysError as error:

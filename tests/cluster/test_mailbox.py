@@ -1,9 +1,11 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from raysys import progress
-from raysys.cluster.mailbox import Mailbox, Reader, told
+from raysys.cluster.mailbox import Changed, Closed, Mailbox, Opened, Reader, Started, emptied, told
 
 
 class Here:
@@ -89,3 +91,23 @@ def test_a_worker_in_place_of_a_lost_one_begins_anew(logger):
         ("opened", "fit", 4),
         ("closed", "fit", "", True),
     ]
+
+
+def test_late_letters_of_a_lost_worker_are_passed_over(logger):
+    seen = Record()
+    late = [Started(), Changed(1, 1.0, 0.0, None, "", ""), Closed(1, finished=True)]
+    with progress.shown_on(seen):
+        Reader().read([Opened(1, "fit", "steps", 4, progress.CLOCK), *late])
+    assert seen.events == [("opened", "fit", 4), ("closed", "fit", "", False)]
+
+
+def test_a_dead_mailbox_does_not_take_the_place_of_a_result(monkeypatch, caplog):
+    def dead(_):
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr("raysys.cluster.mailbox.ray.get", dead)
+    mailbox = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
+    with emptied(mailbox):
+        result = "trained"
+    assert result == "trained"
+    assert "progress is no longer shown error=RayActorError" in caplog.text

@@ -41,6 +41,14 @@ def test_the_first_error_ends_a_job_here(ran):
             next(results)
 
 
+def test_a_full_disk_is_one_line_here_too(ran):
+    with (
+        task_runner(RayConfig(), size=0) as run,
+        pytest.raises(BuildError, match=r"^test: no space$"),
+    ):
+        list(run(checked, ["full"], stage="test"))
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("large", [False, True])
 def test_a_large_job_runs_on_the_cluster(ray_cluster, large):
