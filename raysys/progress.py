@@ -314,14 +314,14 @@ def live_line(stage: Stage, columns: int, *, ascii: bool = False) -> str:
     room = min(columns - len(head) - len(text) - 4, _BAR[1])
     if not stage.total or room < _BAR[0]:
         return f"{head} {text}"[:columns].rstrip()
-    line: str = tqdm.format_meter(
+    bar: str = tqdm.format_meter(
         min(stage.done, stage.total),
         stage.total,
         stage.seconds,
         ascii=ascii,
-        bar_format=f"{head} |{{bar:{room}}}| {text}",
+        bar_format=f"{{bar:{room}}}",  # a format: names and notes may hold braces
     )
-    return line
+    return f"{head} |{bar}| {text}"
 
 
 def _time(stage: Stage) -> str:

@@ -76,6 +76,14 @@ def test_the_fields_that_matter_least_leave_first():
     assert all(len(line) <= width for line, width in zip(lines, (100, 55, 40, 12), strict=True))
 
 
+@pytest.mark.parametrize("text", ["{x}", "{", "}", "{0}", "{bar}", "{desc}: {n}"])
+def test_names_and_notes_may_hold_braces(text):
+    stage = progress.Stage(f"fit {text}", "epochs", 20, done=5, note=f"best {text}")
+    line = progress.live_line(stage, 100)
+    assert line.startswith(f"fit {text}  25% |█")
+    assert line.endswith(f"left, best {text}")
+
+
 def test_time_left_counts_what_this_run_did():
     stage = progress.Stage("fit", "epochs", 20, started=time.perf_counter() - 60)
     stage.skip(10)
