@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SIMILAR = "similar"  # the order of builds of plain vectors: by cosine, without a model
 DEFAULT_GAMMA = 0.5
-MAX_GAMMA = 10.0
+MAX_GAMMA = 10.0  # that a request over HTTP may ask for
 N_CANDIDATES = 300  # of the linear form, for exact scores to reorder
 
 
@@ -128,7 +129,7 @@ class Ranking:
 
     Attributes:
         name: a row of `RANKINGS`, or `similar`.
-        gamma: 0 to 10, of a ranking that has one; None takes the table's.
+        gamma: finite, 0 or more, of a ranking that has one; None takes the table's.
 
     Raises:
         ConfigError: the name is not in the table, or the weight is not accepted.
@@ -145,8 +146,8 @@ class Ranking:
             return
         if not _weighted(self.name):
             raise ConfigError(f"ranking={self.name}^{self.gamma:g}: {self.name} has no weight")
-        if not 0 <= self.gamma <= MAX_GAMMA:
-            accepted = f"expected a weight of 0 to {MAX_GAMMA:g}"
+        if not 0 <= self.gamma < math.inf:
+            accepted = "expected a finite weight of 0 or more"
             raise ConfigError(f"ranking={self.name}^{self.gamma:g} is not accepted: {accepted}")
 
     @classmethod
@@ -170,18 +171,23 @@ class Ranking:
             raise _refused(text) from None
 
     def __str__(self) -> str:
-        usual = not _weighted(self.name) or self.weight == self.rule.gamma
-        return self.name if usual else f"{self.name}^{self.weight:g}"
+        if not _weighted(self.name) or self.weight == self.rule.gamma:
+            return self.name
+        return f"{self.name}^{float(self.weight)!r}".removesuffix(".0")
 
     @property
     def rule(self) -> Rule:
-        """The row of the table; `similar` has none."""
+        """The row of the table; ConfigError for `similar`, which has none."""
+        if self.name not in RANKINGS:
+            raise ConfigError(f"ranking={self.name}: a model has no scores for it")
         return RANKINGS[self.name]
 
     @property
     def weight(self) -> float:
         """Gamma, the table's where none was given; 0 of a ranking without."""
-        return (self.rule.gamma or 0.0) if self.gamma is None else self.gamma
+        if self.gamma is not None:
+            return self.gamma
+        return (self.rule.gamma or 0.0) if _weighted(self.name) else 0.0
 
     def exact(self, values: ItemValues) -> Any:
         """Return the scores of items; higher is better."""
@@ -199,16 +205,26 @@ def text_of_keys(ranking: str | None, gamma: float | None) -> str | None:
     """Return the text of the keys `ranking=` and `gamma=`, the second of which is an old one.
 
     Raises:
-        ConfigError: as `Ranking`.
+        ConfigError: as `Ranking`; or the ranking is not one of a model's.
     """
-    if gamma is not None and not 0 <= gamma <= MAX_GAMMA:
-        raise ConfigError(f"gamma={gamma!r} is not accepted: expected 0 to {MAX_GAMMA:g}")
+    if gamma is not None and not 0 <= gamma < math.inf:
+        raise ConfigError(f"gamma={gamma!r} is not accepted: expected a finite number, 0 or more")
     if ranking is None:
+        if gamma is not None:
+            warn_of_lone_gamma()
         return None
-    chosen = str(Ranking.parse(ranking, gamma))
+    chosen = Ranking.parse(ranking, gamma)
+    if chosen.name not in RANKINGS:
+        accepted = ", ".join(text for text in spellings() if text != SIMILAR)
+        raise ConfigError(f"ranking={ranking!r} is not accepted: expected one of {accepted}")
     if gamma is not None:
         log.warning("key gamma is going: write ranking=%s", chosen)
-    return chosen
+    return str(chosen)
+
+
+def warn_of_lone_gamma() -> None:
+    """Say that `gamma=` does nothing without `ranking=`: the default ranking has no weight."""
+    log.warning("key gamma is ignored without a ranking: write ranking=discover^GAMMA")
 
 
 def rankings_of(levels: RatingLevels) -> tuple[str, ...]:

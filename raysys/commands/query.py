@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from raysys import fields
+from raysys.autoencoder.rankings import DEFAULT_GAMMA, warn_of_lone_gamma
 from raysys.config import JobConfig, identifier, location, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.http.client import Client, checked
@@ -102,6 +103,8 @@ def query(cfg: QueryConfig) -> str:
         raise ConfigError(f"query answers exactly one of {', '.join(f'{q}=' for q in _QUESTIONS)}")
     if cfg.explain is not None and asked[0] not in ("user_id", "profile", "titles"):
         raise ConfigError(f"explain= goes with user_id=, profile= or titles=, not {asked[0]}=")
+    if cfg.ranking is None and cfg.gamma != DEFAULT_GAMMA:
+        warn_of_lone_gamma()
     if cfg.url is not None:
         if cfg.titles is not None or cfg.explain is not None:
             raise ConfigError(

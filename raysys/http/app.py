@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
+from raysys.autoencoder.rankings import MAX_GAMMA, Ranking
 from raysys.errors import DataError, SearchError, UnknownItemError
 from raysys.http.wire import (
     CONDITIONS,
@@ -56,9 +57,11 @@ class ServiceOptions:
 
     Attributes:
         k_limit: longest list that is answered; the size of the catalogue where that is more.
+        gamma_limit: largest weight of a ranking.
     """
 
     k_limit: int = 1_000
+    gamma_limit: float = MAX_GAMMA
 
 
 class Holder:
@@ -69,6 +72,7 @@ class Holder:
 
     def __init__(self, search: Search) -> None:
         self._search = search
+        self._exchange = threading.Lock()
 
     def __call__(self) -> Search:
         """Return what is served now."""
@@ -76,7 +80,8 @@ class Holder:
 
     def exchange(self, search: Search) -> Search:
         """Serve another search; return the one before, which running requests may still use."""
-        before, self._search = self._search, search
+        with self._exchange:  # else two at once may both return the same search
+            before, self._search = self._search, search
         return before
 
 
@@ -125,6 +130,7 @@ def create_app(current: Callable[[], Search], options: ServiceOptions | None = N
     @app.post("/v1/recommend")
     def recommend(body: RecommendQuery) -> Answer:
         """Recommend items to a stored user or for a posted profile."""
+        _check_weight(body, options.gamma_limit)
         answer = asked(body.k).recommend(body)
         counts.add("recommend")
         return answer
@@ -181,6 +187,21 @@ def create_app(current: Callable[[], Search], options: ServiceOptions | None = N
         )
 
     return app
+
+
+def _check_weight(body: RecommendQuery, limit: float) -> None:
+    """Refuse a weight above the limit as a field that is out of range."""
+    weights = {"gamma": body.gamma}
+    if body.ranking is not None:
+        weights["ranking"] = Ranking.parse(body.ranking).weight
+    reason = f"Input should be less than or equal to {limit:g}"
+    errors = [
+        {"loc": ("body", name), "msg": reason if name == "gamma" else f"weight: {reason}"}
+        for name, weight in weights.items()
+        if weight > limit
+    ]
+    if errors:
+        raise RequestValidationError(errors)
 
 
 def _parsed(text: str | None, name: str) -> dict[str, Any] | None:

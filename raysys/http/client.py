@@ -77,7 +77,10 @@ class Client:
 
     @classmethod
     def local(cls, search: Search) -> Client:
-        """Return a client that a search in this process answers, without a socket."""
+        """Return a client that a search in this process answers, without a socket.
+
+        A RaysysError that a service would hide (a damaged build) comes through as it is.
+        """
         from raysys.http.local import InProcess  # a server, which most clients do not need
 
         return cls("http://local", transport=InProcess(search))

@@ -120,11 +120,11 @@ class RecommendQuery(Wire):
         "where the build has no autoencoder",
     )
     exclude_seen: bool = Field(True, description="leave out the items of the profile")
-    gamma: float = Field(
+    gamma: FiniteFloat = Field(
         DEFAULT_GAMMA,
         ge=0,
-        le=MAX_GAMMA,
         description="weight against likely finds, where the text of the ranking has none",
+        json_schema_extra={"maximum": MAX_GAMMA},  # the service's, see `create_app`
     )
     allow: dict[str, Condition] | None = Field(
         None, description="conditions on item attributes that must hold"

@@ -55,16 +55,24 @@ def test_texts_and_their_weights(text, gamma, ranking):
     assert Ranking.parse(text, gamma) == ranking
 
 
-@given(st.floats(0, 10))
+@given(st.floats(0, allow_infinity=False))
 def test_the_text_of_a_ranking_names_it(gamma):
-    ranking = Ranking("discover", float(f"{gamma:g}"))
+    ranking = Ranking("discover", gamma)
     again = Ranking.parse(str(ranking))
     assert (again.name, again.weight) == (ranking.name, ranking.weight)
     assert str(Ranking("discover", 0.5)) == str(Ranking("discover")) == "discover"
+    assert str(Ranking("discover", 3)) == str(Ranking("discover", 3.0)) == "discover^3"
+    assert str(Ranking("discover", 0.123456789)) == "discover^0.123456789"
+
+
+def test_similar_has_no_weight_and_no_rule():
+    assert (Ranking("similar").weight, str(Ranking("similar"))) == (0.0, "similar")
+    with pytest.raises(ConfigError, match="ranking=similar: a model has no scores"):
+        Ranking("similar").rule  # noqa: B018
 
 
 @pytest.mark.parametrize(
-    "text", ["best", "", "like^0.5", "discover^", "discover^x", "discover^-1", "discover^11"]
+    "text", ["best", "", "like^0.5", "discover^", "discover^x", "discover^-1", "discover^inf"]
 )
 def test_what_the_table_lacks_cannot_be_made(text):
     with pytest.raises(ConfigError, match="ranking="):
@@ -73,18 +81,29 @@ def test_what_the_table_lacks_cannot_be_made(text):
 
 @pytest.mark.parametrize("gamma", [float("nan"), float("inf"), -0.1])
 def test_weights_out_of_range_are_refused(gamma):
-    with pytest.raises(ConfigError, match="a weight of 0 to 10"):
+    with pytest.raises(ConfigError, match="a finite weight of 0 or more"):
         Ranking("discover", gamma)
 
 
 def test_the_old_key_goes_into_the_text_with_a_warning(caplog):
     assert text_of_keys("discover", None) == "discover"
-    assert text_of_keys(None, 0.3) is None
     assert caplog.text == ""
     assert text_of_keys("discover", 0.3) == "discover^0.3"
+    assert text_of_keys("discover", 11) == "discover^11"
     assert "ranking=discover^0.3" in caplog.text
-    with pytest.raises(ConfigError, match=r"gamma=-1 is not accepted: expected 0 to 10"):
-        text_of_keys(None, -1)
+    for gamma in (-1, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"gamma=.* is not accepted: expected a finite"):
+            text_of_keys(None, gamma)
+
+
+def test_a_weight_without_a_ranking_is_ignored_with_a_warning(caplog):
+    assert text_of_keys(None, 0.3) is None
+    assert "gamma is ignored without a ranking" in caplog.text
+
+
+def test_similar_is_no_ranking_of_a_model():
+    with pytest.raises(ConfigError, match=r"ranking='similar' .* one of consume, .*GAMMA$"):
+        text_of_keys("similar", None)
 
 
 def test_rankings_of_a_log_follow_its_levels():

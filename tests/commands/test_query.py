@@ -6,7 +6,7 @@ import pytest
 
 from raysys.commands.query import QueryConfig, format_table, query
 from raysys.config import load
-from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
+from raysys.errors import ConfigError, CorruptBuildError, DataError, SearchError, UnknownItemError
 from raysys.http.client import Client, ServiceError
 from raysys.search.query import Hit, RecommendQuery
 from raysys.search.search import Search
@@ -143,6 +143,25 @@ def test_what_http_takes_the_command_takes(run):
     assert ask(run, user, *weighted) == ask(run, user, *plain, "gamma=0.1")
     assert ask(run, user, *weighted) != ask(run, user, *plain)
     assert ask(run, user, "exclude_seen=false", "top_k=60") != ask(run, user, "top_k=60")
+
+
+def test_weights_are_as_asked(run, caplog):
+    user = [f"user_id={user_id(4)}", "top_k=60"]
+    large = ask(run, *user, "ranking=discover", "gamma=11")
+    assert large == ask(run, *user, "ranking=discover^11")
+    assert large != ask(run, *user, "ranking=discover^10")
+    assert caplog.text == ""
+    assert ask(run, *user, "gamma=3") == ask(run, *user)
+    assert "gamma is ignored without a ranking" in caplog.text
+
+
+def test_a_damaged_build_is_named(run, monkeypatch):
+    def damage(*_args, **_kwargs):
+        raise CorruptBuildError("codes.bin is missing")
+
+    monkeypatch.setattr(Search, "recommend", damage)
+    with pytest.raises(CorruptBuildError, match=r"^codes\.bin is missing$"):
+        ask(run, f"user_id={user_id(4)}")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,14 @@ def test_plain_vectors_have_no_users_to_score(tmp_path, here):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"top_k": 0}, {"gamma": -1.0}, {"ranking": "best"}, {"batch_users": 0}]
+    "settings",
+    [
+        {"top_k": 0},
+        {"gamma": -1.0},
+        {"ranking": "best"},
+        {"ranking": "similar"},
+        {"batch_users": 0},
+    ],
 )
 def test_settings_out_of_range(settings):
     [key] = settings
@@ -145,6 +152,8 @@ def test_on_a_cluster(planted, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setattr(tasks, "IN_PROCESS_ROWS", 0)
     score(config(planted, tmp_path, top_k=4))
     check_against_search(tmp_path / "scores", planted[1], top_k=4)
+    other = config(planted, tmp_path / "other")
+    other.ranking = "similar"  # which no configuration takes
     with pytest.raises(Exception, match="similar") as caught:
-        score(config(planted, tmp_path / "other", ranking="similar"))
+        score(other)
     assert isinstance(find_cause(caught.value), SearchError)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from raysys.autoencoder.rankings import NAMES
+from raysys.errors import CorruptBuildError
 from raysys.http.app import Holder, ServiceOptions, create_app
 from raysys.http.client import Client, ServiceError
 from raysys.search.query import RecommendQuery
@@ -321,9 +322,41 @@ def test_a_request_names_its_ranking_with_its_weight(rated):
         assert weighted.ranking == "discover^0.1"
         assert weighted.items == client.recommend(**user, ranking="discover", gamma=0.1).items
         assert weighted.items != client.recommend(**user, ranking="discover").items
-        for text in ("discover^11", "like^0.5", "discover^"):
+        for text in ("like^0.5", "discover^"):
             with pytest.raises(ServiceError, match=r"'discover\^GAMMA'"):
                 client.recommend(**user, ranking=text)
+        assert client.recommend(**user, ranking="discover^11").ranking == "discover^11"
+
+
+@pytest.mark.parametrize("field", [{"gamma": 10.5}, {"ranking": "discover^11"}])
+def test_weights_over_http_have_a_bound(rated, field):
+    with httpx.Client(
+        transport=InProcess(create_app(lambda: rated)), base_url="http://service"
+    ) as http:
+        assert ask(http, profile=[], ranking="discover", gamma=10).status_code == 200
+        error = error_of(ask(http, profile=[], **field), 422)
+    [name] = field
+    assert error["type"] == "invalid_request"
+    assert error["details"][0]["field"] == f"body.{name}"
+    assert "Input should be less than or equal to 10" in error["message"]
+
+
+def damage(*_args, **_kwargs):
+    raise CorruptBuildError("codes.bin is missing")
+
+
+def test_a_damaged_build_is_named_in_this_process_alone(search, monkeypatch, caplog):
+    monkeypatch.setattr(Search, "similar", damage)
+    with Client.local(search) as client, pytest.raises(CorruptBuildError, match="is missing"):
+        client.similar("42")
+    assert caplog.text == ""
+    app = create_app(lambda: search)
+    with (
+        Client("http://service", transport=InProcess(app)) as client,
+        pytest.raises(ServiceError, match="its log has the details") as caught,
+    ):
+        client.similar("42")
+    assert (caught.value.status, caught.value.type) == (500, "internal")
 
 
 def test_a_client_in_this_process_asks_as_over_http(rated, search):
@@ -354,6 +387,14 @@ def test_another_search_takes_over_between_requests(rated, search):
         assert client.health().build_id == search.build_id
         assert client.status().rankings == ["similar"]
         assert client.recommend(profile=[{"item_id": "42"}]).ranking == "similar"
+
+
+def test_searches_exchanged_at_once_are_each_returned_once():
+    holder = Holder(0)
+    numbers = range(1, 4001)
+    with ThreadPoolExecutor(8) as pool:
+        returned = list(pool.map(holder.exchange, numbers))
+    assert sorted([*returned, holder()]) == [0, *numbers]
 
 
 def test_a_request_that_runs_is_answered_by_the_search_that_it_began_with(rated, search):
