@@ -103,7 +103,8 @@ def query(cfg: QueryConfig) -> str:
         raise ConfigError(f"query answers exactly one of {', '.join(f'{q}=' for q in _QUESTIONS)}")
     if cfg.explain is not None and asked[0] not in ("user_id", "profile", "titles"):
         raise ConfigError(f"explain= goes with user_id=, profile= or titles=, not {asked[0]}=")
-    if cfg.ranking is None and cfg.gamma != DEFAULT_GAMMA:
+    request = _request(cfg)
+    if request["ranking"] is None and request["gamma"] != DEFAULT_GAMMA:
         warn_of_lone_gamma()
     if cfg.url is not None:
         if cfg.titles is not None or cfg.explain is not None:
@@ -111,11 +112,10 @@ def query(cfg: QueryConfig) -> str:
                 f"{'titles' if cfg.explain is None else 'explain'}= needs run=, not url="
             )
         with Client(cfg.url) as client:
-            return _answer(client, cfg, _request(cfg))
+            return _answer(client, cfg, request)
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     search = Search.open(workspace, users=asked[0] == "user_id")
-    request = _request(cfg)
     if cfg.titles is not None:
         request["profile"] = [{"item_id": search.items.by_title(title)} for title in cfg.titles]
     with Client.local(search) as client:
