@@ -55,7 +55,18 @@ class PipelineConfig(JobConfig):
 
     @classmethod
     def from_old(cls, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        """Return the keys of today: `split` stands here, what went with it below `prepare`."""
+        """Return the keys of today: `split` stands here, what went with it below `prepare`.
+
+        Raises:
+            ConfigError: windows to backtest; the message names their command.
+        """
+        measured = tree.get("evaluate")
+        windows = measured.get("backtest") if isinstance(measured, Mapping) else None
+        if str(windows or 0) not in ("0", "null"):
+            raise ConfigError(
+                f"{prefix}evaluate.backtest={windows} is a command of its own now: "
+                f"raysys backtest windows={windows}"
+            )
         below = tree.get("prepare")
         if tree.get("split") != "given" or not isinstance(below, Mapping):
             return dict(tree)

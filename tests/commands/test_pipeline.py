@@ -126,3 +126,9 @@ def test_bad_input_is_one_line_and_leaves_no_build(
     assert "Traceback" not in err
     assert not list(folder.glob("*/current.json"))
     assert not list(folder.glob("*/.*"))
+
+
+def test_windows_to_backtest_are_refused_and_their_command_is_named():
+    with pytest.raises(ConfigError, match=r"raysys backtest windows=4"):
+        load(PipelineConfig, ["run=r", "evaluate.backtest=4"])
+    assert load(PipelineConfig, ["run=r", "evaluate.backtest=0"]).evaluate.via == "model"
