@@ -52,4 +52,4 @@ def test_its_commands_start_without_a_checkout(wheel_commands, tmp_path):
     for command in ("look", "prepare", "serve"):
         text = run(wheel_commands, "raysys", command, "--help", cwd=tmp_path)
         assert text.startswith(f"raysys {command}: ")
-        assert "\n  run=\n" in text
+        assert "\n  run= " in text
