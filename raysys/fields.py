@@ -71,7 +71,7 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
         ConfigError: naming the key, the value and what is accepted.
     """
     marks = marks or {}
-    inner, optional = _without_none(hint)
+    inner, optional = without_none(hint)
     if optional and is_null(raw, marks):
         return None
     origin = typing.get_origin(inner) or inner
@@ -97,7 +97,7 @@ def _model(schema: Any, raw: Any, key: str) -> Any:
     """Return a Pydantic model; it reads texts as the fields here are read."""
     if isinstance(raw, schema):
         return raw
-    nullable = {n for n, f in schema.model_fields.items() if _without_none(f.annotation)[1]}
+    nullable = {n for n, f in schema.model_fields.items() if without_none(f.annotation)[1]}
     values = {
         name: None if name in nullable and _is_bare_null(value) else value
         for name, value in mapping(raw, key).items()
@@ -131,7 +131,7 @@ def assigned(schema: Any, path: Sequence[str], raw: Any) -> Any:
     """
     key, hint = ".".join(path), schema
     for depth, name in enumerate(path, start=1):
-        hint = _without_none(_hints(hint).get(name))[0]
+        hint = without_none(_hints(hint).get(name))[0]
         if _is_free(hint):
             return mapping(raw, key) if depth == len(path) else _parsed(raw, key)
     return mapping(raw, key) if dataclasses.is_dataclass(hint) else raw
@@ -139,7 +139,7 @@ def assigned(schema: Any, path: Sequence[str], raw: Any) -> Any:
 
 def section(schema: Any, name: str) -> Any:
     """Return the dataclass below a key, None where there is none."""
-    hint = _without_none(_hints(schema).get(name))[0]
+    hint = without_none(_hints(schema).get(name))[0]
     return hint if dataclasses.is_dataclass(hint) else None
 
 
@@ -193,7 +193,7 @@ def _hints(schema: Any) -> dict[str, Any]:
     return typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
 
 
-def _without_none(hint: Any) -> tuple[Any, bool]:
+def without_none(hint: Any) -> tuple[Any, bool]:
     """Return the type of `X | None` and whether None is allowed."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint, False
@@ -286,7 +286,7 @@ _ACCEPTED = {str: "text", int: "a whole number", float: "a number", bool: "true 
 def _schema_keys(schema: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Yield every dotted key, and whether it takes any keys below it."""
     for name, hint in _hints(schema).items():
-        inner = _without_none(hint)[0]
+        inner = without_none(hint)[0]
         yield prefix + name, _is_free(inner)
         yield from _schema_keys(inner, f"{prefix}{name}.")
 

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import re
 import textwrap
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -149,7 +148,7 @@ def _accepted(schema: type, name: str, hint: Any) -> str:
 
 def _probes(hint: Any) -> tuple[Any, ...]:
     """Return values of a type that hardly any field takes."""
-    inner, _ = _without_none(hint)
+    inner, _ = fields.without_none(hint)
     if typing.get_origin(inner) is list:
         (element,) = typing.get_args(inner)
         return tuple([probe] for probe in _PROBES.get(element, ()))
@@ -157,7 +156,7 @@ def _probes(hint: Any) -> tuple[Any, ...]:
 
 
 def _type_name(hint: Any, marks: Any) -> str:
-    inner, optional = _without_none(hint)
+    inner, optional = fields.without_none(hint)
     origin = typing.get_origin(inner) or inner
     if marks.get(fields.LOCATION):
         name = "path or URI"
@@ -169,14 +168,6 @@ def _type_name(hint: Any, marks: Any) -> str:
     else:
         name = _TYPES.get(origin, "mapping")
     return f"{name} or null" if optional else name
-
-
-def _without_none(hint: Any) -> tuple[Any, bool]:
-    """Return the type of `X | None` and whether None is allowed."""
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    parts = typing.get_args(hint) if union else (hint,)
-    inner = [part for part in parts if part is not types.NoneType]
-    return inner[0], len(inner) < len(parts)
 
 
 def _spelled(value: Any) -> str:

@@ -28,7 +28,7 @@ SHOWN = {
         "num_cpus": "test_without_an_address_a_private_cluster_is_started",
         "object_store_mb": "test_the_object_store_has_the_size_asked_for",
     },
-    "SimulateConfig": dict.fromkeys(
+    "WorldSpec": dict.fromkeys(
         (
             *("n_users", "n_items", "n_interactions", "n_tastes", "days"),
             *("skew", "drift", "taste_pull", "noise", "rated"),

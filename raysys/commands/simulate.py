@@ -27,31 +27,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
-class SimulateConfig(JobConfig):
-    """Settings of simulate.
-
-    Attributes:
-        n_users, n_items: sizes of the world.
-        n_interactions: expected rows before repeats are removed.
-        n_tastes: latent dimensions of taste.
-        days: length of the log in days.
-        skew: exponent of the popularity's power law.
-        drift: how strongly exposure fades after an item's release.
-        taste_pull: how strongly consumption follows taste.
-        noise: noise of ratings on the scale of enjoyment's logit.
-        rated: write ratings 1..5; else events view and like.
-    """
-
-    n_users: int = 5000
-    n_items: int = 2000
-    n_interactions: int = 350_000
-    n_tastes: int = 8
-    days: int = 365
-    skew: float = 0.8
-    drift: float = 1.0
-    taste_pull: float = 1.5
-    noise: float = 0.5
-    rated: bool = True
+class SimulateConfig(WorldSpec, JobConfig):
+    """Settings of simulate: those of the world."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for sizes that make no world."""

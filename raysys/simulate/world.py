@@ -36,21 +36,21 @@ _OFFERED = 16  # items that a user chooses from at each visit
 _RATING_STEPS = (-0.1, 0.8, 1.7, 2.6)  # logits of enjoyment between ratings 1..5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class WorldSpec:
-    """Size and character of a world.
+    """Size and character of a world; the settings of `raysys simulate`.
 
     Attributes:
         n_users, n_items: sizes.
         n_interactions: expected rows of the log, before repeats of one user and item are removed.
         n_tastes: latent dimensions D.
-        days: length of the log.
+        days: length of the log in days.
         skew: exponent of the popularity's power law, 0 is uniform.
         drift: how strongly an item's exposure fades after its release, 0 is not at all.
         taste_pull: how strongly exposure follows taste.
         noise: standard deviation of the rating's noise on the scale of enjoyment's logit.
         rated: log ratings; else events (view, and like for what was enjoyed).
-        seed: of everything.
+        seed: the one source of randomness.
     """
 
     n_users: int = 5000

@@ -25,22 +25,19 @@ from raysys.log.formats.contract import (
     Chunk,
     Column,
     LineNumbers,
-    Piece,
     SourceFile,
     Tally,
-    first_rows,
-    joined,
     plain_name,
 )
 from raysys.log.formats.text import (
     NOT_UTF8,
     Bytes,
+    TextReader,
     count_lines,
     head,
     is_utf8,
     open_window,
     shown,
-    text_pieces,
 )
 
 _ONE_BLOCK = 1 << 30  # bytes, more than a window holds
@@ -48,7 +45,7 @@ TYPED_ENDINGS = (".inter", ".user", ".item", ".kg", ".link", ".net")  # headers 
 
 
 @dataclasses.dataclass(frozen=True)
-class DelimitedReader:
+class DelimitedReader(TextReader):
     """Reads delimited text.
 
     Attributes:
@@ -80,19 +77,8 @@ class DelimitedReader:
         """Return nothing: the header names all columns."""
         return set()
 
-    def pieces(self, file: SourceFile) -> list[Piece]:
-        """Return the whole file."""
-        return text_pieces(file)
-
-    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
-        """Return the first rows."""
-        return first_rows(self._parts(file, None), n_rows)
-
-    def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
-        """Yield about 16 MB of lines at a time; empty values are null."""
-        yield from joined(self._parts(piece.file, columns))
-
-    def _parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
+    def parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
+        """Yield the lines of a window at a time; empty values are null."""
         names, n_lines, n_bytes, n_blank = self._header(file)
         wanted = names if columns is None else [name for name in names if name in columns]
         wanted = wanted or names[:1]  # rows count even where nothing of them is wanted

@@ -26,21 +26,18 @@ from raysys.log.formats.contract import (
     Chunk,
     Column,
     LineNumbers,
-    Piece,
     SourceFile,
     Tally,
-    first_rows,
-    joined,
 )
 from raysys.log.formats.text import (
     NOT_UTF8,
     Bytes,
+    TextReader,
     count_lines,
     head,
     is_utf8,
     open_window,
     shown,
-    text_pieces,
 )
 
 _HEAD_LINES = 1000
@@ -49,7 +46,7 @@ _EXACT = float(1 << 53)  # integers above are not exact as floats
 
 
 @dataclasses.dataclass(frozen=True)
-class JsonLinesReader:
+class JsonLinesReader(TextReader):
     """Reads JSON lines; `encoding` as in `Window`."""
 
     encoding: str | None = None
@@ -84,19 +81,8 @@ class JsonLinesReader:
                 window.advance(whole)
         return found
 
-    def pieces(self, file: SourceFile) -> list[Piece]:
-        """Return the whole file."""
-        return text_pieces(file)
-
-    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
-        """Return the first rows."""
-        return first_rows(self._parts(file, None), n_rows)
-
-    def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
-        """Yield many lines at a time."""
-        yield from joined(self._parts(piece.file, columns))
-
-    def _parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
+    def parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
+        """Yield the lines of a window at a time."""
         n_lines = row = 0
         kinds: pa.Schema | None = None
         with open_window(file, self.encoding) as window:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysys.errors import DataError
-from raysys.log.formats.contract import BLOCK_BYTES, Piece, SourceFile
+from raysys.log.formats.contract import (
+    BLOCK_BYTES,
+    Chunk,
+    Piece,
+    SourceFile,
+    first_rows,
+    joined,
+)
 from raysys.store.storage import open_filesystem
 
 Bytes = NDArray[np.uint8]
@@ -33,6 +41,26 @@ def _keep_invalid(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("raysys.keep_invalid", _keep_invalid)
+
+
+class TextReader(abc.ABC):
+    """What readers of text share: a file is one piece, its chunks are joined from small parts."""
+
+    @abc.abstractmethod
+    def parts(self, file: SourceFile, columns: Sequence[str] | None) -> Iterator[Chunk]:
+        """Yield the rows of a file a window at a time; arguments as in `Reader.chunks`."""
+
+    def pieces(self, file: SourceFile) -> list[Piece]:
+        """Return the whole file."""
+        return [Piece(file)]
+
+    def first_rows(self, file: SourceFile, n_rows: int) -> pa.Table:
+        """Return the first rows."""
+        return first_rows(self.parts(file, None), n_rows)
+
+    def chunks(self, piece: Piece, columns: Sequence[str] | None) -> Iterator[Chunk]:
+        """Yield many lines at a time."""
+        yield from joined(self.parts(piece.file, columns))
 
 
 class Window:
@@ -132,11 +160,6 @@ def open_window(
     filesystem, path = open_filesystem(file.uri)
     with filesystem.open_input_stream(path) as stream:
         yield Window(file, stream, encoding, size or BLOCK_BYTES)
-
-
-def text_pieces(file: SourceFile) -> list[Piece]:
-    """Return the one piece of a text file."""
-    return [Piece(file)]
 
 
 def count_lines(data: Bytes) -> int:
