@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ def check_metric(key: str, name: str) -> None:
 def direction(name: str) -> str:
     """Return whether `max` or `min` is the better end of one of `OBJECTIVES`."""
     return OBJECTIVES[_objective(name)]
+
+
+def best_value(name: str, values: Iterable[float]) -> float | None:
+    """Return the best of the values of one of `OBJECTIVES`; None of none."""
+    return (min if direction(name) == "min" else max)(values, default=None)
 
 
 def _objective(name: str) -> str:

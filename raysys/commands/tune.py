@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys import progress
-from raysys.autoencoder.validation import NLL, RECALL, check_metric, direction
+from raysys.autoencoder.validation import NLL, RECALL, best_value, check_metric, direction
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import PLACEMENT_GROUP, forget, release
 from raysys.commands.train import TrainConfig, fit
@@ -232,8 +232,7 @@ class _Progress(ray.tune.Callback):  # type: ignore[misc]
     ) -> None:
         value = result.get(self._metric, math.nan)
         known = [one for one in (self._best, value) if one is not None and not math.isnan(one)]
-        pick = {"min": min, "max": max}[direction(self._metric)]
-        self._best = pick(known, default=None)
+        self._best = best_value(self._metric, known)
         epoch = result.get("epoch")
         self._say(f"trial id={trial.trial_id} epoch={epoch} {self._metric}={value:.5f}")
 
@@ -311,11 +310,9 @@ def _row(result: Any, cfg: TuneConfig) -> dict[str, Any]:
     metrics = result.metrics or {}
     frame = result.metrics_dataframe
     values = [] if frame is None or cfg.metric not in frame else frame[cfg.metric].dropna().tolist()
-    pick = {"min": min, "max": max}[direction(cfg.metric)]
-    best = pick(values) if values and result.error is None else None
     return {
         "values": dict((result.config or {}).get("values", {})),
-        "value": best,
+        "value": best_value(cfg.metric, values) if result.error is None else None,
         "epochs": metrics.get("epoch"),
         "seconds": round(float(metrics.get("time_total_s", 0.0)), 1),
         "error": None if result.error is None else type(result.error).__name__,

@@ -104,18 +104,21 @@ class ModelMethod:
     """
 
     def __init__(self, subject: Subject, *, ranking: Ranking | None, rescore: bool) -> None:
-        autoencoder = Autoencoder.open(subject.autoencoder)
-        self._model = autoencoder.model
-        self._n_items = autoencoder.facts.n_items
-        self._fitted_until = autoencoder.facts.fitted_until
-        self._values = self._model.levels.value_array()
-        self._rescore = rescore
-        self.ranking = _checked_ranking(self._model, ranking)
         self._search = self._flat = None
         if subject.index is not None and subject.coded is not None:
             self._search = Search(Served(subject.index, subject.coded), users=False)
-        elif subject.coded is not None:
-            self._flat = _flat_index(subject.coded)
+            engine = self._search.engine
+            assert engine.model is not None, "a subject has an autoencoder"
+            self._model, self._fitted_until = engine.model, engine.fitted_until
+        else:
+            autoencoder = Autoencoder.open(subject.autoencoder)
+            self._model, self._fitted_until = autoencoder.model, autoencoder.facts.fitted_until
+            if subject.coded is not None:
+                self._flat = _flat_index(subject.coded)
+        self._n_items = self._model.n_items
+        self._values = self._model.levels.value_array()
+        self._rescore = rescore
+        self.ranking = _checked_ranking(self._model, ranking)
 
     def rank(self, history: Cells, top_k: int) -> NDArray[np.int32]:
         """Return every user's list, int32 [B, top_k]."""
