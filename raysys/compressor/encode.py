@@ -21,6 +21,7 @@ from raysys.compressor.model import WIDE_FACTOR, CompresSAE
 from raysys.compressor.packing import MAX_PACKED_ATOMS
 from raysys.compressor.quantise import fit_codebook
 from raysys.data.arrays import row_blocks, take_rows
+from raysys.training.threads import torch_on_one_thread
 
 ENCODE_ROWS = 4096
 _ROUNDS = 8  # four more gained .001 cosine
@@ -90,6 +91,7 @@ class Encoder:
     codebook: NDArray[np.float32] | None
 
     @classmethod
+    @torch_on_one_thread()
     def fit(
         cls,
         vectors: NDArray[np.floating[Any]],
@@ -113,6 +115,7 @@ class Encoder:
             codebook = fit_codebook(_encode_rows(x, dictionary, gram, n_active, None)[1].numpy())
         return cls(dictionary, gram, n_active, model, codebook)
 
+    @torch_on_one_thread()
     def block(
         self, vectors: NDArray[np.floating[Any]]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

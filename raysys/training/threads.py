@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numba
 import torch
 
@@ -14,3 +17,19 @@ def follow_torch() -> None:
     count = torch.get_num_threads()
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(count)
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Let torch use one thread in the block, numba's kernels as many as torch had.
+
+    A matrix product over several threads rounds its last bit by their number. Work that must give
+    the same bytes in any process does its products here, and the rest in a parallel kernel.
+    """
+    follow_torch()
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)

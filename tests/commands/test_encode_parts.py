@@ -81,6 +81,18 @@ def test_parts_are_the_codes_of_one_piece(world, tmp_path, value_bits):
         assert written(world, name, part_rows=part_rows, value_bits=value_bits) == wanted
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_number_of_threads_writes_the_same_bytes(world, threads):
+    before = torch.get_num_threads()
+    wanted = written(world, f"before-{threads}")
+    torch.set_num_threads(threads)
+    try:
+        assert written(world, f"threads-{threads}") == wanted
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.ray
 def test_ray_tasks_write_the_same_bytes(world, ray_cluster, monkeypatch):
     here = written(world, "here")
