@@ -20,12 +20,16 @@ Letters: B users, N items, M target cells, R levels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_STEPS = 150
-_LEARNING_RATE = 0.05
+_BINS = 192  # of each of the three sets of edges
+_EDGE_SAMPLE = 1 << 18
+_MAX_ROUNDS = 60
+_PULL = 1e-5  # towards the start, so that no parameter runs away where nothing depends on it
 _PENALTIES = (10.0, 100.0, 1000.0, 10_000.0)  # of an offset's square, in cells
 _FOLDS = 10
 _LEAST_GAIN = 1e-3  # relative, of -log P(level)
@@ -65,6 +69,9 @@ class Link(nn.Module):
     def fit(self, scores: Tensor, row: Tensor, item: Tensor) -> float:
         """Fit by maximum likelihood.
 
+        Memory and time of a step are those of users x bins: scores enter the normaliser in at most
+        600 bins, each as its mean and its count of a user's items.
+
         Args:
             scores: [B, N] with each consumed item's own contribution taken out.
             row: int64 [P] users of the consumed pairs, the observations.
@@ -74,23 +81,76 @@ class Link(nn.Module):
             Mean -log P(i | u) over the pairs, in nats.
         """
         self.shift = torch.stack([scores.mean(), scores.std().clamp_min(1e-12)])
-        t = (scores - self.shift[0]) / self.shift[1]
-        logs = self.parameters_log.clone().requires_grad_()
-        optimiser = torch.optim.Adam([logs], lr=_LEARNING_RATE)
-        with torch.enable_grad():
-            for _ in range(_STEPS):
-                optimiser.zero_grad()
-                curve = _curve(t, logs)
-                loss = (torch.logsumexp(curve, dim=1)[row] - curve[row, item]).mean()
-                torch.autograd.backward(loss)
-                optimiser.step()
-            points = t[row, item].detach().requires_grad_()
-            torch.autograd.backward(_curve(points, logs.detach()).sum())
-        assert points.grad is not None
-        self.typical_slope = points.grad.mean() / self.shift[1]
-        self.parameters_log = logs.detach()
+        points = (scores[row, item] - self.shift[0]) / self.shift[1]
+        middle, log_count = _binned(scores, self.shift, points)
+        shares = torch.bincount(row, minlength=len(scores)).to(points) / max(len(row), 1)
+        start = self.parameters_log.clone()
+
+        def loss(logs: Tensor) -> Tensor:
+            whole = torch.logsumexp(_curve(middle, logs) + log_count, dim=1)
+            return (whole * shares).sum() - _curve(points, logs).mean()
+
+        self.parameters_log, value = _minimum(loss, start)
+        self.typical_slope = _steepness(points, self.parameters_log).mean() / self.shift[1]
         self.fitted = torch.ones((), dtype=torch.bool)
-        return float(loss.detach())
+        return value
+
+
+def _binned(scores: Tensor, shift: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means of standardised scores by user and bin, [B, K], and log counts of items.
+
+    Edges are quantiles of all scores and of the consumed items' and steps of equal width, so bins
+    are narrow both where most scores are and where the likely ones are. Where there are not more
+    items than bins, every score is a bin of its own.
+    """
+    n_users, n_items = scores.shape
+    if n_items <= 3 * _BINS:
+        return (scores - shift[0]) / shift[1], torch.zeros(1, 1).to(scores)
+    low, high = ((end - shift[0]) / shift[1] for end in scores.aminmax())
+    stride = max(1, scores.numel() // _EDGE_SAMPLE) | 1  # odd: not one column alone
+    sample = (scores.reshape(-1)[::stride] - shift[0]) / shift[1]
+    ends = [values.sort().values for values in (sample, points)]
+    inner = [
+        values[torch.linspace(0, len(values) - 1, _BINS, device=values.device).long()]
+        for values in ends
+        if len(values)
+    ]
+    steps = torch.linspace(float(low), float(high), _BINS, device=scores.device)
+    edges = torch.cat([*inner, steps]).unique()
+    size = len(edges) + 1
+    total, count = torch.zeros(2, n_users, size, device=scores.device, dtype=torch.float64)
+    for user in range(n_users):  # a row at a time: no second matrix of all scores
+        t = (scores[user] - shift[0]) / shift[1]
+        place = torch.bucketize(t, edges)
+        total[user] = torch.bincount(place, t.double(), minlength=size)
+        count[user] = torch.bincount(place, minlength=size)
+    return (total / count.clamp_min(1)).to(scores), count.log().to(scores)
+
+
+def _minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, float]:
+    """Return where a loss of a few parameters is smallest, from `start` on, and its value there."""
+    logs = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [logs], max_iter=_MAX_ROUNDS, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(logs) + _PULL / 2 * (logs - start).square().sum()
+        torch.autograd.backward(value)
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    found = logs.detach()
+    return found, float(loss(found))
+
+
+def _steepness(t: Tensor, logs: Tensor) -> Tensor:
+    """Return the derivative of the curve at t."""
+    slope, power, sharpness, floor = logs.exp()
+    inside = sharpness * torch.sigmoid(sharpness * t) / (F.softplus(sharpness * t) + floor)
+    return slope + power * inside
 
 
 def _curve(t: Tensor, logs: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ _USER_EXPONENT = 0.5
 _PENALTY_EXPONENT = 0.4
 _OVERSAMPLE = 32
 _ITERATIONS = 10
-_LEAST_SQUARE = 1e-14
+_LEAST_SQUARE = 1e-10  # of the largest one; smaller ones are rounding
+_MAX_EXACT = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +56,13 @@ class Spectrum:
 def closed_ranks(n_users: int, n_items: int, latent: int) -> list[int]:
     """Return the ranks H to try for a model of `latent` dims, ascending; none above about 2 GB.
 
-    Dims cost no gradient steps here, so twice as many are tried too where that takes up to 0.5 GB
-    and there are more items than `latent`.
+    Dims cost no gradient steps here, so twice as many are tried too where that takes up to 0.5 GB.
+    There are never more than users or items.
     """
-    sizes = [(latent, MAX_ELEMENTS)]
-    if n_items > latent:
-        sizes.append((2 * latent, MAX_ELEMENTS // 4))
+    least = min(n_users, n_items)  # the matrix has no more singular values
+    sizes = [(min(latent, least), MAX_ELEMENTS)]
+    if least > latent:
+        sizes.append((min(2 * latent, least), MAX_ELEMENTS // 4))
     rows = max(n_users, n_items)
     return [rank for rank, most in sizes if rows * (rank + _OVERSAMPLE) <= most]
 
@@ -74,7 +76,10 @@ def spectrum(
     rank: int,
     seed: int,
 ) -> Spectrum:
-    """Decompose by randomised subspace iteration (Halko, Martinsson, Tropp, 2011).
+    """Decompose on the side of the users or of the items, whichever are fewer.
+
+    Up to 2048 of these the Gram matrix is decomposed in full. Beyond, a subspace is iterated on
+    (Halko, Martinsson, Tropp, 2011).
 
     Args:
         rows: [M] users; an item that a user has several times counts once.
@@ -92,19 +97,27 @@ def spectrum(
     scale = (per_item / per_item.mean()) ** (-_PENALTY_EXPONENT / 2)
     values = (weight[rows] * scale[items]).astype(np.float32)
     matrix = sparse.csr_matrix((values, (rows, items)), shape=(n_users, n_items))
-    transposed = matrix.T.tocsr()
-    width = min(rank + _OVERSAMPLE, n_items)
-    draw = np.random.default_rng([seed, 0x33])
-    basis = draw.standard_normal((n_items, width), dtype=np.float32)
-    for _ in range(_ITERATIONS):
-        basis = _orthonormal(transposed @ (matrix @ basis))
-    image = matrix @ basis
-    squares, rotation = np.linalg.eigh((image.T @ image).astype(np.float64))
+    few = matrix if n_users < n_items else matrix.T.tocsr()
+    many = few.T.tocsr()
+    if few.shape[0] <= _MAX_EXACT:
+        basis = np.eye(few.shape[0], dtype=np.float32)
+        gram = (few.astype(np.float64) @ many).toarray()
+    else:
+        width = min(rank + _OVERSAMPLE, few.shape[0])
+        draw = np.random.default_rng([seed, 0x33])
+        basis = draw.standard_normal((few.shape[0], width), dtype=np.float32)
+        for _ in range(_ITERATIONS):
+            basis = _orthonormal(few @ (many @ basis))
+        image = many @ basis
+        gram = (image.T @ image).astype(np.float64)
+    squares, rotation = np.linalg.eigh(gram)
     order = np.argsort(-squares)[:rank]
+    order = order[squares[order] > _LEAST_SQUARE * squares.max(initial=0.0)]
     found = np.zeros(rank, dtype=np.float32)
+    found[: len(order)] = np.sqrt(squares[order])
     vectors = np.zeros((n_items, rank), dtype=np.float32)
-    found[: len(order)] = np.sqrt(squares[order].clip(0))
-    vectors[:, : len(order)] = basis @ rotation[:, order].astype(np.float32)
+    sides = basis @ rotation[:, order].astype(np.float32)
+    vectors[:, : len(order)] = many @ sides / found[: len(order)] if few is matrix else sides
     return Spectrum(found, vectors, scale.astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Losses of the consume block that never hold a matrix of users x items.
+"""Losses of the consume block that never hold a large matrix of users x items.
 
 B users, N items, H dims, P distinct (user, item) pairs of the batch, s[u, i] = z_u . g_i + b_i.
 Zero diagonal: `own` [P] is taken out of the scores of the pairs.
@@ -16,11 +16,15 @@ from raysys.autoencoder.ragged_ops import Pairs, bag
 from raysys.data.batches import Ragged
 
 MAX_SCORES = 1 << 22  # of the scores that are held at once
+_MAX_SCORES_COSINE = 1 << 24
 _MAX_SCORES_GPU = 1 << 28  # few products there
 
 
 def cosine_loss(z: Tensor, g: Tensor, batch: Ragged, pairs: Pairs, own: Tensor | None) -> Tensor:
-    """Return the sum over users of 1 - cos(x, y), by the Gram matrix of the item vectors.
+    """Return the sum over users of 1 - cos(x, y).
+
+    |y|^2 is that of the scores [B, N] where there are fewer users than dims, else it comes from the
+    Gram matrix of the item vectors: whichever takes less work.
 
     Args:
         z: [B, H].
@@ -31,7 +35,10 @@ def cosine_loss(z: Tensor, g: Tensor, batch: Ragged, pairs: Pairs, own: Tensor |
     """
     x = bag(batch, g, pairs.share)  # sum of g over the profile's distinct items
     product = (z * x).sum(dim=1)
-    square = ((z @ (g.T @ g)) * z).sum(dim=1)
+    if len(z) < z.shape[1] and len(z) * len(g) <= _MAX_SCORES_COSINE:
+        square = (z @ g.T).square().sum(dim=1)
+    else:
+        square = ((z @ (g.T @ g)) * z).sum(dim=1)
     if own is not None:
         product = product - pairs.per_user(own)
         # as the sum of own_i g_i over the items is z

@@ -1,9 +1,12 @@
 """The closed form of the consume block against EASE's own formula."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 
+from raysys.autoencoder import closed_form
 from raysys.autoencoder.closed_form import closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.model import Conv4Rec
@@ -73,6 +76,8 @@ def test_more_dims_are_tried_where_they_are_cheap():
     assert closed_ranks(70_000, 3700, 512) == [512]
     assert closed_ranks(500_000, 3700, 512) == []
     assert closed_ranks(6000, 512, 512) == [512]  # as many dims as items: there are no more
+    assert closed_ranks(900, 20_000, 512) == [512, 900]
+    assert closed_ranks(100, 20_000, 512) == [100]
 
 
 def test_a_smaller_rank_is_the_larger_one_cut(pairs):
@@ -81,3 +86,38 @@ def test_a_smaller_rank_is_the_larger_one_cut(pairs):
     B, others = small.item_vectors(5.0, 3)
     np.testing.assert_allclose(A @ A.T, B @ B.T, atol=1e-4)
     np.testing.assert_allclose(scales, others, rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 20.0])
+def test_fewer_users_than_items_are_solved_on_the_side_of_the_users(pairs, penalty):
+    users, items = np.array(pairs)[:, np.array(pairs)[0] < 7]
+    found = spectrum(users, items, n_users=7, n_items=N_ITEMS, rank=7, seed=0)
+    whole = np.linalg.svd(scaled(users, items), full_matrices=False)
+    np.testing.assert_allclose(found.values, whole.S, rtol=1e-4)
+    A, B = (
+        found.item_vectors(penalty, 7)[0],
+        whole.Vh.T * np.sqrt(whole.S**2 / (whole.S**2 + penalty)),
+    )
+    np.testing.assert_allclose(A @ A.T, B @ B.T, atol=1e-5)
+
+
+def scaled(users, items):
+    X = np.zeros((7, N_ITEMS))
+    X[users, items] = 1
+    per_user, per_item = X.sum(1).clip(1), X.sum(0).clip(1)
+    weight, scale = (per_user / per_user.mean()) ** -0.25, (per_item / per_item.mean()) ** -0.2
+    return weight[:, None] * X * scale
+
+
+@pytest.mark.parametrize("sizes", [(60, 12), (12, 60)])
+def test_the_iterated_subspace_is_that_of_the_whole_decomposition(monkeypatch, sizes):
+    seen = np.random.default_rng(5).random(sizes) < 0.3
+    solve = functools.partial(
+        spectrum, *np.nonzero(seen), n_users=sizes[0], n_items=sizes[1], rank=4, seed=0
+    )
+    exact = solve()
+    monkeypatch.setattr(closed_form, "_MAX_EXACT", 0)
+    found = solve()
+    np.testing.assert_allclose(found.values, exact.values, rtol=1e-4)
+    A, B = exact.item_vectors(5.0, 4)[0], found.item_vectors(5.0, 4)[0]
+    np.testing.assert_allclose(A @ A.T, B @ B.T, atol=1e-4)

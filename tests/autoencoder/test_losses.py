@@ -5,6 +5,9 @@ import torch
 
 from raysys.autoencoder import losses
 from raysys.autoencoder.losses import log_normalisers, sampled_log_normalisers
+from raysys.autoencoder.ragged_ops import Pairs, bag
+from raysys.data.batches import ragged
+from tests.support import models
 
 N_USERS, N_ITEMS, DIM = 6, 500, 4
 
@@ -81,3 +84,20 @@ def test_a_sample_has_a_gradient_and_an_empty_batch_a_value():
     none = torch.zeros(0, dtype=torch.int64)
     alone = sampled_log_normalisers(*inputs, (none, none), torch.zeros(0), n_sampled=100)
     assert alone.isfinite().all()
+
+
+@pytest.mark.parametrize("zero_diagonal", [True, False])
+def test_the_cosine_loss_of_scores_is_that_of_the_gram_matrix(monkeypatch, zero_diagonal):
+    draw = torch.Generator().manual_seed(4)
+    batch = ragged(models.random_cells(2, 1, sizes=(6, 4, 0, 7)))
+    g = torch.nn.functional.normalize(
+        torch.randn(models.N_ITEMS, 5, generator=draw)
+    ).requires_grad_()
+    own = torch.full((len(batch.item_num),), 0.1) if zero_diagonal else None
+    found = []
+    for most in (losses._MAX_SCORES_COSINE, 0):
+        monkeypatch.setattr(losses, "_MAX_SCORES_COSINE", most)
+        z = bag(batch, g, torch.ones(len(batch.item_num)))
+        loss = losses.cosine_loss(z, g, batch, Pairs(batch, models.N_ITEMS), own)
+        found.append((loss, *torch.autograd.grad(loss, [g])))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
