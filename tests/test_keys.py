@@ -148,6 +148,7 @@ SHOWN = {
         "betas": "test_the_report_holds_the_cuts_penalties_and_intervals_asked_for",
         "baselines": "test_targets_are_counted",
         "replicates": "test_the_report_holds_the_cuts_penalties_and_intervals_asked_for",
+        "horizons": "test_horizons_split_targets_and_users_by_days",
     },
     "ScoreConfig": {
         "top_k": "test_every_users_list_is_what_the_service_answers",

@@ -2,28 +2,21 @@
 
     audit -> count the training window -> fit or reuse the baselines -> rank and rate shard by shard
 
-Writes `<run>/reports/<name>.json` (all metrics and slices of all methods) and
-`<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which `compare`
-works). The first is written last and names the second.
+Writes `<run>/reports/<name>.json` (all metrics and slices of all methods), `<name>.md` (the same as
+a page) and `<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which
+`compare` works). The first is written last and names the last.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import secrets
-import shutil
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import AutoencoderFacts
@@ -32,15 +25,14 @@ from raysys.cluster.tasks import Run, task_runner
 from raysys.config import JobConfig, require, require_run
 from raysys.data.profiles import Profiles, shard_names
 from raysys.data.schema import PERIODS, period_windows
-from raysys.errors import CorruptBuildError, DataError
+from raysys.errors import DataError
 from raysys.evaluation import audit, fit_baselines, metric_table, protocols
-from raysys.evaluation.evaluator import Evaluator
+from raysys.evaluation.ranked_users import POPULARITY_SLICES
 from raysys.prepare.append import BASE as APPENDED_TO
-from raysys.reports import tables
+from raysys.reports import files, page, tables
 from raysys.reports.methods import VIA, Subject
 from raysys.reports.passes import (
     Counted,
-    Evaluated,
     EvaluationTask,
     Plan,
     count_shard,
@@ -71,6 +63,8 @@ class MeasureConfig(JobConfig):
         baselines: methods shown beside the model; [] for none. Those that do not apply to the log
             are left out.
         replicates: bootstrap replicates behind the intervals; 0 for none.
+        horizons: days after the cut, and since the last visit, at which metrics are split; with
+            split=temporal and protocol=cutoff.
     """
 
     GONE = {
@@ -87,6 +81,7 @@ class MeasureConfig(JobConfig):
         default_factory=lambda: [*fit_baselines.RANKERS, *fit_baselines.RATERS]
     )
     replicates: int = 1000
+    horizons: list[float] = dataclasses.field(default_factory=lambda: list(metric_table.HORIZONS))
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
@@ -100,6 +95,7 @@ class MeasureConfig(JobConfig):
         unknown = [name for name in self.baselines if name not in known]
         require(not unknown, "baselines", self.baselines, f"a list of {', '.join(known)}")
         require(self.replicates >= 0, "replicates", self.replicates, "0 or more")
+        require(all(h > 0 for h in self.horizons), "horizons", self.horizons, "above 0 each")
 
 
 @dataclasses.dataclass
@@ -127,14 +123,6 @@ class EvaluateConfig(MeasureConfig):
         super().__post_init__()
         require(self.period in PERIODS, "period", self.period, " or ".join(PERIODS))
         require(self.via in VIA, "via", self.via, "model, codes or index")
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The merged evaluators of all shards and what was left out."""
-
-    evaluators: dict[str, Evaluator]
-    dropped: Counter[str]
 
 
 def evaluate(cfg: EvaluateConfig) -> StageResult:
@@ -169,16 +157,20 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     report_id = secrets.token_hex(8)
     with (
         task_runner(cfg.ray, size=n_cells // _CELLS_PER_ROW) as run,
-        _user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
+        files.user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
     ):
         counts, rated = _count(plan, shards, profiles, run)
         tasks = [EvaluationTask(plan, name, counts, rated) for name in shards]
         results = run(evaluate_shard, tasks, stage="evaluate", rows=n_users, large=True)
-        outcome = _merge(results, folder)
+        outcome = files.merge(results, folder)
         record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
-    _publish(workspace, f"{REPORTS}/{name}", record)
+        record["differences"] = page.differences(
+            folder, cfg.via, [*record["methods"]], seed=cfg.seed, replicates=cfg.replicates
+        )
+        page.draw_days(record, folder)
+    files.publish(workspace, f"{REPORTS}/{name}", record, page.page(record, name))
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
-    for line in tables.table(methods):
+    for line in [*tables.table(methods), *page.lines(record)]:
         log.info("%s", line)
     own = methods.pop(cfg.via)
     return StageResult(
@@ -229,6 +221,7 @@ def _plan(
     facts = profiles.facts
     values = [value for value in profiles.levels.values if value is not None]
     spread = max(values) - min(values) if values else 0.0
+    by_days = facts.cutoffs is not None and cfg.protocol == "cutoff"
     return Plan(
         run=cfg.run,
         cache_dir=cfg.cache_dir,
@@ -248,6 +241,8 @@ def _plan(
             betas=tuple(cfg.betas),
             levels=profiles.levels.names,
             rating_range=spread or 1.0,
+            horizons=tuple(cfg.horizons) if by_days else (),
+            cut=facts.cutoffs[cfg.period] if facts.cutoffs else 0,
         ),
         seed=cfg.seed,
         replicates=cfg.replicates,
@@ -302,72 +297,18 @@ def _count(
     return np.sum([c.item_counts for c in found], axis=0), bool(levels[profiles.levels.rated].any())
 
 
-@contextlib.contextmanager
-def _user_files(workspace: Workspace, target: str) -> Iterator[Path]:
-    """Give a local folder whose files lie in `target` of the run when the block succeeds."""
-    storage = workspace.storage
-    folder = Path(storage.root) / target if storage.is_local else Path(tempfile.mkdtemp())
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-        if not storage.is_local:
-            storage.upload(folder, target)
-    except BaseException:
-        storage.delete(target)
-        storage.prune(target.rpartition("/")[0])
-        raise
-    finally:
-        if not storage.is_local:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(workspace: Workspace, report: str, record: dict[str, Any]) -> None:
-    """Write a report's JSON, and delete the users' sums of the report that it replaces."""
-    try:
-        before = workspace.storage.read_json(f"{report}.json") or {}
-    except CorruptBuildError:
-        before = {}
-    workspace.storage.write_atomic(f"{report}.json", json.dumps(record, indent=1) + "\n")
-    if before.get("report_id"):
-        workspace.storage.delete(f"{report}/{before['report_id']}")
-
-
-def _merge(results: Iterable[Evaluated], folder: Path) -> Outcome:
-    """Add up the shards in order and write their users' sums, one file per method."""
-    merged: dict[str, Evaluator] = {}
-    dropped: Counter[str] = Counter()
-    with contextlib.ExitStack() as files:
-        writers: dict[str, pq.ParquetWriter] = {}
-        for result in results:
-            dropped.update(result.dropped)
-            for method, evaluator in result.evaluators.items():
-                table = result.tables[method]
-                if method in merged:
-                    merged[method].merge(evaluator)
-                else:
-                    merged[method] = evaluator
-                    path = folder / f"{method}.parquet"
-                    writers[method] = files.enter_context(
-                        pq.ParquetWriter(path, table.schema, compression="zstd")
-                    )
-                writers[method].write_table(table)
-    return Outcome(merged, dropped)
-
-
 def _record(
     cfg: EvaluateConfig,
     plan: Plan,
     subject: Subject,
-    outcome: Outcome,
+    outcome: files.Outcome,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
     """Return the report as JSON values."""
     own = outcome.evaluators[cfg.via]
     evaluated = {
         "rows": own.count("rows"),
-        "targets": sum(
-            own.count(f"targets|popularity={d + 1}") for d in range(metric_table.POPULARITY_SLICES)
-        ),
+        "targets": sum(own.count(f"targets|popularity={d + 1}") for d in range(POPULARITY_SLICES)),
         "rated_targets": own.count("rated"),
     }
     if not evaluated["rows"] and not evaluated["rated_targets"]:
@@ -390,6 +331,7 @@ def _record(
         "evaluated": evaluated,
         "dropped": {reason: count for reason, count in sorted(outcome.dropped.items()) if count},
         "baselines_left_out": left_out,
+        "horizons": page.buckets(own),
         "methods": {
             method: {"metrics": evaluator.result(), "slices": evaluator.slices()}
             for method, evaluator in outcome.evaluators.items()

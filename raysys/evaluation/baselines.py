@@ -3,9 +3,10 @@
 Letters: U users, B users in a block, N items of the catalogue.
 
 popularity: training interactions. recent: those among the last fraction of the training log.
-decayed: every interaction weighs 2^(-age / half-life). itemknn: cosine between items with
-shrinkage, each item keeps its k nearest. ease: Steck, "Embarrassingly Shallow Autoencoders for
-Sparse Data", WWW 2019, equation 8. All see presence only: a (user, item) pair counts once.
+window: those of the last days before the cut. decayed: every interaction weighs
+2^(-age / half-life). itemknn: cosine between items with shrinkage, each item keeps its k nearest.
+ease: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8. All see
+presence only: a (user, item) pair counts once.
 """
 
 from __future__ import annotations
@@ -149,6 +150,17 @@ def recent(cells: Cells, n_items: int, *, fraction: float) -> ItemRanker:
     """Rank by interactions in the last `fraction` of the training log, ties by all of it."""
     times = np.sort(cells.timestamp)
     start = times[min(int((1 - fraction) * len(times)), len(times) - 1)] if len(times) else 0
+    return _since(cells, n_items, start)
+
+
+def window(cells: Cells, n_items: int, *, days: float) -> ItemRanker:
+    """Rank by interactions in the last `days` of the training log, ties by all of it."""
+    start = cells.timestamp.max(initial=0) - days * _SECONDS_PER_DAY
+    return _since(cells, n_items, start)
+
+
+def _since(cells: Cells, n_items: int, start: float) -> ItemRanker:
+    """Rank by interactions at or after `start`, ties by all of them."""
     late = item_counts(cells.take(cells.timestamp >= start), n_items)
     order = np.lexsort((np.arange(n_items), -item_counts(cells, n_items), -late))
     scores = np.empty(n_items, dtype=np.float32)

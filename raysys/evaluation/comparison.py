@@ -6,6 +6,7 @@ Letters: U common users, C columns of sums, B bootstrap replicates.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +89,24 @@ def replicated(table: pa.Table, *, seed: int, replicates: int) -> dict[str, NDAr
 
 
 def compare_users(
-    one: pa.Table, other: pa.Table, *, seed: int, replicates: int
+    one: pa.Table,
+    other: pa.Table,
+    *,
+    seed: int,
+    replicates: int,
+    metrics: Collection[str] | None = None,
 ) -> tuple[dict[str, Difference], int]:
     """Compare two tables of `UserSums.table` on their common users.
 
+    Args:
+        one: the first table.
+        other: the second.
+        seed: of the bootstrap over users.
+        replicates: of the bootstrap.
+        metrics: compared; None: all.
+
     Returns:
-        {metric: Difference} of all metrics that both can give, and the number of common users.
+        {metric: Difference} of the metrics that both can give, and the number of common users.
 
     Raises:
         DataError: no user stands in both.
@@ -107,7 +120,13 @@ def compare_users(
     if not len(ids):
         raise DataError("the two evaluations have no user in common")
     known = {ratio.name: ratio for ratio in theirs.ratios}
-    ratios = [r for r in layout.ratios if known.get(r.name) == r]
+    ratios = [
+        r
+        for r in layout.ratios
+        if known.get(r.name) == r and (metrics is None or r.name in metrics)
+    ]
+    if not ratios:
+        return {}, len(ids)
     columns = list(dict.fromkeys(name for r in ratios for name in (r.den, r.num)))
     sums = [_matrix(one, columns)[rows], _matrix(other, columns)[other_rows]]
     weighted = _weighted(sums, user_keys(ids), seed=seed, replicates=replicates)

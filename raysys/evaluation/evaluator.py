@@ -29,6 +29,7 @@ from raysys.evaluation.bootstrap import (
     weighted_sums,
 )
 from raysys.evaluation.metric_table import MetricLayout
+from raysys.evaluation.ranked_users import RankedUsers, popularity_slice
 
 U = TypeVar("U")
 Metrics = dict[str, dict[str, float | None]]
@@ -73,7 +74,7 @@ class Evaluator:
         share = np.maximum(item_counts, 1) / max(float(np.maximum(item_counts, 1).sum()), 1.0)
         self._weights = {b: _penalty(share, b) for b in layout.betas}
         self._surprise = fixed_point(-np.log2(share))
-        self._tenths = lay.popularity_slice(item_counts)
+        self._tenths = popularity_slice(item_counts)
 
     def update_ranking(
         self,
@@ -94,7 +95,7 @@ class Evaluator:
         Returns:
             int64 [B, C], the sums of each row.
         """
-        users = lay.RankedUsers(
+        users = RankedUsers(
             history=history,
             targets=targets,
             ranks=metrics.target_ranks(lists, targets),
@@ -172,7 +173,7 @@ class Evaluator:
         return {name: value for name, value in found.items() if value is not None}
 
     def slices(self) -> Metrics:
-        """Return recall@20 by popularity tenth, history length and level, where there is data."""
+        """Return metrics by popularity, history, level and days, where there is data."""
         found = {r.name: self._ratio(r) for r in self.layout.slices}
         return {name: value for name, value in found.items() if value is not None}
 

@@ -27,18 +27,20 @@ from raysys.store.kinds import Facts
 
 log = logging.getLogger(__name__)
 
-RANKERS = ("popularity", "recent", "decayed", "itemknn", "ease")
+RANKERS = ("popularity", "recent", "window", "decayed", "itemknn", "ease")
+ITEM_ITEM = ("itemknn", "ease")
 RATERS = ("marginal", "histogram", "bias")
 MAX_KNN_ITEMS = 60_000
 MAX_CELLS = 30_000_000
 
-_TIMED = ("recent", "decayed")
+_TIMED = ("recent", "window", "decayed")
 _VAL_USERS = 5000
 _BLOCK = 256
 _CHOSEN_BY = "ndcg@100"
 _GRIDS: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "recent": [{"fraction": f} for f in (0.05, 0.1, 0.2, 0.4)],
+    "window": [{"days": d} for d in (1, 3, 7, 14, 30, 90, 180)],
     "decayed": [{"half_life_days": d} for d in (1, 7, 30, 90, 365)],
     "itemknn": [{"k": k, "shrink": s} for k in (10, 50, 200) for s in (0, 20, 100)],
     "ease": [{"penalty": p} for p in (150, 400, 600, 1200)],
@@ -49,6 +51,7 @@ _GRIDS: dict[str, list[dict[str, float]]] = {
 _CLASSES: dict[str, Any] = {
     "popularity": baselines.ItemRanker,
     "recent": baselines.ItemRanker,
+    "window": baselines.ItemRanker,
     "decayed": baselines.ItemRanker,
     "itemknn": baselines.ItemKNN,
     "ease": baselines.Ease,

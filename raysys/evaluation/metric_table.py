@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,17 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.cells import Cells
-from raysys.evaluation import metrics
+from raysys.evaluation import ranked_users as ranked
 from raysys.evaluation.bootstrap import ONE, fixed_point
+from raysys.evaluation.ranked_users import (
+    LIST_LENGTH,
+    POPULARITY_SLICES,
+    Counts,
+    RankedUsers,
+    summed,
+)
 
 TOP_K = (*range(1, 11), 15, 20, 25, 50)
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 NDCG_K = (10, 20, 100)
-LIST_LENGTH = 100
 SLICE_K = 20
-POPULARITY_SLICES = 10
-HISTORY_EDGES = (1, 5, 10, 20, 50, 100, 200, 500)
-NO_HISTORY = "0"
+HORIZONS = (1.0, 7.0, 30.0, 180.0)  # days
+DAY_METRICS = (f"recall@{SLICE_K}", "ndcg@100", f"recall@{SLICE_K}^0.3")
+DAY_SLICES = {"days_after": ranked.after_cut, "days_away": ranked.last_seen}
 HEADLINES = (
     "recall@20",
     "recall@50",
@@ -48,8 +54,13 @@ HEADLINES = (
     "nll",
     "ece",
 )
-
-Counts = NDArray[np.int64]
+_DAY_SUMS: dict[str, Callable[[RankedUsers], Counts]] = {
+    "rows": ranked.with_targets,
+    "recall": partial(ranked.recall, k=SLICE_K),
+    "ndcg": partial(ranked.ndcg, k=100),
+    "weight^0.3": partial(ranked.weight_sum, beta=0.3),
+    "hits^0.3": partial(ranked.weight_sum, beta=0.3, k=SLICE_K),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +91,23 @@ class MetricLayout:
         betas: exponents of the popularity penalty.
         levels: names of the levels, for the slices.
         rating_range: largest minus smallest rating value; errors are stored in units of it.
+        horizons: edges in days of the slices by days after the cut and since the last visit.
+        cut: UTC seconds; days are counted from it.
     """
 
     top_k: tuple[int, ...] = TOP_K
     betas: tuple[float, ...] = BETAS
     levels: tuple[str, ...] = ()
     rating_range: float = 1.0
+    horizons: tuple[float, ...] = ()
+    cut: int = 0
 
     def __post_init__(self) -> None:
         """Sort the grids and keep the cuts and exponents that are always reported."""
         object.__setattr__(self, "top_k", tuple(sorted({*self.top_k, SLICE_K})))
         object.__setattr__(self, "betas", tuple(sorted({*map(float, self.betas), 0.0, 0.3})))
         object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "horizons", tuple(sorted({*map(float, self.horizons)})))
 
     @property
     def list_length(self) -> int:
@@ -128,7 +144,7 @@ class MetricLayout:
 
     @functools.cached_property
     def slices(self) -> tuple[Ratio, ...]:
-        """Recall@20 by popularity tenth, length of history and level."""
+        """Recall@20 by popularity tenth, history, level; `DAY_METRICS` by days."""
         cut = f"recall@{SLICE_K}"
         return (
             *(
@@ -137,11 +153,16 @@ class MetricLayout:
             ),
             *(
                 Ratio(f"{cut}|history={h}", f"recall|history={h}", f"rows|history={h}")
-                for h in history_names()
+                for h in ranked.history_names()
             ),
             *(
                 Ratio(f"{cut}|level={r}", f"hits|level={r}", f"targets|level={r}", 1)
                 for r in self.levels
+            ),
+            *itertools.chain.from_iterable(
+                _by_days(f"{kind}={name}")
+                for kind in DAY_SLICES
+                for name in ranked.bucket_names(self.horizons)
             ),
         )
 
@@ -174,126 +195,62 @@ class MetricLayout:
             betas=tuple(fields["betas"]),
             levels=tuple(fields["levels"]),
             rating_range=float(fields["rating_range"]),
+            horizons=tuple(fields.get("horizons", ())),  # files of earlier versions have none
+            cut=int(fields.get("cut", 0)),
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class RankedUsers:
-    """B users with their targets and lists.
-
-    Attributes:
-        history: what the ranker saw.
-        targets: M new items, each once per user.
-        ranks: [M] position of each target in its user's list, 1 is the best, 0 not listed.
-        lists: [B, SLICE_K] items best first, -1 padded.
-        weights: {beta: [N]} weight of each item, in fixed point.
-        surprise: [N] -log2 of each item's share of the training interactions, in fixed point.
-        tenths: [N] popularity slice of each item.
-    """
-
-    history: Cells
-    targets: Cells
-    ranks: NDArray[np.int32]
-    lists: NDArray[np.int32]
-    weights: Mapping[float, Counts]
-    surprise: Counts
-    tenths: Counts
-
-    def hits(self, k: int) -> NDArray[np.bool_]:
-        """Tell which targets [M] stand among the first k."""
-        return np.asarray((self.ranks > 0) & (self.ranks <= k))
-
-    def total(self, values: NDArray[Any]) -> Counts:
-        """Return the sums [B] of values per target [M], exactly."""
-        return summed(self.targets, values)
+def _by_days(part: str) -> list[Ratio]:
+    """Return `DAY_METRICS` of a bucket of days."""
+    recall, ndcg, pooled = (f"{name}|{part}" for name in DAY_METRICS)
+    return [
+        Ratio(recall, f"recall|{part}", f"rows|{part}"),
+        Ratio(ndcg, f"ndcg|{part}", f"rows|{part}"),
+        Ratio(pooled, f"hits^0.3|{part}", f"weight^0.3|{part}", scale=1.0),
+    ]
 
 
 def rank_sums(layout: MetricLayout) -> dict[str, Callable[[RankedUsers], Counts]]:
     """Return how each column of ranking metrics is summed, a value per user [B]."""
     cut = SLICE_K
     sums: dict[str, Callable[[RankedUsers], Counts]] = {
-        "rows": _row,
-        f"listed@{cut}": _listed,
-        f"surprise@{cut}": _surprise,
+        "rows": ranked.with_targets,
+        f"listed@{cut}": ranked.listed,
+        f"surprise@{cut}": ranked.surprise_sum,
     }
-    sums |= {f"recall@{k}": partial(_recall, k=k) for k in layout.top_k}
-    sums |= {f"hit@{k}": partial(_hit, k=k) for k in layout.top_k}
-    sums |= {f"ndcg@{k}": partial(_ndcg, k=k) for k in NDCG_K}
-    for beta in layout.betas:
-        sums[f"weight^{beta:g}"] = partial(_weight, beta=beta)
-        sums |= {f"hits@{k}^{beta:g}": partial(_weight, beta=beta, k=k) for k in layout.top_k}
+    sums |= {f"recall@{k}": partial(ranked.recall, k=k) for k in layout.top_k}
+    sums |= {f"hit@{k}": partial(ranked.hit, k=k) for k in layout.top_k}
+    sums |= {f"ndcg@{k}": partial(ranked.ndcg, k=k) for k in NDCG_K}
+    for b in layout.betas:
+        sums[f"weight^{b:g}"] = partial(ranked.weight_sum, beta=b)
+        sums |= {f"hits@{k}^{b:g}": partial(ranked.weight_sum, beta=b, k=k) for k in layout.top_k}
     for tenth in range(POPULARITY_SLICES):
-        inside = partial(_in_tenth, tenth=tenth)
-        sums[f"targets|popularity={tenth + 1}"] = partial(_targets, inside=inside)
-        sums[f"hits|popularity={tenth + 1}"] = partial(_targets, inside=inside, k=cut)
+        inside = partial(ranked.in_tenth, tenth=tenth)
+        sums[f"targets|popularity={tenth + 1}"] = partial(ranked.target_count, inside=inside)
+        sums[f"hits|popularity={tenth + 1}"] = partial(ranked.target_count, inside=inside, k=cut)
     for level, name in enumerate(layout.levels):
-        inside = partial(_of_level, level=level)
-        sums[f"targets|level={name}"] = partial(_targets, inside=inside)
-        sums[f"hits|level={name}"] = partial(_targets, inside=inside, k=cut)
-    for number, name in enumerate(history_names()):
-        sums[f"rows|history={name}"] = partial(_with_history, number=number)
-        sums[f"recall|history={name}"] = partial(_recall_with_history, number=number, k=cut)
+        inside = partial(ranked.of_level, level=level)
+        sums[f"targets|level={name}"] = partial(ranked.target_count, inside=inside)
+        sums[f"hits|level={name}"] = partial(ranked.target_count, inside=inside, k=cut)
+    for number, name in enumerate(ranked.history_names()):
+        sums[f"rows|history={name}"] = partial(ranked.history_is, number=number)
+        sums[f"recall|history={name}"] = partial(ranked.recall_with_history, number=number, k=cut)
+    for kind, part in DAY_SLICES.items():
+        for number, name in enumerate(ranked.bucket_names(layout.horizons)):
+            kept = partial(part, cut=layout.cut, edges=layout.horizons, number=number)
+            sums |= {
+                f"{column}|{kind}={name}": partial(_of_part, part=kept, of=of)
+                for column, of in _DAY_SUMS.items()
+            }
     return sums
 
 
-def _row(users: RankedUsers) -> Counts:
-    return np.ones(len(users.lists), dtype=np.int64)
-
-
-def _listed(users: RankedUsers) -> Counts:
-    return np.asarray((users.lists >= 0).sum(axis=1))
-
-
-def _recall(users: RankedUsers, k: int) -> Counts:
-    possible = np.maximum(users.targets.counts, 1)
-    return fixed_point(users.total(users.hits(k)) / np.minimum(possible, k))
-
-
-def _hit(users: RankedUsers, k: int) -> Counts:
-    return np.asarray(users.total(users.hits(k)) > 0, dtype=np.int64)
-
-
-def _ndcg(users: RankedUsers, k: int) -> Counts:
-    gains = np.concatenate(([0.0], metrics.discounts(LIST_LENGTH)))
-    gain = gains[np.where(users.ranks <= k, users.ranks, 0)]
-    dcg = np.bincount(users.targets.rows, weights=gain, minlength=len(users.lists))
-    possible = np.minimum(np.maximum(users.targets.counts, 1), k)
-    return fixed_point(dcg / np.cumsum(gains)[possible])
-
-
-def _weight(users: RankedUsers, beta: float, k: int | None = None) -> Counts:
-    """Sum the weights of targets, of those among the first k where that is given."""
-    weights = users.weights[beta][users.targets.item_num]
-    return users.total(weights if k is None else np.where(users.hits(k), weights, 0))
-
-
-def _surprise(users: RankedUsers) -> Counts:
-    lists = users.lists
-    return np.asarray(np.where(lists >= 0, users.surprise[np.maximum(lists, 0)], 0).sum(axis=1))
-
-
-def _targets(
-    users: RankedUsers, inside: Callable[[RankedUsers], NDArray[np.bool_]], k: int | None = None
+def _of_part(
+    users: RankedUsers,
+    part: Callable[[RankedUsers], RankedUsers],
+    of: Callable[[RankedUsers], Counts],
 ) -> Counts:
-    """Count the targets of a slice, those among the first k where that is given."""
-    counted = inside(users)
-    return users.total(counted if k is None else counted & users.hits(k))
-
-
-def _in_tenth(users: RankedUsers, tenth: int) -> NDArray[np.bool_]:
-    return np.asarray(users.tenths[users.targets.item_num] == tenth)
-
-
-def _of_level(users: RankedUsers, level: int) -> NDArray[np.bool_]:
-    return np.asarray(users.targets.level == level)
-
-
-def _with_history(users: RankedUsers, number: int) -> Counts:
-    return np.asarray(history_slice(users.history.counts) == number, dtype=np.int64)
-
-
-def _recall_with_history(users: RankedUsers, number: int, k: int) -> Counts:
-    return _recall(users, k) * _with_history(users, number)
+    return of(part(users))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,36 +284,3 @@ RATING_SUMS: dict[str, Callable[[RatedUsers], Counts]] = {
 
 def _or_zero(users: RatedUsers) -> NDArray[np.float64]:
     return np.zeros(users.targets.n_cells) if users.surprisal is None else users.surprisal
-
-
-def summed(targets: Cells, values: NDArray[Any]) -> Counts:
-    """Return the sums [B] of values per target [M], exactly."""
-    total = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
-    sums: Counts = total[targets.offsets[1:]] - total[targets.offsets[:-1]]
-    return sums
-
-
-def history_names() -> list[str]:
-    """Return the names of the history slices: "0", "1-4", "5-9" ... "500+"."""
-    edges = HISTORY_EDGES
-    names = [f"{a}-{b - 1}" for a, b in itertools.pairwise(edges)]
-    return [NO_HISTORY, *names, f"{edges[-1]}+"]
-
-
-def history_slice(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the position in `history_names` of each history length."""
-    return np.searchsorted(np.array(HISTORY_EDGES), lengths, side="right")
-
-
-def popularity_slice(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return 0 .. 9 per item: tenths of the interactions, the most popular items first.
-
-    Args:
-        counts: [N] training interactions per item.
-    """
-    order = np.lexsort((np.arange(len(counts)), -counts))
-    before = np.cumsum(counts[order]) - counts[order]
-    tenth = before * POPULARITY_SLICES // max(int(counts.sum()), 1)
-    slices = np.empty(len(counts), dtype=np.int64)
-    slices[order] = np.minimum(tenth, POPULARITY_SLICES - 1)
-    return slices

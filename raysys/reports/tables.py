@@ -17,11 +17,16 @@ def headline(found: Metrics) -> Metrics:
 
 def table(methods: Mapping[str, Metrics]) -> list[str]:
     """Lay out the methods' headline metrics, one line each, as mean ± half the 95 % interval."""
+    return aligned(cells(methods))
+
+
+def cells(methods: Mapping[str, Metrics]) -> list[list[str]]:
+    """Return the cells of `table`."""
     columns = [name for name in HEADLINES if any(name in found for found in methods.values())]
     rows = [["", *columns]]
     for method, found in methods.items():
         rows.append([method, *(_cell(found, name) for name in columns)])
-    return aligned(rows)
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:

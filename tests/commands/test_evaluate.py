@@ -128,6 +128,33 @@ def config(workspace, **settings):
     return EvaluateConfig(run=workspace.run, **({"replicates": 50} | settings))
 
 
+def test_horizons_split_targets_and_users_by_days(run):
+    workspace, _, _ = run
+    days = [20 / 86_400, 60 / 86_400]  # the log of this world lasts 300 seconds
+    result = evaluate(config(workspace, horizons=days))
+    record = json.loads(
+        (workspace_path(workspace) / "reports/evaluate-test-model.json").read_text()
+    )
+    users = record["horizons"]
+    assert len(users["days_after"]) == len(users["days_away"]) == 3
+    assert sum(users["days_away"].values()) == record["evaluated"]["rows"]
+    assert max(users["days_after"].values()) < sum(users["days_after"].values())
+    page = (workspace_path(workspace) / "reports/evaluate-test-model.md").read_text()
+    assert "## Targets by days after the cut" in page
+    folder = workspace_path(workspace) / f"reports/evaluate-test-model/{record['report_id']}"
+    assert {path.name for path in folder.glob("*.svg")} == {"days_after.svg", "days_away.svg"}
+    assert set(record["differences"]["ease"]) == {"recall@20", "ndcg@100", "recall@20^0.3"}
+    gap = (
+        result.metrics["recall@20"]["mean"] - result.extra["baselines"]["ease"]["recall@20"]["mean"]
+    )
+    assert record["differences"]["ease"]["recall@20"]["mean"] == pytest.approx(gap)
+    evaluate(config(workspace, horizons=[]))
+    record = json.loads(
+        (workspace_path(workspace) / "reports/evaluate-test-model.json").read_text()
+    )
+    assert record["horizons"] == {}
+
+
 def test_the_report_holds_the_model_and_the_baselines(run):
     workspace, _, _ = run
     result = evaluate(config(workspace))
@@ -140,6 +167,7 @@ def test_the_report_holds_the_model_and_the_baselines(run):
     assert set(others) == {
         "popularity",
         "recent",
+        "window",
         "decayed",
         "itemknn",
         "ease",

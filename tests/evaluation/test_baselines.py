@@ -56,7 +56,7 @@ def test_itemknn_is_the_cosine_of_the_nearest():
     np.testing.assert_array_equal(np.diag(similarity), 0)
 
 
-def test_recent_and_decayed_prefer_what_is_new():
+def test_recent_window_and_decayed_prefer_what_is_new():
     cells = Cells(
         user_num=np.arange(4, dtype=np.int32),
         offsets=np.arange(0, 5),
@@ -68,6 +68,8 @@ def test_recent_and_decayed_prefer_what_is_new():
     empty = Cells.from_lists([[]])
     assert baselines.popularity(cells, 2)(empty, 1)[0, 0] == 0
     assert baselines.recent(cells, 2, fraction=0.25)(empty, 1)[0, 0] == 1
+    assert baselines.window(cells, 2, days=1)(empty, 1)[0, 0] == 1
+    assert baselines.window(cells, 2, days=11)(empty, 1)[0, 0] == 0
     assert baselines.decayed(cells, 2, half_life_days=1)(empty, 1)[0, 0] == 1
     assert baselines.decayed(cells, 2, half_life_days=1000)(empty, 1)[0, 0] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,8 +14,9 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import MetricLayout, popularity_slice
+from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import RatingPrediction
+from raysys.evaluation.ranked_users import popularity_slice
 
 LEVELS = RatingLevels(
     ("1", "2", "3", "unrated"), (1.0, 2.0, 3.0, None), (False, False, True, False)
@@ -165,6 +167,41 @@ def test_slices_add_up_to_the_whole():
     by_tenth = sum(found.count(f"hits|popularity={d}") for d in range(1, 11))
     assert by_level == by_tenth == total
     assert sum(found.count(c) for c in LAYOUT.columns if c.startswith("rows|")) == 40
+
+
+def test_days_split_targets_and_users_as_brute_force():
+    history, targets, lists, keys = world()
+    rng = np.random.default_rng(3)
+    day, cut = 86_400, 1_000 * 86_400
+    ages = np.concatenate([-np.sort(-rng.integers(0, 40, n)) for n in history.counts])
+    history = dataclasses.replace(history, timestamp=cut - day * ages)
+    targets = dataclasses.replace(
+        targets, timestamp=cut + rng.integers(0, 40 * day, targets.n_cells)
+    )
+    layout = MetricLayout(horizons=(7, 30), cut=cut)
+    found = Evaluator(layout, item_counts=np.ones(N_ITEMS, dtype=int), replicates=0)
+    found.update_ranking(keys, history=history, targets=targets, lists=lists)
+    spans = {"0-7": (0, 7), "7-30": (7, 30), "30+": (30, 99)}
+    recall = {name: [] for name in spans} | {f"away {name}": [] for name in spans}
+    for u, (_, shown) in enumerate(per_user(targets, lists)):
+        own = slice(*targets.offsets[[u, u + 1]])
+        after, items = (targets.timestamp[own] - cut) / day, targets.item_num[own]
+        away = ages[history.offsets[u + 1] - 1]
+        for name, (low, high) in spans.items():
+            wanted = items[(low <= after) & (after < high)]
+            if len(wanted):
+                hits = len({*wanted.tolist()} & {*shown[:20]})
+                recall[name].append(hits / min(20, len(wanted)))
+            if low <= away < high:
+                hits = len({*items.tolist()} & {*shown[:20]})
+                recall[f"away {name}"].append(hits / min(20, len(items)))
+    slices = found.slices()
+    for name in spans:
+        after, away = (slices[f"recall@20|days_{x}={name}"]["mean"] for x in ("after", "away"))
+        assert after == pytest.approx(np.mean(recall[name]))
+        assert away == pytest.approx(np.mean(recall[f"away {name}"]))
+    weights = [found.count(f"weight^0.3|days_after={name}") for name in spans]
+    assert sum(weights) == found.count("weight^0.3")
 
 
 def test_popularity_tenths_hold_equal_interactions_most_popular_first():
