@@ -40,10 +40,10 @@ from raysys.bench.suites import BenchConfig
 from raysys.config import location, require, require_run
 from raysys.data.schema import period_windows
 from raysys.evaluation import protocols
-from raysys.evaluation.baselines import item_counts
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import BETAS, TOP_K, MetricLayout
+from raysys.evaluation.presence import item_counts
 from raysys.evaluation.user_sums import UserSums, rank_task
 from raysys.reports.plots import Line, Panel, draw
 from raysys.reports.tables import aligned

@@ -26,7 +26,7 @@ from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels, period_windows
-from raysys.evaluation import baselines
+from raysys.evaluation import baselines, linear_items
 from raysys.evaluation.metrics import top_items
 from raysys.simulate.site import Rank, SiteLog
 from raysys.training.loop import train
@@ -39,8 +39,8 @@ _SHALLOW: dict[str, Callable[[Cells, int], Rank]] = {
     "decayed-30d": lambda cells, n: baselines.decayed(cells, n, half_life_days=30),
     "itemknn-20": lambda cells, n: baselines.itemknn(cells, n, [(20, 0.0)])[0],
     "itemknn-200-shrunk": lambda cells, n: baselines.itemknn(cells, n, [(200, 100.0)])[0],
-    "ease-30": lambda cells, n: next(baselines.ease(cells, n, [30.0])),
-    "ease-1000": lambda cells, n: next(baselines.ease(cells, n, [1000.0])),
+    "ease-30": lambda cells, n: next(linear_items.ease(cells, n, [30.0])),
+    "ease-1000": lambda cells, n: next(linear_items.ease(cells, n, [1000.0])),
 }
 _DEEP = {
     "conv4rec-cosine": Conv4RecConfig(latent=64),

@@ -256,6 +256,7 @@ def _baselines(
     facts = profiles.facts
     wanted = fit_baselines.applicable(
         [n for n in cfg.baselines if facts.split != "ratings" or n in fit_baselines.RATERS],
+        n_users=profiles.n_users,
         n_items=facts.catalogue[cfg.period],
         has_time=facts.has_time,
         n_rated=profiles.levels.n_rated,

@@ -5,27 +5,24 @@ Letters: U users, B users in a block, N items of the catalogue.
 popularity: training interactions. recent: those among the last fraction of the training log.
 window: those of the last days before the cut. decayed: every interaction weighs
 2^(-age / half-life). itemknn: cosine between items with shrinkage, each item keeps its k nearest.
-ease: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8. All see
-presence only: a (user, item) pair counts once.
+EASE and RDLAE stand in `linear_items.py`. All see presence only: a (user, item) pair counts once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import lapack
 
 from raysys.data.cells import Cells
-from raysys.errors import DataError
 from raysys.evaluation.metrics import top_items
+from raysys.evaluation.presence import item_counts, presence
 
-MAX_EASE_ITEMS = 15_000
 _BLOCK_ITEMS = 1024
 _SECONDS_PER_DAY = 86_400.0
 
@@ -98,49 +95,6 @@ class ItemKNN:
         return cls(sparse.csr_matrix(tuple(parts), shape=(n_items, n_items)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Ease:
-    """Ranks by a full linear item-to-item map with an empty diagonal.
-
-    Attributes:
-        weights: float32 [N, N]; the score of i is the sum of weights[j, i] over the history.
-    """
-
-    weights: NDArray[np.float32]
-
-    def __call__(self, history: Cells, top_k: int) -> NDArray[np.int32]:
-        """Return the best items outside each history, int32 [B, top_k]."""
-        scores = presence(history, len(self.weights)) @ self.weights
-        lists: NDArray[np.int32] = top_items(scores, top_k, exclude=history)
-        return lists
-
-    def save(self, folder: Path, name: str) -> None:
-        """Write the weights as `<name>.npy`."""
-        np.save(folder / f"{name}.npy", self.weights)
-
-    @classmethod
-    def load(cls, folder: Path, name: str) -> Ease:
-        """Map what `save` wrote."""
-        return cls(np.load(folder / f"{name}.npy", mmap_mode="r"))
-
-
-def presence(cells: Cells, n_items: int) -> sparse.csr_matrix:
-    """Return the float32 CSR matrix [U, N] of ones where a user has an item of the catalogue."""
-    inside = cells.take(cells.item_num < n_items)
-    matrix = sparse.csr_matrix(
-        (np.ones(inside.n_cells, dtype=np.float32), inside.item_num, inside.offsets),
-        shape=(cells.n_users, n_items),
-    )
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
-
-
-def item_counts(cells: Cells, n_items: int) -> NDArray[np.int64]:
-    """Return how many users have each item of the catalogue, int64 [N]."""
-    return np.bincount(presence(cells, n_items).indices, minlength=n_items).astype(np.int64)
-
-
 def popularity(cells: Cells, n_items: int) -> ItemRanker:
     """Rank by the number of training users."""
     return ItemRanker(item_counts(cells, n_items))
@@ -195,42 +149,6 @@ def itemknn(cells: Cells, n_items: int, settings: Sequence[tuple[int, float]]) -
                 if wanted == shrink:
                     part.append(_sparse_rows(similarity, nearest[:, :k]))
     return [ItemKNN(sparse.vstack(part, format="csr").T.tocsr()) for part in parts]
-
-
-def ease(cells: Cells, n_items: int, penalties: Sequence[float]) -> Iterator[Ease]:
-    """Fit one EASE per L2 penalty lambda, sharing the item-item counts.
-
-    Raises:
-        DataError: the catalogue is too large for an [N, N] inverse.
-    """
-    if n_items > MAX_EASE_ITEMS:
-        raise DataError(f"EASE takes up to {MAX_EASE_ITEMS} items, the catalogue has {n_items}")
-    matrix = presence(cells, n_items)
-    gram = (matrix.T @ matrix).tocsr()
-    for penalty in penalties:
-        system = gram.toarray(order="F")
-        system[np.diag_indices(n_items)] += penalty
-        factor, failed = lapack.spotrf(system, lower=True, overwrite_a=True)
-        if failed:
-            raise DataError(f"EASE with penalty {penalty:g} is not positive definite")
-        inverse, _ = lapack.spotri(factor, lower=True, overwrite_c=True)
-        yield Ease(_mirrored_weights(inverse))
-
-
-def _mirrored_weights(inverse: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return -P[i, j] / P[j, j] off the diagonal, from the lower triangle of P."""
-    n_items = len(inverse)
-    scale = -1.0 / np.diag(inverse)
-    weights = np.empty((n_items, n_items), dtype=np.float32)
-    for start in range(0, n_items, _BLOCK_ITEMS):
-        stop = min(start + _BLOCK_ITEMS, n_items)
-        square = np.tril(inverse[start:stop, start:stop])
-        weights[start:stop, start:stop] = square + np.tril(square, -1).T
-        weights[start:stop, :start] = inverse[start:stop, :start]
-        weights[:start, start:stop] = inverse[start:stop, :start].T
-    weights *= scale
-    np.fill_diagonal(weights, 0.0)
-    return weights
 
 
 def _sparse_rows(similarity: NDArray[np.float32], kept: NDArray[np.int32]) -> sparse.csr_matrix:

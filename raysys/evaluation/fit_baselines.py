@@ -16,7 +16,7 @@ from raysys import progress
 from raysys.data.cells import Cells, concat
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, period_windows
-from raysys.evaluation import baselines, rating_baselines
+from raysys.evaluation import baselines, linear_items, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
@@ -27,8 +27,8 @@ from raysys.store.kinds import Facts
 
 log = logging.getLogger(__name__)
 
-RANKERS = ("popularity", "recent", "window", "decayed", "itemknn", "ease")
-ITEM_ITEM = ("itemknn", "ease")
+RANKERS = ("popularity", "recent", "window", "decayed", "itemknn", "ease", "rdlae")
+ITEM_ITEM = ("itemknn", "ease", "rdlae")
 RATERS = ("marginal", "histogram", "bias")
 MAX_KNN_ITEMS = 60_000
 MAX_CELLS = 30_000_000
@@ -44,6 +44,12 @@ _GRIDS: dict[str, list[dict[str, float]]] = {
     "decayed": [{"half_life_days": d} for d in (1, 7, 30, 90, 365)],
     "itemknn": [{"k": k, "shrink": s} for k in (10, 50, 200) for s in (0, 20, 100)],
     "ease": [{"penalty": p} for p in (150, 400, 600, 1200)],
+    "rdlae": [
+        {"penalty": p, "drop": d, "relaxed": r}
+        for p in (100, 500)
+        for d in (0.1, 0.3)
+        for r in (0.1, 0.3, 0.6)
+    ],
     "marginal": [{}],
     "histogram": [{"smoothing": s} for s in (5, 10, 20, 50)],
     "bias": [{"user_penalty": u, "item_penalty": i} for u in (3, 5, 10) for i in (3, 5, 10)],
@@ -54,7 +60,8 @@ _CLASSES: dict[str, Any] = {
     "window": baselines.ItemRanker,
     "decayed": baselines.ItemRanker,
     "itemknn": baselines.ItemKNN,
-    "ease": baselines.Ease,
+    "ease": linear_items,
+    "rdlae": linear_items,
     "marginal": rating_baselines.LevelShares,
     "histogram": rating_baselines.LevelShares,
     "bias": rating_baselines.Bias,
@@ -124,7 +131,7 @@ def source_of(profiles: Profiles) -> Source:
 
 
 def applicable(
-    names: Sequence[str], *, n_items: int, has_time: bool, n_rated: int
+    names: Sequence[str], *, n_users: int, n_items: int, has_time: bool, n_rated: int
 ) -> dict[str, str | None]:
     """Return {name: None, or why the baseline is left out}."""
     reasons: dict[str, str | None] = {}
@@ -133,8 +140,8 @@ def applicable(
             reasons[name] = "the log has no time"
         elif name in RATERS and n_rated < 2:
             reasons[name] = "the log has no ratings that differ"
-        elif name == "ease" and n_items > baselines.MAX_EASE_ITEMS:
-            reasons[name] = f"more than {baselines.MAX_EASE_ITEMS} items"
+        elif name in ("ease", "rdlae") and min(n_users, n_items) > linear_items.MAX_SIDE:
+            reasons[name] = f"more than {linear_items.MAX_SIDE} users and items"
         elif name == "itemknn" and n_items > MAX_KNN_ITEMS:
             reasons[name] = f"more than {MAX_KNN_ITEMS} items"
         else:
@@ -200,7 +207,11 @@ def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: st
         yield from baselines.itemknn(train, n_items, [(int(g["k"]), g["shrink"]) for g in grid])
         return
     if name == "ease":
-        yield from baselines.ease(train, n_items, [g["penalty"] for g in grid])
+        yield from linear_items.ease(train, n_items, [g["penalty"] for g in grid])
+        return
+    if name == "rdlae":
+        triples = [(g["penalty"], g["drop"], g["relaxed"]) for g in grid]
+        yield from linear_items.rdlae(train, n_items, triples)
         return
     module = rating_baselines if name in RATERS else baselines
     function: Callable[..., Any] = getattr(module, name)

@@ -20,10 +20,10 @@ from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import PeriodWindows, Window
 from raysys.evaluation import audit, fit_baselines, protocols
-from raysys.evaluation.baselines import item_counts
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
+from raysys.evaluation.presence import item_counts
 from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, Subject
 from raysys.store.builds import Workspace

@@ -171,6 +171,7 @@ def test_the_report_holds_the_model_and_the_baselines(run):
         "decayed",
         "itemknn",
         "ease",
+        "rdlae",
         "marginal",
         "histogram",
         "bias",

@@ -8,11 +8,12 @@ from scipy.linalg import inv
 
 from raysys.data.cells import Cells
 from raysys.data.schema import period_windows
-from raysys.evaluation import baselines, protocols, rating_baselines
+from raysys.evaluation import baselines, linear_items, protocols, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import top_items
+from raysys.evaluation.presence import item_counts, presence
 
 PROFILES = [[(0, 0), (1, 0)], [(0, 0), (1, 0), (2, 0)], [(0, 0), (3, 0)], [(2, 0), (3, 0)]]
 
@@ -36,16 +37,47 @@ def test_item_scores_keep_places_for_items_that_the_history_does_not_hold():
     np.testing.assert_array_equal(lists, [[0, 2, -1, -1, -1]])
 
 
-def test_ease_equals_the_formula():
+def drawn(n_users, n_items=40):
     rng = np.random.default_rng(1)
-    cells = Cells.from_lists(
-        [[(int(i), 0) for i in rng.choice(40, 7, replace=False)] for _ in range(200)]
+    return Cells.from_lists(
+        [[(int(i), 0) for i in rng.choice(n_items, 7, replace=False)] for _ in range(n_users)]
     )
-    dense = baselines.presence(cells, 40).toarray().astype(np.float64)
-    p = inv(dense.T @ dense + 30 * np.eye(40))
-    expected = -p / np.diag(p)
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(next(baselines.ease(cells, 40, [30.0])).weights, expected, atol=1e-5)
+
+
+def item_map(cells, penalty, drop, relaxed, n_items=40):
+    """Return the weights by the papers' formulas, in double precision."""
+    dense = presence(cells, n_items).toarray().astype(np.float64)
+    gram = dense.T @ dense
+    extra = penalty + drop / (1 - drop) * np.diag(gram)
+    p = inv(gram + np.diag(extra))
+    bound = 1 - extra * np.diag(p) > relaxed
+    weights = -p * np.where(bound, (1 - relaxed) / np.diag(p), extra)
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+SETTINGS = [(30.0, 0.0, 0.0), (30.0, 0.3, 0.0), (30.0, 0.3, 0.5), (4.0, 0.1, 0.7)]
+
+
+def test_ease_and_rdlae_equal_the_formula():
+    cells = drawn(200)
+    expected = [item_map(cells, *settings) for settings in SETTINGS]
+    for model, weights in zip(linear_items.rdlae(cells, 40, SETTINGS), expected, strict=True):
+        np.testing.assert_allclose(model.weights, weights, atol=1e-5)
+    [ease] = linear_items.ease(cells, 40, [30.0])
+    np.testing.assert_allclose(ease.weights, expected[0], atol=1e-5)
+
+
+def test_with_fewer_users_than_items_the_lists_are_the_same(tmp_path):
+    cells, others = drawn(25), Cells.from_lists([[(3, 0), (8, 0)], [], [(0, 0)]])
+    for settings, model in zip(SETTINGS, linear_items.rdlae(cells, 40, SETTINGS), strict=True):
+        assert isinstance(model, linear_items.UserMap)
+        weights = item_map(cells, *settings).astype(np.float32)
+        for history in (cells, others.users(np.array([0, 2]))):
+            lists = linear_items.ItemMap(weights)(history, 10)
+            np.testing.assert_array_equal(model(history, 10), lists)
+            model.save(tmp_path, "ease")
+            np.testing.assert_array_equal(linear_items.load(tmp_path, "ease")(history, 10), lists)
 
 
 def test_itemknn_is_the_cosine_of_the_nearest():
@@ -74,12 +106,11 @@ def test_recent_window_and_decayed_prefer_what_is_new():
     assert baselines.decayed(cells, 2, half_life_days=1000)(empty, 1)[0, 0] == 0
 
 
-@pytest.mark.parametrize("name", ["popularity", "itemknn", "ease"])
+@pytest.mark.parametrize("name", ["popularity", "itemknn"])
 def test_saved_rankers_rank_the_same(name, tmp_path):
     model = {
         "popularity": lambda: baselines.popularity(small(), 4),
         "itemknn": lambda: baselines.itemknn(small(), 4, [(2, 1.0)])[0],
-        "ease": lambda: next(baselines.ease(small(), 4, [1.0])),
     }[name]()
     model.save(tmp_path, name)
     again = type(model).load(tmp_path, name)
@@ -92,9 +123,7 @@ def ranking_figures(fold, protocol, fit):
     n_items = fold.catalogue["test"]
     train = fold.cells.in_windows(windows.fitted)
     task = protocols.cutoff_task(fold.cells, windows, n_items=n_items)
-    evaluator = Evaluator(
-        MetricLayout(), item_counts=baselines.item_counts(train, n_items), replicates=0
-    )
+    evaluator = Evaluator(MetricLayout(), item_counts=item_counts(train, n_items), replicates=0)
     lists = fit(train, n_items)(task.history, 100)
     keys = user_keys(task.history.user_num)
     evaluator.update_ranking(keys, history=task.history, targets=task.targets, lists=lists)
@@ -116,7 +145,7 @@ def itemknn(k, shrink):
 
 
 def ease(penalty):
-    return lambda train, n_items: next(baselines.ease(train, n_items, [penalty]))
+    return lambda train, n_items: next(linear_items.ease(train, n_items, [penalty]))
 
 
 PUBLISHED = [
@@ -173,7 +202,7 @@ def test_ratings_reproduce_the_published_figures(fold, name, kind, settings, pub
     targets = data.cells.in_windows(windows.targets)
     values = [v for v in data.levels.values if v is not None]
     layout = MetricLayout(rating_range=max(values) - min(values))
-    counts = baselines.item_counts(train, n_items)
+    counts = item_counts(train, n_items)
     evaluator = Evaluator(layout, item_counts=counts, levels=data.levels, replicates=0)
     keys = user_keys(data.user_ids)
     evaluator.update_ratings(keys, targets=targets, prediction=model(train, targets))
