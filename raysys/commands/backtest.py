@@ -8,7 +8,8 @@
 
 Windows are as long as the run's own test window; the last one ends with the log. Each is a run of
 its own, `<run>/backtest/<k>-of-<n>`: the log before the window's end, prepared, trained and
-evaluated. They stay, so a second backtest of the same settings only reads them.
+evaluated. They stay, so a second backtest of the same settings only reads them. What is printed
+last is the mean difference to the best baseline, with its interval over windows.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ from raysys.commands.train import TrainConfig, train
 from raysys.config import local, require, require_run
 from raysys.data.interactions import Interactions, InteractionsFacts
 from raysys.data.profiles import ProfilesFacts
-from raysys.errors import ConfigError
+from raysys.errors import ConfigError, DataError
 from raysys.evaluation.bootstrap import interval
 from raysys.evaluation.comparison import replicated, users_of_report
 from raysys.evaluation.evaluator import Metrics
 from raysys.prepare.config import PrepareConfig
 from raysys.prepare.cutoffs import backtest_cutoffs
 from raysys.reports import tables
+from raysys.reports import windows as verdict
 from raysys.reports.methods import Subject
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.storage import join
@@ -105,22 +107,31 @@ def backtest(cfg: BacktestConfig) -> StageResult:
 
     Returns:
         `metrics` are means over the windows, with users resampled across all of them together;
-        `extra["backtest"]` holds one entry per window.
+        `extra["backtest"]` holds one entry per window, `extra["differences"]` the model against
+        the best baseline, over windows, as `reports/windows.py` defines it.
 
     Raises:
-        ConfigError: the run is not split in time. DataError: a window has too little data.
+        ConfigError: the run is not split in time. DataError: no window has enough data; one that
+            has not is left out with a warning.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     subject = Subject.open(workspace, "model")
     windows = _windows(cfg, subject)
-    results = []
+    results: list[tuple[_Window, str, StageResult]] = []
+    left_out: list[dict[str, Any]] = []
     stage = progress.stage("backtest", total=len(windows), unit="windows", lines=progress.STEPS)
     with connected(cfg.ray), stage as work:
         for window in windows:
             work.say(f"backtest window={window.number}/{len(windows)} {window}")
-            results.append(_run_window(cfg, subject, window))
+            try:
+                results.append((window, *_run_window(cfg, subject, window)))
+            except DataError as error:
+                log.warning("backtest window=%d is left out: %s", window.number, error)
+                left_out.append({"number": window.number, "reason": str(error)})
             work.add()
+    if not results:
+        raise DataError(f"no window of windows={cfg.windows} has enough data: {left_out}")
     entries = [
         {
             **dataclasses.asdict(window),
@@ -128,20 +139,35 @@ def backtest(cfg: BacktestConfig) -> StageResult:
             "evaluated": result.extra["evaluated"],
             "metrics": tables.headline(result.metrics),
             "baselines": result.extra["baselines"],
+            "validation": result.extra["validation"],
         }
-        for window, (run, result) in zip(windows, results, strict=True)
+        for window, run, result in results
     ]
-    reports = results[0][1].extra["report"].removeprefix(f"{results[0][0]}/")
-    means = _means(cfg, [run for run, _ in results], reports.removesuffix(".json"))
+    reports = results[0][2].extra["report"].removeprefix(f"{results[0][1]}/")
+    means = _means(cfg, [run for _, run, _ in results], reports.removesuffix(".json"))
     name = f"reports/backtest-{cfg.windows}.json"
-    record = {"backtest": entries, "metrics": means}
+    against = verdict.differences(
+        [verdict.Window(e["metrics"], e["baselines"], e["validation"]) for e in entries]
+    )
+    record = {
+        "backtest": entries,
+        "metrics": means,
+        "differences": against,
+        "left_out": left_out,
+    }
     workspace.storage.write_atomic(name, json.dumps(record, indent=1) + "\n")
-    for line in _table(entries, means):
+    for line in [*_table(entries, means), *verdict.table(against)]:
         log.info("%s", line)
     return StageResult(
         build_ids=subject.build_ids,
         metrics=means,
-        extra={"report": f"{cfg.run.rstrip('/')}/{name}", "period": "test", "backtest": entries},
+        extra={
+            "report": f"{cfg.run.rstrip('/')}/{name}",
+            "period": "test",
+            "backtest": entries,
+            "differences": against,
+            "left_out": left_out,
+        },
     )
 
 

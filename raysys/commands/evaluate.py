@@ -154,6 +154,11 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         len(shards),
     )
     name = report_name(cfg)
+    validation = {
+        method: fit_baselines.BaselineFacts.of(build).validation
+        for method, build in baselines.items()
+        if method in fit_baselines.RANKERS
+    }
     report_id = secrets.token_hex(8)
     with (
         task_runner(cfg.ray, size=n_cells // _CELLS_PER_ROW) as run,
@@ -164,6 +169,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         results = run(evaluate_shard, tasks, stage="evaluate", rows=n_users, large=True)
         outcome = files.merge(results, folder)
         record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
+        record["validation"] = validation
         record["differences"] = page.differences(
             folder, cfg.via, [*record["methods"]], seed=cfg.seed, replicates=cfg.replicates
         )
@@ -181,6 +187,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
             **{key: record[key] for key in ("period", "via", "protocol", "evaluated", "dropped")},
             "baselines": {method: tables.headline(metrics) for method, metrics in methods.items()},
             "baselines_left_out": left_out,
+            "validation": validation,
         },
     )
 
@@ -274,9 +281,7 @@ def _fit_baseline(
     source: Callable[[], fit_baselines.Source], draft: Draft, *, name: str, period: str
 ) -> fit_baselines.BaselineFacts:
     """Fit one baseline and write its files; return the build's facts."""
-    log_read = source()
-    chosen = fit_baselines.fit_and_save(log_read, period=period, names=[name], folder=draft.staging)
-    return fit_baselines.BaselineFacts(name, chosen[name], log_read.share)
+    return fit_baselines.fit_and_save(source(), period=period, name=name, folder=draft.staging)
 
 
 def _count(

@@ -19,8 +19,9 @@ from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines, linear_items, rating_baselines
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import MetricLayout
+from raysys.evaluation.metric_table import DAY_METRICS, MetricLayout
 from raysys.evaluation.metrics import Ranker, Rater
+from raysys.evaluation.presence import item_counts
 from raysys.evaluation.protocols import Task, cutoff_task
 from raysys.store.builds import Build
 from raysys.store.kinds import Facts
@@ -37,6 +38,7 @@ _TIMED = ("recent", "window", "decayed")
 _VAL_USERS = 5000
 _BLOCK = 256
 _CHOSEN_BY = "ndcg@100"
+_RATED = "score"
 _GRIDS: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "recent": [{"fraction": f} for f in (0.05, 0.1, 0.2, 0.4)],
@@ -76,11 +78,13 @@ class BaselineFacts(Facts):
         name: one of RANKERS or RATERS.
         settings: {name: value} chosen on val.
         user_share: share of the users that it was fitted on.
+        validation: {metric: value} of `DAY_METRICS` on val, of a ranker.
     """
 
     name: str
     settings: dict[str, float]
     user_share: float
+    validation: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,24 +153,15 @@ def applicable(
     return reasons
 
 
-def fit_and_save(
-    source: Source, *, period: str, names: Sequence[str], folder: Path
-) -> dict[str, dict[str, float]]:
-    """Fit the named baselines for a period and write them to `folder`.
-
-    Returns:
-        {name: chosen settings}.
-    """
-    chosen = {}
-    for name in names:
-        started = time.perf_counter()
-        with progress.stage(f"fit {name}", lines=progress.NONE):
-            settings, model = choose(source, name, period=period)
-            model.save(folder, name)
-        chosen[name] = settings
-        seconds = time.perf_counter() - started
-        log.info("baseline fitted name=%s settings=%s seconds=%.1f", name, settings, seconds)
-    return chosen
+def fit_and_save(source: Source, *, period: str, name: str, folder: Path) -> BaselineFacts:
+    """Fit a baseline for a period, write it to `folder`, and return its build's facts."""
+    started = time.perf_counter()
+    with progress.stage(f"fit {name}", lines=progress.NONE):
+        chosen = choose(source, name, period=period)
+        chosen.model.save(folder, name)
+    seconds = time.perf_counter() - started
+    log.info("baseline fitted name=%s settings=%s seconds=%.1f", name, chosen.settings, seconds)
+    return BaselineFacts(name, chosen.settings, source.share, chosen.validation)
 
 
 def open_baseline(build: Build) -> Any:
@@ -176,27 +171,45 @@ def open_baseline(build: Build) -> Any:
     return _CLASSES[name].load(paths[0].parent, name)
 
 
-def choose(source: Source, name: str, *, period: str) -> tuple[dict[str, float], Any]:
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The best of a grid.
+
+    Attributes:
+        settings: {name: value} that are best on val.
+        model: a ranker or rater with them, fitted for the period asked for.
+        validation: {metric: value} on val, of a ranker; empty of a rater.
+    """
+
+    settings: dict[str, float]
+    model: Any
+    validation: dict[str, float]
+
+
+def choose(source: Source, name: str, *, period: str) -> Chosen:
     """Return the settings that are best on val, and the model fitted for `period` with them.
 
     Rankers are chosen by ndcg@100, histogram by nll, bias by rmse.
     """
     grid = _GRIDS[name]
     same_fit = period == "val" or source.split != "temporal"
-    best = 0
-    models: list[Any] = []
-    if len(grid) > 1:
-        score = _rating_score(source) if name in RATERS else _ranking_score(source)
-        values = []
-        for model in _fit(source, name, grid, "val"):
-            values.append(score(model))
-            models.append(model if same_fit and len(values) - 1 == int(np.argmax(values)) else None)
-        best = int(np.argmax(values))
-        log.debug("baseline grid name=%s values=%s", name, values)
-    if models and models[best] is not None:
-        return grid[best], models[best]
-    [model] = _fit(source, name, [grid[best]], period)
-    return grid[best], model
+    ranks = name in RANKERS and source.split != "ratings"
+    best, top = 0, -np.inf
+    kept: Any = None
+    validation: dict[str, float] = {}
+    if len(grid) > 1 or ranks:
+        judge = _ranking_scores(source) if name in RANKERS else _rating_score(source)
+        for number, model in enumerate(_fit(source, name, grid, "val")):
+            scores = judge(model)
+            value = scores[_CHOSEN_BY if name in RANKERS else _RATED]
+            log.debug("baseline grid name=%s settings=%s scores=%s", name, grid[number], scores)
+            if value > top:
+                best, top = number, value
+                kept = model if same_fit else None
+                validation = scores if name in RANKERS else {}
+    if kept is None:
+        [kept] = _fit(source, name, [grid[best]], period)
+    return Chosen(grid[best], kept, validation)
 
 
 def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: str) -> Any:
@@ -220,12 +233,13 @@ def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: st
         yield function(train, n_items, *extra, **settings)
 
 
-def _ranking_score(source: Source) -> Callable[[Ranker], float]:
+def _ranking_scores(source: Source) -> Callable[[Ranker], dict[str, float]]:
     task = val_task(source)
     keys = user_keys(task.history.user_num)
-    counts = np.ones(source.catalogue["val"], dtype=np.int64)
+    train = source.cells.in_windows(period_windows(source.split, "val").fitted)
+    counts = item_counts(train, source.catalogue["val"])
 
-    def score(model: Ranker) -> float:
+    def scores(model: Ranker) -> dict[str, float]:
         evaluator = Evaluator(MetricLayout(), item_counts=counts, replicates=0)
         for start in range(0, task.history.n_users, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, task.history.n_users))
@@ -236,13 +250,14 @@ def _ranking_score(source: Source) -> Callable[[Ranker], float]:
                 targets=task.targets.users(rows),
                 lists=model(history, evaluator.layout.list_length),
             )
-        found = evaluator.result().get(_CHOSEN_BY)
-        return float(found["mean"] or 0.0) if found else 0.0
+        found = evaluator.result()
+        means = {name: found[name]["mean"] if name in found else None for name in DAY_METRICS}
+        return {name: float(mean or 0.0) for name, mean in means.items()}
 
-    return score
+    return scores
 
 
-def _rating_score(source: Source) -> Callable[[Rater], float]:
+def _rating_score(source: Source) -> Callable[[Rater], dict[str, float]]:
     """Score by minus nll where a model has probabilities, else by minus rmse."""
     windows = period_windows(source.split, "val")
     history = source.cells.in_windows(windows.history)
@@ -250,7 +265,7 @@ def _rating_score(source: Source) -> Callable[[Rater], float]:
     counts = np.ones(source.catalogue["val"], dtype=np.int64)
     keys = np.zeros(targets.n_users, dtype=np.uint64)
 
-    def score(model: Rater) -> float:
+    def score(model: Rater) -> dict[str, float]:
         evaluator = Evaluator(
             MetricLayout(), item_counts=counts, levels=source.levels, replicates=0
         )
@@ -260,8 +275,8 @@ def _rating_score(source: Source) -> Callable[[Rater], float]:
         found = evaluator.result()
         if prediction.level_probs is not None:
             probs = np.take_along_axis(prediction.level_probs, targets.level[:, None], axis=1)
-            return float(np.log(np.maximum(probs, 1e-12)).mean())
-        return -float(found["rmse"]["mean"] or 0.0) if "rmse" in found else 0.0
+            return {_RATED: float(np.log(np.maximum(probs, 1e-12)).mean())}
+        return {_RATED: -float(found["rmse"]["mean"] or 0.0) if "rmse" in found else 0.0}
 
     return score
 

@@ -54,7 +54,7 @@ KINDS = {
     for kind in (
         Kind("interactions", writer="prepare"),
         Kind("profiles", writer="prepare"),
-        Kind("baselines", writer="evaluate"),
+        Kind("baselines", writer="evaluate", version=5, reads=(5,)),
         Kind("autoencoder", writer="train"),
         Kind("embeddings", writer="train"),
         Kind("changes", writer="update"),

@@ -58,7 +58,13 @@ def test_every_window_is_a_run_of_its_own(ray_cluster, small_log, tmp_path):
     ]
     assert [w["evaluated"]["rows"] for w in (first, second)] == users
     record = json.loads(Path(result.extra["report"]).read_text())
-    assert record == {"backtest": [first, second], "metrics": result.metrics}
+    assert record["backtest"] == [first, second]
+    assert record["metrics"] == result.metrics
+    assert record["left_out"] == []
+    gap = record["differences"]["recall@20^0.3"]["chosen"]
+    assert gap["baselines"] == ["popularity", "popularity"]
+    others = [w["baselines"]["popularity"]["recall@20^0.3"]["mean"] for w in (first, second)]
+    assert gap["difference"] == pytest.approx(np.mean(np.subtract(both, others)))
     assert backtest(cfg).metrics == result.metrics
 
 
