@@ -66,7 +66,9 @@ class Link(nn.Module):
         """Return d log P / d score at the scores of consumed items, on average."""
         return float(self.typical_slope)
 
-    def fit(self, scores: Tensor, row: Tensor, item: Tensor) -> float:
+    def fit(
+        self, scores: Tensor, row: Tensor, item: Tensor, *, logs: Tensor | None = None
+    ) -> float:
         """Fit by maximum likelihood.
 
         Memory and time of a step are those of users x bins: scores enter the normaliser in at most
@@ -76,6 +78,7 @@ class Link(nn.Module):
             scores: [B, N] with each consumed item's own contribution taken out.
             row: int64 [P] users of the consumed pairs, the observations.
             item: int64 [P] their items.
+            logs: parameters of an earlier fit to take, [4]; only what scores look like is new.
 
         Returns:
             Mean -log P(i | u) over the pairs, in nats.
@@ -90,7 +93,10 @@ class Link(nn.Module):
             whole = torch.logsumexp(_curve(middle, logs) + log_count, dim=1)
             return (whole * shares).sum() - _curve(points, logs).mean()
 
-        self.parameters_log, value = _minimum(loss, start)
+        if logs is None:
+            self.parameters_log, value = _minimum(loss, start)
+        else:
+            self.parameters_log, value = logs.to(start), float(loss(logs.to(start)))
         self.typical_slope = _steepness(points, self.parameters_log).mean() / self.shift[1]
         self.fitted = torch.ones((), dtype=torch.bool)
         return value
@@ -116,7 +122,7 @@ def _binned(scores: Tensor, shift: Tensor, points: Tensor) -> tuple[Tensor, Tens
         if len(values)
     ]
     steps = torch.linspace(float(low), float(high), _BINS, device=scores.device)
-    edges = torch.cat([*inner, steps]).unique()
+    edges = torch.cat([*inner, steps]).sort().values
     size = len(edges) + 1
     total, count = torch.zeros(2, n_users, size, device=scores.device, dtype=torch.float64)
     for user in range(n_users):  # a row at a time: no second matrix of all scores
@@ -150,7 +156,8 @@ def _steepness(t: Tensor, logs: Tensor) -> Tensor:
     """Return the derivative of the curve at t."""
     slope, power, sharpness, floor = logs.exp()
     inside = sharpness * torch.sigmoid(sharpness * t) / (F.softplus(sharpness * t) + floor)
-    return slope + power * inside
+    steepness: Tensor = slope + power * inside
+    return steepness
 
 
 def _curve(t: Tensor, logs: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from raysys.autoencoder.ragged_ops import (
     bag,
     bag_channels,
     level_tables,
+    newer_cells,
     sum_rows,
     user_levels,
 )
@@ -108,6 +109,8 @@ class Encoder(nn.Module):
         self.register_buffer("mean_level_latent", torch.zeros(size))
         self.level_offset: Tensor  # what validation added to every item's level_bias
         self.register_buffer("level_offset", torch.zeros(n_levels))
+        self.query: Tensor  # length exponent and recency of z_c, see timing/form.py
+        self.register_buffer("query", torch.zeros(2))
         self.link = Link()
         self.discover_slope: Tensor  # weight of logit P(like) in discover's linear form
         self.register_buffer("discover_slope", torch.tensor(0.1))
@@ -145,11 +148,32 @@ class Encoder(nn.Module):
         self.level_scale.data = torch.ones_like(self.level_scale)
         self.solved.data = torch.ones_like(self.solved)
 
+    @torch.no_grad()
+    def follow_time(self, lift: Tensor, *, length: float, recency: float) -> None:
+        """Take the time form's factors of items [N], and its numbers of queries.
+
+        Rows of E keep their length from here on, as those of the closed form do.
+        """
+        if not self.solved:
+            self.items.data = F.normalize(self.items, dim=1)
+            self.scales.data = torch.ones_like(self.scales)
+            self.solved.data = torch.ones_like(self.solved)
+        self.scales.data = torch.stack([self.scales[0], self.scales[1] * lift.to(self.scales)])
+        self.query.data = torch.tensor([length, recency]).to(self.query)
+
+    def _asked(self, batch: Ragged) -> Tensor:
+        """Return what the time form multiplies each cell's weight in z_c by, [M]."""
+        length, recency = self.query.tolist()
+        factor = batch.counts.clamp_min(1).float().pow(-length)[batch.rows]
+        if recency and batch.age is not None:
+            factor = factor * torch.exp2(-newer_cells(batch).float() / recency)
+        return factor
+
     def own_scores(self, batch: Ragged) -> Tensor:
         """Return what every cell contributes to the consume score of its own item, [M]."""
         one, other = self._consume_blocks()
         own = product_sums(one, batch.item_num, other, batch.item_num)
-        return self.consume_weights(batch, self.cell_weights(batch)) * own
+        return self.consume_weights(batch, self.cell_weights(batch)) * self._asked(batch) * own
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -158,11 +182,16 @@ class Encoder(nn.Module):
     def encode(self, batch: Ragged) -> Tensor:
         """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
         weight = self.cell_weights(batch)
-        parts = [bag(batch, self._consume_blocks()[0], self.consume_weights(batch, weight))]
+        parts = [self.consume_latent(batch, weight)]
         if self.has_levels:
             parts.append(self.level_latent(batch, self.level_weights(batch, weight)))
             parts.append(user_levels(batch, self.user_tables()))
         return torch.cat(parts, dim=1)
+
+    def consume_latent(self, batch: Ragged, weight: Tensor) -> Tensor:
+        """Return z_c, [B, Hc], by the cells' weights [M] and what the time form asks for."""
+        asked = self.consume_weights(batch, weight) * self._asked(batch)
+        return bag(batch, self._consume_blocks()[0], asked)
 
     def cell_weights(self, batch: Ragged) -> Tensor:
         """Return each cell's weight in its profile's latent, s included, [M]."""

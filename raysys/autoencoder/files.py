@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from raysys.autoencoder.config import Conv4RecConfig
@@ -75,6 +76,7 @@ class Autoencoder:
         cfg = Conv4RecConfig(**json.loads(self._build.path(_CONFIG).read_text()))
         levels = RatingLevels.load(self._build.path(_LEVELS))
         model = Conv4Rec(cfg, n_items=len(state["items"]), levels=levels, seed=None)
+        state.setdefault("query", torch.zeros(2))  # of builds from before the time form
         model.load_state_dict(state, assign=True)
         return model.frozen()
 

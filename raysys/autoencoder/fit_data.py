@@ -12,6 +12,7 @@ from raysys.autoencoder.level_init import LevelStart, level_start
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window, period_windows
+from raysys.timing.counters import Counters
 
 _DAY_S = 86_400
 
@@ -48,6 +49,12 @@ class FitData:
             weight = np.exp2((self.train.timestamp - self.now) / (half_life_days * _DAY_S))
         counts = np.bincount(self.train.item_num, weight, minlength=self.n_items) + 0.3
         return torch.from_numpy(np.log(counts / counts.sum())).float()
+
+    def counters(self) -> Counters:
+        """Return the items' decayed counters at the cut; a log without time has none."""
+        assert self.now is not None
+        train = self.train
+        return Counters.of(train.item_num, train.timestamp, n_items=self.n_items, time=self.now)
 
     def sample(self, n_users: int, seed: int) -> Cells:
         """Return the cells of so many users, or of all."""

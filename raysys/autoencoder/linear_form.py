@@ -22,6 +22,7 @@ from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.rankings import N_CANDIDATES, RANKINGS, Needs, Ranking, meets
 
 DISCOVER_PURPOSE = 0xD15C  # seeds the draw of users that `discover` is fitted or judged on
+CONSUME_BIAS = 0  # the column of the biases that holds the consume scores' prior
 _TOP_K = 20
 _DISCOVER = "discover"
 _SLOPES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.4)

@@ -116,6 +116,20 @@ def sum_rows(values: Tensor, batch: Ragged) -> Tensor:
     return values.new_zeros(batch.n_rows, *values.shape[1:]).index_add(0, batch.rows, values)
 
 
+def newer_cells(batch: Ragged) -> Tensor:
+    """Return how many cells of its profile are newer than each cell, int64 [M].
+
+    Cells lie in the order of time; those of one time, as of a basket, are no newer than each other.
+    Without times none is newer.
+    """
+    if batch.age is None or not len(batch.item_num):
+        return torch.zeros_like(batch.item_num)
+    same = (batch.age[1:] == batch.age[:-1]) & (batch.rows[1:] == batch.rows[:-1])
+    ends = torch.cat([~same, torch.ones_like(batch.rows[:1], dtype=torch.bool)])
+    run = torch.cumsum(ends, dim=0) - ends.long()
+    return batch.offsets[1:][batch.rows] - 1 - torch.nonzero(ends)[:, 0][run]
+
+
 def level_tables(
     levels: RatingLevels, counts: Tensor, channels: int, outputs: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from raysys import progress
 from raysys.autoencoder.calibration import level_offsets
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.consume_time import DAY_S, Horizon, choose_form, set_form
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
@@ -37,8 +38,10 @@ from raysys.autoencoder.validation import (
 from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels
+from raysys.data.schema import RatingLevels, Window
 from raysys.store.builds import Workspace
+from raysys.timing.choice import PLAIN, Choice
+from raysys.timing.form import TimeForm
 from raysys.training.task import Head, Ranks, Task
 
 log = logging.getLogger(__name__)
@@ -50,12 +53,13 @@ _LEFT_OUT_USERS = 1000
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
 _RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
+_LINK = tuple(f"link_{name}" for name in ("slope", "power", "sharpness", "floor"))
+_USUAL_PENALTY = 400.0  # of a rehearsal where gradient steps made the model
+CONSUME_NLL = "consume_nll"  # mean -log P(i | u) of validation targets
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
 # training cells beside its score, in standard deviations of scores; validation picks one
-_PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
-_HALF_LIVES_D = (90.0, 30.0, 14.0, 7.0, 3.0, 1.0)
-_TIMED_PRIORS = _PRIORS + [(w, h) for h in _HALF_LIVES_D for w in (0.3, 1.0, 3.0, 10.0)]
+_PRIORS = [pair for pair in PLAIN if pair[1] == 0]
 
 
 class AutoencoderTask:
@@ -69,6 +73,8 @@ class AutoencoderTask:
         seed: seed of the initial weights and of samples.
         validated: measure on the validation targets after every epoch.
         select: metric there that the consume block is chosen by, see `check_metric`.
+        horizon_s: how far ahead the final model will look, in seconds; None: as far as the
+            validation targets reach.
     """
 
     def __init__(
@@ -81,11 +87,14 @@ class AutoencoderTask:
         seed: int,
         validated: bool,
         select: str = RECALL,
+        horizon_s: float | None = None,
     ) -> None:
         self._profiles = profiles
+        self._cells, self._horizon_s = cells, horizon_s
         self._data = data = fit_data(profiles, period, cells=cells)
         self._seed = seed
         self._resident: Resident | None = None
+        self._nll: float | None = None
         levels = profiles.levels
         counts = np.zeros((data.n_items, levels.n_levels), dtype=np.float32)
         np.add.at(counts, (data.train.item_num, data.train.level), 1.0)
@@ -227,6 +236,8 @@ class AutoencoderTask:
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
         """Set offsets and prior (chosen where there is a validation), fit the link to P(i | u)."""
         offsets = self._set_level_offsets(choices) if self._model.has_levels else {}
+        if self._model.cfg.consume_loss == "cosine" and self._data.now is not None:
+            return self._finish_timed(choices) | offsets
         if self._model.cfg.consume_loss == "cosine":
             sums = self.validate(0, 1)
             if sums is not None:
@@ -234,8 +245,58 @@ class AutoencoderTask:
                 choices = {"prior_weight": weight, "prior_half_life_days": days}
             days = choices.get("prior_half_life_days", 0)
             self._set_prior(choices.get("prior_weight", 0.0), days)
-        self._fit_link()
+        self._set_mean_level_latent()
+        if self._model.cfg.consume_loss != "likelihood":
+            self._fit_link_to_cells()
         return choices | offsets
+
+    def _finish_timed(self, choices: dict[str, float]) -> dict[str, float]:
+        """Set the form of time and the link, both chosen on what users did next; return them."""
+        assert self._data.now is not None
+        model, data = self._model, self._data
+        self._set_mean_level_latent()
+        found = None if self._validation is None else self._choose_form(choices)
+        form, _ = TimeForm.of_choices(choices)
+        if found is not None:
+            form = found.form
+        counters = data.counters()
+        set_form(model, form, counters)
+        spread = self._spread()
+        model.prior.copy_(torch.from_numpy(form.bias(counters)).to(model.prior) * spread)
+        kept = {k: v for k, v in choices.items() if k in (_RANK, _PENALTY)}
+        kept |= form.as_choices(float(spread))
+        if self._validation is None:
+            logs = [choices[name] for name in _LINK] if _LINK[0] in choices else None
+            self._fit_link_to_cells(logs)
+        else:
+            self._nll = self._fit_link_to_targets()
+            kept |= dict(zip(_LINK, model.link.parameters_log.tolist(), strict=True))
+        return choices | kept
+
+    def _choose_form(self, choices: dict[str, float]) -> Choice | None:
+        cutoffs = self._profiles.facts.cutoffs or {}
+        start, stop = cutoffs["val"], cutoffs["test"]
+        seconds = stop - start if self._horizon_s is None else self._horizon_s
+        return choose_form(
+            self._model,
+            self._cells.in_windows((Window.FIT, Window.VAL)),
+            Horizon(start, stop, seconds),
+            rank=int(choices.get(_RANK, self._model.width)),
+            penalty=choices.get(_PENALTY, _USUAL_PENALTY),
+            metric=self._quality.name,
+            seed=self._seed,
+        )
+
+    def _fit_link_to_targets(self) -> float:
+        """Calibrate P(i | u) on the validation targets; return their mean -log P."""
+        assert self._validation is not None
+        rows = few(_LINK_USERS, self._model.n_items)
+        history, targets = self._validation.history, self._validation.targets
+        some = np.arange(min(rows, history.n_users))
+        targets = targets.users(some)
+        scores = self._scores(history.users(some))
+        parts = torch.from_numpy(targets.rows), _long(targets.item_num)
+        return self._model.link.fit(scores, *(part.to(scores.device) for part in parts))
 
     def _set_level_offsets(self, choices: dict[str, float]) -> dict[str, float]:
         """Add what validation chose to the level logits of all items; return it."""
@@ -257,13 +318,14 @@ class AutoencoderTask:
     def _priors(self) -> list[tuple[float, float]]:
         if self._model.cfg.consume_loss != "cosine":
             return _PRIORS[:1]
-        return _PRIORS if self._data.now is None else _TIMED_PRIORS
+        return _PRIORS if self._data.now is None else PLAIN
 
     def report(self) -> dict[str, float]:
         """Return the evaluator's metrics of the finished model on the validation users."""
         if self._validation is None:
             return {}
-        return self._validation.report(self._scores, self._item_counts)
+        report = self._validation.report(self._scores, self._item_counts)
+        return report if self._nll is None else report | {CONSUME_NLL: self._nll}
 
     def _scores(self, history: Cells) -> Tensor:
         return self._model.consume_scores(self._model.encode(self._ragged(history)))
@@ -294,20 +356,23 @@ class AutoencoderTask:
         )
         return (self._model.split(z)[0] @ self._model.consume_vectors().T).std()
 
-    def _fit_link(self) -> None:
-        """Calibrate P(i | u) on training users, each item predicted from the others."""
+    def _set_mean_level_latent(self) -> None:
         model = self._model
         if model.has_levels:
             z = model.encode(self._ragged(self._data.sample(_LINK_USERS, self._seed)))
             model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
-        if model.cfg.consume_loss == "likelihood":
-            return
+
+    def _fit_link_to_cells(self, logs: Sequence[float] | None = None) -> None:
+        """Calibrate P(i | u) on training users, each item predicted from the others.
+
+        With the parameters of an earlier fit, it takes those.
+        """
+        model = self._model
         batch = self._ragged(self._data.sample(few(_LINK_USERS, model.n_items), self._seed))
-        z = model.encode(batch)
-        scores = model.consume_scores(z)
+        scores = model.consume_scores(model.encode(batch))
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
-        model.link.fit(scores, rows, items)
+        model.link.fit(scores, rows, items, logs=None if logs is None else torch.tensor(logs))
 
 
 def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
@@ -339,6 +404,7 @@ def autoencoder_phases(
     seed: int,
     refit: str,
     select: str = RECALL,
+    horizon_days: float | None = None,
 ) -> Sequence[Callable[[], Task]]:
     """Return the phases of the autoencoder, as each Ray Train worker calls it.
 
@@ -350,15 +416,26 @@ def autoencoder_phases(
         seed: seed of everything.
         refit: `none`, `val` or `all`: which windows the second phase adds.
         select: metric that the consume block is chosen by.
+        horizon_days: how far ahead the final model will look; None: to the end of the log where
+            that is left to test on, else as far as the validation targets reach.
     """
     workspace = Workspace(run, cache_dir=cache_dir)
     loaded = Profiles.open(workspace.open("profiles", profiles))
     cells = loaded.cells()
-    task = functools.partial(
-        AutoencoderTask, loaded, Conv4RecConfig(**cfg), cells=cells, seed=seed, select=select
-    )
-
     last = last_period(loaded.facts.split, refit)
+    cutoffs = loaded.facts.cutoffs
+    horizon_s = None if horizon_days is None else horizon_days * DAY_S
+    if horizon_s is None and last == "test" and cutoffs is not None:
+        horizon_s = float(cells.timestamp.max() - cutoffs["test"])
+    task = functools.partial(
+        AutoencoderTask,
+        loaded,
+        Conv4RecConfig(**cfg),
+        cells=cells,
+        seed=seed,
+        select=select,
+        horizon_s=horizon_s,
+    )
     phases = [functools.partial(task, period="val", validated=True)]
     if last != "val":
         phases.append(functools.partial(task, period=last, validated=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.timing.files import Timed
+from raysys.timing.form import TimeForm
 from raysys.training.optim import OptimConfig
 from raysys.training.task import State
 
@@ -72,6 +75,9 @@ class TrainConfig(JobConfig):
         select: metric on the validation targets that the consume block's epochs, penalty and prior
             are chosen by: `recall@20`, `ndcg@100`, or pooled `recall@20^BETA` that penalises
             popular items. Levels are chosen by their likelihood.
+        horizon_days: how far ahead lists will be asked for, in days above 0; null: to the end of
+            the test period, with `refit=all` as far as the validation period is long. Validation
+            that looks less than a third as far chooses how time enters in its plain form only.
         autoencoder: the model.
         optim: its training.
         compressor: the compressor and its training.
@@ -84,6 +90,7 @@ class TrainConfig(JobConfig):
     similarity: str = "cosine"
     refit: str = "val"
     select: str = RECALL
+    horizon_days: float | None = None
     autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
     optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
     compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
@@ -99,6 +106,8 @@ class TrainConfig(JobConfig):
             " or ".join(SIMILARITIES),
         )
         check_metric("select", self.select)
+        days = self.horizon_days
+        require(days is None or 0 < days < math.inf, "horizon_days", days, "above 0, or null")
         require(self.refit in REFITS, "refit", self.refit, f"one of {', '.join(REFITS)}")
         if self.source is not None and self.model != "compressor":
             raise ConfigError(f"source={self.source!r} needs model=compressor, not {self.model!r}")
@@ -159,7 +168,9 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     profiles_build = workspace.current("profiles")
     workspace.chain(profiles_build)
     settings = identity(cfg)
-    settings = {k: settings[k] for k in ("seed", "refit", "select", "autoencoder", "optim")}
+    settings = {
+        k: settings[k] for k in ("seed", "refit", "select", "horizon_days", "autoencoder", "optim")
+    }
     inputs = [profiles_build]
     cells = functools.cache(lambda: Profiles.open(profiles_build).cells())
 
@@ -207,6 +218,7 @@ def fit(
             "seed": cfg.seed,
             "refit": cfg.refit,
             "select": cfg.select,
+            "horizon_days": cfg.horizon_days,
         },
         optim=cfg.optim,
         seed=cfg.seed,
@@ -234,6 +246,8 @@ def _write_model(
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     write_model(draft, model)
     write_training(draft, state["history"])
+    if data.now is not None and model.cfg.consume_loss == "cosine":
+        Timed(*TimeForm.of_choices(state["choices"]), data.counters()).save(draft)
     windows = Window if period == "all" else period_windows(split, period).fitted
     cutoffs = profiles.facts.cutoffs or {}
     return AutoencoderFacts(

@@ -1,6 +1,7 @@
 """Update: upsert and delete items between builds; every search that is opened then sees it.
 
     raysys update run=R upsert=new.parquet delete=[42,77]
+    raysys update run=R refresh=true
 
 `upsert` has `item_id`, and `vector` (a list per row, in the space of the indexed vectors) or
 `embedding` (content): where items come with content embeddings, a ridge map fitted on the warm ones
@@ -25,12 +26,14 @@ from raysys.compressor.files import Coded
 from raysys.config import JobConfig, require_run
 from raysys.data.arrays import Floats
 from raysys.data.attributes import storable, titles_of
+from raysys.data.profiles import Profiles
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
 from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_changes
 from raysys.search.cold_start import ColdMap
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.timing.files import Timed
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,12 @@ class UpdateConfig(JobConfig):
     Attributes:
         upsert: Parquet file of items that came or changed; empty: none.
         delete: ids of items that are not returned any more.
+        refresh: count what the current profiles hold since the model's counters stood, so that
+            lists follow it without training.
     """
 
     upsert: str = ""
+    refresh: bool = False
     delete: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -58,8 +64,8 @@ def update(cfg: UpdateConfig) -> StageResult:
         DataError: the file cannot be used; UnknownItemError: an id to delete is not there.
     """
     require_run(cfg)
-    if not cfg.upsert and not cfg.delete:
-        raise ConfigError("update needs upsert=FILE, delete=[ids] or both")
+    if not cfg.upsert and not cfg.delete and not cfg.refresh:
+        raise ConfigError("update needs upsert=FILE, delete=[ids], refresh=true, or some of them")
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     with workspace.held(EDIT):
         return _update(cfg, workspace)
@@ -82,14 +88,52 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     if cfg.upsert:
         own = coded.autoencoder is None
         changes, cold = _upserted(cfg, embeddings, items, changes, own=own)
+    n_counted = None
+    if cfg.refresh:
+        changes, n_counted = _refreshed(workspace, coded, changes, known)
     build = _commit(workspace, coded.embeddings, before, changes, cfg, cold)
     if len(changes.items) > _MANY_ROWS:
         log.warning("changes hold %d rows, every query compares all of them", len(changes.items))
     facts = ChangesFacts.of(build)
     extra: dict[str, Any] = {"n_upserted": facts.n_upserted, "n_deleted": facts.n_deleted}
+    if n_counted is not None:
+        extra |= {"n_counted": n_counted, "counted_until": facts.counted_until}
     if facts.cold_recall is not None:
         extra |= {"cold_recall@10": facts.cold_recall, "cold_held_out": facts.cold_held_out}
     return StageResult(build_ids={KIND: build.build_id}, extra=extra)
+
+
+def _refreshed(
+    workspace: Workspace, coded: Coded, changes: Changes, known: dict[str, int]
+) -> tuple[Changes, int]:
+    """Return the changes with counters up to the newest cell of the current profiles, and cells.
+
+    Items that the model does not know are not counted.
+
+    Raises:
+        ConfigError: the model has no counters.
+    """
+    timed = changes.timed
+    if timed is None and coded.autoencoder is not None:
+        timed = Timed.of_build(coded.autoencoder)
+    if timed is None:
+        raise ConfigError(
+            "refresh=true: this model has no counters; they come with a training on a log with "
+            "time and split=temporal"
+        )
+    profiles = Profiles.open(workspace.current("profiles"))
+    ids = profiles.items["item_id"].to_pylist()
+    numbers = np.array([known.get(item_id, -1) for item_id in ids], dtype=np.int64)
+    n_new, items, times = 0, [], []
+    for cells in profiles.iter_shards():
+        new = cells.timestamp >= timed.counters.time
+        n_new += int(new.sum())
+        mine = numbers[cells.item_num[new]]
+        items.append(mine[mine >= 0])
+        times.append(cells.timestamp[new][mine >= 0])
+    timed = timed.added(np.concatenate(items), np.concatenate(times))
+    log.info("counted cells=%d of=%d until=%d", sum(map(len, items)), n_new, timed.counters.time)
+    return dataclasses.replace(changes, timed=timed), sum(map(len, items))
 
 
 def _commit(
@@ -102,7 +146,9 @@ def _commit(
 ) -> Build:
     content = hashlib.sha256(Path(cfg.upsert).expanduser().read_bytes() if cfg.upsert else b"")
     source = [before.content_id if before is not None else None, content.hexdigest()]
-    settings = {"delete": sorted(cfg.delete)}
+    settings: dict[str, Any] = {"delete": sorted(cfg.delete)}
+    if changes.timed is not None:
+        settings["counted_until"] = changes.timed.counters.time
 
     def write(draft: Draft) -> ChangesFacts:
         facts = changes.save(draft)

@@ -19,6 +19,7 @@ allowed items.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,6 +120,17 @@ class Index:
     def in_lists(self) -> bool:
         """Whether rows lie by list, each of them one that the router can name."""
         return self.router is not None and self.router.n_rows == self.n_lists
+
+    def with_bias(self, column: int, values: Floats) -> Index:
+        """Return the index with other biases [N] in one column; nothing else changes.
+
+        The router still finds lists by the biases it was built with.
+        """
+        bias = np.array(self.bias)
+        bias[:, column] = values[self.layout.items]
+        moved = copy.copy(self)
+        moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
+        return moved
 
     # -- searching -------------------------------------------------------------------------
 

@@ -57,6 +57,10 @@ class Shards:
             nums[short], scores[short] = self._merged(scan)
         return nums, scores
 
+    def with_bias(self, column: int, values: Floats) -> Shards:
+        """Return the shards with other biases [N] in one column; see `Index.with_bias`."""
+        return Shards([part.with_bias(column, values) for part in self.parts])
+
     def _merged(self, request: SearchRequest) -> tuple[Nums, Floats]:
         short = dataclasses.replace(request, guarantee=False)
         return merge([part.search(short) for part in self.parts], top_k=request.top_k)

@@ -29,6 +29,7 @@ from raysys.index.shards import Searchable, merge
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
+from raysys.timing.files import Timed
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class ChangesFacts(Facts):
         n_upserted, n_deleted: items.
         cold_recall, cold_held_out: recall@10 of the map from content to vectors, and the items
             it was measured on; None where the last update needed no map.
+        counted_until: UTC seconds that the items' counters stand at; None: as they were trained.
     """
 
     n_upserted: int
@@ -51,10 +53,12 @@ class ChangesFacts(Facts):
     cold_recall: float | None = None
     cold_held_out: int | None = None
 
+    counted_until: int | None = None
+
     @property
     def any(self) -> bool:
         """Tell whether anything changed."""
-        return bool(self.n_upserted or self.n_deleted)
+        return bool(self.n_upserted or self.n_deleted or self.counted_until)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +70,14 @@ class Changes:
         vectors: [M, D] float32.
         bias: [M, n_bias] float32.
         deleted: ids of the build's items that are gone.
+        timed: counters of the build's items since the training; None: as they were then.
     """
 
     items: pa.Table
     vectors: Floats
     bias: Floats
     deleted: tuple[str, ...]
+    timed: Timed | None = None
 
     @classmethod
     def none(cls, dim: int, n_bias: int) -> Changes:
@@ -91,11 +97,12 @@ class Changes:
         """Return the changes with further rows; an id that is there already is replaced."""
         ids = set(items["item_id"].to_pylist())
         kept = self._without(ids)
-        return Changes(
-            joined([kept.items, items]),
-            np.concatenate([kept.vectors, vectors]),
-            np.concatenate([kept.bias, bias]),
-            tuple(i for i in self.deleted if i not in ids),
+        return dataclasses.replace(
+            self,
+            items=joined([kept.items, items]),
+            vectors=np.concatenate([kept.vectors, vectors]),
+            bias=np.concatenate([kept.bias, bias]),
+            deleted=tuple(i for i in self.deleted if i not in ids),
         )
 
     def delete(self, ids: Iterable[str], known: Mapping[str, int]) -> Changes:
@@ -122,7 +129,10 @@ class Changes:
         np.save(draft.path("vectors.npy"), self.vectors)
         np.save(draft.path("bias.npy"), self.bias)
         draft.path("deleted.json").write_text(json.dumps(self.deleted))
-        return ChangesFacts(len(self.items), len(self.deleted))
+        if self.timed is not None:
+            self.timed.save(draft)
+        until = None if self.timed is None else self.timed.counters.time
+        return ChangesFacts(len(self.items), len(self.deleted), counted_until=until)
 
     @classmethod
     def open(cls, build: Build) -> Changes:
@@ -130,15 +140,15 @@ class Changes:
         deleted = json.loads(build.path("deleted.json").read_text())
         arrays = [np.load(build.path(f"{name}.npy")) for name in ("vectors", "bias")]
         items = pq.read_table(build.path("items.parquet"))
-        return cls(items, arrays[0], arrays[1], tuple(deleted))
+        return cls(items, arrays[0], arrays[1], tuple(deleted), Timed.of_build(build))
 
     def _without(self, ids: set[str]) -> Changes:
         keep = np.array([i not in ids for i in self.item_ids], dtype=bool)
-        return Changes(
-            self.items.filter(pa.array(keep, pa.bool_())),
-            self.vectors[keep],
-            self.bias[keep],
-            self.deleted,
+        return dataclasses.replace(
+            self,
+            items=self.items.filter(pa.array(keep, pa.bool_())),
+            vectors=self.vectors[keep],
+            bias=self.bias[keep],
         )
 
 

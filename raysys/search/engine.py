@@ -10,6 +10,7 @@ unit vectors, the exact score their cosine, and `similar` the only ranking.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
-from raysys.autoencoder.linear_form import retrieval_query
+from raysys.autoencoder.linear_form import CONSUME_BIAS, retrieval_query
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.rankings import SIMILAR, Needs, Ranking
 from raysys.compressor.embeddings import Embeddings
@@ -26,7 +27,7 @@ from raysys.errors import SearchError
 from raysys.index.files import open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
-from raysys.search.changes import Changed, Changes
+from raysys.search.changes import Changed, Changes, gone_mask
 from raysys.search.filters import Mask
 from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
@@ -34,6 +35,10 @@ from raysys.search.query import Items, Ranked
 from raysys.search.rescoring import best_of, encode
 from raysys.search.served import Served
 from raysys.search.users import seen_items
+from raysys.timing.files import Timed
+
+_HEAD = 100  # items that counters put first, scored beside the index's candidates
+_HEAD_KEPT = 1000  # of them, from which a user's are taken
 
 
 class Engine:
@@ -61,19 +66,61 @@ class Engine:
         self._items = items
         self._changes = changes
         self.codes = open_index(served.index, served.coded)
-        self._index: Searchable = self.codes
-        if changes is not None:
-            cosine = embeddings.similarity == "cosine"
-            self._index = Changed(self.codes, changes, items.built, cosine=cosine)
+        self._cosine = embeddings.similarity == "cosine"
+        self._index = self._searchable()
+        self._timed: Timed | None = None
+        self._head = np.zeros(0, dtype=np.int32)
+        gone = None if changes is None else gone_mask(changes, items.built, self.codes.n_items)
+        self._gone = gone if gone is not None and gone.any() else None
+        self._observing = threading.Lock()
         self.model: Conv4Rec | None = None
         self.fitted_until: int | None = None
         if served.coded.autoencoder is not None:
             autoencoder = Autoencoder.open(served.coded.autoencoder)
             self.model = autoencoder.model
             self.fitted_until = autoencoder.facts.fitted_until
+            self._timed = Timed.of_build(served.coded.autoencoder)
+        if changes is not None and changes.timed is not None:
+            self._follow(changes.timed)
         width = self.model.width if self.model is not None else None
         fresh = changes.vectors if changes is not None else None
         self.neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
+
+    @property
+    def counted_until(self) -> int | None:
+        """UTC seconds that the counters of items stand at; None where lists do not follow time."""
+        return None if self._timed is None else self._timed.counters.time
+
+    def observe(self, items: NDArray[np.int64], times: NDArray[np.int64]) -> None:
+        """Count events of the build's items, and let lists follow.
+
+        Args:
+            items: [M] item_nums.
+            times: [M] UTC seconds.
+
+        Raises:
+            SearchError: the model has no counters.
+        """
+        with self._observing:
+            if self._timed is None:
+                raise SearchError("this build has no counters: its lists do not follow time")
+            self._follow(self._timed.added(items, times))
+
+    def _follow(self, timed: Timed) -> None:
+        """Let the model's prior and the index's biases be those of the counters."""
+        assert self.model is not None
+        prior = timed.prior()
+        self.codes = self.codes.with_bias(CONSUME_BIAS, prior)
+        self._index = self._searchable()
+        self.model.prior = torch.from_numpy(prior)
+        self._timed = timed
+        head = np.argsort(-prior, kind="stable")[:_HEAD_KEPT]
+        self._head = head.astype(np.int32)
+
+    def _searchable(self) -> Searchable:
+        if self._changes is None:
+            return self.codes
+        return Changed(self.codes, self._changes, self._items.built, cosine=self._cosine)
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -147,6 +194,9 @@ class Engine:
         for row in range(history.n_users):
             candidates = nums[row][nums[row] >= 0]
             if rescore:
+                if len(self._head) and ranking.linear(self.model)[0] > 0:
+                    seen = None if exclude is None else exclude[row]
+                    candidates = np.union1d(candidates, self._head_for(seen, allow))
                 yield best_of(
                     self.model,
                     z[row],
@@ -157,6 +207,15 @@ class Engine:
                 )
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
+
+    def _head_for(self, seen: Items | None, allow: Mask | None) -> Items:
+        """Return the items that counters put first since the index was built, for one user."""
+        head = self._head
+        if allow is not None:
+            head = head[allow[head]]
+        if self._gone is not None:
+            head = head[~self._gone[head]]
+        return head[~np.isin(head, seen)][:_HEAD] if seen is not None else head[:_HEAD]
 
     def encode(self, history: Cells) -> torch.Tensor:
         """Return the latents [B, H] of profiles; see `rescoring.encode`."""

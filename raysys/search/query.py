@@ -183,12 +183,17 @@ class Answer:
         ranking: what the list is sorted by, as it was asked for.
         unknown_items: profile items that the catalogue does not hold.
         items: at most k hits.
+        counted_until: UTC seconds that the counters of what is taken lately stand at; None where
+            lists do not follow time.
     """
 
     build_id: str
     ranking: RankingText
     unknown_items: Annotated[list[str], Field(description="profile items outside the catalogue")]
     items: list[Hit]
+    counted_until: Annotated[
+        int | None, Field(description="UTC seconds that the counters of items stand at")
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,29 @@ class Search:
             )
         )
         hits = hits_of(ranked, self._items, self._levels if query.levels else None)
-        return Answer(self.build_id, query.ranking or self.rankings[0], unknown, hits)
+        asked = query.ranking or self.rankings[0]
+        return Answer(self.build_id, asked, unknown, hits, self.engine.counted_until)
+
+    def observe(self, item_ids: Sequence[str], timestamps: Sequence[int]) -> int:
+        """Count new events in memory, so that answers from now on follow them.
+
+        The counters of the build are not changed; `raysys update refresh=true` writes them.
+
+        Args:
+            item_ids: one per event; items that the model does not know are left out.
+            timestamps: UTC seconds of each.
+
+        Returns:
+            How many were counted.
+
+        Raises:
+            SearchError: the model has no counters.
+        """
+        events = zip(item_ids, timestamps, strict=True)
+        known = [(self._items.built[i], t) for i, t in events if i in self._items.built]
+        pairs = np.array(known, dtype=np.int64).reshape(-1, 2)
+        self.engine.observe(pairs[:, 0], pairs[:, 1])
+        return len(pairs)
 
     def similar(
         self,
