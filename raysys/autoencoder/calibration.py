@@ -26,6 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LINK_CHOICES = tuple(f"link_{name}" for name in ("slope", "power", "sharpness", "floor"))
+"""Names of the link's parameters, as logs, among what a training chose."""
+
 _BINS = 192  # of each of the three sets of edges
 _EDGE_SAMPLE = 1 << 18
 _MAX_ROUNDS = 60

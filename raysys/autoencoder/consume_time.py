@@ -25,6 +25,7 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.timing.choice import Choice, choose
 from raysys.timing.counters import Counters
+from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
 from raysys.timing.windows import RehearsalWindow, window_of
 
@@ -49,6 +50,12 @@ class Horizon:
     start: int
     stop: int
     seconds: float
+
+    @classmethod
+    def of(cls, cutoffs: dict[str, int], seconds: float | None) -> Horizon:
+        """Return the horizon of a split; None seconds: that of the validation targets."""
+        start, stop = cutoffs["val"], cutoffs["test"]
+        return cls(start, stop, stop - start if seconds is None else seconds)
 
     @property
     def length(self) -> int:
@@ -114,10 +121,23 @@ def choose_form(
     return choose(windows, metric=metric, rich=len(windows) > 1)
 
 
-def set_form(model: Conv4Rec, form: TimeForm, counters: Counters) -> None:
-    """Let vectors and queries of a model follow the form; its prior waits for `set_prior`."""
+@torch.no_grad()
+def set_form(
+    model: Conv4Rec, form: TimeForm, counters: Counters, spread: Callable[[], torch.Tensor]
+) -> dict[str, float]:
+    """Let vectors, queries and prior of a model follow the form; return it as choices.
+
+    Args:
+        model: solved, or trained.
+        form: to follow.
+        counters: of the items at the cut.
+        spread: makes the standard deviation of the model's personal scores.
+    """
     lift = torch.from_numpy(form.item_lift(counters.totals))
     model.follow_time(lift, length=form.length, recency=form.recency)
+    wide = float(spread())
+    model.prior.copy_(torch.from_numpy(Timed(form, wide, counters).prior()))
+    return form.as_choices(wide)
 
 
 def personal(model: Conv4Rec, now: int) -> Callable[[Cells, float], Floats]:

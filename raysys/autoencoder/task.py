@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysys import progress
-from raysys.autoencoder.calibration import level_offsets
+from raysys.autoencoder.calibration import LINK_CHOICES, level_offsets
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.consume_time import DAY_S, Horizon, choose_form, set_form
@@ -40,7 +40,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels, Window
 from raysys.store.builds import Workspace
-from raysys.timing.choice import PLAIN, Choice
+from raysys.timing.choice import PLAIN
 from raysys.timing.form import TimeForm
 from raysys.training.task import Head, Ranks, Task
 
@@ -53,7 +53,6 @@ _LEFT_OUT_USERS = 1000
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
 _RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
-_LINK = tuple(f"link_{name}" for name in ("slope", "power", "sharpness", "floor"))
 _USUAL_PENALTY = 400.0  # of a rehearsal where gradient steps made the model
 CONSUME_NLL = "consume_nll"  # mean -log P(i | u) of validation targets
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
@@ -252,51 +251,34 @@ class AutoencoderTask:
 
     def _finish_timed(self, choices: dict[str, float]) -> dict[str, float]:
         """Set the form of time and the link, both chosen on what users did next; return them."""
-        assert self._data.now is not None
-        model, data = self._model, self._data
+        model, data, found = self._model, self._data, None
+        if self._validation is not None:
+            found = choose_form(
+                model,
+                self._cells.in_windows((Window.FIT, Window.VAL)),
+                Horizon.of(self._profiles.facts.cutoffs or {}, self._horizon_s),
+                rank=int(choices.get(_RANK, model.width)),
+                penalty=choices.get(_PENALTY, _USUAL_PENALTY),
+                metric=self._quality.name,
+                seed=self._seed,
+            )
+        form = TimeForm.of_choices(choices)[0] if found is None else found.form
+        kept = set_form(model, form, data.counters(), self._spread)
         self._set_mean_level_latent()
-        found = None if self._validation is None else self._choose_form(choices)
-        form, _ = TimeForm.of_choices(choices)
-        if found is not None:
-            form = found.form
-        counters = data.counters()
-        set_form(model, form, counters)
-        spread = self._spread()
-        model.prior.copy_(torch.from_numpy(form.bias(counters)).to(model.prior) * spread)
-        kept = {k: v for k, v in choices.items() if k in (_RANK, _PENALTY)}
-        kept |= form.as_choices(float(spread))
         if self._validation is None:
-            logs = [choices[name] for name in _LINK] if _LINK[0] in choices else None
-            self._fit_link_to_cells(logs)
-        else:
-            self._nll = self._fit_link_to_targets()
-            kept |= dict(zip(_LINK, model.link.parameters_log.tolist(), strict=True))
-        return choices | kept
-
-    def _choose_form(self, choices: dict[str, float]) -> Choice | None:
-        cutoffs = self._profiles.facts.cutoffs or {}
-        start, stop = cutoffs["val"], cutoffs["test"]
-        seconds = stop - start if self._horizon_s is None else self._horizon_s
-        return choose_form(
-            self._model,
-            self._cells.in_windows((Window.FIT, Window.VAL)),
-            Horizon(start, stop, seconds),
-            rank=int(choices.get(_RANK, self._model.width)),
-            penalty=choices.get(_PENALTY, _USUAL_PENALTY),
-            metric=self._quality.name,
-            seed=self._seed,
-        )
-
-    def _fit_link_to_targets(self) -> float:
-        """Calibrate P(i | u) on the validation targets; return their mean -log P."""
-        assert self._validation is not None
-        rows = few(_LINK_USERS, self._model.n_items)
-        history, targets = self._validation.history, self._validation.targets
-        some = np.arange(min(rows, history.n_users))
-        targets = targets.users(some)
-        scores = self._scores(history.users(some))
+            named = [choices[name] for name in LINK_CHOICES if name in choices]
+            self._fit_link_to_cells(torch.tensor(named) if named else None)
+            return choices | kept
+        users = np.arange(min(few(_LINK_USERS, model.n_items), self._validation.history.n_users))
+        targets = self._validation.targets.users(users)
+        scores = self._scores(self._validation.history.users(users))
         parts = torch.from_numpy(targets.rows), _long(targets.item_num)
-        return self._model.link.fit(scores, *(part.to(scores.device) for part in parts))
+        self._nll = model.link.fit(scores, *(part.to(scores.device) for part in parts))
+        return (
+            choices
+            | kept
+            | dict(zip(LINK_CHOICES, model.link.parameters_log.tolist(), strict=True))
+        )
 
     def _set_level_offsets(self, choices: dict[str, float]) -> dict[str, float]:
         """Add what validation chose to the level logits of all items; return it."""
@@ -362,7 +344,7 @@ class AutoencoderTask:
             z = model.encode(self._ragged(self._data.sample(_LINK_USERS, self._seed)))
             model.mean_level_latent.copy_(model.split(z)[1].mean(dim=0))
 
-    def _fit_link_to_cells(self, logs: Sequence[float] | None = None) -> None:
+    def _fit_link_to_cells(self, logs: Tensor | None = None) -> None:
         """Calibrate P(i | u) on training users, each item predicted from the others.
 
         With the parameters of an earlier fit, it takes those.
@@ -372,7 +354,7 @@ class AutoencoderTask:
         scores = model.consume_scores(model.encode(batch))
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
-        model.link.fit(scores, rows, items, logs=None if logs is None else torch.tensor(logs))
+        model.link.fit(scores, rows, items, logs=logs)
 
 
 def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:

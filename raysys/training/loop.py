@@ -105,7 +105,7 @@ def _run_phase(
     if isinstance(task, Validated):
         with torch.no_grad():
             state["choices"] |= task.finish(state["choices"])
-            state["metrics"] = task.report() | state["metrics"]
+            state["metrics"] |= task.report()
     state["model"] = weights(module)
 
 
