@@ -86,6 +86,7 @@ SHOWN = {
         "similarity": "test_narrow_vectors_stay_dense_where_codes_are_no_smaller",
         "refit": "test_what_was_planted_is_learned",
         "select": "test_what_the_loop_selects_by_is_the_evaluators",
+        "horizon_days": "test_a_far_horizon_keeps_the_plain_form",
     },
     "Conv4RecConfig": {
         "latent": "test_sizes_of_the_blocks",
@@ -260,7 +261,8 @@ SHOWN = {
     },
     "UpdateConfig": dict.fromkeys(
         ("upsert", "delete"), "test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked"
-    ),
+    )
+    | {"refresh": "test_refresh_counts_what_came_since_the_training"},
     "AtomsConfig": {
         "atom": "test_strongest_items_of_an_atom",
         "items": "test_shared_atoms_of_two_items",

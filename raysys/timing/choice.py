@@ -42,6 +42,7 @@ _SHARES = (0.1, 0.3, 0.6)
 _SURE = 1.645  # one-sided 95 %
 _CLEARLY = 1.96
 _LEAST_GAIN = 0.002
+_LEAST_USERS = 300  # of all windows, for more than the plain form: a search fits fewer by chance
 _MAX_SWEEPS = 4
 
 
@@ -70,6 +71,7 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
     """
     column = METRICS.index("recall@20^BETA" if "^" in metric else metric)
     newest = windows[0]
+    rich = rich and sum(window.n_users for window in windows) >= _LEAST_USERS
     with progress.stage("time form", lines=progress.STEPS) as work:
         plain = max(
             (TimeForm.single(*pair) for pair in PLAIN),

@@ -12,12 +12,15 @@ from raysys.commands.index import IndexConfig, index
 from raysys.commands.query import QueryConfig, query
 from raysys.commands.train import TrainConfig, train
 from raysys.commands.update import UpdateConfig, update
-from raysys.errors import ConfigError, DataError, UnknownItemError
+from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
 from raysys.search.changes import Changes
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
-from tests.support.runs import item_id, model_run, user_id, vectors_run
+from raysys.timing.counters import Counters
+from raysys.timing.files import Timed
+from raysys.timing.form import TimeForm
+from tests.support.runs import item_id, model_run, random_cells, user_id, vectors_run
 
 DIM = 80  # wide enough for codes: narrow vectors are kept dense
 
@@ -251,3 +254,63 @@ def test_upserts_without_usable_ids_are_refused(tmp_path, ids, message):
     with pytest.raises(DataError, match=message):
         update(UpdateConfig(run=workspace.run, upsert=path))
     assert not workspace.has("changes")
+
+
+def timed_run(path, **settings):
+    """A run whose lists follow counters that stand before its users' last cells."""
+    cells = random_cells(20, 60, 5)
+    form = TimeForm.single(5.0, 1.0)
+    early = cells.timestamp < 1080
+    counted = {"n_items": 60, "time": 1080}
+    counters = Counters.of(cells.item_num[early], cells.timestamp[early], **counted)
+    timed = Timed(form, 1.0, counters)
+    workspace, _ = model_run(path, timed=timed, fitted_until=1080, **settings)
+    return workspace, cells, timed
+
+
+def test_refresh_counts_what_came_since_the_training(tmp_path):
+    workspace, cells, timed = timed_run(tmp_path)
+    before = Search.open(workspace)
+    query = RecommendQuery(profile=[], k=60)
+    old = before.recommend(query)
+    assert old.counted_until == 1080
+    result = update(UpdateConfig(run=str(tmp_path), refresh=True))
+    late = cells.timestamp >= 1080
+    assert result.extra["n_counted"] == late.sum()
+    search = Search.open(workspace)
+    new = search.recommend(query)
+    assert new.counted_until == cells.timestamp.max() + 1 == result.extra["counted_until"]
+    wanted = timed.added(cells.item_num[late], cells.timestamp[late]).prior()
+    scores = {hit.item_id: hit.score for hit in new.items}
+    assert [scores[item_id(n)] for n in range(60)] == pytest.approx(wanted, abs=1e-5)
+    assert [hit.item_id for hit in new.items] != [hit.item_id for hit in old.items]
+    index = search.engine.codes.bias[:, 0]
+    assert index == pytest.approx(wanted[search.engine.codes.layout.items])
+    again = update(UpdateConfig(run=str(tmp_path), refresh=True, delete=[new.items[0].item_id]))
+    assert again.extra["n_counted"] == 0
+    after = Search.open(workspace).recommend(query)
+    assert [hit.item_id for hit in after.items] == [hit.item_id for hit in new.items][1:]
+    assert after.counted_until == new.counted_until
+
+
+def test_observed_events_change_the_next_answer(tmp_path):
+    workspace, cells, _ = timed_run(tmp_path)
+    search = Search.open(workspace)
+    query = RecommendQuery(profile=[], k=5)
+    rare = search.recommend(RecommendQuery(profile=[], k=60)).items[-1].item_id
+    end = int(cells.timestamp.max())
+    assert search.observe([rare, "nobody knows it"] * 50, [end] * 100) == 50
+    answer = search.recommend(query)
+    assert answer.items[0].item_id == rare
+    assert answer.counted_until == end + 1
+    fresh = Search.open(workspace).recommend(query)
+    assert fresh.items[0].item_id != rare  # what was observed is the process's own
+
+
+def test_a_model_without_counters_is_not_refreshed(tmp_path):
+    workspace, _ = model_run(tmp_path)
+    with pytest.raises(ConfigError, match="no counters"):
+        update(UpdateConfig(run=str(tmp_path), refresh=True))
+    with pytest.raises(SearchError, match="no counters"):
+        Search.open(workspace).observe([item_id(1)], [1])
+    assert Search.open(workspace).recommend(RecommendQuery(profile=[], k=1)).counted_until is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 import pyarrow.parquet as pq
 
 from raysys.autoencoder.files import AutoencoderFacts, write_model
@@ -71,8 +72,13 @@ def item_table(columns):
     return pa.table({"item_num": numbers, **columns})
 
 
-def plant_autoencoder(ws, model, *, settings=None, **facts):
-    """Write an `autoencoder` build; `facts` are those that are not of a model of period test."""
+def plant_autoencoder(ws, model, *, settings=None, timed=None, **facts):
+    """Write an `autoencoder` build; `facts` are those that are not of a model of period test.
+
+    `timed`, a `Timed`, makes the model's prior.
+    """
+    if timed is not None:
+        model.prior = torch.from_numpy(timed.prior())
     plain = {
         "n_items": model.n_items,
         "n_levels": model.levels.n_levels,
@@ -83,6 +89,8 @@ def plant_autoencoder(ws, model, *, settings=None, **facts):
 
     def write(draft):
         write_model(draft, model)
+        if timed is not None:
+            timed.save(draft)
         return AutoencoderFacts(**(plain | facts))
 
     return plant(ws, "autoencoder", write, **(settings or {}))

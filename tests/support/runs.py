@@ -119,22 +119,27 @@ def write_profiles(ws, cells, levels, n_items):
     return plant_profiles(ws, cells, levels, items_of(n_items), user_ids=ids)
 
 
-def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until):
+def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until, timed=None):
     cfg = Conv4RecConfig(latent=8, level_latent=4, profile_half_life_days=0.01)
     model = Conv4Rec(cfg, n_items=n_items, levels=levels, seed=1).eval()
     with torch.no_grad():  # far from the flat start, so that orders are clear
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
             parameter.add_(0.5 * noise)
-    return plant_autoencoder(ws, model, settings={"inputs": [profiles]}, fitted_until=fitted_until)
+    settings = {"inputs": [profiles]}
+    return plant_autoencoder(ws, model, settings=settings, timed=timed, fitted_until=fitted_until)
 
 
-def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100):
-    """A run with an untrained autoencoder and users; returns (workspace, cells)."""
+def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100, timed=None):
+    """A run with an untrained autoencoder and users; returns (workspace, cells).
+
+    `timed`: what its prior follows from.
+    """
     ws = Workspace(str(path))
     cells = random_cells(n_users, n_items, levels.n_levels)
     profiles = write_profiles(ws, cells, levels, n_items)
-    autoencoder = write_autoencoder(ws, profiles, levels, n_items, fitted_until=fitted_until)
+    fitted = {"fitted_until": fitted_until, "timed": timed}
+    autoencoder = write_autoencoder(ws, profiles, levels, n_items, **fitted)
     vectors, bias = retrieval_vectors(Autoencoder.open(autoencoder).model)
     inputs = [autoencoder, profiles]
     embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
