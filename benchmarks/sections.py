@@ -40,6 +40,13 @@ SECTIONS = (
         "RMSE, NLL and ECE are better when small.",
     ),
     Section(
+        "order",
+        "Peers on the same folds, and what the order of events is worth",
+        "`raysys bench suite=order`: rankers of reports with settings chosen on validation, and a "
+        "small SASRec; `sasrec-shuffled` is the same network on shuffled sequences. Test is judged "
+        "once, intervals are over users.",
+    ),
+    Section(
         "pipeline",
         "The whole pipeline on raw logs",
         "`raysys pipeline` with all defaults, and the best baselines of its report.",
@@ -160,6 +167,7 @@ COLUMNS = {
     "rate_of_peer_with_ray": Column("rate with Ray's start", ".2f"),
     "cpu_s": Column("CPU s"),
     "recall@20": Column("recall@20", ".3f"),
+    "recall@20^0.3": Column("recall@20^0.3", ".4f"),
     "ndcg@100": Column("NDCG@100", ".3f"),
     "value": Column("value", ".4f"),
     "model": Column("autoencoder", ".3f"),

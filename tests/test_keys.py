@@ -203,6 +203,10 @@ SHOWN = {
             "test_evaluate",
         ),
     },
+    "OrderBenchConfig": dict.fromkeys(
+        ("data", "methods", "epochs", "minutes", "replicates"),
+        "test_only_what_sees_the_order_finds_the_next_item",
+    ),
     "PrepareBenchConfig": dict.fromkeys(("sizes", "n_users", "n_items", "peers"), "test_prepare"),
     "RecoveryBenchConfig": dict.fromkeys(
         (

@@ -21,6 +21,7 @@ SUITES = {
     "agreement": ("raysys.bench.agreement", "AgreementBenchConfig"),
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
+    "order": ("raysys.bench.order", "OrderBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "recovery": ("raysys.bench.recovery", "RecoveryBenchConfig"),
     "scale": ("raysys.bench.scale", "ScaleBenchConfig"),

@@ -39,6 +39,7 @@ _VAL_USERS = 5000
 _BLOCK = 256
 _CHOSEN_BY = "ndcg@100"
 _RATED = "score"
+_JUDGED = MetricLayout(top_k=(20,), betas=(0.3,))  # no more than DAY_METRICS need
 _GRIDS: dict[str, list[dict[str, float]]] = {
     "popularity": [{}],
     "recent": [{"fraction": f} for f in (0.05, 0.1, 0.2, 0.4)],
@@ -198,7 +199,7 @@ def choose(source: Source, name: str, *, period: str) -> Chosen:
     kept: Any = None
     validation: dict[str, float] = {}
     if len(grid) > 1 or ranks:
-        judge = _ranking_scores(source) if name in RANKERS else _rating_score(source)
+        judge = ranking_scores(source) if name in RANKERS else _rating_score(source)
         for number, model in enumerate(_fit(source, name, grid, "val")):
             scores = judge(model)
             value = scores[_CHOSEN_BY if name in RANKERS else _RATED]
@@ -233,14 +234,15 @@ def _fit(source: Source, name: str, grid: Sequence[dict[str, float]], period: st
         yield function(train, n_items, *extra, **settings)
 
 
-def _ranking_scores(source: Source) -> Callable[[Ranker], dict[str, float]]:
+def ranking_scores(source: Source) -> Callable[[Ranker], dict[str, float]]:
+    """Return what measures `DAY_METRICS` of a ranker on val."""
     task = val_task(source)
     keys = user_keys(task.history.user_num)
     train = source.cells.in_windows(period_windows(source.split, "val").fitted)
     counts = item_counts(train, source.catalogue["val"])
 
     def scores(model: Ranker) -> dict[str, float]:
-        evaluator = Evaluator(MetricLayout(), item_counts=counts, replicates=0)
+        evaluator = Evaluator(_JUDGED, item_counts=counts, replicates=0)
         for start in range(0, task.history.n_users, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, task.history.n_users))
             history = task.history.users(rows)
