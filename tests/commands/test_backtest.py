@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
 from raysys.config import load
 from raysys.data.profiles import Profiles
-from raysys.errors import ConfigError
+from raysys.errors import ConfigError, DataError
 from raysys.evaluation.comparison import users_of_report
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import StageResult, Workspace
@@ -90,3 +92,34 @@ def test_evaluate_backtest_is_the_command_of_today(monkeypatch, tmp_path, text):
     assert cli.main(["evaluate", f"run={tmp_path}", *words]) == 0
     assert [(cfg.windows, cfg.launch.workers) for cfg in seen] == [(3, 0)]
     assert load(EvaluateConfig, ["backtest=0"]) == EvaluateConfig()
+
+
+def test_a_window_with_too_little_data_is_left_out(monkeypatch, tmp_path):
+    windows = [backtest_module._Window(n, 10 * n, 10 * n + 5, 10 * n + 10) for n in (1, 2, 3)]
+    figures = {"recall@20": {"mean": 0.5, "ci_low": None, "ci_high": None}}
+
+    def run_window(cfg, subject, window):
+        if window.number in missing:
+            raise DataError("nobody to evaluate")
+        extra = {
+            "evaluated": {},
+            "baselines": {"window": figures},
+            "validation": {"window": {"recall@20": 0.4}},
+            "report": f"w{window.number}/reports/x.json",
+        }
+        return f"w{window.number}", StageResult(metrics=figures, extra=extra)
+
+    monkeypatch.setattr(backtest_module, "_windows", lambda *_: windows)
+    monkeypatch.setattr(backtest_module, "_run_window", run_window)
+    monkeypatch.setattr(backtest_module, "_means", lambda *_: figures)
+    monkeypatch.setattr(backtest_module, "connected", lambda _: contextlib.nullcontext())
+    subject = SimpleNamespace(build_ids={})
+    monkeypatch.setattr(backtest_module.Subject, "open", lambda *_: subject)
+    missing = {1}
+    result = backtest(BacktestConfig(run=str(tmp_path), windows=3))
+    assert [entry["number"] for entry in result.extra["backtest"]] == [2, 3]
+    assert result.extra["left_out"] == [{"number": 1, "reason": "nobody to evaluate"}]
+    assert result.extra["differences"]["recall@20"]["chosen"]["difference"] == 0
+    missing = {1, 2, 3}
+    with pytest.raises(DataError, match="no window"):
+        backtest(BacktestConfig(run=str(tmp_path), windows=3))
