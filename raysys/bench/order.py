@@ -4,8 +4,8 @@
 
 Each `<run>/<data>` is a run with profiles (`raysys prepare folds=FILE split=temporal|users`), and
 perhaps a trained model. Every method chooses its settings or epochs on val, is fitted again on what
-the test period may see, and is judged once on test by the evaluator of all reports, with 95 %
-intervals over users. `sasrec-shuffled` is the same network on shuffled sequences: the difference is
+the test period may see, and is judged on test by the evaluator of all reports, with 95 % intervals
+over users. `sasrec-shuffled` is the same network on shuffled sequences: the difference is
 what order is worth to it.
 """
 
