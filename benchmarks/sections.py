@@ -89,6 +89,12 @@ SECTIONS = (
         "Rows a second against rows of the log: raysys prepare and polars",
     ),
     Section(
+        "ratings",
+        "Ratings",
+        "`raysys bench suite=ratings`: random splits of logs as the literature makes them, and "
+        "planted logs of ratings 1..10 with a known number of factors.",
+    ),
+    Section(
         "recovery",
         "Recovering a known distribution",
         "`raysys bench suite=recovery`: the model's joint P(item, rating | user) against the one "
@@ -214,6 +220,7 @@ def number(value: Any, column: Column) -> str:
 _KINDS_OF_ROWS = {
     "codes": ("bytes_per_item", "compression", "times_the_products"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
+    "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),
     "evaluate": ("items", "users"),
 }

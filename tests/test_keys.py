@@ -208,6 +208,9 @@ SHOWN = {
         "test_only_what_sees_the_order_finds_the_next_item",
     ),
     "PrepareBenchConfig": dict.fromkeys(("sizes", "n_users", "n_items", "peers"), "test_prepare"),
+    "RatingsBenchConfig": dict.fromkeys(
+        ("source", "data", "held_out", "splits", "factors"), "test_ratings"
+    ),
     "RecoveryBenchConfig": dict.fromkeys(
         (
             *("draws", "n_users", "n_items", "rank", "latent"),

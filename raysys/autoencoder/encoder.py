@@ -27,7 +27,6 @@ from raysys.autoencoder.ragged_ops import (
     user_levels,
 )
 from raysys.autoencoder.rankings import rankings_of
-from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
 
@@ -45,7 +44,7 @@ class Encoder(nn.Module):
         n_items: catalogue size N.
         levels: the interaction levels; with one level there is no level block.
         counts: [N, R] interactions of the fitted period; default none.
-        start: of the level block; default without interactions.
+        start: of the level block, whose factors it has; default without interactions or factors.
         seed: of the initial weights; None leaves them unset.
     """
 
@@ -81,6 +80,7 @@ class Encoder(nn.Module):
         if cfg.consume_loss == "likelihood":
             self.decoder = normal(n_items, cfg.latent)  # g
             self.consume_bias = nn.Parameter((counts.sum(dim=1) + 1).log())
+        start = no_start(n_items, levels) if start is None else start
         if n_levels > 1:
             self.level_in = normal(n_items, cfg.channels, cfg.level_latent)  # F
             self.level_out = normal(n_items, cfg.level_channels, cfg.level_latent)  # W
@@ -90,7 +90,6 @@ class Encoder(nn.Module):
             self.table_user = nn.Parameter(_START_SHARE * first)  # t
             self.table_levels = nn.Parameter(torch.full((n_levels,), _START_SHARE))  # d
             self.level_shift = nn.Parameter(torch.zeros(cfg.level_latent))  # b
-            start = no_start(n_items, levels) if start is None else start
             self.level_bias = nn.Parameter(start.log_shares.clone())
             self.log_overall: Tensor
             self.loadings: Tensor
@@ -105,7 +104,7 @@ class Encoder(nn.Module):
         self.typical_size: Tensor
         self.register_buffer("typical_size", counts.sum().clamp_min(1) / n_items)
         self.mean_level_latent: Tensor
-        size = cfg.level_latent + 1 + N_FACTORS + n_levels
+        size = cfg.level_latent + start.loadings.shape[1] + n_levels
         self.register_buffer("mean_level_latent", torch.zeros(size))
         self.level_offset: Tensor  # what validation added to every item's level_bias
         self.register_buffer("level_offset", torch.zeros(n_levels))
@@ -120,6 +119,11 @@ class Encoder(nn.Module):
     def width(self) -> int:
         """Size Hc of the consume block: `cfg.latent`, but where the closed form took another."""
         return self.items.shape[1]
+
+    @property
+    def n_factors(self) -> int:
+        """Number F of rating factors."""
+        return self.loadings.shape[1] - 1 if self.has_levels else 0
 
     @property
     def has_levels(self) -> bool:

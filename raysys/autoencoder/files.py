@@ -75,10 +75,8 @@ class Autoencoder:
         state = load_file(self._build.path(_WEIGHTS))
         cfg = Conv4RecConfig(**json.loads(self._build.path(_CONFIG).read_text()))
         levels = RatingLevels.load(self._build.path(_LEVELS))
-        model = Conv4Rec(cfg, n_items=len(state["items"]), levels=levels, seed=None)
         state.setdefault("query", torch.zeros(2))  # of builds from before the time form
-        model.load_state_dict(state, assign=True)
-        return model.frozen()
+        return Conv4Rec.restored(state, cfg, levels).frozen()
 
 
 def write_model(draft: Draft, model: Conv4Rec) -> None:

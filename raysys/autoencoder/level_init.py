@@ -92,10 +92,16 @@ def level_start(
     return LevelStart(*(torch.from_numpy(part).float() for part in (*parts, *learned)))
 
 
-def no_start(n_items: int, levels: RatingLevels) -> LevelStart:
-    """Return the start without any cells."""
+def no_start(n_items: int, levels: RatingLevels, n_factors: int = 0) -> LevelStart:
+    """Return the start without any cells, of so many factors."""
     none = np.zeros(0, dtype=np.int64)
-    return level_start(none, none, none, n_items=n_items, levels=levels)
+    start = level_start(none, none, none, n_items=n_items, levels=levels)
+    factors = no_factors(n_items, n_factors)
+    learned = (factors.loadings, factors.variance, factors.penalties)
+    loadings, variance, penalties = map(torch.from_numpy, learned)
+    return dataclasses.replace(
+        start, loadings=loadings, loading_variance=variance, penalties=penalties
+    )
 
 
 def _tilted(share: Doubles, centred: Doubles, means: Doubles) -> Doubles:

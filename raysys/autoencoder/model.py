@@ -35,8 +35,9 @@ The blocks share no parameters, so no weight between their losses changes either
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -44,10 +45,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from raysys.autoencoder.config import LEVEL_WEIGHT
+from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.encoder import Encoder
 from raysys.autoencoder.gather import of_rows, product_sums
 from raysys.autoencoder.item_scores import ItemScores, expected_rating, log_p_like
+from raysys.autoencoder.level_init import no_start
 from raysys.autoencoder.losses import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.autoencoder.ragged_ops import (
     Pairs,
@@ -59,14 +61,25 @@ from raysys.autoencoder.ragged_ops import (
     user_levels,
 )
 from raysys.autoencoder.rankings import Needs, Ranking
-from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.batches import Ragged
+from raysys.data.schema import RatingLevels
 
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 
 
 class Conv4Rec(Encoder):
     """The autoencoder; `forward` returns the losses. Its arguments are those of `Encoder`."""
+
+    @classmethod
+    def restored(cls, state: dict[str, Tensor], cfg: Conv4RecConfig, levels: RatingLevels) -> Self:
+        """Return the model whose state this is; its own sizes are those of the state."""
+        n_items, width = state["items"].shape
+        cfg = dataclasses.replace(cfg, latent=width)
+        size = len(state["mean_level_latent"]) - cfg.level_latent - levels.n_levels
+        start = no_start(n_items, levels, size - 1)
+        model = cls(cfg, n_items=n_items, levels=levels, start=start, seed=None)
+        model.load_state_dict(state, assign=True)
+        return model
 
     def level_logits(self, z_l: Tensor, items: Tensor | None) -> Tensor:
         """Return the level logits of pairs: z_l [M, Hl + 1 + F + R], item_nums [M] -> [M, R].
@@ -91,7 +104,8 @@ class Conv4Rec(Encoder):
 
     def _level_parts(self, z_l: Tensor) -> tuple[Tensor, ...]:
         """Return the learned latent [B, Hl], the factors [B, 1 + F] and h [B, R]."""
-        return z_l.tensor_split([self.cfg.level_latent, self.cfg.level_latent + 1 + N_FACTORS], 1)
+        learned = self.cfg.level_latent
+        return z_l.tensor_split([learned, learned + 1 + self.n_factors], 1)
 
     def forward(self, batch: Ragged) -> dict[str, Tensor]:
         """Return `loss` and its parts, each a sum over the batch divided by its M cells.
@@ -142,7 +156,7 @@ class Conv4Rec(Encoder):
             shares = shares_left_out(batch, pairs, known)
         else:
             user = user_levels(batch, known)[batch.rows]
-            factors, shares = user.tensor_split([1 + N_FACTORS], dim=1)
+            factors, shares = user.tensor_split([1 + self.n_factors], dim=1)
             left = factors_at(factors, self.loadings[batch.item_num])
         learned = of_rows(level_products, tables, places)
         return self._item_logits(learned, left, shares, batch.item_num)

@@ -23,6 +23,7 @@ from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, sp
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.consume_time import DAY_S, Horizon, choose_form, set_form
 from raysys.autoencoder.fit_data import fit_data
+from raysys.autoencoder.level_init import LevelStart, no_start
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
 from raysys.autoencoder.validation import (
@@ -102,7 +103,7 @@ class AutoencoderTask:
             n_items=data.n_items,
             levels=levels,
             counts=torch.from_numpy(counts),
-            start=data.level_start(levels) if _leads() else None,
+            start=agreed(data.level_start(levels) if _leads() else None, data.n_items, levels),
             seed=seed,
         )
         self.weights = data.train.counts.astype(np.float64)
@@ -374,6 +375,22 @@ def _leads() -> bool:
     return not (group.is_available() and group.is_initialized()) or group.get_rank() == 0
 
 
+def agreed(start: LevelStart | None, n_items: int, levels: RatingLevels) -> LevelStart:
+    """Return the leader's start, and on the other ranks an empty one with as many factors.
+
+    Args:
+        start: of rank 0; None on the others.
+        n_items: N.
+        levels: R levels.
+    """
+    group = torch.distributed
+    size = torch.tensor(0 if start is None else start.loadings.shape[1])
+    if group.is_available() and group.is_initialized():
+        size = size.to("cuda" if group.get_backend() == "nccl" else "cpu")
+        group.broadcast(size, 0)
+    return no_start(n_items, levels, int(size) - 1) if start is None else start
+
+
 def _long(values: NDArray[Any]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
 
@@ -429,10 +446,3 @@ def last_period(split: str, refit: str) -> str:
     if refit == "all":
         return "all"
     return "test" if refit == "val" and split == "temporal" else "val"
-
-
-def new_model(profiles: Profiles, cfg: Conv4RecConfig, period: str) -> Conv4Rec:
-    """Return a model of the sizes that a period needs, its weights unset: assign them."""
-    levels: RatingLevels = profiles.levels
-    n_items = profiles.facts.catalogue[period]
-    return Conv4Rec(cfg, n_items=n_items, levels=levels, seed=None)

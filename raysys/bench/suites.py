@@ -23,6 +23,7 @@ SUITES = {
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
+    "ratings": ("raysys.bench.ratings", "RatingsBenchConfig"),
     "recovery": ("raysys.bench.recovery", "RecoveryBenchConfig"),
     "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),

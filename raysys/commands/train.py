@@ -29,7 +29,7 @@ from raysys.autoencoder.linear_form import (
 )
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.rankings import Ranking
-from raysys.autoencoder.task import autoencoder_phases, last_period, new_model
+from raysys.autoencoder.task import autoencoder_phases, last_period
 from raysys.autoencoder.validation import RECALL, check_metric
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, launch
@@ -235,10 +235,7 @@ def _write_model(
     profiles = Profiles.open(profiles_build)
     split = profiles.facts.split
     period = last_period(split, cfg.refit)
-    width = state["model"]["items"].shape[1]  # more than asked for where the closed form is better
-    settings = dataclasses.replace(cfg.autoencoder, latent=width)
-    model = new_model(profiles, settings, period)
-    model.load_state_dict(state["model"], assign=True)
+    model = Conv4Rec.restored(state["model"], cfg.autoencoder, profiles.levels)
     data = fit_data(profiles, period, cells=cells)
     rng = np.random.default_rng([cfg.seed, DISCOVER_PURPOSE])
     some = rng.permutation(data.train.n_users)[:_SLOPE_USERS]

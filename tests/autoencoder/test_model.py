@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
+from raysys.autoencoder.level_init import no_start
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out, shares_left_out
@@ -308,3 +309,19 @@ def test_dropout_takes_the_same_entries_from_a_latent_and_from_the_items_own_sha
 def test_settings_that_cannot_work_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=f"autoencoder.{key}={value!r}"):
         Conv4RecConfig(**{key: value})
+
+
+@pytest.mark.parametrize("levels", [stars(), EVENTS, ONE])
+@pytest.mark.parametrize("n_factors", [0, 5, 16])
+def test_a_restored_model_has_the_sizes_of_its_state(levels, n_factors):
+    """Builds of before the choice have 16 factors, and so many places in `mean_level_latent`."""
+    cfg = Conv4RecConfig(**SMALL)
+    start = no_start(N_ITEMS, levels, n_factors)
+    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, start=start)
+    again = Conv4Rec.restored(model.state_dict(), cfg, levels)
+    assert again.n_factors == (n_factors if levels.n_levels > 1 else 0)
+    batch = ragged(random_cells(0, levels.n_levels))
+    torch.testing.assert_close(again.encode(batch), model.encode(batch))
+    torch.testing.assert_close(
+        again.log_p_levels(again.encode(batch)), model.log_p_levels(model.encode(batch))
+    )

@@ -18,7 +18,7 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.autoencoder.rating_factors import N_FACTORS, rating_factors
+from raysys.autoencoder.rating_factors import _solve, n_factors_of, rating_factors
 from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
@@ -59,7 +59,7 @@ def predict(factors, rows, items, values, held):
         part = slice(int(offsets[user]), int(offsets[user + 60]))
         here = torch.from_numpy(offsets[user : user + 61] - offsets[user])
         batch = Ragged(here, torch.from_numpy(items[kept][part]), level[part])
-        users.append(user_levels(batch, tables)[:, : 1 + N_FACTORS].numpy())
+        users.append(user_levels(batch, tables)[:, : factors.loadings.shape[1]].numpy())
     found = np.concatenate(users)[rows[held]]
     return factors.item_bias[items[held]] + (found * factors.loadings[items[held]]).sum(axis=1)
 
@@ -70,7 +70,8 @@ def rmse(found, wanted):
 
 def test_planted_factors_are_found_up_to_the_noise():
     rows, items, values, held = planted(0.7)
-    factors = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
+    train = rows[~held], items[~held], values[~held]
+    factors = rating_factors(*train, n_items=N_ITEMS, n_factors=16)
     found = predict(factors, rows, items, values, held)
     assert rmse(found, values[held]) < 0.6  # .5 is noise
     # so many factors were made, two are in use
@@ -82,6 +83,41 @@ def test_without_factors_in_the_ratings_biases_are_what_is_left():
     rows, items, values, held = planted(0.0)
     factors = rating_factors(rows[~held], items[~held], values[~held], n_items=N_ITEMS)
     assert rmse(predict(factors, rows, items, values, held), values[held]) < 0.53
+
+
+def dense(n_factors, n_users=300, n_items=120, per_user=90):
+    """Ratings from so many factors of variance 1 in all, biases and noise .3."""
+    rng = np.random.default_rng([4, n_factors])
+    likes = rng.standard_normal((n_users, n_factors)) / np.sqrt(n_factors)
+    traits = rng.standard_normal((n_items, n_factors))
+    rows = np.repeat(np.arange(n_users), per_user)
+    items = np.concatenate([rng.permutation(n_items)[:per_user] for _ in range(n_users)])
+    values = (likes[rows] * traits[items]).sum(axis=1) + 0.3 * rng.standard_normal(len(rows))
+    return rows, items, values + 0.5 * rng.standard_normal(n_items)[items], n_items
+
+
+@pytest.mark.parametrize(("planted", "chosen"), [(5, {16}), (30, {32, 64})])
+def test_the_number_of_factors_follows_the_log(planted, chosen):
+    rows, items, values, n_items = dense(planted)
+    found = n_factors_of(rows, items, values.astype(np.float32), n_items=n_items)
+    assert found in chosen
+
+
+def test_rows_of_few_ratings_are_solved_as_those_of_many():
+    """Nine ratings of 17 unknowns, against the normal equations."""
+    rng = np.random.default_rng(0)
+    given = rng.standard_normal((30, 17)).astype(np.float32)
+    spread = rng.random((30, 17)).astype(np.float32)
+    values, offset = (rng.standard_normal(size).astype(np.float32) for size in (9, 30))
+    other = rng.permutation(30)[:9]
+    starts, order, precision = np.array([0, 9]), np.arange(9), rng.random(17) + 0.5
+    mean, variance = np.zeros((1, 17), np.float32), np.zeros((1, 17), np.float32)
+    _solve(starts, order, other, given, spread, values, offset, 0.4, precision, mean, variance)
+    rows = given[other].astype(np.float64)
+    gram = rows.T @ rows + np.diag(spread[other].sum(axis=0) + 0.4 * precision)
+    wanted = np.linalg.solve(gram, rows.T @ (values - offset[other]))
+    np.testing.assert_allclose(mean[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(variance[0], 0.4 * np.diag(np.linalg.inv(gram)), rtol=1e-3)
 
 
 def test_threads_change_nothing_and_are_torchs():
@@ -147,7 +183,7 @@ def test_a_rating_left_out_is_as_if_it_were_not_there():
         own = dataclasses.replace(
             tables, penalties=tables.penalties + tables.loading_variance[profile[cell][0]]
         )
-        factors, shares = user_levels(rest, own).tensor_split([1 + N_FACTORS], dim=1)
+        factors, shares = user_levels(rest, own).tensor_split([own.loadings.shape[1]], dim=1)
         here = factors_at(factors, tables.loadings[batch.item_num[cell : cell + 1]])
         wanted = torch.cat([here, shares], dim=1)[0]
         torch.testing.assert_close(left[cell], wanted, atol=1e-4, rtol=1e-4)

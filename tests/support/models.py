@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.level_init import no_start
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rating_factors import N_FACTORS
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 
-N_ITEMS = 9
+N_ITEMS, N_FACTORS = 9, 3
 SMALL = {"latent": 6, "level_latent": 5, "channels": 3, "level_channels": 2, "dropout": 0.0}
 EVENTS = RatingLevels(("view", "buy"), (None, None), (False, True))
 ONE = RatingLevels(("seen",), (None,), (True,))
@@ -34,7 +34,9 @@ def random_cells(seed: int, n_levels: int, sizes=(3, 1, 5, 4)) -> Cells:
 def make(levels=None, seed: int = 0, **changes) -> Conv4Rec:
     """Return a model whose weights are all far from their starting values."""
     cfg = Conv4RecConfig(**(SMALL | changes))
-    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels or stars(), seed=seed)
+    levels = levels or stars()
+    start = no_start(N_ITEMS, levels, N_FACTORS)
+    model = Conv4Rec(cfg, n_items=N_ITEMS, levels=levels, start=start, seed=seed)
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

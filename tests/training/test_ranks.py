@@ -7,8 +7,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raysys.autoencoder.config import CONSUME_LOSSES, Conv4RecConfig
-from raysys.autoencoder.level_init import level_start
+from raysys.autoencoder.level_init import level_start, no_start
 from raysys.autoencoder.model import Conv4Rec
+from raysys.autoencoder.task import agreed
 from raysys.cluster.train_workers import gpu_worker_cpus
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
@@ -25,9 +26,12 @@ def _cells() -> Cells:
     )
 
 
+VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
+LEVELS = RatingLevels(tuple("12345"), VALUES, default_liked(VALUES))
+
+
 def _model(consume_loss: str) -> Conv4Rec:
-    values = (1.0, 2.0, 3.0, 4.0, 5.0)
-    levels = RatingLevels(tuple("12345"), values, default_liked(values))
+    levels = LEVELS
     cfg = Conv4RecConfig(
         latent=8, level_latent=4, channels=2, dropout=0.0, consume_loss=consume_loss
     )
@@ -52,6 +56,8 @@ def _rank(rank: int, rendezvous: str, out: str) -> None:
     for consume_loss in CONSUME_LOSSES:
         wrapped = torch.nn.parallel.DistributedDataParallel(_model(consume_loss))
         gradients[consume_loss] = _gradients(wrapped, mine, share)
+    start = no_start(N_ITEMS, LEVELS, 3) if rank == 0 else None
+    assert agreed(start, N_ITEMS, LEVELS).loadings.shape == (N_ITEMS, 1 + 3)
     if rank == 0:
         torch.save(gradients, out)
     dist.barrier()
