@@ -152,11 +152,8 @@ class _Fit:
         self._by_user, self._by_item, self._values = by_user, by_item, values
         n_items, size = by_item.size, 1 + n_factors
         none = no_factors(n_items, n_factors)
-        self._loadings, self._variance, self._item_bias = (
-            none.loadings,
-            none.variance,
-            none.item_bias,
-        )
+        self._loadings, self._variance = none.loadings, none.variance
+        self._item_bias = none.item_bias
         draw = np.random.default_rng(0)  # tells factors apart; any seed does
         start = draw.standard_normal((n_items, n_factors), dtype=np.float32)
         self._loadings[:, 1:] = start * _START_STD
@@ -205,7 +202,7 @@ class _Fit:
     ) -> NDArray[np.float64]:
         """Return the ratings of users and items, [M]."""
         known = rows < self._by_user.size
-        found = self._item_bias[items].astype(np.float64)
+        found: NDArray[np.float64] = self._item_bias[items].astype(np.float64)
         users = self._user.mean[rows[known]]
         found[known] += np.einsum("mf,mf->m", users, self._loadings[items[known]])
         return found
