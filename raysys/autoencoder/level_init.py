@@ -104,6 +104,22 @@ def no_start(n_items: int, levels: RatingLevels, n_factors: int = 0) -> LevelSta
     )
 
 
+def agreed(start: LevelStart | None, n_items: int, levels: RatingLevels) -> LevelStart:
+    """Return the leader's start, and on the other ranks an empty one with as many factors.
+
+    Args:
+        start: of rank 0; None on the others.
+        n_items: N.
+        levels: R levels.
+    """
+    group = torch.distributed
+    size = torch.tensor(0 if start is None else start.loadings.shape[1])
+    if group.is_available() and group.is_initialized():
+        size = size.to("cuda" if group.get_backend() == "nccl" else "cpu")
+        group.broadcast(size, 0)
+    return no_start(n_items, levels, int(size) - 1) if start is None else start
+
+
 def _tilted(share: Doubles, centred: Doubles, means: Doubles) -> Doubles:
     """Return [N, R] share * exp(theta_i centred), theta_i such that the mean of `centred` fits."""
     theta = np.zeros(len(means))

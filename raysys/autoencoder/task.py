@@ -23,7 +23,7 @@ from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, sp
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.consume_time import DAY_S, Horizon, choose_form, set_form
 from raysys.autoencoder.fit_data import fit_data
-from raysys.autoencoder.level_init import LevelStart, no_start
+from raysys.autoencoder.level_init import agreed
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
 from raysys.autoencoder.validation import (
@@ -39,7 +39,7 @@ from raysys.autoencoder.validation import (
 from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels, Window
+from raysys.data.schema import Window
 from raysys.store.builds import Workspace
 from raysys.timing.choice import PLAIN
 from raysys.timing.form import TimeForm
@@ -373,22 +373,6 @@ def _leads() -> bool:
     """Tell whether this process starts a model; the other ranks take over its weights."""
     group = torch.distributed
     return not (group.is_available() and group.is_initialized()) or group.get_rank() == 0
-
-
-def agreed(start: LevelStart | None, n_items: int, levels: RatingLevels) -> LevelStart:
-    """Return the leader's start, and on the other ranks an empty one with as many factors.
-
-    Args:
-        start: of rank 0; None on the others.
-        n_items: N.
-        levels: R levels.
-    """
-    group = torch.distributed
-    size = torch.tensor(0 if start is None else start.loadings.shape[1])
-    if group.is_available() and group.is_initialized():
-        size = size.to("cuda" if group.get_backend() == "nccl" else "cpu")
-        group.broadcast(size, 0)
-    return no_start(n_items, levels, int(size) - 1) if start is None else start
 
 
 def _long(values: NDArray[Any]) -> Tensor:

@@ -36,6 +36,7 @@ from raysys.commands.evaluate import EvaluateConfig, evaluate
 from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
 from raysys.config import location, require, require_run
+from raysys.evaluation.evaluator import Metrics
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace
 
@@ -167,10 +168,16 @@ def _measured(
     own, peer = result.metrics, result.extra["baselines"][_BASELINE]
     ours = {
         "method": "raysys",
-        "rmse": round(own["rmse"]["mean"], 4),
-        "nll": round(own["nll"]["mean"], 4),
+        "rmse": _mean(own, "rmse"),
+        "nll": _mean(own, "nll"),
         "factors": opened.n_factors,
         "train_s": seconds,
     }
     log.info("ratings split=%d %s", split, ours)
-    return [ours, {"method": _BASELINE, "rmse": round(peer["rmse"]["mean"], 4)}]
+    return [ours, {"method": _BASELINE, "rmse": _mean(peer, "rmse")}]
+
+
+def _mean(metrics: Metrics, name: str) -> float:
+    value = metrics[name]["mean"]
+    assert value is not None, "every split has test ratings"
+    return round(value, 4)

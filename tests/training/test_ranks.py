@@ -7,9 +7,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raysys.autoencoder.config import CONSUME_LOSSES, Conv4RecConfig
-from raysys.autoencoder.level_init import level_start, no_start
+from raysys.autoencoder.level_init import agreed, level_start, no_start
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.task import agreed
 from raysys.cluster.train_workers import gpu_worker_cpus
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
