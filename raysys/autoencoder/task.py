@@ -41,7 +41,6 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window
 from raysys.store.builds import Workspace
-from raysys.timing.choice import PLAIN
 from raysys.timing.form import TimeForm
 from raysys.training.task import Head, Ranks, Task
 
@@ -59,7 +58,10 @@ CONSUME_NLL = "consume_nll"  # mean -log P(i | u) of validation targets
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
 # (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
 # training cells beside its score, in standard deviations of scores; validation picks one
-_PRIORS = [pair for pair in PLAIN if pair[1] == 0]
+_PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
+# with time: enough to compare epochs and penalties by; what enters in the end is the time form's
+_TIMED_PRIORS = [(0.0, 0.0), (0.3, 0.0), (1.0, 0.0), (1.0, 7.0), (3.0, 7.0), (10.0, 7.0)]
+_TIMED_PRIORS += [(1.0, 30.0), (3.0, 1.0), (10.0, 1.0)]
 
 
 class AutoencoderTask:
@@ -301,7 +303,7 @@ class AutoencoderTask:
     def _priors(self) -> list[tuple[float, float]]:
         if self._model.cfg.consume_loss != "cosine":
             return _PRIORS[:1]
-        return _PRIORS if self._data.now is None else PLAIN
+        return _PRIORS if self._data.now is None else _TIMED_PRIORS
 
     def report(self) -> dict[str, float]:
         """Return the evaluator's metrics of the finished model on the validation users."""

@@ -7,10 +7,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from raysys.autoencoder.task import left_out
+from raysys.autoencoder.task import autoencoder_phases, left_out
+from raysys.commands.train import TrainConfig
 from raysys.data.batches import Resident, ragged
 from raysys.data.cells import Cells
+from raysys.timing.form import TimeForm
+from raysys.training.loop import train
+from raysys.training.optim import OptimConfig
+from raysys.training.task import Ranks
 from tests.support.models import EVENTS, REPEATED, make, random_cells, stars
+from tests.support.training import planted_run
 
 
 @pytest.mark.parametrize("loss", ["cosine", "likelihood"])
@@ -77,3 +83,25 @@ def test_a_step_in_bfloat16_has_nearly_the_gradients_of_float32(loss):
         losses["loss"].backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert F.cosine_similarity(*grads, dim=0) > 0.999
+
+
+@pytest.mark.parametrize(("days", "warned"), [(1.0, True), (1e-3, False)])
+def test_a_far_horizon_keeps_the_plain_form(tmp_path, caplog, days, warned):
+    workspace = planted_run(tmp_path)
+    cfg = TrainConfig(horizon_days=days)
+    profiles = workspace.current("profiles").build_id
+    phases = autoencoder_phases(
+        workspace.run,
+        None,
+        profiles,
+        {"latent": 8, "level_latent": 4},
+        seed=0,
+        refit="val",
+        horizon_days=cfg.horizon_days,
+    )
+    ended = train(phases, OptimConfig(epochs=1), seed=0, ranks=Ranks())
+    assert ("plain form only" in caplog.text) == warned
+    form, spread = TimeForm.of_choices(ended["choices"])
+    assert (form.lift, form.length, form.recency) == (0, 0, 0)
+    assert spread > 0
+    assert ended["metrics"]["consume_nll"] > 0

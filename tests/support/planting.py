@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 import pyarrow.parquet as pq
+import torch
 
 from raysys.autoencoder.files import AutoencoderFacts, write_model
 from raysys.compressor.embeddings import write_embeddings

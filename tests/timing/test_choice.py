@@ -71,9 +71,7 @@ def test_gains_are_those_of_sorted_lists():
     gains = np.empty((3, 3))
     offsets = [np.cumsum([0, *map(len, part)]) for part in (seen, wanted)]
     flat = [np.concatenate(part).astype(np.int32) for part in (seen, wanted)]
-    list_gains(
-        scores, factor, lift, bias, offsets[0], flat[0], offsets[1], flat[1], weights, gains
-    )
+    list_gains(scores, factor, lift, bias, offsets[0], flat[0], offsets[1], flat[1], weights, gains)
     for user in range(3):
         value = factor[user] * scores[user] * lift + bias
         value[seen[user]] = -np.inf
