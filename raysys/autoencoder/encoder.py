@@ -5,6 +5,8 @@ The letters and formulas are those of `autoencoder/model.py`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -145,6 +147,16 @@ class Encoder(nn.Module):
         unit = F.normalize(self.items, dim=1)
         return unit, unit
 
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Work out the item vectors of the consume block once; no weight changes in the block."""
+        before = self._consume
+        self._consume = self._consume_blocks()
+        try:
+            yield
+        finally:
+            self._consume = before
+
     @torch.no_grad()
     def solve_consume(self, vectors: Tensor, scales: Tensor) -> None:
         """Take the closed form's vectors A [N, Hc], of any width, and their scales [2, N]."""
@@ -163,6 +175,9 @@ class Encoder(nn.Module):
             self.scales.data = torch.ones_like(self.scales)
             self.solved.data = torch.ones_like(self.solved)
         self.scales.data = torch.stack([self.scales[0], self.scales[1] * lift.to(self.scales)])
+        if self._consume is not None:
+            one, other = self._consume
+            self._consume = one, other * lift.to(other)[:, None]
         self.query.data = torch.tensor([length, recency]).to(self.query)
 
     def _asked(self, batch: Ragged) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysys import progress
 from raysys.autoencoder.level_init import LevelStart, level_start
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
@@ -34,9 +35,10 @@ class FitData:
     def level_start(self, levels: RatingLevels) -> LevelStart:
         """Return where the level block starts."""
         train = self.train
-        return level_start(
-            train.rows, train.item_num, train.level, n_items=self.n_items, levels=levels
-        )
+        with progress.stage("rating factors", lines=progress.STEPS):
+            return level_start(
+                train.rows, train.item_num, train.level, n_items=self.n_items, levels=levels
+            )
 
     def log_share(self, half_life_days: float) -> Tensor:
         """Return the log share of each item in the cells, [N], decayed towards the cut.

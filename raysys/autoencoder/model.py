@@ -110,24 +110,30 @@ class Conv4Rec(Encoder):
     def forward(self, batch: Ragged) -> dict[str, Tensor]:
         """Return `loss` and its parts, each a sum over the batch divided by its M cells.
 
-        Weighted by M, the losses of the parts of a batch add up to the loss of the whole.
+        Weighted by M, the losses of the parts of a batch add up to the loss of the whole. A part
+        whose parameters need no gradients is left out.
         """
         weight = self.cell_weights(batch)
         pairs = Pairs(batch, self.n_items)
         size = max(len(batch.item_num), 1)
-        if self.cfg.consume_loss == "cosine":
-            scaled, g = self.consume_weights(batch, weight), self.consume_vectors()
-            z = bag(batch, g, scaled)
-            own = pairs.total(scaled) if self.cfg.zero_diagonal else None  # as g has unit rows
-            consume = self.typical_size * cosine_loss(z, g, batch, pairs, own) / size
-        else:
-            consume = -self._cell_log_p(batch, weight, pairs).sum() / size
-        losses = {"loss": consume, "consume_loss": consume}
-        if self.has_levels:
+        losses: dict[str, Tensor] = {}
+        if self.items.requires_grad or not self.training:
+            consume = self._consume_loss(batch, weight, pairs) / size
+            losses |= {"loss": consume, "consume_loss": consume}
+        if self.has_levels and (self.level_out.requires_grad or not self.training):
             logits = self._cell_level_logits(batch, weight, pairs)
             level = F.cross_entropy(logits, batch.level, reduction="sum") / size
-            losses |= {"loss": consume + LEVEL_WEIGHT * level, "level_loss": level}
+            losses |= {"loss": losses.get("loss", 0.0) + LEVEL_WEIGHT * level, "level_loss": level}
         return losses
+
+    def _consume_loss(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
+        """Return the consume block's loss, summed over the batch."""
+        if self.cfg.consume_loss != "cosine":
+            return -self._cell_log_p(batch, weight, pairs).sum()
+        scaled, g = self.consume_weights(batch, weight), self.consume_vectors()
+        z = bag(batch, g, scaled)
+        own = pairs.total(scaled) if self.cfg.zero_diagonal else None  # as g has unit rows
+        return self.typical_size * cosine_loss(z, g, batch, pairs, own)
 
     def _cell_log_p(self, batch: Ragged, weight: Tensor, pairs: Pairs) -> Tensor:
         """Return log P(i | u) of the cells, [M], without the items' own share."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,7 @@ class AutoencoderTask:
         if validated:
             self._validation = validation(profiles, cells=cells, seed=seed, n_users=users)
         self._shares = {h: data.log_share(h) for _, h in self._priors}
+        self._settled: frozenset[str] = frozenset()
 
     @property
     def module(self) -> nn.Module:
@@ -143,6 +144,13 @@ class AutoencoderTask:
         batch = ragged(cells, reference_time=self._data.now)
         return batch.to(self._model.level_scale.device)
 
+    def settle(self, metrics: Collection[str]) -> None:
+        """Leave out the heads of these metrics from now on."""
+        self._settled = frozenset(metrics)
+        names = {name for head in self.heads if head.metric in metrics for name in head.names}
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name not in names)
+
     def validate(self, rank: int, world: int) -> Tensor | None:
         """Return sums: target cells, their -log P(level), the metric's denominator, its numerators.
 
@@ -150,13 +158,19 @@ class AutoencoderTask:
         """
         if self._validation is None:
             return None
+        with self._model.steady():
+            return self._sums(self._validation.chunks(rank, world))
+
+    def _sums(self, chunks: Sequence[tuple[Cells, Cells]]) -> Tensor:
         model = self._model
         sums = torch.zeros(3 + len(self._priors), dtype=torch.float64)
-        spread = self._spread()
-        for history, targets in self._validation.chunks(rank, world):
+        ranked = self._quality.name not in self._settled
+        spread = self._spread() if ranked else torch.zeros(())
+        for history, targets in chunks:
             z = model.encode(self._ragged(history))
-            sums[2:] += self._qualities(z, history, targets, spread)
-            if model.has_levels:
+            if ranked:
+                sums[2:] += self._qualities(z, history, targets, spread)
+            if model.has_levels and NLL not in self._settled:
                 logits, wanted = self._target_logits(z, targets)
                 loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
                 sums[:2] += torch.tensor([len(wanted), loss.item()])
@@ -233,10 +247,15 @@ class AutoencoderTask:
         result = {self._quality.name: above / max(below, 1e-12)}
         if self._model.has_levels:
             result[NLL] = loss / max(cells, 1.0)
-        return result
+        return {name: value for name, value in result.items() if name not in self._settled}
 
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
         """Set offsets and prior (chosen where there is a validation), fit the link to P(i | u)."""
+        self.settle(())
+        with self._model.steady():
+            return self._finish(choices)
+
+    def _finish(self, choices: dict[str, float]) -> dict[str, float]:
         offsets = self._set_level_offsets(choices) if self._model.has_levels else {}
         if self._model.cfg.consume_loss == "cosine" and self._data.now is not None:
             return self._finish_timed(choices) | offsets
@@ -309,7 +328,8 @@ class AutoencoderTask:
         """Return the evaluator's metrics of the finished model on the validation users."""
         if self._validation is None:
             return {}
-        report = self._validation.report(self._scores, self._item_counts)
+        with self._model.steady():
+            report = self._validation.report(self._scores, self._item_counts)
         return report if self._nll is None else report | {CONSUME_NLL: self._nll}
 
     def _scores(self, history: Cells) -> Tensor:
@@ -325,8 +345,9 @@ class AutoencoderTask:
         wanted = torch.zeros(scores.shape, dtype=torch.bool)
         wanted[torch.from_numpy(targets.rows), _long(targets.item_num)] = True
         shares = {h: spread * share.to(z.device) for h, share in self._shares.items()}
-        found = [self._quality.sums(scores + w * shares[h], wanted) for w, h in self._priors]
-        return torch.tensor([found[0][1], *(above for above, _ in found)], dtype=torch.float64)
+        sums = self._quality.sums
+        lists = (scores + w * shares[h] for w, h in self._priors)
+        return torch.tensor([*sums(lists, wanted)], dtype=torch.float64)
 
     def _set_prior(self, weight: float, half_life_days: float) -> None:
         if weight == 0:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import top_items
 from raysys.evaluation.protocols import first_appearances
+from raysys.training.threads import follow_torch
 
 TOP_K, NDCG_K = 20, 100
 RECALL, NDCG, NLL = f"recall@{TOP_K}", f"ndcg@{NDCG_K}", "nll"
@@ -78,25 +81,64 @@ class Quality:
             weights = share ** -float(name.partition("^")[2])
             self._weights = torch.from_numpy(weights).double()
 
-    def sums(self, scores: Tensor, wanted: Tensor) -> tuple[float, float]:
-        """Return what a block of users adds to the numerator and the denominator.
+    def sums(self, lists: Iterable[Tensor], wanted: Tensor) -> Iterator[float]:
+        """Yield what a block of users adds to the denominator, then to the numerator by each list.
 
         Args:
-            scores: [B, N], minus infinity where an item is not to be listed.
+            lists: scores [B, N] of each, minus infinity where an item is not to be listed.
             wanted: bool [B, N] on the CPU; every row has some.
         """
-        size = NDCG_K if self.name == NDCG else TOP_K
-        top = scores.topk(min(size, scores.shape[1]), dim=1).indices.cpu()
-        hits = wanted.gather(1, top).double()
+        size = min(NDCG_K if self.name == NDCG else TOP_K, wanted.shape[1])
         targets = wanted.sum(dim=1)
-        if self._weights is not None:
-            below = wanted.sum(dim=0).double() @ self._weights
-            return float((hits * self._weights[top]).sum()), float(below)
-        if self.name == NDCG:
-            gains = 1 / torch.arange(2, 2 + NDCG_K, dtype=torch.float64).log2()
-            ideal = gains.cumsum(0)[targets.clamp(1, NDCG_K) - 1]
-            return float(((hits * gains[: hits.shape[1]]).sum(dim=1) / ideal).sum()), len(hits)
-        return float((hits.sum(dim=1) / targets.clamp(1, TOP_K)).sum()), len(hits)
+        gains = 1 / torch.arange(2, 2 + NDCG_K, dtype=torch.float64).log2()
+        ideal = gains.cumsum(0)[targets.clamp(1, NDCG_K) - 1]
+        weights = self._weights
+        yield len(wanted) if weights is None else float(wanted.sum(dim=0).double() @ weights)
+        for scores in lists:
+            top = best_items(scores, size)
+            hits = wanted.gather(1, top).double()
+            if weights is not None:
+                yield float((hits * weights[top]).sum())
+            elif self.name == NDCG:
+                yield float(((hits * gains[:size]).sum(dim=1) / ideal).sum())
+            else:
+                yield float((hits.sum(dim=1) / targets.clamp(1, TOP_K)).sum())
+
+
+def best_items(scores: Tensor, top_k: int) -> Tensor:
+    """Return the best items of each row, best first, int64 [B, top_k] on the CPU.
+
+    On a processor `topk` sorts parts of every row, and a validation makes dozens of lists a user.
+    Here a row is read once and few of its scores enter the list.
+    """
+    if scores.is_cuda:
+        return scores.topk(top_k, dim=1).indices.cpu()
+    follow_torch()
+    found = np.empty((len(scores), top_k), dtype=np.int64)
+    _best_items(scores.float().contiguous().numpy(), found)
+    return torch.from_numpy(found)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _best_items(scores: Any, found: Any) -> None:
+    """Write the best items of each row of scores [B, N] into found [B, K]; the first of equals."""
+    n_users, n_items = scores.shape
+    top_k = found.shape[1]
+    for user in numba.prange(n_users):
+        row, items = scores[user], found[user]
+        best = np.empty(top_k, dtype=np.float32)
+        filled = 0
+        for item in range(n_items):
+            score = row[item]
+            if filled == top_k and not score > best[top_k - 1]:
+                continue
+            if filled < top_k:
+                filled += 1
+            place = filled - 1
+            while place > 0 and score > best[place - 1]:
+                best[place], items[place] = best[place - 1], items[place - 1]
+                place -= 1
+            best[place], items[place] = score, item
 
 
 @dataclasses.dataclass(frozen=True)

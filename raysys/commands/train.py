@@ -47,6 +47,7 @@ from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
+from raysys.training.history import shares, timed
 from raysys.training.optim import OptimConfig
 from raysys.training.task import State
 
@@ -175,8 +176,16 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     cells = functools.cache(lambda: Profiles.open(profiles_build).cells())
 
     def write(draft: Draft) -> AutoencoderFacts:
-        state = fit(cfg, workspace, profiles_build, name=draft.scratch())
-        return _write_model(cfg, draft, profiles_build, cells(), state)
+        seconds: dict[str, float] = {}
+        with timed(seconds, "all"):
+            state = fit(cfg, workspace, profiles_build, name=draft.scratch())
+        inside = dict(state["seconds"])
+        seconds = {"workers": seconds["all"] - sum(inside.values()), **inside}
+        with timed(seconds, "write"):
+            facts = _write_model(cfg, draft, profiles_build, cells(), state)
+        log.info("autoencoder %s", shares(seconds))
+        draft.note(seconds={name: round(value, 3) for name, value in seconds.items()})
+        return facts
 
     autoencoder = workspace.build(
         "autoencoder", config=settings, inputs=inputs, write=write, force=cfg.force

@@ -54,6 +54,7 @@ class Draft:
         self._published = False
         self._anew = anew
         self._scratch: str | None = None
+        self._notes: dict[str, Any] = {}
         self.url = self._storage.url(self._folder)
         self._me = Owner.here()
         self._storage.write_atomic(self._owner, self._me.text())
@@ -77,6 +78,10 @@ class Draft:
             names: of files, or of folders with a slash at the end.
         """
         self._left_out += names
+
+    def note(self, **facts: Any) -> None:
+        """Let the manifest's notes say how the build was made; they are part of no digest."""
+        self._notes |= facts
 
     def scratch(self) -> str:
         """Return the name of a folder below `training/` from which a killed job's work goes on.
@@ -109,7 +114,7 @@ class Draft:
             content_id=digest([self.build_id, content]),
             files=files,
             facts=facts.record(),
-            notes=notes(),
+            notes=notes() | self._notes,
         )
         for lease in self._leases:
             lease.confirm()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,23 @@ HISTORY_FILE = "history.jsonl"
 SCALARS_FOLDER = "tensorboard"
 _POSITION = ("phase", "epoch", "time")
 _RATES = ("seconds", "examples_per_s", "waiting")
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds of the block to those of a step."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def shares(seconds: dict[str, float]) -> str:
+    """Return the seconds of steps, each with its share of the whole, as one log line."""
+    whole = max(sum(seconds.values()), 1e-9)
+    parts = [f"{name}={s:.1f} ({s / whole:.0%})" for name, s in seconds.items()]
+    return f"seconds={whole:.1f}: {', '.join(parts)}"
 
 
 def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -7,6 +7,8 @@ weight divided by the weight of the whole global batch, so gradients are too.
 A model has heads: blocks that share no parameters, each judged by a metric of its own. Training
 goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
 (a refit on more data) run that many epochs without looking. A head keeps the weights of its epoch.
+A head whose patience or epochs are over is settled: no step computes its loss any more. A solution
+in closed form is a head's candidate of epoch 0: the head is settled when that is out of reach.
 A saved state holds weights, optimiser, what was found so far and the position (phase, epoch, step);
 a run that is resumed there, on any number of ranks, continues as if it had never stopped.
 """
@@ -27,7 +29,7 @@ from torch import nn
 
 from raysys import progress
 from raysys.errors import ConfigError
-from raysys.training.history import headline
+from raysys.training.history import headline, timed
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
 from raysys.training.task import Head, Ranks, State, Task, Validated
 from raysys.training.weights import assign, kept_weights, weights
@@ -46,8 +48,8 @@ def train(
 
     Returns:
         State with `model` (the last task's own weights), `epochs` ({metric: epochs}), `metrics`
-        ({metric: value} at these epochs), `choices` (what phases decided) and `history` (one
-        record per epoch).
+        ({metric: value} at these epochs), `choices` (what phases decided), `history` (one
+        record per epoch) and `seconds` ({step: of this rank}, those of lost workers left out).
 
     Raises:
         ConfigError: the loss is no longer finite; raised on all ranks before the update.
@@ -62,10 +64,13 @@ def train(
         "epochs": {},
         "metrics": {},
         "choices": {},
+        "seconds": {},
     }
     for phase in range(state["phase"], len(phases)):
         torch.manual_seed(seed)
-        _run_phase(phase, phases[phase](), state, optim=optim, seed=seed, ranks=ranks)
+        with timed(state["seconds"], "start"), progress.stage("start", lines=progress.NONE):
+            task = phases[phase]()
+        _run_phase(phase, task, state, optim=optim, seed=seed, ranks=ranks)
         if phase + 1 < len(phases):
             state |= {"phase": phase + 1, "epoch": 0, "best": {}, "model": None}
     return state
@@ -84,17 +89,19 @@ def _run_phase(
         optimiser.load_state_dict(state["optimiser"])
     state |= {"model": None, "optimiser": None}
     last = max(state["epochs"].values(), default=optim.epochs)
-    solved = _solve(task, module, state, phase, ranks)
+    if not (state["epoch"] or state["step"]):  # else what was solved is in the state
+        with timed(state["seconds"], "closed form"):
+            state["best"] |= _solve(task, module, state, phase, ranks)
     name = "refit" if phase else "fit"
-    with progress.stage(name, total=last, unit="epochs", lines=progress.STEPS) as work:
+    with (
+        timed(state["seconds"], "epochs"),
+        progress.stage(name, total=last, unit="epochs", lines=progress.STEPS) as work,
+    ):
         run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks, work)
+        del wrapped
         run.epochs(last)
-    for head in _heads(task):
-        best = solved.get(head.metric)
-        if best is not None and _improves(head, best["value"], state["best"].get(head.metric)):
-            state["best"][head.metric] = best
     optimiser.zero_grad()
-    del optimiser, run, wrapped  # three quarters of the memory of a training
+    del optimiser, run  # three quarters of the memory of a training
     for best in state["best"].values():
         assign(module, best["weights"])
     ranks.share(module)
@@ -102,8 +109,12 @@ def _run_phase(
         state["epochs"] = {name: best["epoch"] for name, best in state["best"].items()}
         state["metrics"] = {name: best["value"] for name, best in state["best"].items()}
     module.eval()
-    if isinstance(task, Validated):
-        with torch.no_grad():
+    if isinstance(task, Validated) and ranks.rank == 0:  # whose state is the one that is kept
+        with (
+            torch.no_grad(),
+            timed(state["seconds"], "finish"),
+            progress.stage("finish", lines=progress.STEPS),
+        ):
             state["choices"] |= task.finish(state["choices"])
             state["metrics"] |= task.report()
     state["model"] = weights(module)
@@ -159,14 +170,14 @@ def _keep_best(
     for head in _heads(task):
         old = state["best"].get(head.metric)
         if validated:
-            value = record[head.metric]
+            value = record.get(head.metric, float("nan"))  # none of a head that is settled
             better = _improves(head, value, old)
         else:
             value, better = 0.0, state["epochs"].get(head.metric) == epoch
         if better:
             kept = kept_weights(module, head.names, ranks.rank)
             gained = epoch
-            if old is not None and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
+            if old and old["epoch"] and abs(value - old["value"]) < _LEAST_GAIN * abs(old["value"]):
                 gained = old["gained"]  # better, but not by enough to wait for more
             state["best"][head.metric] = {
                 "epoch": epoch,
@@ -190,11 +201,13 @@ class _Run:
     ranks: Ranks
     work: progress.Stage
     unsaved: int = 0
+    left_out: set[str] = dataclasses.field(default_factory=set)
 
     def epochs(self, last: int) -> None:
         """Train until epoch `last`, or until the first phase's patience is over."""
         state, phase, task = self.state, self.state["phase"], self.task
         self.work.skip(state["epoch"])
+        self.settled()
         while state["epoch"] < last:
             record = self.epoch()
             values = _validate(self.module, task, self.ranks) if phase == 0 else None
@@ -206,10 +219,50 @@ class _Run:
             state["history"].append(record)
             line = " ".join(f"{k}={v:.5g}" for k, v in record.items() if k != "time")
             self.work.say(f"trained {line}", note=headline(record, state["best"]))
-            waited = [epoch - best["gained"] for best in state["best"].values()]
-            if phase == 0 and self.optim.patience and waited and min(waited) >= self.optim.patience:
+            for head in _heads(task) if phase == 0 else ():
+                if self._lags(head):
+                    state["best"][head.metric]["lags"] = True
+            if self.settled():
                 break
             self.report(record, due=self.due() and epoch < last)
+
+    def settled(self) -> bool:
+        """Leave out the heads that are done from now on; tell whether all are."""
+        heads = {head.metric: head for head in _heads(self.task)}
+        done = {name for name in heads if self._is_done(name)}
+        if done == self.left_out or not isinstance(self.task, Validated):
+            return bool(heads) and done == heads.keys()
+        self.left_out = done
+        self.task.settle(done)
+        self.optimiser.zero_grad()
+        self.wrapped = nn.Identity()  # lets go of the parameters before they are wrapped anew
+        if done != heads.keys():
+            self.wrapped = self.ranks.wrap(self.module)
+        return done == heads.keys()
+
+    def _is_done(self, name: str) -> bool:
+        """Tell whether a head's epochs (of a later phase) or its patience are over."""
+        epoch, best = self.state["epoch"], self.state["best"].get(name)
+        if self.state["phase"] > 0:
+            return name in self.state["epochs"] and epoch >= self.state["epochs"][name]
+        patience = self.optim.patience
+        if not patience or not best:
+            return False
+        if best["epoch"] == 0:
+            return bool(best.get("lags"))
+        return bool(epoch - best["gained"] >= patience)
+
+    def _lags(self, head: Head) -> bool:
+        """Tell whether a head's solution is out of its reach.
+
+        That is more than `patience` epochs away at the pace of the last two; gains become smaller
+        from epoch to epoch, so it is not reached later either.
+        """
+        best, records = self.state["best"].get(head.metric), self.state["history"]
+        if not best or best["epoch"] or len(records) < 3 or head.metric not in records[-1]:
+            return False
+        before, value = records[-3][head.metric], records[-1][head.metric]
+        return not _improves(head, value + self.optim.patience * (value - before) / 2, best)
 
     def epoch(self) -> dict[str, float]:
         """Make the rest of a pass; return weighted means of the losses over all ranks and rates.

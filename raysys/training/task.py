@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -83,6 +83,12 @@ class Validated(Task, Protocol):
             {metric: value} of the heads that it solved; nothing leaves the model as it was.
         """
 
+    def settle(self, metrics: Collection[str]) -> None:
+        """Leave out the heads of these metrics from now on: of losses, validation and metrics.
+
+        Their parameters need no gradients any more.
+        """
+
     def validate(self, rank: int, world: int) -> Tensor | None:
         """Return this rank's sums for `metrics`, or None when there is nothing to validate."""
 
@@ -90,7 +96,13 @@ class Validated(Task, Protocol):
         """Turn sums over all ranks into named metrics."""
 
     def finish(self, choices: dict[str, float]) -> dict[str, float]:
-        """Complete the model after its last epoch; return what the next phase needs to know."""
+        """Complete the model after its last epoch; return what the next phase needs to know.
+
+        Called on rank 0 alone.
+        """
 
     def report(self) -> dict[str, float]:
-        """Return further metrics of the finished model on what it was validated on."""
+        """Return further metrics of the finished model on what it was validated on.
+
+        Called on rank 0 alone.
+        """

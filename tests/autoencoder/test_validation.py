@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.task import AutoencoderTask
-from raysys.autoencoder.validation import check_metric, direction
+from raysys.autoencoder.validation import best_items, check_metric, direction
 from raysys.bench.contenders import ranker, site_profiles
 from raysys.data.schema import period_windows
 from raysys.errors import ConfigError
@@ -56,3 +57,12 @@ def test_metrics_that_cannot_select_are_refused(name):
 def test_every_objective_says_which_way_is_better():
     assert [direction(name) for name in ("recall@20", "ndcg@100", "recall@20^0.3")] == ["max"] * 3
     assert direction("nll") == "min"
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 40])
+def test_the_best_items_are_those_of_topk(top_k):
+    scores = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    scores[:, 3:7] = -torch.inf  # of a history
+    best = best_items(scores, top_k)
+    assert torch.equal(scores.gather(1, best), scores.topk(top_k, dim=1).values)
+    assert all(len(set(row)) == top_k for row in best.tolist())

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -334,3 +335,19 @@ def test_an_old_draft_of_another_host_stays_while_its_lease_beats(ws, alive):
         os.utime(f"{ws.run}/{name}", (0, 0))
     write(ws, "codes")
     assert ws.storage.exists(f"{folder}/data") == alive
+
+
+def test_a_note_is_in_the_manifest_and_in_no_digest(ws):
+    def fill(seconds):
+        def write(draft):
+            draft.note(seconds=seconds)
+            return Facts()
+
+        return write
+
+    first = ws.build("codes", config={}, write=fill({"fit": 1.0}))
+    second = ws.build("codes", config={}, write=fill({"fit": 2.0}), force=True)
+    place = Path(ws.run) / "codes" / second.build_id / "manifest.json"
+    manifest = json.loads(place.read_text())
+    assert second.content_id == first.content_id
+    assert manifest["notes"]["seconds"] == {"fit": 2.0}

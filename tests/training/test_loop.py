@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
 from raysys.errors import ConfigError
-from raysys.training.history import write_history
+from raysys.training.history import shares, write_history
 from raysys.training.loop import train
 from raysys.training.optim import OptimConfig, global_batches, rank_rows
 from raysys.training.task import Head, Ranks
@@ -36,6 +36,9 @@ class LineTask:
 
     def batch(self, rows, epoch):
         return self.x[rows], 3 * self.x[rows]
+
+    def settle(self, metrics):
+        self.settled = set(metrics)
 
     def validate(self, rank, world):
         if not self.validated:
@@ -231,3 +234,27 @@ class RecordReader:
             size = int.from_bytes(self.data[at : at + 8], "little")
             yield Event.FromString(self.data[at + 12 : at + 12 + size])
             at += 12 + size + 4
+
+
+def test_a_head_whose_solution_is_out_of_reach_is_settled():
+    class SolvedTask(LineTask):
+        def start(self, choices, ranks):
+            return {"error": 1e-9}
+
+        def validate(self, rank, world):
+            return super().validate(rank, world) + 1  # slower and slower towards 1
+
+    task = SolvedTask()
+    state = train([lambda: task], OPTIM, seed=1, ranks=Ranks())
+    assert state["epochs"] == {"error": 0}
+    assert 3 <= len(state["history"]) < OPTIM.epochs
+    assert task.settled == {"error"}
+    forever = dataclasses.replace(OPTIM, patience=0)
+    assert len(train([SolvedTask], forever, seed=1, ranks=Ranks())["history"]) == OPTIM.epochs
+
+
+def test_seconds_of_the_steps_are_told():
+    seconds = train([LineTask], OPTIM, seed=1, ranks=Ranks())["seconds"]
+    assert set(seconds) == {"start", "closed form", "epochs", "finish"}
+    assert min(seconds.values()) >= 0
+    assert shares({"one": 3.0, "two": 1.0}) == "seconds=4.0: one=3.0 (75%), two=1.0 (25%)"
