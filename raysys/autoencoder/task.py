@@ -7,9 +7,8 @@ fits again on the windows that the wanted period allows, if these are more.
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from raysys import progress
 from raysys.autoencoder.calibration import LINK_CHOICES, level_offsets
 from raysys.autoencoder.closed_form import PENALTIES, Spectrum, closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.consume_time import DAY_S, Horizon, choose_form, set_form
+from raysys.autoencoder.consume_time import Horizon, choose_form, set_form
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.level_init import agreed
 from raysys.autoencoder.model import Conv4Rec
@@ -40,9 +39,8 @@ from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window
-from raysys.store.builds import Workspace
 from raysys.timing.form import TimeForm
-from raysys.training.task import Head, Ranks, Task
+from raysys.training.task import Head, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -400,56 +398,3 @@ def _leads() -> bool:
 
 def _long(values: NDArray[Any]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))
-
-
-def autoencoder_phases(
-    run: str,
-    cache_dir: str | None,
-    profiles: str,
-    cfg: dict[str, Any],
-    seed: int,
-    refit: str,
-    select: str = RECALL,
-    horizon_days: float | None = None,
-) -> Sequence[Callable[[], Task]]:
-    """Return the phases of the autoencoder, as each Ray Train worker calls it.
-
-    Args:
-        run: the workspace.
-        cache_dir: its cache.
-        profiles: build_id of the profiles.
-        cfg: fields of `Conv4RecConfig`.
-        seed: seed of everything.
-        refit: `none`, `val` or `all`: which windows the second phase adds.
-        select: metric that the consume block is chosen by.
-        horizon_days: how far ahead the final model will look; None: to the end of the log where
-            that is left to test on, else as far as the validation targets reach.
-    """
-    workspace = Workspace(run, cache_dir=cache_dir)
-    loaded = Profiles.open(workspace.open("profiles", profiles))
-    cells = loaded.cells()
-    last = last_period(loaded.facts.split, refit)
-    cutoffs = loaded.facts.cutoffs
-    horizon_s = None if horizon_days is None else horizon_days * DAY_S
-    if horizon_s is None and last == "test" and cutoffs is not None:
-        horizon_s = float(cells.timestamp.max() - cutoffs["test"])
-    task = functools.partial(
-        AutoencoderTask,
-        loaded,
-        Conv4RecConfig(**cfg),
-        cells=cells,
-        seed=seed,
-        select=select,
-        horizon_s=horizon_s,
-    )
-    phases = [functools.partial(task, period="val", validated=True)]
-    if last != "val":
-        phases.append(functools.partial(task, period=last, validated=False))
-    return phases
-
-
-def last_period(split: str, refit: str) -> str:
-    """Return the period whose windows the final model is fitted on."""
-    if refit == "all":
-        return "all"
-    return "test" if refit == "val" and split == "temporal" else "val"

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.task import autoencoder_phases
 from raysys.bench.steps import ENGINES, Sizes, gpu_rows, step_seconds
 from raysys.bench.suites import BenchConfig
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, forget
 from raysys.commands.prepare import prepare
 from raysys.commands.simulate import SimulateConfig, simulate
-from raysys.commands.train import TrainConfig, fit
+from raysys.commands.train import TrainConfig, autoencoder_phases, fit
 from raysys.config import require, require_run
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace

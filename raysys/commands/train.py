@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.consume_time import DAY_S
 from raysys.autoencoder.files import (
     Autoencoder,
     AutoencoderFacts,
@@ -29,7 +31,7 @@ from raysys.autoencoder.linear_form import (
 )
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.rankings import Ranking
-from raysys.autoencoder.task import autoencoder_phases, last_period
+from raysys.autoencoder.task import AutoencoderTask
 from raysys.autoencoder.validation import RECALL, check_metric
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, launch
@@ -49,7 +51,7 @@ from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
 from raysys.training.history import shares, timed
 from raysys.training.optim import OptimConfig
-from raysys.training.task import State
+from raysys.training.task import State, Task
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +200,59 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
         force=cfg.force,
     )
     return [autoencoder, embeddings]
+
+
+def autoencoder_phases(
+    run: str,
+    cache_dir: str | None,
+    profiles: str,
+    cfg: dict[str, Any],
+    seed: int,
+    refit: str,
+    select: str = RECALL,
+    horizon_days: float | None = None,
+) -> Sequence[Callable[[], Task]]:
+    """Return the phases of the autoencoder, as each Ray Train worker calls it.
+
+    Args:
+        run: the workspace.
+        cache_dir: its cache.
+        profiles: build_id of the profiles.
+        cfg: fields of `Conv4RecConfig`.
+        seed: seed of everything.
+        refit: `none`, `val` or `all`: which windows the second phase adds.
+        select: metric that the consume block is chosen by.
+        horizon_days: how far ahead the final model will look; None: to the end of the log where
+            that is left to test on, else as far as the validation targets reach.
+    """
+    workspace = Workspace(run, cache_dir=cache_dir)
+    loaded = Profiles.open(workspace.open("profiles", profiles))
+    cells = loaded.cells()
+    last = last_period(loaded.facts.split, refit)
+    cutoffs = loaded.facts.cutoffs
+    horizon_s = None if horizon_days is None else horizon_days * DAY_S
+    if horizon_s is None and last == "test" and cutoffs is not None:
+        horizon_s = float(cells.timestamp.max() - cutoffs["test"])
+    task = functools.partial(
+        AutoencoderTask,
+        loaded,
+        Conv4RecConfig(**cfg),
+        cells=cells,
+        seed=seed,
+        select=select,
+        horizon_s=horizon_s,
+    )
+    phases = [functools.partial(task, period="val", validated=True)]
+    if last != "val":
+        phases.append(functools.partial(task, period=last, validated=False))
+    return phases
+
+
+def last_period(split: str, refit: str) -> str:
+    """Return the period whose windows the final model is fitted on."""
+    if refit == "all":
+        return "all"
+    return "test" if refit == "val" and split == "temporal" else "val"
 
 
 def fit(

@@ -12,8 +12,8 @@ from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
 from raysys.autoencoder.rankings import RANKINGS, Ranking
-from raysys.autoencoder.task import AutoencoderTask, autoencoder_phases
-from raysys.commands.train import TrainConfig, train
+from raysys.autoencoder.task import AutoencoderTask
+from raysys.commands.train import TrainConfig, autoencoder_phases, train
 from raysys.compressor.codes import Codes
 from raysys.config import load
 from raysys.data.batches import ragged
