@@ -83,6 +83,12 @@ SECTIONS = (
         "Milliseconds of a training step against the bound of its card",
     ),
     Section(
+        "minutes",
+        "Seconds to a model",
+        "`raysys bench suite=minutes`: from profiles to the autoencoder build by default, Ray's "
+        "start apart, beside EASE and iALS in the same run.",
+    ),
+    Section(
         "prepare",
         "Preparing a log",
         "`raysys bench suite=prepare`: the stage against polars doing the same work.",

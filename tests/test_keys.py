@@ -183,6 +183,10 @@ SHOWN = {
             "test_agreement",
         ),
     },
+    "MinutesBenchConfig": {
+        "logs": "test_a_row_per_log_and_engine",
+        "data": "test_logs_are_files_of_the_data_folder",
+    },
     "CodesBenchConfig": {
         "source": "test_codes",
         "similarity": "test_codes",

@@ -22,6 +22,7 @@ SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),
+    "minutes": ("raysys.bench.minutes", "MinutesBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "ratings": ("raysys.bench.ratings", "RatingsBenchConfig"),
     "recovery": ("raysys.bench.recovery", "RecoveryBenchConfig"),
