@@ -39,6 +39,14 @@ _LENGTHS = (0.0, 0.25, 0.5)
 _RECENCIES = (0.0, 20.0, 50.0, 100.0)
 _POPULARITIES = (0.0, -0.1, -0.2)  # below -.25 it lost on horizons longer than the window's
 _SHARES = (0.1, 0.3, 0.6)
+_JUMPS = (
+    (1.0, 3.0, 10.0),
+    (0.5, 1.0, 2.0, 3.0, 7.0, 14.0, 30.0, 0.0),
+    (0.0, 0.5, 1.0),
+    (0.0, -0.1),
+)
+"""Weights, half-lives, lifts and popularities from the best of which single steps go on."""
+
 _SURE = 1.645  # one-sided 95 %
 _CLEARLY = 1.96
 _LEAST_GAIN = 0.002
@@ -108,12 +116,11 @@ class _Search:
         self._gains = [window.gains(start) for window in windows]
 
     def jump(self) -> None:
-        """Take the best of a grid of weights, half-lives and lifts, where it surely pays."""
+        """Take the best of a coarse grid, where it surely pays: it lies beyond single steps."""
         found = []
-        for weight, half_life, lift in itertools.product(
-            (1.0, 3.0, 10.0), HALF_LIVES_D, _LIFTS[:4]
-        ):
-            form = dataclasses.replace(TimeForm.single(weight, half_life), lift=lift)
+        for weight, half_life, lift, popularity in itertools.product(*_JUMPS):
+            form = TimeForm.single(weight, half_life)
+            form = dataclasses.replace(form, lift=lift, popularity=popularity)
             gain, gains = self._judged(form)
             if gain > 0:
                 found.append((gain, form, gains))

@@ -23,7 +23,8 @@ HALF_LIVES_D = (0.25, 0.5, 1.0, 2.0, 3.0, 7.0, 14.0, 30.0, 90.0, 0.0)
 """Half-lives in days; 0 never forgets."""
 
 _DAY_S = 86_400.0
-_SMOOTHING = 0.3  # added to every counter: an item without events has a share too
+_SMOOTHING = 0.3  # added to the counter that never forgets: an item without events has a share too
+_ALWAYS = 0.02  # of that counter in every mixture: orders what nobody took lately
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +89,13 @@ class Counters:
         Args:
             shares: [H] that each half-life has in the mixture; they add up to 1.
         """
-        mixed = np.zeros(self.n_items)
-        for share, row in zip(shares, self.values, strict=True):
-            if share > 0:
-                counts = row.astype(np.float64) + _SMOOTHING
-                mixed += share * counts / counts.sum()
+        always = self.totals.astype(np.float64) + _SMOOTHING
+        always /= always.sum()
+        mixed = _ALWAYS * always
+        for half_life, share, row in zip(HALF_LIVES_D, shares, self.values, strict=True):
+            total = float(row.sum(dtype=np.float64))
+            known = row / total if half_life and total > 0 else always
+            mixed += (1 - _ALWAYS) * share * known
         return np.asarray(np.log(mixed), dtype=np.float32)
 
 

@@ -34,9 +34,17 @@ def test_a_late_event_adds_what_is_left_of_it():
 
 def test_shares_are_those_of_a_mixture():
     items, times = events(400)
-    counters = Counters.of(items, times, n_items=9, time=50 * DAY)
+    counters = Counters.of(items, times, n_items=9, time=50 * DAY)  # items 7 and 8 have no events
     single = np.eye(len(HALF_LIVES_D))
     parts = [np.exp(counters.log_share(row)) for row in single]
     assert all(part.sum() == pytest.approx(1, abs=1e-5) and part.min() > 0 for part in parts)
     mixed = np.exp(counters.log_share([0.25, 0, 0, 0.75, *[0] * 6]))
     np.testing.assert_allclose(mixed, 0.25 * parts[0] + 0.75 * parts[3], rtol=1e-5)
+
+
+def test_without_recent_events_a_share_is_that_of_all_time():
+    counters = Counters.of(np.array([1, 1, 0]), np.zeros(3, int), n_items=3, time=9000 * DAY)
+    always = np.exp(counters.log_share(np.eye(len(HALF_LIVES_D))[-1]))
+    recent = np.exp(counters.log_share(np.eye(len(HALF_LIVES_D))[0]))
+    np.testing.assert_allclose(recent, always)
+    np.testing.assert_allclose(always, np.array([1.3, 2.3, 0.3]) / 3.9, rtol=1e-5)
