@@ -1,7 +1,8 @@
 """Choosing the form: by lists of users on windows of the log, a step only where it surely pays.
 
 The plain form (one half-life, one weight) is the best of a grid by the wanted metric on the newest
-window. From there a richer one is looked for, coordinate by coordinate. A change is taken where
+window. From there a richer one is looked for: the best of a coarse grid, then from that number by
+number. Either is taken where
 
     - the gain, over the users of all windows, is above 0 by a one-sided 95 % interval of the
       paired differences (few users, wide interval: the plain form stays), and
@@ -48,6 +49,7 @@ _JUMPS = (
 """Weights, half-lives, lifts and popularities from the best of which single steps go on."""
 
 _SURE = 1.645  # one-sided 95 %
+_LIKELY = 0.5  # of a single step, of several that are judged together in the end
 _CLEARLY = 1.96
 _LEAST_GAIN = 0.002
 _LEAST_USERS = 300  # of all windows, for more than the plain form: a search fits fewer by chance
@@ -89,7 +91,7 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
         reason = "plain"
         if rich:
             search.jump()
-            search.sweeps()
+            search.climb()
             reason = "rich" if search.form != plain else "plain"
         form = search.form
         better = _better_list(newest, form, column)
@@ -121,20 +123,28 @@ class _Search:
         for weight, half_life, lift, popularity in itertools.product(*_JUMPS):
             form = TimeForm.single(weight, half_life)
             form = dataclasses.replace(form, lift=lift, popularity=popularity)
-            gain, gains = self._judged(form)
+            gain, gains = self._judged(form, self._gains, sure=_SURE)
             if gain > 0:
                 found.append((gain, form, gains))
         if found:
             _, self.form, self._gains = max(found, key=lambda entry: entry[0])
 
-    def sweeps(self) -> None:
-        """Change one number after the other, until none pays."""
+    def climb(self) -> None:
+        """Change one number after the other; where they end is kept where it surely pays."""
+        start, gains = self.form, self._gains
+        self._sweeps()
+        if self.form != start and self._judged(self.form, gains, sure=_SURE)[0] == 0:
+            self.form, self._gains = start, gains
+
+    def _sweeps(self) -> None:
         for _ in range(_MAX_SWEEPS):
             before = self.form
             for values in _coordinates():
                 found = []
                 for form in values(self.form):
-                    gain, gains = self._judged(form) if form != self.form else (0.0, [])
+                    if form == self.form:
+                        continue
+                    gain, gains = self._judged(form, self._gains, sure=_LIKELY)
                     if gain > 0:
                         found.append((gain, form, gains))
                 if found:
@@ -142,11 +152,13 @@ class _Search:
             if self.form == before:
                 return
 
-    def _judged(self, form: TimeForm) -> tuple[float, list[NDArray[np.float64]]]:
-        """Return the gain of a form over the present one, 0 where it is not sure, and its gains."""
+    def _judged(
+        self, form: TimeForm, over: list[NDArray[np.float64]], *, sure: float
+    ) -> tuple[float, list[NDArray[np.float64]]]:
+        """Return the gain of a form over others' gains, 0 where it is not sure, and its own."""
         self.n_tried += 1
         after, parts = [], []
-        for window, before in zip(self._windows, self._gains, strict=True):
+        for window, before in zip(self._windows, over, strict=True):
             after.append(window.gains(form))
             scale = self._mix / np.maximum(before.mean(axis=0), 1e-9)
             parts.append((after[-1] - before) @ scale)
@@ -155,8 +167,8 @@ class _Search:
         difference = np.concatenate(parts)
         mean = float(difference.mean())
         error = float(difference.std()) / np.sqrt(len(difference))
-        sure = mean > _LEAST_GAIN and mean > _SURE * error
-        return (mean if sure else 0.0), after
+        pays = mean > _LEAST_GAIN and mean > sure * error
+        return (mean if pays else 0.0), after
 
 
 def _coordinates() -> Sequence[Callable[[TimeForm], Iterable[TimeForm]]]:
