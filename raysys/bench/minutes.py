@@ -39,7 +39,7 @@ from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
-from raysys.evaluation.baselines import presence
+from raysys.evaluation.presence import presence
 from raysys.evaluation.protocols import cutoff_task
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace

@@ -7,7 +7,7 @@ from raysys.bench import minutes
 from raysys.bench.minutes import MinutesBenchConfig, ease, rows
 from raysys.data.cells import Cells
 from raysys.errors import DataError
-from raysys.evaluation.baselines import presence
+from raysys.evaluation.presence import presence
 
 
 @pytest.mark.parametrize("n_users", [6, 40])
