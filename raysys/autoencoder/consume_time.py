@@ -147,10 +147,7 @@ def personal(model: Conv4Rec, now: int) -> Callable[[Cells, float], Floats]:
         if not model.has_levels:
             cells = dataclasses.replace(cells, level=np.zeros_like(cells.level))
         batch = ragged(cells, reference_time=now).to(model.query.device)
-        before = model.query.data
-        model.query.data = torch.tensor([0.0, recency]).to(before)
-        z = model.consume_latent(batch, model.cell_weights(batch))
-        model.query.data = before
+        z = model.consume_latent(batch, model.cell_weights(batch), 0.0, recency)
         found: NDArray[np.float32] = (z @ model.consume_vectors().T).cpu().numpy()
         return found
 

@@ -180,9 +180,8 @@ class Encoder(nn.Module):
             self._consume = one, other * lift.to(other)[:, None]
         self.query.data = torch.tensor([length, recency]).to(self.query)
 
-    def _asked(self, batch: Ragged) -> Tensor:
+    def _asked(self, batch: Ragged, length: float, recency: float) -> Tensor:
         """Return what the time form multiplies each cell's weight in z_c by, [M]."""
-        length, recency = self.query.tolist()
         factor = batch.counts.clamp_min(1).float().pow(-length)[batch.rows]
         if recency and batch.age is not None:
             factor = factor * torch.exp2(-newer_cells(batch).float() / recency)
@@ -192,7 +191,8 @@ class Encoder(nn.Module):
         """Return what every cell contributes to the consume score of its own item, [M]."""
         one, other = self._consume_blocks()
         own = product_sums(one, batch.item_num, other, batch.item_num)
-        return self.consume_weights(batch, self.cell_weights(batch)) * self._asked(batch) * own
+        asked = self._asked(batch, *self.query.tolist())
+        return self.consume_weights(batch, self.cell_weights(batch)) * asked * own
 
     def consume_prior(self) -> Tensor:
         """Return the part of the consume scores that no profile changes, [N]."""
@@ -201,15 +201,17 @@ class Encoder(nn.Module):
     def encode(self, batch: Ragged) -> Tensor:
         """Return the latents z = [z_c, z_l] of profiles, [B, H]; an empty one gets the prior."""
         weight = self.cell_weights(batch)
-        parts = [self.consume_latent(batch, weight)]
+        parts = [self.consume_latent(batch, weight, *self.query.tolist())]
         if self.has_levels:
             parts.append(self.level_latent(batch, self.level_weights(batch, weight)))
             parts.append(user_levels(batch, self.user_tables()))
         return torch.cat(parts, dim=1)
 
-    def consume_latent(self, batch: Ragged, weight: Tensor) -> Tensor:
-        """Return z_c, [B, Hc], by the cells' weights [M] and what the time form asks for."""
-        asked = self.consume_weights(batch, weight) * self._asked(batch)
+    def consume_latent(
+        self, batch: Ragged, weight: Tensor, length: float, recency: float
+    ) -> Tensor:
+        """Return z_c, [B, Hc], by the cells' weights [M] and the time form's numbers of queries."""
+        asked = self.consume_weights(batch, weight) * self._asked(batch, length, recency)
         return bag(batch, self._consume_blocks()[0], asked)
 
     def cell_weights(self, batch: Ragged) -> Tensor:

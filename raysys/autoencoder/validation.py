@@ -26,7 +26,8 @@ from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.metrics import top_items
-from raysys.evaluation.protocols import first_appearances
+from raysys.evaluation.protocols import first_appearances, pair_keys
+from raysys.evaluation.row_kernels import best_of_row
 from raysys.training.threads import follow_torch
 
 TOP_K, NDCG_K = 20, 100
@@ -109,7 +110,6 @@ def best_items(scores: Tensor, top_k: int) -> Tensor:
     """Return the best items of each row, best first, int64 [B, top_k] on the CPU.
 
     On a processor `topk` sorts parts of every row, and a validation makes dozens of lists a user.
-    Here a row is read once and few of its scores enter the list.
     """
     if scores.is_cuda:
         return scores.topk(top_k, dim=1).indices.cpu()
@@ -122,23 +122,8 @@ def best_items(scores: Tensor, top_k: int) -> Tensor:
 @numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
 def _best_items(scores: Any, found: Any) -> None:
     """Write the best items of each row of scores [B, N] into found [B, K]; the first of equals."""
-    n_users, n_items = scores.shape
-    top_k = found.shape[1]
-    for user in numba.prange(n_users):
-        row, items = scores[user], found[user]
-        best = np.empty(top_k, dtype=np.float32)
-        filled = 0
-        for item in range(n_items):
-            score = row[item]
-            if filled == top_k and not score > best[top_k - 1]:
-                continue
-            if filled < top_k:
-                filled += 1
-            place = filled - 1
-            while place > 0 and score > best[place - 1]:
-                best[place], items[place] = best[place - 1], items[place - 1]
-                place -= 1
-            best[place], items[place] = score, item
+    for user in numba.prange(len(scores)):
+        best_of_row(scores[user], np.empty(found.shape[1], dtype=np.float32), found[user])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +173,7 @@ def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> 
     n_items = profiles.facts.catalogue["val"]
     cells = cells.take(cells.item_num < n_items)
     history, targets = cells.in_windows(windows.history), cells.in_windows(windows.targets)
-    key = history.rows * n_items + history.item_num
-    targets = targets.take(~np.isin(targets.rows * n_items + targets.item_num, key))
+    targets = targets.take(~np.isin(pair_keys(targets), pair_keys(history)))
     rows = np.flatnonzero((history.counts > 0) & (targets.counts > 0))
     if len(rows) == 0:
         return None

@@ -58,7 +58,7 @@ def cutoff_task(
     history = cells.in_windows(windows.history)
     targets = cells.in_windows(windows.targets)
     had_targets = targets.counts > 0
-    targets, dropped = _new_targets(history, targets, n_items)
+    targets, dropped = new_targets(history, targets, n_items)
     known = history.take(history.item_num < n_items).counts > 0
     kept = targets.counts > 0
     dropped["users_without_new_target"] = int((had_targets & ~kept).sum())
@@ -96,7 +96,7 @@ def first_appearances(cells: Cells) -> Cells:
     return cells.take(_first_mask(cells))
 
 
-def _new_targets(history: Cells, targets: Cells, n_items: int) -> tuple[Cells, Counter[str]]:
+def new_targets(history: Cells, targets: Cells, n_items: int) -> tuple[Cells, Counter[str]]:
     """Drop unknown, repeated and already consumed items, counting each."""
     dropped: Counter[str] = Counter()
     inside = targets.item_num < n_items

@@ -9,6 +9,7 @@ embeddings that the index was made from; the next build takes them in.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -187,6 +188,16 @@ class Changed:
         self._cosine = cosine
         self.n_items = index.n_items + len(changes.items)
         self.dim = index.dim
+
+    def over(self, index: Searchable) -> Changed:
+        """Return the same changes over another index of the same items."""
+        moved = copy.copy(self)
+        moved._index = index
+        return moved
+
+    def alive(self, nums: Nums) -> Nums:
+        """Return those of the build's items that are neither deleted nor replaced."""
+        return nums if self._alive is None else nums[self._alive[nums]]
 
     def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return item_nums and scores [Q, K]; see `Index.search`.

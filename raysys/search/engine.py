@@ -27,7 +27,7 @@ from raysys.errors import SearchError
 from raysys.index.files import open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
-from raysys.search.changes import Changed, Changes, gone_mask
+from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Mask
 from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
@@ -66,12 +66,13 @@ class Engine:
         self._items = items
         self._changes = changes
         self.codes = open_index(served.index, served.coded)
-        self._cosine = embeddings.similarity == "cosine"
-        self._index = self._searchable()
+        self._changed: Changed | None = None
+        if changes is not None:
+            cosine = embeddings.similarity == "cosine"
+            self._changed = Changed(self.codes, changes, items.built, cosine=cosine)
+        self._index: Searchable = self._changed or self.codes
         self._timed: Timed | None = None
         self._head = np.zeros(0, dtype=np.int32)
-        gone = None if changes is None else gone_mask(changes, items.built, self.codes.n_items)
-        self._gone = gone if gone is not None and gone.any() else None
         self._observing = threading.Lock()
         self.model: Conv4Rec | None = None
         self.fitted_until: int | None = None
@@ -111,16 +112,11 @@ class Engine:
         assert self.model is not None
         prior = timed.prior()
         self.codes = self.codes.with_bias(CONSUME_BIAS, prior)
-        self._index = self._searchable()
+        self._index = self.codes if self._changed is None else self._changed.over(self.codes)
         self.model.prior = torch.from_numpy(prior)
         self._timed = timed
         head = np.argsort(-prior, kind="stable")[:_HEAD_KEPT]
         self._head = head.astype(np.int32)
-
-    def _searchable(self) -> Searchable:
-        if self._changes is None:
-            return self.codes
-        return Changed(self.codes, self._changes, self._items.built, cosine=self._cosine)
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -213,8 +209,8 @@ class Engine:
         head = self._head
         if allow is not None:
             head = head[allow[head]]
-        if self._gone is not None:
-            head = head[~self._gone[head]]
+        if self._changed is not None:
+            head = self._changed.alive(head)
         return head[~np.isin(head, seen)][:_HEAD] if seen is not None else head[:_HEAD]
 
     def encode(self, history: Cells) -> torch.Tensor:

@@ -93,12 +93,13 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
             search.jump()
             search.climb()
             reason = "rich" if search.form != plain else "plain"
-        form = search.form
-        better = _better_list(newest, form, column)
+        form, gains = search.form, search.gains[0]
+        better = _better_list(newest, gains, column)
         if better is not None:
-            form, reason = better, "list"
+            reason = "list"
+            form, gains = better
         n_tried = search.n_tried + len(PLAIN) + len(HALF_LIVES_D)
-        mean = newest.gains(form).mean(axis=0)
+        mean = gains.mean(axis=0)
         work.say(
             f"time form {reason} tried={n_tried} users={[w.n_users for w in windows]} "
             f"recall@20={mean[0]:.4f} ndcg@100={mean[1]:.4f}"
@@ -115,7 +116,7 @@ class _Search:
         self._mix[column] += 0.5
         self.form = start
         self.n_tried = 0
-        self._gains = [window.gains(start) for window in windows]
+        self.gains = [window.gains(start) for window in windows]
 
     def jump(self) -> None:
         """Take the best of a coarse grid, where it surely pays: it lies beyond single steps."""
@@ -123,18 +124,18 @@ class _Search:
         for weight, half_life, lift, popularity in itertools.product(*_JUMPS):
             form = TimeForm.single(weight, half_life)
             form = dataclasses.replace(form, lift=lift, popularity=popularity)
-            gain, gains = self._judged(form, self._gains, sure=_SURE)
+            gain, gains = self._judged(form, self.gains, sure=_SURE)
             if gain > 0:
                 found.append((gain, form, gains))
         if found:
-            _, self.form, self._gains = max(found, key=lambda entry: entry[0])
+            _, self.form, self.gains = max(found, key=lambda entry: entry[0])
 
     def climb(self) -> None:
         """Change one number after the other; where they end is kept where it surely pays."""
-        start, gains = self.form, self._gains
+        start, gains = self.form, self.gains
         self._sweeps()
         if self.form != start and self._judged(self.form, gains, sure=_SURE)[0] == 0:
-            self.form, self._gains = start, gains
+            self.form, self.gains = start, gains
 
     def _sweeps(self) -> None:
         for _ in range(_MAX_SWEEPS):
@@ -144,11 +145,11 @@ class _Search:
                 for form in values(self.form):
                     if form == self.form:
                         continue
-                    gain, gains = self._judged(form, self._gains, sure=_LIKELY)
+                    gain, gains = self._judged(form, self.gains, sure=_LIKELY)
                     if gain > 0:
                         found.append((gain, form, gains))
                 if found:
-                    _, self.form, self._gains = max(found, key=lambda entry: entry[0])
+                    _, self.form, self.gains = max(found, key=lambda entry: entry[0])
             if self.form == before:
                 return
 
@@ -203,12 +204,15 @@ def _with(form: TimeForm, name: str, value: Any) -> TimeForm:
     return dataclasses.replace(form, **{name: value})
 
 
-def _better_list(window: RehearsalWindow, form: TimeForm, column: int) -> TimeForm | None:
-    """Return the best list alone where it is significantly better than the form."""
-    mine = window.gains(form)[:, column]
+def _better_list(
+    window: RehearsalWindow, gains: NDArray[np.float64], column: int
+) -> tuple[TimeForm, NDArray[np.float64]] | None:
+    """Return the best list alone and its gains, where it is significantly better than others."""
     lists = [TimeForm.single(LIST_WEIGHT, half_life) for half_life in HALF_LIVES_D]
-    found = [window.gains(form)[:, column] for form in lists]
-    best = int(np.argmax([gains.mean() for gains in found]))
-    difference = found[best] - mine
+    found = [window.gains(form) for form in lists]
+    best = int(np.argmax([theirs[:, column].mean() for theirs in found]))
+    difference = found[best][:, column] - gains[:, column]
     error = difference.std() / np.sqrt(len(difference))
-    return lists[best] if difference.mean() > _CLEARLY * error else None
+    if difference.mean() > _CLEARLY * error:
+        return lists[best], found[best]
+    return None

@@ -10,6 +10,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from raysys.evaluation.row_kernels import best_of_row
+
 LISTED = 100
 _LOWEST = np.float32(-3e38)  # infinities are none of fast math's numbers
 
@@ -50,41 +52,22 @@ def list_gains(
             mine[i] = factor[u] * scores[u, i] * lift[i] + bias[i]
         for k in range(seen_offsets[u], seen_offsets[u + 1]):
             mine[seen[k]] = _LOWEST
-        values = np.full(LISTED, _LOWEST, np.float32)
-        items = np.full(LISTED, -1, np.int32)
-        for i in range(n_items):
-            if mine[i] > values[0]:
-                _replace_least(values, items, mine[i], i)
+        items = np.empty(LISTED, np.int32)
+        listed = best_of_row(mine, np.empty(LISTED, np.float32), items)
         first, last = target_offsets[u], target_offsets[u + 1]
         wanted = np.sort(targets[first:last])
         hits, gain, weight = 0.0, 0.0, 0.0
-        for place, k in enumerate(np.argsort(-values)):
-            at = np.searchsorted(wanted, items[k])
-            if items[k] >= 0 and at < len(wanted) and wanted[at] == items[k]:
+        for place in range(listed):
+            item = items[place]
+            at = np.searchsorted(wanted, item)
+            if at < len(wanted) and wanted[at] == item:
                 gain += 1 / np.log2(place + 2.0)
                 if place < 20:
                     hits += 1
-                    weight += weights[items[k]]
+                    weight += weights[item]
         ideal = 0.0
         for place in range(min(last - first, LISTED)):
             ideal += 1 / np.log2(place + 2.0)
         gains[u, 0] = hits / min(last - first, 20)
         gains[u, 1] = gain / ideal
         gains[u, 2] = weight
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _replace_least(values: Any, items: Any, value: Any, item: Any) -> None:
-    """Put a value in the place of the least of a heap."""
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= len(values):
-            break
-        if child + 1 < len(values) and values[child + 1] < values[child]:
-            child += 1
-        if values[child] >= value:
-            break
-        values[place], items[place] = values[child], items[child]
-        place = child
-    values[place], items[place] = value, item

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
 from raysys.data.cells import Cells
+from raysys.evaluation.protocols import new_targets
 from raysys.timing.counters import Counters
 from raysys.timing.form import TimeForm
 from raysys.timing.kernels import list_gains
@@ -29,7 +30,8 @@ class RehearsalWindow:
     Args:
         personal: profiles and recency -> personal scores [U, N], before lift and length.
         history: profiles of U users at the start.
-        targets: what they took for the first time in the stretch; everyone has some.
+        targets: what they took for the first time in the stretch, each item once; everyone has
+            some.
         counters: at the start.
         sample: profiles of some users that the model was fitted on, for the spread of scores.
         pooled: exponent of the popularity that pooled recall penalises.
@@ -45,12 +47,8 @@ class RehearsalWindow:
         sample: Cells,
         pooled: float,
     ) -> None:
-        n_items = counters.n_items
         self._personal, self._history, self.counters = personal, history, counters
-        self._sample = sample
-        pairs = np.unique(targets.rows * n_items + targets.item_num)
-        self._targets = (pairs % n_items).astype(np.int32)
-        self._target_offsets = np.searchsorted(pairs // n_items, np.arange(targets.n_users + 1))
+        self._targets, self._sample = targets, sample
         share = np.maximum(counters.totals, 1) / max(float(counters.totals.max()), 1.0)
         self._weights = share.astype(np.float64) ** -pooled
         self._scores: dict[float, Floats] = {}
@@ -72,8 +70,8 @@ class RehearsalWindow:
             form.bias(self.counters) * np.float32(self.spread(form)),
             self._history.offsets,
             self._history.item_num,
-            self._target_offsets,
-            self._targets,
+            self._targets.offsets,
+            self._targets.item_num,
             self._weights,
             out,
         )
@@ -126,9 +124,8 @@ def window_of(
     history = cells.take(cells.timestamp < start)
     counters = Counters.of(history.item_num, history.timestamp, n_items=n_items, time=start)
     targets = cells.take((cells.timestamp >= start) & (cells.timestamp < stop))
-    seen = history.rows * n_items + history.item_num
-    new = ~np.isin(targets.rows * n_items + targets.item_num, seen)
-    targets = targets.take(new & (counters.totals[targets.item_num] > 0))
+    targets, _ = new_targets(history, targets, n_items)
+    targets = targets.take(counters.totals[targets.item_num] > 0)
     rng = np.random.default_rng([seed, 0x77])
     most = max(1, MAX_ELEMENTS // n_items)
 
