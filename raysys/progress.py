@@ -140,6 +140,7 @@ class LogLines:
         """Log the step's own line, else every few seconds how far the stage is."""
         now = time.perf_counter()
         if line:
+            self._logged[stage] = now
             log.info("%s", line)
         elif stage.total is not None and stage.done >= stage.total:
             return  # the line at the end says it

@@ -17,6 +17,21 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests one worker of `pytest -n 2 --dist loadgroup` runs one after the other.
+
+    Those of the session's cluster share it; those with clusters or servers of their own would share
+    ports and processors; all others go file by file.
+    """
+    for item in items:
+        group = item.path.stem
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            group = "the cluster of the session"
+        elif item.get_closest_marker("ray"):
+            group = "clusters of their own"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Start one private two-CPU cluster for the whole session."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from raysys import progress
 from raysys.data.arrays import Floats, row_blocks
 
 PENALTIES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
@@ -106,9 +107,11 @@ def spectrum(
         width = min(rank + _OVERSAMPLE, few.shape[0])
         draw = np.random.default_rng([seed, 0x33])
         basis = draw.standard_normal((few.shape[0], width), dtype=np.float32)
-        for number in range(_ITERATIONS):
-            last = number == _ITERATIONS - 1
-            basis = _orthonormal(few @ (many @ basis), passes=2 if last else 1)
+        with progress.stage("spectrum", total=_ITERATIONS, unit="iterations") as work:
+            for number in range(_ITERATIONS):
+                last = number == _ITERATIONS - 1
+                basis = _orthonormal(few @ (many @ basis), passes=2 if last else 1)
+                work.add()
         image = many @ basis
         gram = (image.T @ image).astype(np.float64)
     squares, rotation = np.linalg.eigh(gram)

@@ -15,12 +15,13 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from raysys.bench import sasrec
+from raysys.bench import recvae, sasrec
 from raysys.bench.suites import BenchConfig
 from raysys.config import require, require_run
 from raysys.data.profiles import Profiles
@@ -40,7 +41,15 @@ from raysys.store.storage import join
 log = logging.getLogger(__name__)
 
 OURS = "raysys"
-SEQUENTIAL = {"sasrec": True, "sasrec-shuffled": False}
+NETWORKS: dict[str, Callable[..., tuple[Ranker, int]]] = {
+    "sasrec": partial(sasrec.fit, ordered=True),
+    "sasrec-shuffled": partial(sasrec.fit, ordered=False),
+    "recvae": recvae.fit,
+}
+_SIZES = {
+    "sasrec": f"width={sasrec.WIDTH} blocks={sasrec.BLOCKS} length={sasrec.LENGTH}",
+    "recvae": f"hidden={recvae.HIDDEN} latent={recvae.LATENT}",
+}
 _BLOCK = 256
 _CHOSEN_BY = "ndcg@100"
 
@@ -51,7 +60,7 @@ class OrderBenchConfig(BenchConfig):
 
     Attributes:
         data: names of runs below `run`, with profiles of published folds.
-        methods: raysys (the run's model), any ranker of reports, sasrec, sasrec-shuffled.
+        methods: raysys (the run's model), any ranker of reports, sasrec, sasrec-shuffled, recvae.
         epochs: of a network, at most; fewer where validation says so.
         minutes: of a network's training on val, at most.
         replicates: bootstrap replicates.
@@ -59,7 +68,7 @@ class OrderBenchConfig(BenchConfig):
 
     data: list[str] = dataclasses.field(default_factory=list)
     methods: list[str] = dataclasses.field(
-        default_factory=lambda: [OURS, *fit_baselines.RANKERS, *SEQUENTIAL]
+        default_factory=lambda: [OURS, *fit_baselines.RANKERS, *NETWORKS]
     )
     epochs: int = 30
     minutes: float = 5.0
@@ -67,7 +76,7 @@ class OrderBenchConfig(BenchConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
-        known = [OURS, *fit_baselines.RANKERS, *SEQUENTIAL]
+        known = [OURS, *fit_baselines.RANKERS, *NETWORKS]
         wrong = [name for name in self.methods if name not in known]
         require(not wrong, "methods", self.methods, f"a list of {', '.join(known)}")
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -124,35 +133,31 @@ def _fitted(
         except BuildError:
             return None
         return ModelMethod(subject, ranking=None, rescore=False).rank, ""
-    if name in SEQUENTIAL:
-        return _sequential(cfg, source, ordered=SEQUENTIAL[name])
+    if name in NETWORKS:
+        return _network(cfg, source, name)
     chosen = fit_baselines.choose(source, name, period="test")
     return chosen.model, " ".join(f"{key}={value:g}" for key, value in chosen.settings.items())
 
 
-def _sequential(
-    cfg: OrderBenchConfig, source: fit_baselines.Source, *, ordered: bool
-) -> tuple[Ranker, str]:
+def _network(cfg: OrderBenchConfig, source: fit_baselines.Source, name: str) -> tuple[Ranker, str]:
     """Choose the epochs on val, then train as many on what the test period may see."""
     scores = fit_baselines.ranking_scores(source)
 
     def fit(period: str, epochs: int, score: Callable[[Ranker], float] | None) -> Any:
         windows = period_windows(source.split, period)
-        return sasrec.fit(
+        return NETWORKS[name](
             source.cells.in_windows(windows.fitted),
             source.catalogue[period],
             epochs=epochs,
             seconds=60 * cfg.minutes if score else np.inf,
             seed=cfg.seed,
-            ordered=ordered,
             score=score,
         )
 
     rank, epochs = fit("val", cfg.epochs, lambda model: scores(model)[_CHOSEN_BY])
     if source.split == "temporal":
         rank, _ = fit("test", epochs, None)
-    sizes = f"width={sasrec.WIDTH} blocks={sasrec.BLOCKS} length={sasrec.LENGTH}"
-    return rank, f"{sizes} epochs={epochs}"
+    return rank, f"{_SIZES[name.partition('-')[0]]} epochs={epochs}"
 
 
 def _judged(

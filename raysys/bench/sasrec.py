@@ -10,9 +10,6 @@ Letters: B sequences, L positions, N items, D width.
 
 from __future__ import annotations
 
-import copy
-import logging
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,17 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raysys.bench.epochs import train_epochs
 from raysys.data.cells import Cells
 from raysys.evaluation.metrics import top_items
 from raysys.evaluation.protocols import first_appearances
-
-log = logging.getLogger(__name__)
 
 WIDTH, BLOCKS, HEADS, LENGTH = 64, 2, 2, 50
 _DROPOUT = 0.3
 _BATCH = 32
 _LR = 1e-3
-_PATIENCE = 3
 _PAD = -1
 _NEGATIVES = 512
 
@@ -104,38 +99,30 @@ def fit(
     ordered: bool,
     score: Callable[[Ranked], float] | None = None,
 ) -> tuple[Ranked, int]:
-    """Train on the cells; return the ranker and its number of epochs.
+    """Train on the cells; return the ranker and its number of epochs, see `train_epochs`.
 
-    Args:
-        cells: of the training users.
-        n_items: size N of the catalogue.
-        epochs: at most.
-        seconds: no epoch begins that would end later, at the pace of those before.
-        seed: of weights, batches and dropout.
-        ordered: False shuffles every sequence, which leaves all but the order.
-        score: on val, after each epoch; training ends where it has not risen for some epochs, and
-            the best state is returned. None: all epochs are trained.
+    Without `ordered` every sequence is shuffled, which leaves all but the order.
     """
     rng = np.random.default_rng([seed, int(ordered)])
-    started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SasRec(n_items)
         optim = torch.optim.AdamW(model.parameters(), lr=_LR, betas=(0.9, 0.98))
-        best, top, state = 0, -np.inf, model.state_dict()
-        for epoch in range(1, epochs + 1):
+        ranked = Ranked(model, ordered=ordered)
+
+        def epoch() -> float:
             rows = sequences(cells, n_items, ordered=ordered, rng=rng)
-            loss = _epoch(model, optim, _chunks(rows), rng)
-            spent = time.monotonic() - started
-            value = float(epoch) if score is None else score(Ranked(model, ordered=ordered))
-            log.info("sasrec epoch=%d loss=%.4f score=%.4f seconds=%.0f", epoch, loss, value, spent)
-            if value > top:
-                best, top, state = epoch, value, copy.deepcopy(model.state_dict())
-            late = (time.monotonic() - started) * (epoch + 1) / epoch > seconds
-            if epoch - best >= _PATIENCE or late:
-                break
-        model.load_state_dict(state)
-    return Ranked(model, ordered=ordered), best
+            return _epoch(model, optim, _chunks(rows), rng)
+
+        best = train_epochs(
+            model,
+            epoch,
+            name="sasrec",
+            epochs=epochs,
+            seconds=seconds,
+            score=score and (lambda: score(ranked)),
+        )
+    return ranked, best
 
 
 class Ranked:

@@ -173,6 +173,8 @@ def _worker(config: dict[str, Any]) -> None:
         restored=None if checkpoint is None else _read_state(checkpoint),
     )
     with told(config["mailbox"], ranks.rank):
+        if ranks.rank == 0:
+            log.info("training workers ready workers=%d", ranks.world)
         state = train(
             config["factory"](**config["settings"]),
             OptimConfig(**config["optim"]),

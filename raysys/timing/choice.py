@@ -82,12 +82,14 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
     column = METRICS.index("recall@20^BETA" if "^" in metric else metric)
     newest = windows[0]
     rich = rich and sum(window.n_users for window in windows) >= _LEAST_USERS
-    with progress.stage("time form", lines=progress.STEPS) as work:
-        plain = max(
-            (TimeForm.single(*pair) for pair in PLAIN),
-            key=lambda form: newest.gains(form)[:, column].mean(),
-        )
-        search = _Search(windows, plain, column)
+    with progress.stage("time form", unit="forms") as work:
+
+        def judged(form: TimeForm) -> float:
+            work.add()
+            return float(newest.gains(form)[:, column].mean())
+
+        plain = max((TimeForm.single(*pair) for pair in PLAIN), key=judged)
+        search = _Search(windows, plain, column, work)
         reason = "plain"
         if rich:
             search.jump()
@@ -98,24 +100,27 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
         if better is not None:
             reason = "list"
             form, gains = better
-        n_tried = search.n_tried + len(PLAIN) + len(HALF_LIVES_D)
+        work.add(len(HALF_LIVES_D))
         mean = gains.mean(axis=0)
-        work.say(
-            f"time form {reason} tried={n_tried} users={[w.n_users for w in windows]} "
-            f"recall@20={mean[0]:.4f} ndcg@100={mean[1]:.4f}"
-        )
-    return Choice(form, reason, n_tried)
+        work.note = f"{reason} recall@20 {mean[0]:.4f} ndcg@100 {mean[1]:.4f}"
+    return Choice(form, reason, round(work.done))
 
 
 class _Search:
     """A climb by changes that surely pay."""
 
-    def __init__(self, windows: Sequence[RehearsalWindow], start: TimeForm, column: int) -> None:
+    def __init__(
+        self,
+        windows: Sequence[RehearsalWindow],
+        start: TimeForm,
+        column: int,
+        work: progress.Stage,
+    ) -> None:
         self._windows = windows
         self._mix = np.full(len(METRICS), 1 / 6)
         self._mix[column] += 0.5
         self.form = start
-        self.n_tried = 0
+        self._work = work
         self.gains = [window.gains(start) for window in windows]
 
     def jump(self) -> None:
@@ -157,7 +162,7 @@ class _Search:
         self, form: TimeForm, over: list[NDArray[np.float64]], *, sure: float
     ) -> tuple[float, list[NDArray[np.float64]]]:
         """Return the gain of a form over others' gains, 0 where it is not sure, and its own."""
-        self.n_tried += 1
+        self._work.add()
         after, parts = [], []
         for window, before in zip(self._windows, over, strict=True):
             after.append(window.gains(form))
