@@ -8,8 +8,8 @@ A model has heads: blocks that share no parameters, each judged by a metric of i
 goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
 (a refit on more data) run that many epochs without looking. A head keeps the weights of its epoch.
 A head whose patience or epochs are over is settled: no step computes its loss any more. A solution
-in closed form is a head's candidate of epoch 0: the head is settled when that is out of reach, and
-steps are taken over it for one percent of the metric.
+in closed form is a head's candidate of epoch 0: steps are taken over it for one percent of the
+metric, and the head is settled when that is out of reach.
 A saved state holds weights, optimiser, what was found so far and the position (phase, epoch, step);
 a run that is resumed there, on any number of ranks, continues as if it had never stopped.
 """
@@ -151,16 +151,13 @@ def _solve(
     return solved
 
 
-def _improves(head: Head, value: float, old: dict[str, Any] | None, pays: float = _PAYS) -> bool:
-    """Tell whether a value of the head's metric is better than the candidate kept so far.
-
-    A solution has to be beaten by the share `pays` of its value.
-    """
+def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
+    """Tell whether a value of the head's metric is better than the candidate kept so far."""
     if old is None:
         return True
     least = old["value"]
     if old["epoch"] == 0:
-        least += (-pays if head.minimise else pays) * abs(least)
+        least += (-_PAYS if head.minimise else _PAYS) * abs(least)
     return bool(value < least if head.minimise else value > least)
 
 
@@ -270,8 +267,7 @@ class _Run:
         if not best or best["epoch"] or len(records) < 3 or head.metric not in records[-1]:
             return False
         before, value = records[-3][head.metric], records[-1][head.metric]
-        ahead = value + self.optim.patience * (value - before) / 2
-        return not _improves(head, ahead, best, pays=0.0)
+        return not _improves(head, value + self.optim.patience * (value - before) / 2, best)
 
     def epoch(self) -> dict[str, float]:
         """Make the rest of a pass; return weighted means of the losses over all ranks and rates.

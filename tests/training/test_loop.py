@@ -168,20 +168,6 @@ def test_a_solution_without_training_is_taken_where_it_is_better(answer, wins):
         assert state["metrics"] == plain["metrics"]
 
 
-@pytest.mark.parametrize(("share", "wins"), [(1.005, True), (1.02, False)])
-def test_steps_are_taken_over_a_solution_for_one_percent(share, wins):
-    optim = dataclasses.replace(OPTIM, patience=0, epochs=4)
-    plain = train([LineTask], optim, seed=1, ranks=Ranks())
-    best = min(record["error"] for record in plain["history"])
-
-    class SolvedTask(LineTask):
-        def start(self, choices, ranks):
-            return {"error": best * share}
-
-    state = train([SolvedTask], optim, seed=1, ranks=Ranks())
-    assert (state["epochs"]["error"] == 0) is wins
-
-
 def test_a_loss_that_is_not_finite_stops_before_the_update():
     class BadTask(LineTask):
         def batch(self, rows, epoch):
