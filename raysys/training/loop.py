@@ -8,8 +8,7 @@ A model has heads: blocks that share no parameters, each judged by a metric of i
 goes in phases: the first one is validated and chooses the number of epochs of each head; later ones
 (a refit on more data) run that many epochs without looking. A head keeps the weights of its epoch.
 A head whose patience or epochs are over is settled: no step computes its loss any more. A solution
-in closed form is a head's candidate of epoch 0: steps are taken over it for one percent of the
-metric, and the head is settled when that is out of reach.
+in closed form is a head's candidate of epoch 0: the head is settled when that is out of reach.
 A saved state holds weights, optimiser, what was found so far and the position (phase, epoch, step);
 a run that is resumed there, on any number of ranks, continues as if it had never stopped.
 """
@@ -38,7 +37,6 @@ from raysys.training.weights import assign, kept_weights, weights
 log = logging.getLogger(__name__)
 
 _LEAST_GAIN = 1e-3  # relative gain of a metric that patience counts
-_PAYS = 0.01  # relative gain for which steps are taken over a solution: less of it is chance
 
 Sums = dict[str, Any]  # floats in a state, else float64 tensors on the device: none waits for it
 
@@ -155,10 +153,7 @@ def _improves(head: Head, value: float, old: dict[str, Any] | None) -> bool:
     """Tell whether a value of the head's metric is better than the candidate kept so far."""
     if old is None:
         return True
-    least = old["value"]
-    if old["epoch"] == 0:
-        least += (-_PAYS if head.minimise else _PAYS) * abs(least)
-    return bool(value < least if head.minimise else value > least)
+    return bool(value < old["value"] if head.minimise else value > old["value"])
 
 
 def _keep_best(
