@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.closed_form import spectrum
+from raysys.autoencoder.closed_form import closed_ranks, spectrum
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.model import Conv4Rec
 from raysys.data.arrays import Floats
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.schema import RatingLevels
-from raysys.timing.choice import Choice, choose
+from raysys.data.schema import RatingLevels, Window
+from raysys.timing.choice import LEAST_USERS, Choice, choose
 from raysys.timing.counters import Counters
 from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
@@ -91,7 +91,9 @@ def choose_form(
         seed: picks users.
     """
     pooled = float(metric.partition("^")[2] or 0.3)
-    stop = horizon.start + horizon.length
+    fitted = cells.window == Window.FIT  # given folds may fit on the very second of the cut
+    time = np.where(fitted, np.minimum(cells.timestamp, horizon.start - 1), cells.timestamp)
+    cells, length = dataclasses.replace(cells, timestamp=time), horizon.length
 
     def window(model: Conv4Rec, start: int, stop: int) -> RehearsalWindow | None:
         score = personal(model, start)
@@ -100,21 +102,25 @@ def choose_form(
             score, cells, start=start, stop=stop, n_items=n_items, pooled=pooled, seed=seed
         )
 
-    newest = window(model, horizon.start, stop)
+    newest = window(model, horizon.start, horizon.start + length)
+    if newest is None:
+        length = horizon.stop - horizon.start
+        newest = window(model, horizon.start, horizon.stop)
+        log.warning("nobody has validation targets within the horizon: all of them are taken")
     if newest is None:
         return None
     windows = [newest]
+    rank = max(closed_ranks(cells.n_users, model.n_items, rank), default=0)
     if not horizon.matched:
         log.warning(
             "validation looks %.3g days ahead, the model %.3g: time enters in its plain form only",
             (horizon.stop - horizon.start) / DAY_S,
             horizon.seconds / DAY_S,
         )
-    else:
-        start = horizon.start - horizon.length
+    elif rank and 2 * newest.n_users >= LEAST_USERS:
+        start = horizon.start - length
         before = cells.take(cells.timestamp < start)
-        fitted = int((cells.timestamp < horizon.start).sum())
-        if before.n_cells >= _MOST_BEFORE * fitted:
+        if before.n_cells >= _MOST_BEFORE * fitted.sum():
             earlier = _closed(before, model.cfg, model.n_items, rank, penalty, seed)
             rehearsal = window(earlier, start, horizon.start)
             windows += [rehearsal] if rehearsal is not None else []
@@ -136,7 +142,8 @@ def set_form(
     lift = torch.from_numpy(form.item_lift(counters.totals))
     model.follow_time(lift, length=form.length, recency=form.recency)
     wide = float(spread())
-    model.prior.copy_(torch.from_numpy(Timed(form, wide, counters).prior()))
+    if form.weight:  # else an empty profile keeps the order that it had
+        model.prior.copy_(torch.from_numpy(Timed.at_first(form, wide, counters).prior()))
     return form.as_choices(wide)
 
 

@@ -34,7 +34,7 @@ class AutoencoderFacts(Facts):
         n_items, n_levels: N and R.
         period: whose windows it is fitted on: val, test, or all.
         fitted_windows: numbers of these windows.
-        fitted_until: UTC seconds where they end; None where time plays no part, or for all.
+        fitted_until: UTC seconds where they end; None where time plays no part.
         epochs, choices: {head: epochs}, {setting: value} that validation chose.
         val_metrics: {metric: value} of the chosen epochs on the validation targets.
         rankings: that the model can give, the default first.

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _NUMBERS = (16, 32, 64, 128)  # of factors; what is too many for a log fades, up to a point
 _HELD_OUT = 20  # one rating of so many decides
+_LEAST_HELD = 30  # of them; fewer decide by luck
 _CLEARLY = 2.0  # standard errors that a larger number has to gain by
 _CHOICE_ROUNDS = 10
 _ROUNDS = 20
@@ -119,7 +120,7 @@ def n_factors_of(
         n_items: N.
     """
     held = np.random.default_rng([0, 0x5F]).random(len(values)) * _HELD_OUT < 1
-    if not held.any() or held.all():
+    if held.sum() < _LEAST_HELD or held.all():
         return _NUMBERS[0]
 
     def errors(n_factors: int) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from raysys import progress
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.validation import RECALL
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands.evaluate import EvaluateConfig, MeasureConfig, evaluate
@@ -207,6 +208,8 @@ def _run_window(cfg: BacktestConfig, subject: Subject, window: _Window) -> tuple
             **shared,
             model="autoencoder",
             seed=trained["seed"],
+            select=trained.get("select", RECALL),
+            horizon_days=trained.get("horizon_days"),
             autoencoder=Conv4RecConfig(**trained["autoencoder"]),
             optim=OptimConfig(**trained["optim"]),
             launch=cfg.launch,

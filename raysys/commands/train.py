@@ -307,16 +307,16 @@ def _write_model(
     fit_discover_slope(model, _latents(model, data, np.sort(some[:few])))
     write_model(draft, model)
     write_training(draft, state["history"])
-    if data.now is not None and model.cfg.consume_loss == "cosine":
-        Timed(*TimeForm.of_choices(state["choices"]), data.counters()).save(draft)
+    form, spread = TimeForm.of_choices(state["choices"])
+    if data.now is not None and model.cfg.consume_loss == "cosine" and form.weight:
+        Timed.at_first(form, spread, data.counters()).save(draft)
     windows = Window if period == "all" else period_windows(split, period).fitted
-    cutoffs = profiles.facts.cutoffs or {}
     return AutoencoderFacts(
         n_items=model.n_items,
         n_levels=model.levels.n_levels,
         period=period,
         fitted_windows=tuple(int(window) for window in windows),
-        fitted_until=cutoffs.get(period),
+        fitted_until=data.now,
         epochs=state["epochs"],
         choices=state["choices"],
         val_metrics=state["metrics"],

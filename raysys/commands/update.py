@@ -14,13 +14,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from raysys.autoencoder.linear_form import CONSUME_BIAS
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded
 from raysys.config import JobConfig, require_run
@@ -33,6 +36,7 @@ from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_cha
 from raysys.search.cold_start import ColdMap
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.timing.counters import AHEAD_S, Counters
 from raysys.timing.files import Timed
 
 log = logging.getLogger(__name__)
@@ -48,8 +52,8 @@ class UpdateConfig(JobConfig):
     Attributes:
         upsert: Parquet file of items that came or changed; empty: none.
         delete: ids of items that are not returned any more.
-        refresh: count what the current profiles hold since the model's counters stood, so that
-            lists follow it without training.
+        refresh: count the current profiles anew, so that lists follow what happened since the
+            training.
     """
 
     upsert: str = ""
@@ -88,10 +92,11 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     if cfg.upsert:
         own = coded.autoencoder is None
         changes, cold = _upserted(cfg, embeddings, items, changes, own=own)
-    n_counted = None
+    n_counted = counted = None
     if cfg.refresh:
-        changes, n_counted = _refreshed(workspace, coded, changes, known)
-    build = _commit(workspace, coded.embeddings, before, changes, cfg, cold)
+        counted = workspace.current("profiles")
+        changes, n_counted = _refreshed(Profiles.open(counted), coded, changes, known)
+    build = _commit(workspace, coded.embeddings, before, changes, cfg, cold, counted)
     if len(changes.items) > _MANY_ROWS:
         log.warning("changes hold %d rows, every query compares all of them", len(changes.items))
     facts = ChangesFacts.of(build)
@@ -104,36 +109,41 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
 
 
 def _refreshed(
-    workspace: Workspace, coded: Coded, changes: Changes, known: dict[str, int]
+    profiles: Profiles, coded: Coded, changes: Changes, known: dict[str, int]
 ) -> tuple[Changes, int]:
-    """Return the changes with counters up to the newest cell of the current profiles, and cells.
+    """Return the changes with counters of the current profiles, and the cells since the training.
 
-    Items that the model does not know are not counted.
+    All cells are counted anew, so that late ones are not missed and none counts twice. Items that
+    the model does not know are not counted, nor are times more than a day ahead.
 
     Raises:
         ConfigError: the model has no counters.
     """
-    timed = changes.timed
-    if timed is None and coded.autoencoder is not None:
-        timed = Timed.of_build(coded.autoencoder)
+    timed = Timed.of_build(coded.autoencoder) if coded.autoencoder is not None else None
     if timed is None:
         raise ConfigError(
             "refresh=true: this model has no counters; they come with a training on a log with "
-            "time and split=temporal"
+            "time and split=temporal, where validation prefers lists that follow it"
         )
-    profiles = Profiles.open(workspace.current("profiles"))
     ids = profiles.items["item_id"].to_pylist()
     numbers = np.array([known.get(item_id, -1) for item_id in ids], dtype=np.int64)
-    n_new, items, times = 0, [], []
+    since = timed.counters.time
+    none: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+    counters = Counters.of(none, none, n_items=timed.counters.n_items, time=since)
+    n_counted = n_unknown = n_ahead = 0
+    latest = time.time() + AHEAD_S
     for cells in profiles.iter_shards():
-        new = cells.timestamp >= timed.counters.time
-        n_new += int(new.sum())
-        mine = numbers[cells.item_num[new]]
-        items.append(mine[mine >= 0])
-        times.append(cells.timestamp[new][mine >= 0])
-    timed = timed.added(np.concatenate(items), np.concatenate(times))
-    log.info("counted cells=%d of=%d until=%d", sum(map(len, items)), n_new, timed.counters.time)
-    return dataclasses.replace(changes, timed=timed), sum(map(len, items))
+        mine, ahead = numbers[cells.item_num], cells.timestamp > latest
+        kept = (mine >= 0) & ~ahead
+        counters = counters.added(mine[kept], cells.timestamp[kept])
+        new = cells.timestamp >= since
+        n_counted += int((kept & new).sum())
+        n_unknown += int((new & (mine < 0)).sum())
+        n_ahead += int(ahead.sum())
+    if n_ahead:
+        log.warning("refresh=true: %d cells lie more than a day ahead, not counted", n_ahead)
+    log.info("counted new=%d of_unknown_items=%d until=%d", n_counted, n_unknown, counters.time)
+    return dataclasses.replace(changes, timed=timed.with_counters(counters)), n_counted
 
 
 def _commit(
@@ -143,12 +153,13 @@ def _commit(
     changes: Changes,
     cfg: UpdateConfig,
     cold: ColdMap | None,
+    counted: Build | None,
 ) -> Build:
     content = hashlib.sha256(Path(cfg.upsert).expanduser().read_bytes() if cfg.upsert else b"")
     source = [before.content_id if before is not None else None, content.hexdigest()]
     settings: dict[str, Any] = {"delete": sorted(cfg.delete)}
-    if changes.timed is not None:
-        settings["counted_until"] = changes.timed.counters.time
+    if counted is not None:
+        settings["counted"] = counted.content_id
 
     def write(draft: Draft) -> ChangesFacts:
         facts = changes.save(draft)
@@ -187,6 +198,8 @@ def _upserted(
         column = "vector" if "vector" in columns else "embedding"
         vectors = matrix_of(table[column], cfg.upsert)
         bias = np.zeros((len(ids), facts.n_bias), dtype=np.float32)
+        if not own:  # as an item in the middle: 0 would be the first of all
+            bias[:, CONSUME_BIAS] = np.median(embeddings.bias[:, CONSUME_BIAS])
         cold = None
     else:
         content = matrix_of(table["embedding"], cfg.upsert)

@@ -36,7 +36,8 @@ MAX_CELLS = 30_000_000
 
 _TIMED = ("recent", "window", "decayed")
 _VAL_USERS = 5000
-_BLOCK = 256
+_BLOCK = 256  # users ranked at once; fewer where a row of all items is long
+_MAX_SCORES = 1 << 26  # float32 of a block
 _CHOSEN_BY = "ndcg@100"
 _RATED = "score"
 _JUDGED = MetricLayout(top_k=(20,), betas=(0.3,))  # no more than DAY_METRICS need
@@ -243,8 +244,9 @@ def ranking_scores(source: Source) -> Callable[[Ranker], dict[str, float]]:
 
     def scores(model: Ranker) -> dict[str, float]:
         evaluator = Evaluator(_JUDGED, item_counts=counts, replicates=0)
-        for start in range(0, task.history.n_users, _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, task.history.n_users))
+        block = max(1, min(_BLOCK, _MAX_SCORES // max(len(counts), 1)))
+        for start in range(0, task.history.n_users, block):
+            rows = np.arange(start, min(start + block, task.history.n_users))
             history = task.history.users(rows)
             evaluator.update_ranking(
                 keys[rows],

@@ -106,7 +106,7 @@ def load(folder: Path, name: str) -> ItemMap | UserMap:
         return ItemMap(np.load(whole, mmap_mode="r"))
     parts = ("indices", "indptr", "inverse", "penalty", "scale")
     indices, indptr, inverse, penalty, scale = (
-        np.load(folder / f"{name}.{part}.npy") for part in parts
+        np.load(folder / f"{name}.{part}.npy", mmap_mode="r") for part in parts
     )
     ones = np.ones(len(indices), dtype=np.float32)
     users = sparse.csr_matrix((ones, indices, indptr), shape=(len(indptr) - 1, len(penalty)))

@@ -49,10 +49,11 @@ class Window:
 
 
 def differences(windows: Sequence[Window]) -> dict[str, dict[str, Any]]:
-    """Return {metric: {"model", "chosen", "on_mean"}}; metrics or baselines that lack data are out.
+    """Return {metric: {"model", "chosen", "on_mean", "left_out"}}; metrics that lack data are out.
 
-    `chosen` and `on_mean` hold the baselines' mean figure, the mean difference with its interval
-    (None with one window), the windows in which the model is ahead, and the difference of each.
+    Baselines that lack a figure in some window are left out of all, and named. `chosen` and
+    `on_mean` hold the baselines' mean figure, the mean difference with its interval (None with one
+    window), the windows in which the model is ahead, and the difference of each.
     """
     found = {}
     for metric in DAY_METRICS:
@@ -77,6 +78,7 @@ def differences(windows: Sequence[Window]) -> dict[str, dict[str, Any]]:
             "model": float(model.mean()),
             "chosen": {"baselines": chosen} | _paired(model, picked),
             "on_mean": {"baselines": [on_mean]} | _paired(model, figures[on_mean]),
+            "left_out": sorted({name for w in windows for name in w.validation} - set(names)),
         }
     return found
 
@@ -103,7 +105,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
                     f"{values['ahead']} of {len(values['differences'])}",
                 ]
             )
-    return aligned(rows, left=(0, 2))
+    left_out = sorted({name for entry in found.values() for name in entry["left_out"]})
+    note = [f"without a figure in some window, left out: {', '.join(left_out)}"]
+    return aligned(rows, left=(0, 2)) + (note if left_out else [])
 
 
 def _paired(model: Any, baseline: Any) -> dict[str, Any]:

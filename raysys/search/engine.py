@@ -11,6 +11,7 @@ unit vectors, the exact score their cosine, and `similar` the only ranking.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ from raysys.search.query import Items, Ranked
 from raysys.search.rescoring import best_of, encode
 from raysys.search.served import Served
 from raysys.search.users import seen_items
+from raysys.timing.counters import AHEAD_S
 from raysys.timing.files import Timed
 
 _HEAD = 100  # items that counters put first, scored beside the index's candidates
@@ -81,6 +83,7 @@ class Engine:
             self.model = autoencoder.model
             self.fitted_until = autoencoder.facts.fitted_until
             self._timed = Timed.of_build(served.coded.autoencoder)
+            self._set_head()
         if changes is not None and changes.timed is not None:
             self._follow(changes.timed)
         width = self.model.width if self.model is not None else None
@@ -100,8 +103,11 @@ class Engine:
             times: [M] UTC seconds.
 
         Raises:
-            SearchError: the model has no counters.
+            SearchError: the model has no counters, or a time lies more than a day ahead: it would
+                make everything before it count for nothing.
         """
+        if len(times) and times.max() > time.time() + AHEAD_S:
+            raise SearchError(f"timestamp={times.max()} lies more than a day ahead (UTC seconds)")
         with self._observing:
             if self._timed is None:
                 raise SearchError("this build has no counters: its lists do not follow time")
@@ -115,8 +121,13 @@ class Engine:
         self._index = self.codes if self._changed is None else self._changed.over(self.codes)
         self.model.prior = torch.from_numpy(prior)
         self._timed = timed
-        head = np.argsort(-prior, kind="stable")[:_HEAD_KEPT]
-        self._head = head.astype(np.int32)
+        self._set_head()
+
+    def _set_head(self) -> None:
+        """Keep the items that counters put first; none where lists do not follow time."""
+        if self.model is not None and self._timed is not None:
+            head = torch.argsort(self.model.prior, descending=True, stable=True)[:_HEAD_KEPT]
+            self._head = head.numpy().astype(np.int32)
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -205,7 +216,7 @@ class Engine:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
 
     def _head_for(self, seen: Items | None, allow: Mask | None) -> Items:
-        """Return the items that counters put first since the index was built, for one user."""
+        """Return the items that counters put first, for one user."""
         head = self._head
         if allow is not None:
             head = head[allow[head]]

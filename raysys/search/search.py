@@ -155,7 +155,7 @@ class Search:
             How many were counted.
 
         Raises:
-            SearchError: the model has no counters.
+            SearchError: the model has no counters, or a time lies more than a day ahead.
         """
         events = zip(item_ids, timestamps, strict=True)
         known = [(self._items.built[i], t) for i, t in events if i in self._items.built]

@@ -31,6 +31,7 @@ from raysys.timing.windows import RehearsalWindow
 
 log = logging.getLogger(__name__)
 
+LEAST_USERS = 300  # of all windows, for more than the plain form: a search fits fewer by chance
 METRICS = ("recall@20", "ndcg@100", "recall@20^BETA")
 PLAIN = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
 PLAIN += [(w, h) for h in (90.0, 30.0, 14.0, 7.0, 3.0, 1.0) for w in (0.3, 1.0, 3.0, 10.0)]
@@ -52,7 +53,6 @@ _SURE = 1.645  # one-sided 95 %
 _LIKELY = 0.5  # of a single step, of several that are judged together in the end
 _CLEARLY = 1.96
 _LEAST_GAIN = 0.002
-_LEAST_USERS = 300  # of all windows, for more than the plain form: a search fits fewer by chance
 _MAX_SWEEPS = 4
 
 
@@ -81,7 +81,7 @@ def choose(windows: Sequence[RehearsalWindow], *, metric: str, rich: bool) -> Ch
     """
     column = METRICS.index("recall@20^BETA" if "^" in metric else metric)
     newest = windows[0]
-    rich = rich and sum(window.n_users for window in windows) >= _LEAST_USERS
+    rich = rich and sum(window.n_users for window in windows) >= LEAST_USERS
     with progress.stage("time form", unit="forms") as work:
 
         def judged(form: TimeForm) -> float:

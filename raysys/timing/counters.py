@@ -22,6 +22,8 @@ from raysys.data.arrays import Floats
 HALF_LIVES_D = (0.25, 0.5, 1.0, 2.0, 3.0, 7.0, 14.0, 30.0, 90.0, 0.0)
 """Half-lives in days; 0 never forgets."""
 
+AHEAD_S = 86_400  # events so much later than the clock are mistakes: they would empty the counters
+
 _DAY_S = 86_400.0
 _SMOOTHING = 0.3  # added to the counter that never forgets: an item without events has a share too
 _ALWAYS = 0.02  # of that counter in every mixture: orders what nobody took lately
@@ -79,9 +81,10 @@ class Counters:
         if not len(items):
             return self
         time = max(self.time, int(np.max(times)) + 1)
-        values = self.values * _left(np.array([time - self.time]))
-        values += _decayed(items, times, self.n_items, time)
-        return dataclasses.replace(self, values=values.astype(np.float32), time=time)
+        values = _decayed(items, times, self.n_items, time)
+        for half_life, row, old in zip(HALF_LIVES_D, values, self.values, strict=True):
+            row += old * np.float32(_left(time - self.time, half_life))
+        return dataclasses.replace(self, values=values, time=time)
 
     def log_share(self, shares: Sequence[float]) -> Floats:
         """Return the log of the mixed expectation of what is taken next, [N].
@@ -99,15 +102,16 @@ class Counters:
         return np.asarray(np.log(mixed), dtype=np.float32)
 
 
-def _left(age_s: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Return what is left of events of some ages, [H, M]."""
-    days = age_s / _DAY_S
-    return np.stack([np.exp2(-days / h) if h else np.ones(len(days)) for h in HALF_LIVES_D])
+def _left(age_s: Any, half_life_days: float) -> Any:
+    """Return what is left of events of these ages, a number or [M]."""
+    return np.exp2(age_s / (-half_life_days * _DAY_S)) if half_life_days else age_s * 0.0 + 1.0
 
 
 def _decayed(
     items: NDArray[np.integer[Any]], times: NDArray[np.integer[Any]], n_items: int, time: int
 ) -> Floats:
-    left = _left(time - np.asarray(times, dtype=np.int64))
-    counts = [np.bincount(items, weights=row, minlength=n_items) for row in left]
-    return np.stack(counts).astype(np.float32)
+    age = time - np.asarray(times, dtype=np.int64)
+    counts = np.zeros((len(HALF_LIVES_D), n_items), dtype=np.float32)
+    for half_life, row in zip(HALF_LIVES_D, counts, strict=True):
+        row += np.bincount(items, weights=_left(age, half_life), minlength=n_items)
+    return counts

@@ -1,7 +1,8 @@
 """The time form of a model with its counters, as a build keeps it.
 
 counters.npy   float32 [H, N]
-timing.json    the form, the spread of its scores, and when the counters stand
+timing.json    the form, the spread of its scores, what biases are measured from, and when the
+               counters stand
 """
 
 from __future__ import annotations
@@ -30,15 +31,26 @@ class Timed:
         form: how time enters.
         spread: of the scores that it goes with.
         counters: of the items, as they stand.
+        top: largest value of the list at the training, from which biases are measured.
     """
 
     form: TimeForm
     spread: float
     counters: Counters
+    top: float
+
+    @classmethod
+    def at_first(cls, form: TimeForm, spread: float, counters: Counters) -> Self:
+        """Return that of a training, whose first item has a bias of 0."""
+        return cls(form, spread, counters, form.top(counters))
 
     def prior(self) -> Floats:
-        """Return the prior of the consume scores, [N], at most 0."""
-        return np.asarray(self.form.bias(self.counters) * np.float32(self.spread))
+        """Return the prior of the consume scores, [N]; at most 0 with the training's counters."""
+        return np.asarray(self.form.bias(self.counters, self.top) * np.float32(self.spread))
+
+    def with_counters(self, counters: Counters) -> Self:
+        """Return it with other counters of the same items."""
+        return dataclasses.replace(self, counters=counters)
 
     def added(self, items: NDArray[np.integer[Any]], times: NDArray[np.integer[Any]]) -> Self:
         """Return it with further events; see `Counters.added`."""
@@ -47,7 +59,7 @@ class Timed:
     def save(self, draft: Draft) -> None:
         """Write it into a build that is being made."""
         np.save(draft.path(_COUNTERS), self.counters.values)
-        told = self.form.as_choices(self.spread) | {"time": self.counters.time}
+        told = self.form.as_choices(self.spread) | {"time": self.counters.time, "top": self.top}
         draft.path(_FORM).write_text(json.dumps(told, indent=1))
 
     @classmethod
@@ -57,4 +69,5 @@ class Timed:
             return None
         told = json.loads(build.path(_FORM).read_text())
         form, spread = TimeForm.of_choices(told)
-        return cls(form, spread, Counters(np.load(build.path(_COUNTERS)), int(told["time"])))
+        counters = Counters(np.load(build.path(_COUNTERS)), int(told["time"]))
+        return cls(form, spread, counters, told.get("top", form.top(counters)))

@@ -71,12 +71,27 @@ class TimeForm:
         """Return what items' vectors are multiplied by, [N], from their counts [N]."""
         return np.asarray((counts + _LIFT_OFFSET) ** -self.lift, dtype=np.float32)
 
-    def bias(self, counters: Counters) -> Floats:
-        """Return weight * b, [N], at most 0: what is added to a score in units of its spread."""
+    def bias(self, counters: Counters, top: float | None = None) -> Floats:
+        """Return weight * (b - top), [N]: what is added to a score in units of its spread.
+
+        Args:
+            counters: of the items.
+            top: what b is measured from; None: its own largest value. Counters that move keep the
+                first one, so that an item's bias follows from that item's share alone.
+        """
+        value = self._list(counters)
+        top = self.top(counters) if top is None else top
+        return np.asarray(self.weight * (value - top), dtype=np.float32)
+
+    def top(self, counters: Counters) -> float:
+        """Return the largest b of all items, 0 without items."""
+        return float(self._list(counters).max()) if counters.n_items else 0.0
+
+    def _list(self, counters: Counters) -> Floats:
         value = counters.log_share(self.shares)
         if self.popularity:
             value = value + self.popularity * np.log(counters.totals + _COUNT_OFFSET)
-        return np.asarray(self.weight * (value - value.max(initial=-np.inf)), dtype=np.float32)
+        return np.asarray(value)
 
     def as_choices(self, spread: float) -> dict[str, float]:
         """Return the numbers by name, and the spread of the scores that they go with."""

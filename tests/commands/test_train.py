@@ -21,7 +21,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.store.builds import Workspace
-from tests.support.training import CATALOGUE, CUTOFFS, config, planted_run
+from tests.support.training import CATALOGUE, CUTOFFS, config, planted_cells, planted_run
 
 
 @pytest.fixture
@@ -98,6 +98,16 @@ def test_what_was_planted_is_learned(ray_cluster, workspace):
         rating = model.scores(z, Ranking("rating"))[0, 20:]
     assert (top % 2 == 0).float().mean() > 0.9
     assert rating[::2].mean() > rating[1::2].mean() + 1
+
+
+@pytest.mark.ray
+def test_a_model_of_the_whole_log_is_asked_at_the_time_that_it_was_fitted_for(
+    ray_cluster, workspace
+):
+    train(config(workspace, "model=autoencoder", "refit=all"))
+    build = workspace.current("autoencoder")
+    end = int(planted_cells().timestamp.max()) + 1
+    assert (build.record()["period"], build.record()["fitted_until"]) == ("all", end)
 
 
 @pytest.mark.ray

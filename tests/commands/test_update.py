@@ -1,5 +1,7 @@
 """Changes between builds, from the command's settings to what a search returns."""
 
+import dataclasses
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,7 +22,16 @@ from raysys.store.builds import Workspace
 from raysys.timing.counters import Counters
 from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
-from tests.support.runs import item_id, model_run, random_cells, user_id, vectors_run
+from tests.support.planting import plant_profiles
+from tests.support.runs import (
+    STARS,
+    item_id,
+    items_of,
+    model_run,
+    random_cells,
+    user_id,
+    vectors_run,
+)
 
 DIM = 80  # wide enough for codes: narrow vectors are kept dense
 
@@ -263,7 +274,7 @@ def timed_run(path, **settings):
     early = cells.timestamp < 1080
     counted = {"n_items": 60, "time": 1080}
     counters = Counters.of(cells.item_num[early], cells.timestamp[early], **counted)
-    timed = Timed(form, 1.0, counters)
+    timed = Timed.at_first(form, 1.0, counters)
     workspace, _ = model_run(path, timed=timed, fitted_until=1080, **settings)
     return workspace, cells, timed
 
@@ -287,10 +298,39 @@ def test_refresh_counts_what_came_since_the_training(tmp_path):
     index = search.engine.codes.bias[:, 0]
     assert index == pytest.approx(wanted[search.engine.codes.layout.items])
     again = update(UpdateConfig(run=str(tmp_path), refresh=True, delete=[new.items[0].item_id]))
-    assert again.extra["n_counted"] == 0
+    assert again.extra["n_counted"] == late.sum()  # all since the training, and none twice
     after = Search.open(workspace).recommend(query)
     assert [hit.item_id for hit in after.items] == [hit.item_id for hit in new.items][1:]
     assert after.counted_until == new.counted_until
+
+
+def test_a_refresh_counts_late_cells_and_leaves_out_those_ahead_of_the_clock(tmp_path, caplog):
+    workspace, cells, timed = timed_run(tmp_path)
+    update(UpdateConfig(run=str(tmp_path), refresh=True))
+    until = Search.open(workspace).engine.counted_until
+    moved = cells.timestamp.copy()
+    moved[np.flatnonzero(moved > 1080)[:2]] = 1081, 4_000_000_000
+    cells = dataclasses.replace(cells, timestamp=moved)
+    ids = [user_id(num) for num in range(cells.n_users)]
+    later = {"config": {"appended": True}}
+    plant_profiles(workspace, cells, STARS, items_of(60), user_ids=ids, settings=later)
+    update(UpdateConfig(run=str(tmp_path), refresh=True))
+    assert "1 cells lie more than a day ahead" in caplog.text
+    search = Search.open(workspace)
+    assert search.engine.counted_until == until
+    known = moved < 4_000_000_000
+    wanted = Counters.of(cells.item_num[known], moved[known], n_items=60, time=until)
+    assert search.engine.model.prior.numpy() == pytest.approx(
+        timed.with_counters(wanted).prior(), abs=1e-5
+    )
+
+
+def test_an_event_ahead_of_the_clock_is_not_observed(tmp_path):
+    workspace, _, _ = timed_run(tmp_path)
+    search = Search.open(workspace)
+    with pytest.raises(SearchError, match="more than a day ahead"):
+        search.observe([item_id(1)], [int(time.time() * 1000)])
+    assert search.engine.counted_until == 1080
 
 
 def test_observed_events_change_the_next_answer(tmp_path):

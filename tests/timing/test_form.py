@@ -44,8 +44,11 @@ def test_a_short_half_life_puts_what_is_new_first():
 
 
 def test_the_prior_moves_with_events():
-    timed = Timed(TimeForm.single(2.0, 0.25), 0.1, counters())
+    timed = Timed.at_first(TimeForm.single(2.0, 0.25), 0.1, counters())
     np.testing.assert_allclose(timed.prior(), 0.1 * timed.form.bias(timed.counters), rtol=1e-6)
     later = timed.added(np.full(9, 3), np.full(9, 11 * DAY))
     assert timed.prior().argmax() == 2
     assert later.prior().argmax() == 3
+    assert timed.prior().max() == 0  # later ones are measured from the same share
+    wanted = np.log(np.exp(later.counters.log_share(timed.form.shares))) - timed.top
+    np.testing.assert_allclose(later.prior(), 0.1 * 2.0 * wanted, rtol=1e-4)
