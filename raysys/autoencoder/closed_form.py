@@ -29,7 +29,7 @@ _PENALTY_EXPONENT = 0.4
 _OVERSAMPLE = 32
 _ITERATIONS = 10
 _LEAST_SQUARE = 1e-10  # of the largest one; smaller ones are rounding
-_MAX_EXACT = 2048
+_MAX_EXACT = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def spectrum(
 ) -> Spectrum:
     """Decompose on the side of the users or of the items, whichever are fewer.
 
-    Up to 2048 of these the Gram matrix is decomposed in full. Beyond, a subspace is iterated on
+    Up to 4096 of these the Gram matrix is decomposed in full. Beyond, a subspace is iterated on
     (Halko, Martinsson, Tropp, 2011).
 
     Args:

@@ -26,7 +26,7 @@ def test_ease_is_its_textbook_form_on_either_side(n_users):
 
 
 @pytest.mark.ray
-def test_a_row_per_log_and_engine(tmp_path, monkeypatch):
+def test_a_row_per_log_and_engine(ray_cluster, tmp_path, monkeypatch):
     world = {"n_users": 80, "n_items": 60, "n_interactions": 1200}
     monkeypatch.setitem(minutes.WORLDS, "small", world)
     found = rows(MinutesBenchConfig(run=str(tmp_path), logs=["small"], suite="minutes"))
