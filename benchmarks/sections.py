@@ -42,9 +42,9 @@ SECTIONS = (
     Section(
         "order",
         "Peers on the same folds, and what the order of events is worth",
-        "`raysys bench suite=order`: rankers of reports, a small SASRec (`sasrec-shuffled`: the same "
-        "network on shuffled sequences), and RecVAE on folds of users. Settings and epochs are "
-        "chosen on validation, intervals are over users.",
+        "`raysys bench suite=order`: rankers of reports, a small SASRec (`sasrec-shuffled`: the "
+        "same network on shuffled sequences), and RecVAE on folds of users. Settings and epochs "
+        "are chosen on validation, intervals are over users.",
     ),
     Section(
         "pipeline",

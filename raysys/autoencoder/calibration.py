@@ -22,7 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +35,7 @@ LINK_CHOICES = tuple(f"link_{name}" for name in ("slope", "power", "sharpness", 
 _BINS = 192  # of each of the three sets of edges
 _EDGE_SAMPLE = 1 << 18
 _MAX_ROUNDS = 60
+_DOWN, _UP = 12.0, 6.0  # of a log parameter from the start, at most
 _PULL = 1e-5  # towards the start, so that no parameter runs away where nothing depends on it
 _PENALTIES = (10.0, 100.0, 1000.0, 10_000.0)  # of an offset's square, in cells
 _FOLDS = 10
@@ -137,22 +141,26 @@ def _binned(scores: Tensor, shift: Tensor, points: Tensor) -> tuple[Tensor, Tens
 
 
 def _minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, float]:
-    """Return where a loss of a few parameters is smallest, from `start` on, and its value there."""
-    logs = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [logs], max_iter=_MAX_ROUNDS, tolerance_change=1e-7, line_search_fn="strong_wolfe"
-    )
+    """Return where a loss of a few parameters is smallest near `start`, and its value there.
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss(logs) + _PULL / 2 * (logs - start).square().sum()
-        torch.autograd.backward(value)
-        return value
+    Each parameter stays in reach of the start: a line search along a flat loss went to 1e31.
+    """
+    first = start.double().cpu().numpy()
 
+    def value(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logs = torch.tensor(at).to(start).requires_grad_()
+        found = loss(logs) + _PULL / 2 * (logs - start).square().sum()
+        torch.autograd.backward(found)
+        assert logs.grad is not None
+        return float(found.detach()), logs.grad.double().cpu().numpy()
+
+    bounds = [(at - _DOWN, at + _UP) for at in first]
+    options = {"maxiter": _MAX_ROUNDS, "ftol": 1e-7}
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
-    found = logs.detach()
-    return found, float(loss(found))
+        found = minimize(value, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    logs = torch.tensor(found.x).to(start)
+    with torch.no_grad():
+        return logs, float(loss(logs))
 
 
 def _steepness(t: Tensor, logs: Tensor) -> Tensor:

@@ -23,6 +23,21 @@ def test_a_fitted_link_is_likelier_and_keeps_the_order():
     assert link.slope() > 0
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_no_scores_make_its_parameters_run_away(seed):
+    draw = torch.Generator().manual_seed(seed)
+    n_items, n_users = (5, 60, 108, 700)[seed % 4], (2, 20, 100)[seed % 3]
+    scores = torch.randn(n_users, n_items, generator=draw) * 10.0 ** (seed % 5 - 2)
+    if seed % 2:
+        scores = -scores.abs() * torch.rand(n_users, n_items, generator=draw) ** 8  # a list's tail
+    row = torch.randint(n_users, (1 + seed,), generator=draw)
+    end = (scores.argmax(dim=1), scores.argmin(dim=1))[seed // 2 % 2]  # all first, or all last
+    link = Link()
+    assert -1e-2 < link.fit(scores, row, end[row]) < 1e3  # 0 but for float32's rounding
+    assert link.parameters_log.abs().max() < 15
+    assert link(scores).isfinite().all()
+
+
 def by_gradient_steps(scores, row, item):
     """Minimise -log P by 150 steps of Adam through all users and items; return its value."""
     t = (scores - scores.mean()) / scores.std()
