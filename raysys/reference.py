@@ -7,8 +7,10 @@ that neither can be written down twice. `raysys X --help` and the site show both
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import re
 import textwrap
 import typing
@@ -138,12 +140,24 @@ def _accepted(schema: type, name: str, hint: Any) -> str:
     said: dict[str, None] = {}
     for probe in _probes(hint):
         try:
-            fields.make(schema, {name: probe})
+            with _unheard():
+                fields.make(schema, {name: probe})
         except ConfigError as error:
             refused = _REFUSED.fullmatch(str(error))
             if refused and refused.group(1).split(".")[-1] == name:
                 said[refused.group(2)] = None
     return ", ".join(said)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep warnings about values of a probe out of the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _probes(hint: Any) -> tuple[Any, ...]:

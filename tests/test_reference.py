@@ -111,9 +111,10 @@ def test_every_key_of_every_command_has_a_sentence(title):
 
 
 @pytest.mark.parametrize("title", SCHEMAS)
-def test_help_has_every_key_with_its_sentence(title, capsys):
+def test_help_has_every_key_with_its_sentence(title, capsys, caplog):
     words = title.split()[1:]
     assert cli.main([*words, "--help"]) == 0
+    assert not caplog.records
     out = capsys.readouterr().out
     text = " ".join(out.split())
     for key in keys(SCHEMAS[title]).values():

@@ -13,6 +13,7 @@ Examples:
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import logging
 import typing
 from collections.abc import Sequence
@@ -140,6 +141,9 @@ def _answer(client: Client, cfg: QueryConfig, request: dict[str, Any]) -> str:
         answers = [client.search(part.tolist(), **common) for part in parts]
         return "\n".join(format_table(items) for answer in answers for items in answer.lists)
     answer = client.recommend(**request)
+    if answer.counted_until is not None:
+        moment = datetime.datetime.fromtimestamp(answer.counted_until, datetime.UTC)
+        log.info("counted until=%s", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
     if answer.unknown_items:
         ids = ", ".join(map(repr, answer.unknown_items))
         log.warning("items not in the catalogue item_ids=%s", ids)

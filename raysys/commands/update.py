@@ -93,10 +93,15 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
         own = coded.autoencoder is None
         changes, cold = _upserted(cfg, embeddings, items, changes, own=own)
     n_counted = counted = None
+    same = False
     if cfg.refresh:
-        counted = workspace.current("profiles")
+        counted, stood = workspace.current("profiles"), changes.timed
         changes, n_counted = _refreshed(Profiles.open(counted), coded, changes, known)
-    build = _commit(workspace, coded.embeddings, before, changes, cfg, cold, counted)
+        same = not (cfg.upsert or cfg.delete or cfg.force) and _equal(stood, changes.timed)
+    if before is not None and same:
+        build = before
+    else:
+        build = _commit(workspace, coded.embeddings, before, changes, cfg, cold, counted)
     if len(changes.items) > _MANY_ROWS:
         log.warning("changes hold %d rows, every query compares all of them", len(changes.items))
     facts = ChangesFacts.of(build)
@@ -144,6 +149,14 @@ def _refreshed(
         log.warning("refresh=true: %d cells lie more than a day ahead, not counted", n_ahead)
     log.info("counted new=%d of_unknown_items=%d until=%d", n_counted, n_unknown, counters.time)
     return dataclasses.replace(changes, timed=timed.with_counters(counters)), n_counted
+
+
+def _equal(stood: Timed | None, now: Timed | None) -> bool:
+    """Tell whether a refresh changed nothing."""
+    if stood is None or now is None or stood.top != now.top or stood.form != now.form:
+        return False
+    same = np.array_equal(stood.counters.values, now.counters.values)
+    return same and stood.counters.time == now.counters.time
 
 
 def _commit(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from contextlib import ExitStack
+import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from anyio.from_thread import start_blocking_portal
 from fastapi import Request, Response
 
 from raysys.errors import RaysysError
@@ -22,6 +22,8 @@ _ERRORS = "raysys.errors"  # of a request's scope: what the caller gets in place
 class InProcess(httpx.BaseTransport):
     """Runs every request through the app on a thread of its own; works inside event loops too.
 
+    The thread is a daemon, so a script that closes nothing ends all the same.
+
     Where a service would hide a RaysysError as a fault of its own, the caller gets it: whoever asks
     in this process can act upon it.
     """
@@ -30,16 +32,20 @@ class InProcess(httpx.BaseTransport):
         app = create_app(Holder(search), ServiceOptions(gamma_limit=math.inf))
         app.add_exception_handler(RaysysError, _pass_on)
         self._app = app
-        self._open = ExitStack()
-        self._portal = self._open.enter_context(start_blocking_portal())
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the app's answer."""
-        return self._portal.call(self._ask, request)
+        return asyncio.run_coroutine_threadsafe(self._ask(request), self._loop).result()
 
     def close(self) -> None:
         """Stop the thread."""
-        self._open.close()
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:
         errors: list[Exception] = []

@@ -297,6 +297,8 @@ def test_refresh_counts_what_came_since_the_training(tmp_path):
     assert [hit.item_id for hit in new.items] != [hit.item_id for hit in old.items]
     index = search.engine.codes.bias[:, 0]
     assert index == pytest.approx(wanted[search.engine.codes.layout.items])
+    twice = update(UpdateConfig(run=str(tmp_path), refresh=True))
+    assert twice == result  # nothing came in between: the same build
     again = update(UpdateConfig(run=str(tmp_path), refresh=True, delete=[new.items[0].item_id]))
     assert again.extra["n_counted"] == late.sum()  # all since the training, and none twice
     after = Search.open(workspace).recommend(query)
