@@ -47,6 +47,13 @@ SECTIONS = (
         "are chosen on validation, intervals are over users.",
     ),
     Section(
+        "backtest",
+        "Windows of the past",
+        "`raysys backtest windows=8`: the mean difference to the baseline that validation of each "
+        "window prefers, with its 95 % interval over windows, and windows in which the model is "
+        "ahead.",
+    ),
+    Section(
         "pipeline",
         "The whole pipeline on raw logs",
         "`raysys pipeline` with all defaults, and the best baselines of its report.",
