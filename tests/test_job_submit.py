@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,19 +34,21 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
+def head():
     """Run `ray start --head --block` in the repository root; end that process, nothing else."""
-    folder = tmp_path_factory.mktemp("ray")
     dashboard = free_port()
     words = [
         *("start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"),
         *("--port=0", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
         f"--dashboard-agent-listen-port={dashboard + 3}",  # the session's cluster has the default
-        *(f"--temp-dir={folder}", "--object-store-memory=200000000"),
+        "--object-store-memory=200000000",
     ]
-    with (folder / "start.log").open("w") as log:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder,
+        (Path(folder) / "start.log").open("w") as log,
+    ):
         process = subprocess.Popen(
-            [BIN / "ray", *words],
+            [BIN / "ray", *words, f"--temp-dir={folder}"],  # short: a socket's path has 107 bytes
             cwd=ROOT,
             env=environment(),
             stdout=log,
