@@ -134,14 +134,7 @@ def fit(
                     loss += value.item() * len(rows)
             return loss / max(len(order), 1) / (_ENCODER_PASSES + 1)
 
-        best = train_epochs(
-            model,
-            epoch,
-            name="recvae",
-            epochs=epochs,
-            seconds=seconds,
-            score=score and (lambda: score(ranked)),
-        )
+        best = train_epochs(model, epoch, ranked, score, "recvae", epochs, seconds)
     return ranked, best
 
 

@@ -114,14 +114,7 @@ def fit(
             rows = sequences(cells, n_items, ordered=ordered, rng=rng)
             return _epoch(model, optim, _chunks(rows), rng)
 
-        best = train_epochs(
-            model,
-            epoch,
-            name="sasrec",
-            epochs=epochs,
-            seconds=seconds,
-            score=score and (lambda: score(ranked)),
-        )
+        best = train_epochs(model, epoch, ranked, score, "sasrec", epochs, seconds)
     return ranked, best
 
 
