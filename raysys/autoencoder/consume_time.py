@@ -103,7 +103,7 @@ def choose_form(
         )
 
     newest = window(model, horizon.start, horizon.start + length)
-    if newest is None:
+    if newest is None and length < horizon.stop - horizon.start:
         length = horizon.stop - horizon.start
         newest = window(model, horizon.start, horizon.stop)
         log.warning("nobody has validation targets within the horizon: all of them are taken")

@@ -92,15 +92,13 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     if cfg.upsert:
         own = coded.autoencoder is None
         changes, cold = _upserted(cfg, embeddings, items, changes, own=own)
-    n_counted = counted = None
-    same = False
+    n_counted = counted = build = None
     if cfg.refresh:
         counted, stood = workspace.current("profiles"), changes.timed
         changes, n_counted = _refreshed(Profiles.open(counted), coded, changes, known)
-        same = not (cfg.upsert or cfg.delete or cfg.force) and _equal(stood, changes.timed)
-    if before is not None and same:
-        build = before
-    else:
+        if not (cfg.upsert or cfg.delete or cfg.force) and _equal(stood, changes.timed):
+            build = before
+    if build is None:
         build = _commit(workspace, coded.embeddings, before, changes, cfg, cold, counted)
     if len(changes.items) > _MANY_ROWS:
         log.warning("changes hold %d rows, every query compares all of them", len(changes.items))

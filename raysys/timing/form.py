@@ -80,7 +80,7 @@ class TimeForm:
                 first one, so that an item's bias follows from that item's share alone.
         """
         value = self._list(counters)
-        top = self.top(counters) if top is None else top
+        top = value.max(initial=-np.inf) if top is None else top
         return np.asarray(self.weight * (value - top), dtype=np.float32)
 
     def top(self, counters: Counters) -> float:
