@@ -28,9 +28,9 @@ from raysys.autoencoder.ragged_ops import (
     sum_rows,
     user_levels,
 )
-from raysys.autoencoder.rankings import rankings_of
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.scoring.rankings import rankings_of
 
 _DAY_S = 86_400.0
 _START_STD = 0.05

@@ -1,7 +1,10 @@
 """The `autoencoder` build: the model's weights, settings and levels, and how it was trained.
 
-model.safetensors model.json levels.json   the model
+model.safetensors model.json levels.json   the model, which training and evaluation read
+serving/                                   its compact weights, which a service maps
 history.jsonl tensorboard/                 its training; no part of the build's content
+
+Torch is imported where a model is read or written: a service does neither.
 """
 
 from __future__ import annotations
@@ -10,20 +13,21 @@ import dataclasses
 import functools
 import json
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.model import Conv4Rec
 from raysys.data.schema import RatingLevels
+from raysys.scoring.files import LEVELS, open_weights, save_weights
+from raysys.scoring.scorer import Scorer
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
 from raysys.training.history import HISTORY_FILE, SCALARS_FOLDER, write_history
 
-_WEIGHTS, _CONFIG, _LEVELS = "model.safetensors", "model.json", "levels.json"
+if TYPE_CHECKING:
+    from raysys.autoencoder.model import Conv4Rec
+
+_WEIGHTS, _CONFIG = "model.safetensors", "model.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +76,31 @@ class Autoencoder:
     @functools.cached_property
     def model(self) -> Conv4Rec:
         """The model in eval mode; weights stay on the disk until they are used."""
+        from safetensors.torch import load_file
+
+        from raysys.autoencoder.model import Conv4Rec
+
         state = load_file(self._build.path(_WEIGHTS))
         cfg = Conv4RecConfig(**json.loads(self._build.path(_CONFIG).read_text()))
-        levels = RatingLevels.load(self._build.path(_LEVELS))
-        state.setdefault("query", torch.zeros(2))  # of builds from before the time form
+        levels = RatingLevels.load(self._build.path(LEVELS))
         return Conv4Rec.restored(state, cfg, levels).frozen()
+
+    def scorer(self) -> Scorer:
+        """Return the model as a service has it, its rows mapped."""
+        return Scorer(open_weights(self._build))
 
 
 def write_model(draft: Draft, model: Conv4Rec) -> None:
     """Write the weights, settings and levels of a model into a build that is being made."""
+    from safetensors.torch import save_file
+
+    from raysys.autoencoder.compact import weights_of
+
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(state, draft.path(_WEIGHTS))
     draft.path(_CONFIG).write_text(json.dumps(dataclasses.asdict(model.cfg), indent=1))
-    model.levels.save(draft.path(_LEVELS))
+    model.levels.save(draft.path(LEVELS))
+    save_weights(draft, weights_of(model))
 
 
 def write_training(draft: Draft, history: Sequence[dict[str, Any]]) -> None:

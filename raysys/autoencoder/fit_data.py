@@ -79,5 +79,6 @@ def fit_data(profiles: Profiles, period: str, *, cells: Cells) -> FitData:
     train = train.take(train.item_num < n_items)
     now = None
     if facts.split == "temporal":
-        now = int(cells.timestamp.max()) + 1 if period == "all" else (facts.cutoffs or {})[period]
+        now = cells.end + 1 if period == "all" else (facts.cutoffs or {})[period]
+        train = dataclasses.replace(train, timestamp=np.minimum(train.timestamp, now))
     return FitData(train.users(train.counts > 0), n_items, now)

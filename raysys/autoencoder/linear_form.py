@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysys.autoencoder.item_scores import liked_levels
+from raysys.autoencoder.level_values import liked_levels
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import N_CANDIDATES, RANKINGS, Needs, Ranking, meets
+from raysys.scoring.rankings import N_CANDIDATES, RANKINGS, Needs, Ranking, meets
 
 DISCOVER_PURPOSE = 0xD15C  # seeds the draw of users that `discover` is fitted or judged on
-CONSUME_BIAS = 0  # the column of the biases that holds the consume scores' prior
 _TOP_K = 20
 _DISCOVER = "discover"
 _SLOPES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.4)

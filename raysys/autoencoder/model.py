@@ -37,19 +37,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from raysys.autoencoder.config import LEVEL_WEIGHT, Conv4RecConfig
 from raysys.autoencoder.encoder import Encoder
 from raysys.autoencoder.gather import of_rows, product_sums
-from raysys.autoencoder.item_scores import ItemScores, expected_rating, log_p_like
 from raysys.autoencoder.level_init import no_start
+from raysys.autoencoder.level_values import expected_rating, log_p_like
 from raysys.autoencoder.losses import cosine_loss, log_normalisers, sampled_log_normalisers
 from raysys.autoencoder.ragged_ops import (
     Pairs,
@@ -60,9 +58,9 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.autoencoder.rankings import Needs, Ranking
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.scoring.rankings import Needs, Ranking
 
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
 
@@ -197,21 +195,6 @@ class Conv4Rec(Encoder):
         rows = max(1, _MAX_ELEMENTS // (self.n_items * self.levels.n_levels))
         parts = torch.split(z, rows)
         return torch.cat([ranking.exact(CatalogueScores(self, part)) for part in parts])
-
-    @torch.no_grad()
-    def score_items(self, z: Tensor, item_nums: NDArray[np.integer[Any]]) -> ItemScores:
-        """Return probabilities and the expected rating of items [C] for the user z [H]."""
-        items = torch.from_numpy(np.asarray(item_nums, dtype=np.int64)).to(z.device)
-        log_p = self.log_p_levels(z[None], items)
-        rating = expected_rating(log_p[0], self.levels).numpy() if self.levels.n_rated else None
-        scores = self.consume_scores(z[None])
-        return ItemScores(
-            log_p_consume=F.log_softmax(self.link(scores), dim=1)[0, items].numpy(),
-            level_probs=log_p[0].exp().numpy(),
-            p_like=log_p_like(log_p[0], self.levels).exp().numpy(),
-            expected_rating=rating,
-            consume_score=scores[0, items].numpy(),
-        )
 
 
 class CatalogueScores:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
-from raysys.training.threads import follow_torch
+from raysys.training.threads import blas_on_one_thread, follow_torch
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ class _Fit:
     ) -> _Fit:
         return cls(_Side.of(rows, items), _Side.of(items, rows, n_items), values, n_factors)
 
+    @blas_on_one_thread()
     def round(self, *, sure: bool) -> None:
         """Solve either side given the other; `sure`: as if all were known without a doubt."""
         user, item, noise = self._user, self._item, self._noise

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import Ranking
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
@@ -28,6 +27,7 @@ from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation import baselines, linear_items
 from raysys.evaluation.metrics import top_items
+from raysys.scoring.rankings import Ranking
 from raysys.simulate.site import Rank, SiteLog
 from raysys.training.loop import train
 from raysys.training.optim import OptimConfig

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import DISCOVER_PURPOSE
-from raysys.autoencoder.rankings import Ranking
 from raysys.cluster.connect import connected
 from raysys.commands.prepare import prepare
 from raysys.commands.simulate import SimulateConfig, simulate
@@ -23,6 +22,7 @@ from raysys.data.batches import ragged
 from raysys.data.profiles import Profiles
 from raysys.evaluation.metrics import top_items
 from raysys.prepare.config import PrepareConfig
+from raysys.scoring.rankings import Ranking
 from raysys.simulate.world import World
 from raysys.store.builds import Workspace
 

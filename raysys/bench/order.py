@@ -132,7 +132,7 @@ def _fitted(
             subject = Subject.open(workspace, "model")
         except BuildError:
             return None
-        return ModelMethod(subject, ranking=None, rescore=False).rank, ""
+        return ModelMethod(subject, ranking=None).rank, ""
     if name in NETWORKS:
         return _network(cfg, source, name)
     chosen = fit_baselines.choose(source, name, period="test")

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import AutoencoderFacts
-from raysys.autoencoder.rankings import Ranking, text_of_keys
 from raysys.cluster.tasks import Run, task_runner
 from raysys.config import JobConfig, require, require_run
 from raysys.data.profiles import Profiles, shard_names
@@ -39,6 +38,7 @@ from raysys.reports.passes import (
     evaluate_shard,
     n_users,
 )
+from raysys.scoring.rankings import Ranking, text_of_keys
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 

@@ -13,19 +13,28 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from raysys import progress
+from raysys.autoencoder.files import Autoencoder
 from raysys.cluster.tasks import Run, task_runner
 from raysys.commands.apply_changes import compacted
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
+from raysys.data.cells import Cells, concat
+from raysys.data.profiles import Profiles
 from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
-from raysys.index.files import IndexFacts, save_index
+from raysys.index.files import SPREAD, IndexFacts, save_index
+from raysys.scoring.normaliser import MAX_EXACT, measured
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
+
+_USERS = 400  # that P(consume) is measured on
 
 
 @dataclasses.dataclass
@@ -81,6 +90,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
         made.efforts, table = choose_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
+    normaliser = _measure_normaliser(coded, draft)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)
     return dataclasses.replace(
@@ -89,8 +99,46 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         target_recall=cfg.target_recall,
         recall=table[-1] if table else None,
         recall_table=tuple(table),
+        normaliser=normaliser,
         build_s=seconds,
     )
+
+
+def _measure_normaliser(coded: Coded, draft: Draft) -> dict[str, float] | None:
+    """Write what P(consume) is normalised by, and return how exact that is for real users.
+
+    None where there is no model, or its sums are exact: in a small catalogue, or without users.
+    """
+    if coded.autoencoder is None or coded.profiles is None:
+        return None
+    autoencoder = Autoencoder.open(coded.autoencoder)
+    scorer, facts = autoencoder.scorer(), autoencoder.facts
+    if scorer.n_items <= MAX_EXACT:
+        return None
+    started = time.perf_counter()
+    history = some_users(Profiles.open(coded.profiles), scorer.n_items)
+    with progress.stage("index normaliser", lines=progress.NONE):
+        z = scorer.encode(history, facts.fitted_until)
+        spread, found = measured(scorer, z, history.item_lists)
+    np.save(draft.path(SPREAD), spread)
+    log.info(
+        "normaliser n_sampled=%d error_median=%.4f error_p99=%.4f seconds=%.1f",
+        *(found["n_sampled"], found["error_median"], found["error_p99"]),
+        time.perf_counter() - started,
+    )
+    return found
+
+
+def some_users(profiles: Profiles, n_items: int) -> Cells:
+    """Return up to 400 users of the first shards with the items of a model, and a newcomer."""
+    parts = [Cells.from_lists([[]])]
+    for cells in profiles.iter_shards():
+        kept = cells.take(cells.item_num < n_items)
+        rows = np.flatnonzero(kept.counts > 0)
+        parts.append(kept.users(rows[: _USERS - sum(part.n_users for part in parts)]))
+        if sum(part.n_users for part in parts) >= _USERS:
+            break
+    return concat(parts)
 
 
 def _run_all(

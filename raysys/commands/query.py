@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from raysys import fields
-from raysys.autoencoder.rankings import DEFAULT_GAMMA, warn_of_lone_gamma
 from raysys.config import JobConfig, identifier, location, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.http.client import Client, checked
 from raysys.http.wire import MAX_VECTORS
 from raysys.reports.tables import aligned
+from raysys.scoring.rankings import DEFAULT_GAMMA, warn_of_lone_gamma
 from raysys.search.explain import Explained
 from raysys.search.items import ItemTable
 from raysys.search.query import Id, RecommendQuery, SimilarItem

@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs as pafs
 
-from raysys.autoencoder.rankings import Ranking, text_of_keys
 from raysys.cluster.tasks import task_runner
 from raysys.config import JobConfig, digest, local, location, require, require_run
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import SHARD_PREFIX, Profiles, ProfilesFacts, shard_names
 from raysys.errors import BuildError, ConfigError
+from raysys.scoring.rankings import Ranking, text_of_keys
 from raysys.search.query import Ranked
 from raysys.search.search import Search
 from raysys.search.served import Served

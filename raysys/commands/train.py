@@ -30,7 +30,6 @@ from raysys.autoencoder.linear_form import (
     retrieval_vectors,
 )
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import Ranking
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.autoencoder.validation import RECALL, check_metric
 from raysys.cluster.connect import connected
@@ -45,6 +44,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
+from raysys.scoring.rankings import Ranking
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.timing.files import Timed
@@ -232,7 +232,7 @@ def autoencoder_phases(
     cutoffs = loaded.facts.cutoffs
     horizon_s = None if horizon_days is None else horizon_days * DAY_S
     if horizon_s is None and last == "test" and cutoffs is not None:
-        horizon_s = float(cells.timestamp.max() - cutoffs["test"])
+        horizon_s = float(cells.end - cutoffs["test"])
     task = functools.partial(
         AutoencoderTask,
         loaded,

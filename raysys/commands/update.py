@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysys.autoencoder.linear_form import CONSUME_BIAS
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded
 from raysys.config import JobConfig, require_run
@@ -32,6 +31,7 @@ from raysys.data.attributes import storable, titles_of
 from raysys.data.profiles import Profiles
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
+from raysys.scoring.rankings import CONSUME_BIAS
 from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_changes
 from raysys.search.cold_start import ColdMap
 from raysys.store.builds import Build, StageResult, Workspace

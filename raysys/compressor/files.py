@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raysys.compressor.codes import Codes
-from raysys.compressor.model import CompresSAE
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
+
+if TYPE_CHECKING:
+    from raysys.compressor.model import CompresSAE
 
 _DICTIONARY, _ENCODER = "dictionary.npy", "encoder.safetensors"
 
@@ -73,6 +76,8 @@ class Compressor:
         """Read the paper's encoder, to choose `n_active` atoms an item; None without one."""
         if self.facts.wide_weight is None:
             return None
+        from raysys.compressor.model import CompresSAE  # brings Torch, which no service needs
+
         path = self._build.path(_ENCODER)
         return CompresSAE.load(path, n_active=n_active, wide_weight=self.facts.wide_weight)
 

@@ -9,12 +9,12 @@ bits (uint16), which numba can load.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from raysys.data.compiled import compiled, compiled_fast
 
 PACKED4, INT8, FLOAT16, DENSE8 = 0, 1, 2, 3
 
@@ -33,24 +33,14 @@ class Stored(NamedTuple):
     items: NDArray[Any]  # [N] int32, item_num of each row
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Compile without the GIL, cached on disk where numba finds a place to write to."""
-    return _jit(function, fastmath=False)
-
-
-def compiled_fast(function: F) -> F:
-    """Like `compiled`, and free to reorder the sum of a dot product."""
-    return _jit(function, fastmath=True)
-
-
-def _jit(function: F, *, fastmath: bool) -> F:
-    try:
-        return cast(F, numba.njit(nogil=True, cache=True, fastmath=fastmath)(function))
-    except RuntimeError:  # numba: "no locator available", an install without any writable folder
-        return cast(F, numba.njit(nogil=True, fastmath=fastmath)(function))
+@compiled_fast
+def nearest_step(steps: Any, value: Any) -> int:
+    """Return the position of the step [16] that is nearest to a value."""
+    best, error = 0, abs(steps[0] - value)
+    for v in range(1, steps.shape[0]):
+        if abs(steps[v] - value) < error:
+            best, error = v, abs(steps[v] - value)
+    return best
 
 
 @compiled

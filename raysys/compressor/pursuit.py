@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from raysys.compressor.kernels import nearest_step
+
 _RIDGE = 1e-6  # keeps the normal equations of nearly parallel atoms solvable
 _BLOCK = 128
 _SWEEPS = 2  # a third sweep gained less than .001 recall
@@ -206,16 +208,6 @@ def _strongest(left: Any, factor: Any, row: Any) -> int:
         if size > best:
             best, pick = size, s
     return pick
-
-
-@numba.njit(fastmath=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def nearest_step(steps: Any, value: Any) -> int:
-    """Return the position of the step [16] that is nearest to a value."""
-    best, error = 0, abs(steps[0] - value)
-    for v in range(1, steps.shape[0]):
-        if abs(steps[v] - value) < error:
-            best, error = v, abs(steps[v] - value)
-    return best
 
 
 def reconstruct(codes: SparseCodes, dictionary: Tensor) -> Tensor:

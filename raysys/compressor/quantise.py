@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import compiled_fast
-from raysys.compressor.pursuit import nearest_step
+from raysys.compressor.kernels import nearest_step
+from raysys.data.compiled import compiled_fast
 
 N_STEPS = 16
 _MAGNITUDES = 8

@@ -70,3 +70,10 @@ def unit_rows(rows: Floats) -> Floats:
     """Return rows divided by their norms; zero rows stay zero."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view: kernels then compile once for memory and for files."""
+    view = np.asarray(array).view()
+    view.setflags(write=False)
+    return view

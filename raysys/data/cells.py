@@ -6,6 +6,7 @@ Letters: U users, M cells (observed (user, item, level) triples).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from raysys.data.schema import PROFILE_SCHEMA
 
 _COLUMNS = ("item_num", "level", "timestamp", "window")
+_FAR = 1e-3  # of the cells, whose times may be mistakes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,22 @@ class Cells:
     def rows(self) -> NDArray[np.int64]:
         """Return the user row (0 .. U-1) of every cell, [M]."""
         return np.repeat(np.arange(self.n_users), self.counts)
+
+    @property
+    def item_lists(self) -> list[NDArray[np.int32]]:
+        """Return the items of every user's cells, U arrays."""
+        return [self.item_num[a:b] for a, b in itertools.pairwise(self.offsets)]
+
+    @property
+    def end(self) -> int:
+        """The last second of the cells, 0 without cells; a few far behind all others do not count.
+
+        Up to a thousandth may lie further behind the others than these reach: wrong times.
+        """
+        if not self.n_cells:
+            return 0
+        low, high = np.quantile(self.timestamp, [_FAR, 1 - _FAR], method="nearest")
+        return int(self.timestamp[self.timestamp <= 2 * high - low].max())
 
     def take(self, mask: NDArray[np.bool_]) -> Cells:
         """Keep the cells where `mask` [M] holds; users stay, perhaps without cells."""

@@ -32,7 +32,6 @@ from pydantic import ValidationError
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
-from raysys.autoencoder.rankings import MAX_GAMMA, Ranking
 from raysys.errors import DataError, SearchError, UnknownItemError
 from raysys.http.wire import (
     CONDITIONS,
@@ -43,6 +42,7 @@ from raysys.http.wire import (
     VectorHits,
     VectorRequest,
 )
+from raysys.scoring.rankings import MAX_GAMMA, Ranking
 from raysys.search.query import Answer, RecommendQuery, UnknownUserError, conditions
 
 if TYPE_CHECKING:  # keeps torch out of this module

@@ -6,6 +6,7 @@ lists are its entries; flat and other graphs read those of the codes and embeddi
 rows.npy starts.npy            where every item and every list lies, where rows lie in lists
 router.hnsw mean.npy axes.npy  ivf and graph
 unreached.npy                  ivf and graph: rows that the router compares directly
+spread.npy                     of a model's items, where its catalogue is large
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
 from raysys.store.storage import join, open_filesystem
 
+SPREAD = "spread.npy"  # of consume scores over users, see `scoring/normaliser.py`
 RecallRow = dict[str, int | float | dict[str, float]]
 
 
@@ -47,6 +49,8 @@ class IndexFacts(Facts):
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
         recall_table: a row per effort tried, see `choose_efforts`; recall: the last one.
+        normaliser: {measure: value} of log P(consume) over users against the exact sum; None
+            without a model.
         build_s: seconds it took.
     """
 
@@ -68,6 +72,7 @@ class IndexFacts(Facts):
     target_recall: float | None = None
     recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
+    normaliser: dict[str, float] | None = None
     build_s: float | None = None
 
     @property

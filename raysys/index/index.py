@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
-from raysys.data.arrays import Floats
+from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
 from raysys.index.kernels import Spills, score_all, score_rows, search_rows, unit_queries
 from raysys.index.layout import Layout, Nums
@@ -302,10 +302,3 @@ def _refuse_not_finite(name: str, array: Floats) -> None:
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view: kernels then compile once for memory and for files."""
-    view = np.asarray(array).view()
-    view.setflags(write=False)
-    return view

@@ -19,7 +19,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import FLOAT16, INT8, PACKED4, Stored, compiled, compiled_fast
+from raysys.compressor.kernels import FLOAT16, INT8, PACKED4, Stored
+from raysys.data.compiled import compiled, compiled_fast, half
 
 _FOUR = np.uintp(4)
 _STEP_MASK = np.uintp(15)
@@ -42,15 +43,6 @@ class Spills(NamedTuple):
 
 
 NO_SPILLS = Spills(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
-
-
-@compiled
-def half(bits: int) -> Any:
-    """Return the float32 value of float16 bits (finite numbers only)."""
-    h = np.uint32(bits)
-    sign = (h & np.uint32(0x8000)) << np.uint32(16)
-    rest = (h & np.uint32(0x7FFF)) << np.uint32(13)
-    return np.uint32(sign | rest).view(np.float32) * np.float32(2.0**112)
 
 
 @compiled_fast

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from raysys.compressor.kernels import compiled_fast
 from raysys.data.arrays import Floats
+from raysys.data.compiled import compiled_fast
 
 Rows = NDArray[np.int64]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,17 @@ from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_query
-from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import Ranking
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
+from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import mean_rating
 from raysys.index.index import Index
-from raysys.search.rescoring import encode
+from raysys.scoring.rankings import Ranking
+from raysys.scoring.scorer import at_the_end
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Build, Workspace
@@ -92,41 +93,27 @@ class Subject:
 
 
 class ModelMethod:
-    """Ranks and rates with what a subject has: its index, else its codes, else the model itself.
+    """Ranks with the model itself, or with its codes where the subject has them; rates by it.
 
     Args:
         subject: what is evaluated.
         ranking: one of the model's rankings; None takes its first.
-        rescore: with via=index, let the model reorder the candidates.
 
     Raises:
         ConfigError: the model cannot give this ranking.
     """
 
-    def __init__(self, subject: Subject, *, ranking: Ranking | None, rescore: bool) -> None:
-        self._search = self._flat = None
-        if subject.index is not None and subject.coded is not None:
-            self._search = Search(Served(subject.index, subject.coded), users=False)
-            engine = self._search.engine
-            assert engine.model is not None, "a subject has an autoencoder"
-            self._model, self._fitted_until = engine.model, engine.fitted_until
-        else:
-            autoencoder = Autoencoder.open(subject.autoencoder)
-            self._model, self._fitted_until = autoencoder.model, autoencoder.facts.fitted_until
-            if subject.coded is not None:
-                self._flat = _flat_index(subject.coded)
+    def __init__(self, subject: Subject, *, ranking: Ranking | None) -> None:
+        self._flat = _flat_index(subject.coded) if subject.coded is not None else None
+        autoencoder = Autoencoder.open(subject.autoencoder)
+        self._model, self._fitted_until = autoencoder.model, autoencoder.facts.fitted_until
         self._n_items = self._model.n_items
         self._values = self._model.levels.value_array()
-        self._rescore = rescore
-        self.ranking = _checked_ranking(self._model, ranking)
+        self.ranking = _checked_ranking(self._model.available_rankings, ranking)
 
     def rank(self, history: Cells, top_k: int) -> NDArray[np.int32]:
         """Return every user's list, int32 [B, top_k]."""
         known = history.take(history.item_num < self._n_items)
-        if self._search is not None:
-            return self._search.engine.rank(
-                known, top_k=top_k, ranking=self.ranking, rescore=self._rescore
-            )
         lists: NDArray[np.int32] = top_items(self._scores(known), top_k, exclude=known)
         return lists
 
@@ -136,7 +123,7 @@ class ModelMethod:
         probs = np.empty((targets.n_cells, len(self._values)))
         inside = targets.item_num < self._n_items
         with torch.inference_mode():
-            z_l = self._model.split(encode(self._model, known, self._fitted_until))[1]
+            z_l = self._model.split(self._encode(known))[1]
             for at, found in ((np.flatnonzero(inside), True), (np.flatnonzero(~inside), False)):
                 for part in np.split(at, range(_RATED_AT_ONCE, len(at), _RATED_AT_ONCE)):
                     items = torch.from_numpy(targets.item_num[part].astype(np.int64))
@@ -145,9 +132,16 @@ class ModelMethod:
                     probs[part] = torch.softmax(logits.double(), dim=1).numpy()
         return RatingPrediction(mean_rating(probs, self._values), probs)
 
+    def _encode(self, history: Cells) -> torch.Tensor:
+        """Return the latents [B, H]; ages count as `Scorer.encode` says."""
+        until = self._fitted_until
+        if until is None:
+            return self._model.encode(ragged(history))
+        return self._model.encode(ragged(at_the_end(history, until), reference_time=until))
+
     @torch.inference_mode()
     def _scores(self, history: Cells) -> Any:
-        z = encode(self._model, history, self._fitted_until)
+        z = self._encode(history)
         if self._flat is None:
             return self._model.scores(z, self.ranking).cpu().numpy()
         query, weights = retrieval_query(self._model, z, self.ranking)
@@ -156,8 +150,47 @@ class ModelMethod:
         )
 
 
-def _checked_ranking(model: Conv4Rec, ranking: Ranking | None) -> Ranking:
-    available = model.available_rankings
+class ServedMethod:
+    """Ranks and rates with what a service has: the index and the model's compact weights.
+
+    Args:
+        subject: with an index.
+        ranking: as of `ModelMethod`.
+        rescore: let the model reorder the candidates.
+
+    Raises:
+        ConfigError: the model cannot give this ranking.
+    """
+
+    def __init__(self, subject: Subject, *, ranking: Ranking | None, rescore: bool) -> None:
+        assert subject.index is not None
+        assert subject.coded is not None
+        self._engine = Search(Served(subject.index, subject.coded), users=False).engine
+        assert self._engine.scorer is not None, "a subject has an autoencoder"
+        self._scorer = self._engine.scorer
+        self._values = self._scorer.levels.value_array()
+        self._rescore = rescore
+        self.ranking = _checked_ranking(self._scorer.available_rankings, ranking)
+
+    def rank(self, history: Cells, top_k: int) -> NDArray[np.int32]:
+        """Return every user's list, int32 [B, top_k]."""
+        known = history.take(history.item_num < self._scorer.n_items)
+        return self._engine.rank(known, top_k=top_k, ranking=self.ranking, rescore=self._rescore)
+
+    def rate(self, history: Cells, targets: Cells) -> RatingPrediction:
+        """Predict the level of every target; an unknown item gets what the user alone says."""
+        z = self._engine.encode(history.take(history.item_num < self._scorer.n_items))
+        probs = np.empty((targets.n_cells, len(self._values)))
+        for user, start in enumerate(targets.offsets[:-1]):
+            nums = targets.item_num[start : targets.offsets[user + 1]]
+            inside = nums < self._scorer.n_items
+            rows = probs[start : targets.offsets[user + 1]]
+            rows[inside] = self._scorer.level_probs(z[user], nums[inside])
+            rows[~inside] = self._scorer.level_probs(z[user], None)
+        return RatingPrediction(mean_rating(probs, self._values), probs)
+
+
+def _checked_ranking(available: Sequence[str], ranking: Ranking | None) -> Ranking:
     if ranking is not None and ranking.name not in available:
         raise ConfigError(
             f"ranking={ranking.name!r} is not what this model can give: expected one of "

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysys.autoencoder.rankings import Ranking
 from raysys.data.cells import Cells, read_cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import PeriodWindows, Window
@@ -25,7 +24,8 @@ from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.presence import item_counts
 from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
-from raysys.reports.methods import Method, ModelMethod, Subject
+from raysys.reports.methods import Method, ModelMethod, ServedMethod, Subject
+from raysys.scoring.rankings import Ranking
 from raysys.store.builds import Workspace
 
 _BLOCK_USERS = 256  # ranked at once, fewer of a large catalogue
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         run, cache_dir: of the workspace, the run as any process can open it.
-        via, head, ranking, rescore: of `methods.ModelMethod`; `head` is the build_id.
+        via, head, ranking, rescore: of `methods.ServedMethod`; `head` is the build_id.
         baselines: (name, build_id) of each baseline.
         period, windows, n_items, cutoffs: what is evaluated.
         split: temporal, users or ratings.
@@ -221,11 +221,12 @@ def _profiles(run: str, cache_dir: str | None, via: str, head: str) -> Profiles:
 @functools.lru_cache(maxsize=1)
 def _methods(plan: Plan, rated: bool) -> list[Method]:
     """Open the model and the baselines once per process."""
-    model = ModelMethod(
-        _subject(plan.run, plan.cache_dir, plan.via, plan.head),
-        ranking=plan.ranking,
-        rescore=plan.rescore,
-    )
+    subject = _subject(plan.run, plan.cache_dir, plan.via, plan.head)
+    model: ModelMethod | ServedMethod
+    if subject.index is None:
+        model = ModelMethod(subject, ranking=plan.ranking)
+    else:
+        model = ServedMethod(subject, ranking=plan.ranking, rescore=plan.rescore)
     methods = [Method(plan.via, model.rank, model.rate if rated else None)]
     workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
     for name, build_id in plan.baselines:

@@ -1,4 +1,4 @@
-"""The engine of a search: the index gives candidates, the model scores them exactly.
+"""The engine of a search: the index gives candidates, the model's weights score them exactly.
 
 Letters: B users, N items, D size of the indexed vectors, H size of a latent, C candidates of one
 user.
@@ -15,27 +15,28 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import Autoencoder
-from raysys.autoencoder.linear_form import CONSUME_BIAS, retrieval_query
-from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import SIMILAR, Needs, Ranking
 from raysys.compressor.embeddings import Embeddings
+from raysys.data.arrays import Floats
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
-from raysys.index.files import open_index
+from raysys.index.files import SPREAD, open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
+from raysys.scoring.normaliser import Normaliser
+from raysys.scoring.rankings import CONSUME_BIAS, SIMILAR, Needs, Ranking
+from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Mask
 from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
 from raysys.search.query import Items, Ranked
-from raysys.search.rescoring import best_of, encode
+from raysys.search.rescoring import best_of
 from raysys.search.served import Served
 from raysys.search.users import seen_items
+from raysys.store.builds import Build
 from raysys.timing.counters import AHEAD_S
 from raysys.timing.files import Timed
 
@@ -53,7 +54,7 @@ class Engine:
         changes: since the index was built; None: there are none.
 
     Attributes:
-        model: the autoencoder; None where the vectors are the user's own.
+        scorer: the autoencoder; None where the vectors are the user's own.
         neighbours: lists by cosine.
     """
 
@@ -76,17 +77,20 @@ class Engine:
         self._timed: Timed | None = None
         self._head = np.zeros(0, dtype=np.int32)
         self._observing = threading.Lock()
-        self.model: Conv4Rec | None = None
+        self.scorer: Scorer | None = None
         self.fitted_until: int | None = None
+        self._normaliser: Normaliser | None = None
         if served.coded.autoencoder is not None:
             autoencoder = Autoencoder.open(served.coded.autoencoder)
-            self.model = autoencoder.model
+            self.scorer = autoencoder.scorer()
             self.fitted_until = autoencoder.facts.fitted_until
-            self._timed = Timed.of_build(served.coded.autoencoder)
-            self._set_head()
-        if changes is not None and changes.timed is not None:
-            self._follow(changes.timed)
-        width = self.model.width if self.model is not None else None
+            self._spread = open_spread(served.index)
+            if changes is not None and changes.timed is not None:
+                self._follow(changes.timed)
+            else:
+                self._timed = Timed.of_build(served.coded.autoencoder)
+                self._set_head()
+        width = self.scorer.width if self.scorer is not None else None
         fresh = changes.vectors if changes is not None else None
         self.neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
 
@@ -115,24 +119,25 @@ class Engine:
 
     def _follow(self, timed: Timed) -> None:
         """Let the model's prior and the index's biases be those of the counters."""
-        assert self.model is not None
+        assert self.scorer is not None
         prior = timed.prior()
         self.codes = self.codes.with_bias(CONSUME_BIAS, prior)
         self._index = self.codes if self._changed is None else self._changed.over(self.codes)
-        self.model.prior = torch.from_numpy(prior)
+        self.scorer = self.scorer.with_prior(prior)
         self._timed = timed
         self._set_head()
 
     def _set_head(self) -> None:
-        """Keep the items that counters put first; none where lists do not follow time."""
-        if self.model is not None and self._timed is not None:
-            head = torch.argsort(self.model.prior, descending=True, stable=True)[:_HEAD_KEPT]
-            self._head = head.numpy().astype(np.int32)
+        """Take the prior of now: the normaliser's, and the items that counters put first."""
+        assert self.scorer is not None
+        self._normaliser = Normaliser(self.scorer, self._spread)
+        if self._timed is not None:
+            self._head = np.argsort(-self.scorer.prior, kind="stable")[:_HEAD_KEPT].astype(np.int32)
 
     @property
     def rankings(self) -> tuple[str, ...]:
         """The rankings that it can give, the default first."""
-        return self.model.available_rankings if self.model is not None else (SIMILAR,)
+        return self.scorer.available_rankings if self.scorer is not None else (SIMILAR,)
 
     def rank(
         self,
@@ -164,7 +169,6 @@ class Engine:
             result[row, : len(ranked.item_nums)] = ranked.item_nums
         return result
 
-    @torch.inference_mode()
     def lists(
         self,
         history: Cells,
@@ -181,11 +185,11 @@ class Engine:
         """
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
-        n_encoded = len(self._items) if self.model is None else self._items.n_built
+        n_encoded = len(self._items) if self.scorer is None else self._items.n_built
         if history.n_cells and history.item_num.max() >= n_encoded:
             history = history.take(history.item_num < n_encoded)
         exclude = seen_items(history, self._items) if exclude_seen else None
-        if self.model is None:
+        if self.scorer is None:
             yield from self.neighbours.of_profiles(
                 history, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow
             )
@@ -196,18 +200,23 @@ class Engine:
             built = np.arange(len(self._items)) < n_encoded
             allow = built if allow is None else allow & built
         z = self.encode(history)
+        normaliser = self._normaliser  # with its scorer: both of one moment
+        assert normaliser is not None
+        scorer = normaliser.scorer
+        log_z = normaliser.log_z(z, history.item_lists) if rescore else None
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
         for row in range(history.n_users):
             candidates = nums[row][nums[row] >= 0]
-            if rescore:
-                if len(self._head) and ranking.linear(self.model)[0] > 0:
+            if log_z is not None:
+                if len(self._head) and ranking.linear(scorer)[0] > 0:
                     seen = None if exclude is None else exclude[row]
                     candidates = np.union1d(candidates, self._head_for(seen, allow))
                 yield best_of(
-                    self.model,
+                    scorer,
                     z[row],
                     candidates,
+                    log_z=float(log_z[row]),
                     changes=self._changes,
                     top_k=top_k,
                     ranking=ranking,
@@ -224,15 +233,14 @@ class Engine:
             head = self._changed.alive(head)
         return head[~np.isin(head, seen)][:_HEAD] if seen is not None else head[:_HEAD]
 
-    def encode(self, history: Cells) -> torch.Tensor:
-        """Return the latents [B, H] of profiles; see `rescoring.encode`."""
-        assert self.model is not None
-        return encode(self.model, history, self.fitted_until)
+    def encode(self, history: Cells) -> Floats:
+        """Return the latents [B, H] of profiles; see `Scorer.encode`."""
+        assert self.scorer is not None
+        return self.scorer.encode(history, self.fitted_until)
 
-    @torch.inference_mode()
     def candidates(
         self,
-        z: torch.Tensor,
+        z: Floats,
         ranking: Ranking,
         n_candidates: int,
         *,
@@ -248,12 +256,12 @@ class Engine:
             exclude: per user, item_nums to leave out.
             allow: [n_items] which items may be returned; None: all.
         """
-        assert self.model is not None
-        query, weights = retrieval_query(self.model, z, ranking)
+        assert self.scorer is not None
+        query, weights = self.scorer.query(z, ranking)
         return self._index.search(
             SearchRequest(
-                as_array(query),
-                weights=as_array(weights),
+                query,
+                weights=weights,
                 top_k=n_candidates,
                 exclude=exclude,
                 allow=allow,
@@ -268,11 +276,10 @@ class Engine:
         Raises:
             SearchError: there is no such ranking; or, without an autoencoder, a profile is empty.
         """
-        if self.model is None:
+        if self.scorer is None:
             mean = self.neighbours.mean_of(history)
             return mean, np.zeros((len(mean), 0), dtype=np.float32)
-        vectors, weights = retrieval_query(self.model, self.encode(history), self.checked(ranking))
-        return as_array(vectors), as_array(weights)
+        return self.scorer.query(self.encode(history), self.checked(ranking))
 
     def checked(self, ranking: Ranking) -> Ranking:
         """Return a ranking that can be given.
@@ -295,6 +302,9 @@ def check_length(top_k: int) -> None:
         raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
 
 
-def as_array(values: torch.Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float32 values as a NumPy array."""
-    return np.asarray(values, dtype=np.float32)
+def open_spread(index: Build) -> Floats | None:
+    """Return the spread of consume scores that an index build measured; None: sums are exact."""
+    if SPREAD not in index.files():
+        return None
+    spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
+    return spread

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.autoencoder.rankings import N_CANDIDATES
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
+from raysys.scoring.rankings import N_CANDIDATES
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
 

@@ -25,8 +25,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from raysys.autoencoder.rankings import DEFAULT_GAMMA, MAX_GAMMA, NAMES, Ranking, spellings
 from raysys.errors import ConfigError, DataError
+from raysys.scoring.rankings import DEFAULT_GAMMA, MAX_GAMMA, NAMES, Ranking, spellings
 
 MAX_PROFILE = 10_000
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds

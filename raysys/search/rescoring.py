@@ -1,4 +1,4 @@
-"""Exact scores of a user's candidates, by the autoencoder.
+"""Exact scores of a user's candidates, by the model's compact weights.
 
 Letters: C candidates of a user, N items of the model, Hc size of the consume block.
 
@@ -13,41 +13,23 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from raysys.autoencoder.item_scores import ItemScores
-from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import Needs, Ranking, meets
-from raysys.data.batches import ragged
-from raysys.data.cells import Cells
+from raysys.data.arrays import Floats
+from raysys.scoring.item_scores import ItemScores
+from raysys.scoring.rankings import Needs, Ranking, meets
+from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changes
 from raysys.search.query import Items, Ranked
 
 
-@torch.inference_mode()
-def encode(model: Conv4Rec, history: Cells, fitted_until: int | None) -> torch.Tensor:
-    """Return the latents [B, H] of profiles.
-
-    Ages count from the end of the fitted period, or from a user's newest cell if that is later; so
-    they depend neither on the clock nor on who else is in the batch.
-    """
-    if fitted_until is None:
-        return model.encode(ragged(history))
-    late = np.zeros(history.n_users, dtype=np.int64)
-    some = history.counts > 0
-    late[some] = history.timestamp[history.offsets[1:][some] - 1] - fitted_until
-    moved = history.timestamp - np.repeat(np.maximum(late, 0), history.counts)
-    history = dataclasses.replace(history, timestamp=moved)
-    return model.encode(ragged(history, reference_time=fitted_until))
-
-
 def best_of(
-    model: Conv4Rec,
-    z: torch.Tensor,
+    scorer: Scorer,
+    z: Floats,
     nums: Items,
     *,
+    log_z: float,
     changes: Changes | None,
     top_k: int,
     ranking: Ranking,
@@ -55,14 +37,15 @@ def best_of(
     """Return the best candidates by the exact score of a ranking.
 
     Args:
-        model: the autoencoder.
+        scorer: the model.
         z: latent [H] of the user.
         nums: candidates [C].
+        log_z: log of the user's normaliser of P(consume).
         changes: upserted items, where there are any.
         top_k: length of the list.
         ranking: one of the model's.
     """
-    exact = exact_scores(model, z, nums, changes)
+    exact = exact_scores(scorer, z, nums, log_z, changes)
     scores = ranking.exact(exact)
     order = np.argsort(-scores, kind="stable")[:top_k]
     rating = exact.expected_rating
@@ -77,28 +60,25 @@ def best_of(
 
 
 def exact_scores(
-    model: Conv4Rec, z: torch.Tensor, nums: Items, changes: Changes | None
+    scorer: Scorer, z: Floats, nums: Items, log_z: float, changes: Changes | None
 ) -> ItemScores:
     """Return the scores of candidates [C] (see the module's docstring)."""
-    fresh = nums >= model.n_items
+    fresh = nums >= scorer.n_items
     if changes is None or not fresh.any():
-        return model.score_items(z, nums)
-    known = model.score_items(z, np.where(fresh, 0, nums))
-    rows = nums[fresh] - model.n_items
-    z_c, z_l = (part[0].numpy() for part in model.split(z[None]))
-    width = model.width
+        return scorer.score(z, nums, log_z)
+    known = scorer.score(z, np.where(fresh, 0, nums), log_z)
+    rows, width = nums[fresh] - scorer.n_items, scorer.width
     vectors, bias = changes.vectors[rows], changes.bias[rows]
-    consume = vectors[:, :width] @ z_c + bias[:, 0]
-    if meets(model.levels, Needs.LIKED):
-        p_like = expit(vectors[:, width:] @ z_l + bias[:, 1])
+    consume = (vectors[:, :width] @ z[:width] + bias[:, 0]).astype(np.float32)
+    if meets(scorer.levels, Needs.LIKED):
+        p_like = expit(vectors[:, width:] @ z[width:] + bias[:, 1])
     else:
-        p_like = float(model.levels.liked_array().all())
-    anchor = model.score_items(z, np.zeros(1, dtype=np.int64))
-    norm = _link(model, anchor.consume_score)[0] - anchor.log_p_consume[0]
+        p_like = float(scorer.levels.liked_array().all())
     rating = known.expected_rating
+    log_p = scorer.link(consume) - np.float32(log_z)
     return dataclasses.replace(
         known,
-        log_p_consume=_put(known.log_p_consume, fresh, _link(model, consume) - norm),
+        log_p_consume=_put(known.log_p_consume, fresh, log_p),
         level_probs=_put(known.level_probs, fresh, np.nan),
         p_like=_put(known.p_like, fresh, p_like),
         expected_rating=None if rating is None else _put(rating, fresh, np.nan),
@@ -106,14 +86,7 @@ def exact_scores(
     )
 
 
-def _link(model: Conv4Rec, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    linked: NDArray[np.float32] = model.link(torch.from_numpy(scores.astype(np.float32))).numpy()
-    return linked
-
-
-def _put(
-    values: NDArray[np.float32], where: NDArray[np.bool_], new: NDArray[np.float32] | float
-) -> NDArray[np.float32]:
+def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Floats:
     out = values.copy()
     out[where] = new
     return out

@@ -15,7 +15,7 @@ from raysys.data.profiles import Profiles
 from raysys.errors import SearchError
 from raysys.search import explain
 from raysys.search.changes import Changes
-from raysys.search.engine import Engine, as_array, check_length
+from raysys.search.engine import Engine, check_length
 from raysys.search.filters import Attributes, Conditions, Mask
 from raysys.search.items import ItemTable, hits_of, similar_items
 from raysys.search.query import (
@@ -48,7 +48,7 @@ class Search:
         self.engine = Engine(
             served, embeddings=self._embeddings, items=self._items, changes=self._changes
         )
-        self._levels = self.engine.model.levels if self.engine.model is not None else None
+        self._levels = self.engine.scorer.levels if self.engine.scorer is not None else None
         self._attributes: Attributes | None = None
         self._users: UserStore | None = None
         if users and coded.profiles is not None:
@@ -213,7 +213,9 @@ class Search:
         """
         check_length(top_k)
         mask = self.allowed(allow, deny)
-        lists = self.engine.neighbours.of_vectors(as_array(vectors), top_k=top_k, allow=mask)
+        lists = self.engine.neighbours.of_vectors(
+            np.asarray(vectors, dtype=np.float32), top_k=top_k, allow=mask
+        )
         return [similar_items(ranked, self._items) for ranked in lists]
 
     def explain(self, item_id: str, query: RecommendQuery) -> explain.Explained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -122,8 +121,7 @@ def posted_cells(
 
 def seen_items(cells: Cells, items: ItemTable) -> list[NDArray[np.int32]]:
     """Return the item_nums of every user's cells and of what replaced them, U arrays."""
-    bounds = itertools.pairwise(cells.offsets)
-    return [items.with_newer(cells.item_num[a:b]) for a, b in bounds]
+    return [items.with_newer(nums) for nums in cells.item_lists]
 
 
 def _rating_level(entry: ProfileEntry, levels: RatingLevels) -> int:

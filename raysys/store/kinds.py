@@ -55,12 +55,12 @@ KINDS = {
         Kind("interactions", writer="prepare"),
         Kind("profiles", writer="prepare"),
         Kind("baselines", writer="evaluate", version=5, reads=(5,)),
-        Kind("autoencoder", writer="train", version=5, reads=(4, 5)),
+        Kind("autoencoder", writer="train", version=6, reads=(6,)),
         Kind("embeddings", writer="train"),
         Kind("changes", writer="update", version=5, reads=(4, 5)),
         Kind("compressor", writer="train"),
         Kind("codes", writer="train"),
-        Kind("index", writer="index"),
+        Kind("index", writer="index", version=5, reads=(5,)),
     )
 }
 

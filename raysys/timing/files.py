@@ -70,6 +70,4 @@ class Timed:
         told = json.loads(build.path(_FORM).read_text())
         form, spread = TimeForm.of_choices(told)
         counters = Counters(np.load(build.path(_COUNTERS)), int(told["time"]))
-        if "top" not in told:  # a build of an earlier version
-            return cls.at_first(form, spread, counters)
         return cls(form, spread, counters, told["top"])

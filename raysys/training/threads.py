@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numba
+import scipy.linalg  # noqa: F401  numba calls its LAPACK, which must be there to be limited
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def follow_torch() -> None:
@@ -17,6 +19,17 @@ def follow_torch() -> None:
     count = torch.get_num_threads()
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(count)
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Let NumPy's and SciPy's BLAS use one thread in the block, for parallel kernels that call it.
+
+    OpenBLAS starts threads of its own beyond some size; within a parallel loop it warns in every
+    call that it may hang.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @contextmanager

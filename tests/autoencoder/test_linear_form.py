@@ -9,10 +9,10 @@ from raysys.autoencoder import linear_form
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.linear_form import candidate_recall, fit_discover_slope
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import Ranking
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
+from raysys.scoring.rankings import Ranking
 
 STARS = RatingLevels(tuple("12345"), (1.0, 2.0, 3.0, 4.0, 5.0), (False, False, False, True, True))
 

@@ -14,11 +14,12 @@ from raysys.autoencoder.level_init import no_start
 from raysys.autoencoder.linear_form import retrieval_query, retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out, shares_left_out
-from raysys.autoencoder.rankings import Ranking
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import ConfigError
+from raysys.scoring.rankings import Ranking
 from raysys.store.builds import Workspace
+from tests.support.exact import model_scores
 from tests.support.models import EVENTS, N_ITEMS, ONE, REPEATED, SMALL, make, random_cells, stars
 from tests.support.planting import plant_autoencoder
 
@@ -134,7 +135,7 @@ def test_the_joint_probability_is_the_product_of_its_factors_and_items_agree_wit
         flat = torch.log_softmax(logits.flatten(1), dim=1).view_as(logits)
         torch.testing.assert_close(torch.logsumexp(flat, dim=2), model.log_p_consume(z))
     nums = np.array([7, 0, 3])
-    got = model.score_items(z[2], nums)
+    got = model_scores(model, z[2], nums)
     np.testing.assert_allclose(got.level_probs.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(got.expected_rating, got.level_probs @ np.arange(1, 6), rtol=1e-5)
     np.testing.assert_allclose(got.p_like, got.level_probs[:, 3:].sum(axis=1), rtol=1e-5)
@@ -169,7 +170,7 @@ def test_an_empty_profile_gets_the_prior():
     with torch.no_grad():
         z = model.encode(ragged(Cells.from_lists([[]])))
         assert model.consume_scores(z)[0].argsort(descending=True).tolist() == [1, 2, 0]
-        scores = model.score_items(z[0], np.arange(3))
+        scores = model_scores(model, z[0], np.arange(3))
     assert np.isfinite(scores.log_p_consume).all()
     np.testing.assert_allclose(scores.expected_rating, 3, atol=0.01)
 
@@ -195,7 +196,7 @@ def test_an_event_log_has_no_expected_rating_and_one_level_has_no_level_block():
         model = make(levels).eval()
         with torch.no_grad():
             z = model.encode(ragged(Cells.from_lists([[(0, 0)]])))
-        scores = model.score_items(z[0], np.arange(4))
+        scores = model_scores(model, z[0], np.arange(4))
         assert scores.expected_rating is None
         np.testing.assert_allclose(scores.level_probs.sum(axis=1), 1, rtol=1e-5)
 
@@ -227,8 +228,8 @@ def test_a_user_who_rates_above_the_items_means_is_expected_to_go_on():
         model.level_in.zero_()
         low, high = model.eval().encode(ragged(Cells.from_lists([[(0, 0)] * 9, [(0, 4)] * 9])))
     other = np.array([5])
-    assert model.score_items(high, other).expected_rating > 3.5
-    assert model.score_items(low, other).expected_rating < 2.5
+    assert model_scores(model, high, other).expected_rating > 3.5
+    assert model_scores(model, low, other).expected_rating < 2.5
 
 
 def test_an_unknown_item_gets_what_the_user_alone_says():

@@ -18,7 +18,7 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.autoencoder.rating_factors import _solve, n_factors_of, rating_factors
+from raysys.autoencoder.rating_factors import _Fit, _solve, n_factors_of, rating_factors
 from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
@@ -196,3 +196,11 @@ def test_next_to_no_ratings_are_no_trouble(n_ratings):
     for name in ("item_bias", "loadings", "variance", "penalties"):
         assert np.isfinite(getattr(factors, name)).all()
     assert (factors.penalties > 0).all()
+
+
+def test_many_factors_are_solved_without_threads_within_threads(capfd):
+    rng = np.random.default_rng(0)
+    rows, items = rng.integers(0, 40, 6000), rng.integers(0, 30, 6000)
+    fit = _Fit.of(rows, items, rng.normal(size=6000).astype(np.float32), 30, 100)
+    fit.round(sure=True)
+    assert "OpenBLAS" not in capfd.readouterr().err

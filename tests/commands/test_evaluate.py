@@ -12,7 +12,6 @@ import torch
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.linear_form import retrieval_vectors
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.cluster import tasks
 from raysys.commands.backtest import BacktestConfig, backtest
 from raysys.commands.compare import CompareConfig, compare
@@ -28,6 +27,7 @@ from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import users_of_report
 from raysys.prepare.levels import LevelCounts, build_levels
 from raysys.reports import passes
+from raysys.scoring.rankings import RANKINGS, Needs
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys import cli
-from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.commands.prepare import PrepareConfig, prepare
 from raysys.config import load
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
+from raysys.scoring.rankings import RANKINGS, Needs
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace

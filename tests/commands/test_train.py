@@ -11,7 +11,6 @@ import torch
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.ragged_ops import Pairs, factors_left_out
-from raysys.autoencoder.rankings import RANKINGS, Ranking
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.commands.train import TrainConfig, autoencoder_phases, train
 from raysys.compressor.codes import Codes
@@ -20,6 +19,7 @@ from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError, ConfigError, DataError
+from raysys.scoring.rankings import RANKINGS, Ranking
 from raysys.store.builds import Workspace
 from tests.support.training import CATALOGUE, CUTOFFS, config, planted_cells, planted_run
 

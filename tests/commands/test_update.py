@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.autoencoder.rankings import RANKINGS, Needs
 from raysys.commands.index import IndexConfig, index
 from raysys.commands.query import QueryConfig, query
 from raysys.commands.train import TrainConfig, train
 from raysys.commands.update import UpdateConfig, update
 from raysys.errors import ConfigError, DataError, SearchError, UnknownItemError
+from raysys.scoring.rankings import RANKINGS, Needs
 from raysys.search.changes import Changes
 from raysys.search.query import ProfileEntry, RecommendQuery
 from raysys.search.search import Search
@@ -322,7 +322,7 @@ def test_a_refresh_counts_late_cells_and_leaves_out_those_ahead_of_the_clock(tmp
     assert search.engine.counted_until == until
     known = moved < 4_000_000_000
     wanted = Counters.of(cells.item_num[known], moved[known], n_items=60, time=until)
-    assert search.engine.model.prior.numpy() == pytest.approx(
+    assert search.engine.scorer.prior == pytest.approx(
         timed.with_counters(wanted).prior(), abs=1e-5
     )
 

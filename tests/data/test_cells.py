@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 
 from raysys.data.cells import Cells, concat, read_cells
@@ -23,3 +25,13 @@ def test_take_and_users_keep_runs_together():
     np.testing.assert_array_equal(swapped.item_num, [2, 3, 3, 5])
     np.testing.assert_array_equal(swapped.user_num, [2, 0])
     np.testing.assert_array_equal(cells.rows, [0, 0, 2, 2])
+
+
+def test_the_end_of_cells_leaves_out_a_few_far_behind_all_others():
+    time = np.arange(2000, dtype=np.int64) * 100
+    one = Cells.from_lists([[(0, 0)] * 2000])
+    assert dataclasses.replace(one, timestamp=time).end == 199_900
+    wrong = time.copy()
+    wrong[-1] = 3_800_000_000
+    assert dataclasses.replace(one, timestamp=wrong).end == 199_800
+    assert Cells.from_lists([[]]).end == 0

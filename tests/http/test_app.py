@@ -7,10 +7,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from raysys.autoencoder.rankings import NAMES
 from raysys.errors import CorruptBuildError
 from raysys.http.app import Holder, ServiceOptions, create_app
 from raysys.http.client import Client, ServiceError
+from raysys.scoring.rankings import NAMES
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
 from tests.support.runs import BINS, ITEM_IDS, item_id, model_run, title, user_id, vectors_run

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
-from raysys.index.kernels import NO_SPILLS, half, products, score_all, score_rows, search_rows
+from raysys.data.compiled import half
+from raysys.index.kernels import NO_SPILLS, products, score_all, score_rows, search_rows
 from raysys.index.layout import Layout
 
 NOBODY = np.zeros(0, dtype=bool)

@@ -7,16 +7,17 @@ import torch
 
 from raysys.autoencoder.files import Autoencoder
 from raysys.autoencoder.linear_form import retrieval_vectors
-from raysys.autoencoder.rankings import RANKINGS, Ranking, rankings_of
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import BuildError, CorruptBuildError, SearchError, UnknownItemError
+from raysys.scoring.rankings import RANKINGS, Ranking, rankings_of
 from raysys.search.changes import Changes
 from raysys.search.query import ProfileEntry, RecommendQuery, UnknownUserError
 from raysys.search.rescoring import exact_scores
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
+from tests.support.exact import model_scores, rounded
 from tests.support.runs import PRESENCE, item_id, model_run, title, user_id, vectors_run
 
 
@@ -118,7 +119,8 @@ def test_a_mixture_is_refused(tmp_path):
 def rated(tmp_path_factory):
     """Return (search, model, cells) of a run whose candidates are the whole catalogue."""
     workspace, cells = model_run(tmp_path_factory.mktemp("run"))
-    return Search.open(workspace), Autoencoder.open(workspace.current("autoencoder")).model, cells
+    model = rounded(Autoencoder.open(workspace.current("autoencoder")).model)
+    return Search.open(workspace), model, cells
 
 
 def oracle(model, cells, ranking, *, reference_time=1100):
@@ -171,7 +173,7 @@ def test_recommend_gives_the_models_probabilities(rated, ranking):
     with torch.inference_mode():
         z = model.encode(ragged(one, reference_time=1100))
         nums = np.array([search.items.num(hit.item_id) for hit in answer.items])
-        exact = model.score_items(z[0], nums)
+        exact = model_scores(model, z[0], nums)
     hits = answer.items
     np.testing.assert_allclose([h.p_consume for h in hits], np.exp(exact.log_p_consume), rtol=1e-5)
     np.testing.assert_allclose([h.p_like for h in hits], exact.p_like, rtol=1e-5)
@@ -182,7 +184,7 @@ def test_recommend_gives_the_models_probabilities(rated, ranking):
 
 
 def test_a_new_row_like_a_known_one_is_as_likely_to_be_liked(rated):
-    _, model, cells = rated
+    search, model, cells = rated
     vectors, bias = retrieval_vectors(model)
     items = pa.table({"item_id": ["a", "b"], "title": ["A", "B"]})
     changes = Changes.none(vectors.shape[1], 2).upsert(items, vectors[5:7], bias[5:7])
@@ -190,7 +192,8 @@ def test_a_new_row_like_a_known_one_is_as_likely_to_be_liked(rated):
         z = model.encode(ragged(cells.users(np.array([4])), reference_time=1100))[0]
         z = torch.cat([z[: model.width], model.mean_level_latent])  # the form is exact there
     n_items = model.n_items
-    exact = exact_scores(model, z, np.array([5, 6, n_items, n_items + 1]), changes)
+    nums = np.array([5, 6, n_items, n_items + 1])
+    exact = exact_scores(search.engine.scorer, z.numpy(), nums, 0.0, changes)
     np.testing.assert_allclose(exact.p_like[2:], exact.p_like[:2], rtol=1e-4)
     np.testing.assert_allclose(exact.consume_score[2:], exact.consume_score[:2], rtol=1e-4)
 
@@ -254,7 +257,8 @@ def test_items_after_the_served_catalogue_are_left_out(rated):
 
 def test_similar_compares_the_consume_block(rated):
     search, model, _ = rated
-    cosine = (model.consume_vectors() @ model.consume_vectors()[2]).numpy()
+    unit = torch.nn.functional.normalize(model.items, dim=1)
+    cosine = (unit @ unit[2]).numpy()
     hits = search.similar(item_id(2), top_k=59)
     expected = [n for n in np.argsort(-cosine) if n != 2]
     assert [hit.item_id for hit in hits] == [item_id(n) for n in expected]

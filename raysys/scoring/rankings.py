@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SIMILAR = "similar"  # the order of builds of plain vectors: by cosine, without a model
 DEFAULT_GAMMA = 0.5
 MAX_GAMMA = 10.0  # that a request over HTTP may ask for
+CONSUME_BIAS = 0  # the column of the biases that holds the consume scores' prior
 N_CANDIDATES = 300  # of the linear form, for exact scores to reorder
 
 

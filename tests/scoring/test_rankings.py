@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysys.autoencoder.rankings import (
+from raysys.errors import ConfigError
+from raysys.scoring.rankings import (
     NAMES,
     RANKINGS,
     Needs,
@@ -15,7 +16,6 @@ from raysys.autoencoder.rankings import (
     spellings,
     text_of_keys,
 )
-from raysys.errors import ConfigError
 from tests.support.models import EVENTS, ONE, make, stars
 
 

@@ -1,0 +1,36 @@
+"""What a model says of some items for one user.
+
+Letters: C items of a request, R levels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from raysys.data.arrays import Floats
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemScores:
+    """What the model says of C items for one user.
+
+    Attributes:
+        log_p_consume: [C] log P(i | u), over the whole catalogue.
+        level_probs: [C, R] P(r | i, u).
+        p_like: [C] probability of a liked level.
+        expected_rating: [C] in rating units, over the rated levels; None without them.
+        consume_score: [C] what the consume ranking sorts by; same order as log_p_consume.
+    """
+
+    log_p_consume: Floats
+    level_probs: Floats
+    p_like: Floats
+    expected_rating: Floats | None
+    consume_score: Floats
+
+    @property
+    def log_p_like(self) -> Floats:
+        """Log P(a liked level | i, u), [C]."""
+        return np.log(np.maximum(self.p_like, 1e-30))

@@ -1,0 +1,155 @@
+"""Compiled loops over compact rows: sums of rows, products with rows, levels of items.
+
+    N items, B users, M cells, C candidates, R levels, K output channels, F factors
+
+Rows are float16, passed as their bits (uint16), which numba can load.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.compiled import compiled_fast, half
+
+
+@compiled_fast
+def add_rows(
+    rows: NDArray[Any],
+    places: NDArray[Any],
+    weights: NDArray[Any],
+    offsets: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Add weights [M] times rows[places] to the user of each cell, `out` [B, W].
+
+    Args:
+        rows: [X, W] uint16, bits of float16.
+        places: [M] row of each cell.
+        weights: [M] float32.
+        offsets: [B + 1] cells of each user.
+        out: [B, W] float32, added to.
+    """
+    for user in range(out.shape[0]):
+        total = out[user]
+        for m in range(offsets[user], offsets[user + 1]):
+            row, weight = rows[places[m]], weights[m]
+            for d in range(total.shape[0]):
+                total[d] += weight * half(row[d])
+
+
+@compiled_fast
+def row_products(
+    rows: NDArray[Any], places: NDArray[Any], vector: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write rows[places] . vector to `out` [C]; rows [X, W] as in `add_rows`."""
+    for m in range(places.shape[0]):
+        row, total = rows[places[m]], np.float32(0)
+        for d in range(vector.shape[0]):
+            total += half(row[d]) * vector[d]
+        out[m] = total
+
+
+@compiled_fast
+def curve(points: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write the link of standardised scores [C] to `out`, see `autoencoder/calibration.py`.
+
+    Args:
+        points: [C] float32.
+        parameters: [4] slope, power, sharpness, floor.
+        out: [C] float32.
+    """
+    slope, power, sharpness, floor = parameters
+    for m in range(points.shape[0]):
+        inside = sharpness * points[m]
+        soft = max(inside, np.float32(0)) + np.log1p(np.exp(-abs(inside)))
+        out[m] = slope * points[m] + power * np.log(soft + floor)
+
+
+@compiled_fast
+def level_logits(
+    vectors: NDArray[Any],
+    loadings: NDArray[Any],
+    bias: NDArray[Any],
+    nums: NDArray[Any],
+    latent: NDArray[Any],
+    factors: NDArray[Any],
+    shift: NDArray[Any],
+    channels: NDArray[Any],
+    table: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the level logits of items to `out` [C, R].
+
+    Args:
+        vectors: [N, K, Hl] uint16, bits of float16: W.
+        loadings: [N, 1 + F]: v, the first of which is not used.
+        bias: [N, R].
+        nums: [C] items.
+        latent: [Hl] the learned part of z_l.
+        factors: [1 + F] of the user.
+        shift: [R + K], what the user adds to every item: first to levels, then to channels.
+        channels: [K], c.
+        table: [K, R], T.
+        out: [C, R].
+    """
+    n_levels, n_channels = bias.shape[1], channels.shape[0]
+    for m in range(nums.shape[0]):
+        num = nums[m]
+        liking = np.float32(0)
+        for f in range(1, factors.shape[0]):
+            liking += factors[f] * loadings[num, f]
+        for r in range(n_levels):
+            out[m, r] = bias[num, r] + shift[r]
+        for k in range(n_channels):
+            row, hidden = vectors[num, k], np.float32(0)
+            for d in range(latent.shape[0]):
+                hidden += half(row[d]) * latent[d]
+            hidden += liking * channels[k] + shift[n_levels + k]
+            for r in range(n_levels):
+                out[m, r] += hidden * table[k, r]
+
+
+@compiled_fast
+def user_factors(
+    loadings: NDArray[Any],
+    variance: NDArray[Any],
+    penalties: NDArray[Any],
+    items: NDArray[Any],
+    values: NDArray[Any],
+    rated: NDArray[Any],
+    offsets: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the factors of users to `out` [B, 1 + F], by a ridge regression on their ratings.
+
+    Args:
+        loadings: [N, 1 + F].
+        variance: [N, 1 + F] of the loadings.
+        penalties: [1 + F], positive.
+        items: [M] of the cells.
+        values: [M] how far the ratings lie above the items' means.
+        rated: [M] bool, which cells have a rating.
+        offsets: [B + 1] cells of each user.
+        out: [B, 1 + F] float32.
+    """
+    size = out.shape[1]
+    for user in range(out.shape[0]):
+        gram, right = np.zeros((size, size)), np.zeros(size)
+        for f in range(size):
+            gram[f, f] = penalties[f]
+        for m in range(offsets[user], offsets[user + 1]):
+            if not rated[m]:
+                continue
+            row, value = loadings[items[m]], values[m]
+            for f in range(size):
+                right[f] += row[f] * value
+                gram[f, f] += variance[items[m], f]
+                for other in range(f + 1):
+                    gram[f, other] += row[f] * row[other]
+        for f in range(size):
+            for other in range(f):
+                gram[other, f] = gram[f, other]
+        out[user] = np.linalg.solve(gram, right).astype(np.float32)

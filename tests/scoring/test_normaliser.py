@@ -1,0 +1,88 @@
+"""The sum over the catalogue from a sample of it."""
+
+import numpy as np
+import pytest
+
+from raysys.data.schema import RatingLevels
+from raysys.scoring.files import Weights
+from raysys.scoring.normaliser import Normaliser, exact_sums, measured, sample
+from raysys.scoring.scorer import Scorer
+
+N_ITEMS, WIDTH, N_USERS = 30_000, 16, 200
+ONE = RatingLevels(("consumed",), (None,), (True,))
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    """A model whose scores say a lot of a user, and whose items are as unequal as in logs."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(N_ITEMS, WIDTH))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    prior = -np.log(np.arange(1, N_ITEMS + 1)).astype(np.float32)
+    arrays = {
+        "rows": rows.astype(np.float16),
+        "scales": np.ones((2, N_ITEMS), dtype=np.float32),
+        "prior": rng.permutation(prior),
+    }
+    link = {"fitted": np.float32(0), "typical_slope": np.float32(1)}
+    link |= {"parameters_log": np.zeros(4, np.float32), "shift": np.zeros(2, np.float32)}
+    tables = {f"link.{name}": value for name, value in link.items()}
+    return Scorer(Weights(arrays, tables | {"discover_slope": np.float32(0.1)}, ONE))
+
+
+@pytest.fixture(scope="module")
+def users():
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(N_USERS, WIDTH)).astype(np.float32)
+    return z / np.linalg.norm(z, axis=1, keepdims=True) * np.float32(3)
+
+
+def exact(scorer, z):
+    return exact_sums(scorer, z, z)[1]
+
+
+def test_the_exact_sum_is_that_of_all_scores(scorer, users):
+    wanted = [np.log(np.exp(scorer.all_consume_scores(z).astype(float)).sum()) for z in users[:5]]
+    np.testing.assert_allclose(exact(scorer, users[:5]), wanted, rtol=1e-5)
+
+
+def test_a_sample_meets_the_exact_sum_and_says_how_well(scorer, users):
+    nobody = [np.zeros(0, dtype=np.int32)] * N_USERS
+    spread, found = measured(scorer, users, nobody)
+    assert found["n_sampled"] <= 1024
+    assert found["error_median"] < 0.03
+    error = np.abs(Normaliser(scorer, spread).log_z(users, nobody) - exact(scorer, users))
+    assert found["error_median"] == pytest.approx(np.median(error[1::2]), rel=1e-3)
+
+
+def test_a_prior_that_moves_moves_the_sum_with_it(scorer, users):
+    spread, _ = exact_sums(scorer, users, users)
+    rng = np.random.default_rng(2)
+    moved = scorer.with_prior(rng.permutation(scorer.prior))
+    found = Normaliser(moved, spread).log_z(users, [np.zeros(0, dtype=np.int32)] * N_USERS)
+    assert np.median(np.abs(found - exact(moved, users))) < 0.03
+
+
+def test_items_of_the_profile_are_summed_exactly_and_once(scorer, users):
+    spread, _ = exact_sums(scorer, users, users)
+    nums, weights = sample(scorer, spread, 1024)
+    outside = int(np.setdiff1d(np.arange(N_ITEMS), nums)[0])
+    own = np.array([outside, outside, nums[3]])
+    terms = np.exp(scorer.all_consume_scores(users[0]).astype(float))
+    rest = ~np.isin(nums, own)
+    wanted = (weights[rest] * terms[nums[rest]]).sum() + terms[[outside, nums[3]]].sum()
+    found = Normaliser(scorer, spread).log_z(users[:1], [own])
+    np.testing.assert_allclose(found, np.log(wanted), rtol=1e-5)
+    every = Normaliser(scorer, None).log_z(users[:1], [own])
+    np.testing.assert_allclose(every, exact(scorer, users[:1]), rtol=1e-5)
+
+
+def test_chances_give_the_number_asked_for_and_the_head_is_certain(scorer, users):
+    spread, _ = exact_sums(scorer, users, users)
+    nums, weights = sample(scorer, spread, 500)
+    assert len(nums) == pytest.approx(500, abs=2)
+    assert (np.diff(nums) > 0).all()
+    assert weights.min() == 1
+    head = np.argsort(-scorer.prior)[:5]
+    assert set(head) <= set(nums[weights == 1])
+    assert weights.sum() == pytest.approx(N_ITEMS, rel=0.2)
