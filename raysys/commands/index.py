@@ -29,6 +29,9 @@ from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
 from raysys.index.files import SPREAD, IndexFacts, save_index
 from raysys.scoring.normaliser import MAX_EXACT, measured
+from raysys.search.ids import Ids
+from raysys.search.items import ITEM_NAMES, NAMES
+from raysys.search.users import UserStore
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
 
@@ -91,6 +94,10 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         made.efforts, table = choose_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
     normaliser = _measure_normaliser(coded, draft)
+    items = embeddings.items(list(NAMES))
+    Ids.of(items["item_id"]).save(draft, ITEM_NAMES, items)
+    if coded.profiles is not None:
+        UserStore.save(Profiles.open(coded.profiles), draft)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)
     return dataclasses.replace(

@@ -157,7 +157,7 @@ def _opened(run: str, cache_dir: str | None, index_id: str) -> tuple[Search, Pro
 def _tables(
     search: Search, cells: Cells, user_ids: pa.ChunkedArray, cfg: ScoreConfig
 ) -> Iterator[pa.Table]:
-    item_ids = pa.array(search.items.item_ids)
+    item_ids = search.items.item_ids.column
     for start in range(0, cells.n_users, cfg.batch_users):
         part = cells.users(np.arange(start, min(start + cfg.batch_users, cells.n_users)))
         ranked = list(

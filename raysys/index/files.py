@@ -7,6 +7,7 @@ rows.npy starts.npy            where every item and every list lies, where rows 
 router.hnsw mean.npy axes.npy  ivf and graph
 unreached.npy                  ivf and graph: rows that the router compares directly
 spread.npy                     of a model's items, where its catalogue is large
+names/ histories/              ids and titles of items, ids and cells of users: `search/` maps them
 """
 
 from __future__ import annotations

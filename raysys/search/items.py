@@ -6,15 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.schema import RatingLevels
 from raysys.errors import UnknownItemError
 from raysys.search.changes import Changes, joined_items
+from raysys.search.ids import Ids
 from raysys.search.query import Hit, Ranked, SimilarItem
+from raysys.store.builds import Build
 
+ITEM_NAMES = "names/items"  # of an index build
+NAMES = ("item_id", "title")  # their columns
 _SHOWN = 5
+
+
+class Texts(Sequence[Any]):
+    """Texts by number, read where they lie; None where there is none."""
+
+    def __init__(self, texts: Sequence[str | None] | pa.ChunkedArray) -> None:
+        if not isinstance(texts, pa.ChunkedArray):
+            texts = pa.chunked_array([pa.array(texts, pa.string())])
+        self.column = texts
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, num: Any) -> Any:
+        return self.column[num].as_py()
 
 
 class ItemTable:
@@ -26,42 +46,66 @@ class ItemTable:
         n_built: items of the build; default: all.
         deleted: ids that are never found, though a profile may hold them.
         encoded: profiles are encoded by a model, which knows the build's items only.
+        built: the table of the build's ids; None: it is made.
+
+    Attributes:
+        item_ids, titles: by item_num.
+        n_built: as given.
+        built: {item_id: item_num} of the build's items.
     """
 
     def __init__(
         self,
-        item_ids: Sequence[str],
-        titles: Sequence[str | None],
+        item_ids: Sequence[str] | pa.ChunkedArray,
+        titles: Sequence[str | None] | pa.ChunkedArray,
         *,
         n_built: int | None = None,
         deleted: Sequence[str] = (),
         encoded: bool = False,
+        built: Ids | None = None,
     ) -> None:
-        self.item_ids = list(item_ids)
-        self.titles = list(titles)
+        self.item_ids, self.titles = Texts(item_ids), Texts(titles)
         self.n_built = len(self.item_ids) if n_built is None else n_built
-        self.built = {i: num for num, i in enumerate(self.item_ids[: self.n_built])}
-        fresh = {i: num for num, i in enumerate(self.item_ids) if num >= self.n_built}
-        self._nums = self.built | fresh if fresh else self.built
-        self._newer = {self.built[i]: num for i, num in fresh.items() if i in self.built}
+        ids = self.item_ids.column
+        self.built = Ids.of(ids.slice(0, self.n_built)) if built is None else built
+        fresh = ids.slice(self.n_built).to_pylist()
+        self._fresh = {i: num for num, i in enumerate(fresh, start=self.n_built)}
+        self._newer = {self.built[i]: num for i, num in self._fresh.items() if i in self.built}
         self._deleted = frozenset(deleted)
         self._encoded = encoded
 
     @classmethod
     def load(
-        cls, embeddings: Embeddings, changes: Changes | None = None, *, encoded: bool = False
+        cls,
+        embeddings: Embeddings,
+        changes: Changes | None = None,
+        *,
+        index: Build | None = None,
+        encoded: bool = False,
     ) -> ItemTable:
-        """Read the items of embeddings (row number = item_num), and what changed."""
-        table = embeddings.items(["item_id", "title"])
+        """Read the items of embeddings (row number = item_num), and what changed.
+
+        Args:
+            embeddings: of the items.
+            changes: since they were made.
+            index: a build that keeps their ids mapped; None, or one without: they are read.
+            encoded: as of the class.
+        """
+        built: Ids | None = None
+        if index is not None and f"{ITEM_NAMES}.arrow" in index.files():
+            built, table = Ids.open(index, ITEM_NAMES)
+        else:
+            table = embeddings.items(list(NAMES))
         n_built = len(table)
         if changes is not None:
             table = joined_items(table, changes)
         return cls(
-            table["item_id"].to_pylist(),
-            table["title"].to_pylist(),
+            table["item_id"],
+            table["title"],
             n_built=n_built,
             deleted=changes.deleted if changes is not None else (),
             encoded=encoded,
+            built=built,
         )
 
     def __len__(self) -> int:
@@ -69,14 +113,18 @@ class ItemTable:
 
     def find(self, item_id: str) -> int | None:
         """Return the item_num of `item_id`, or None."""
-        return None if item_id in self._deleted else self._nums.get(item_id)
+        return None if item_id in self._deleted else self._num(item_id)
 
     def in_profile(self, item_id: str) -> int | None:
         """Return the item_num by which a profile counts `item_id`, or None.
 
         What was liked still tells a taste when it is deleted.
         """
-        return (self.built if self._encoded else self._nums).get(item_id)
+        return self.built.get(item_id) if self._encoded else self._num(item_id)
+
+    def _num(self, item_id: str) -> int | None:
+        fresh = self._fresh.get(item_id)
+        return self.built.get(item_id) if fresh is None else fresh
 
     def with_newer(self, nums: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return item_nums and those of the rows that replaced them."""
@@ -105,7 +153,7 @@ class ItemTable:
         wanted = title.casefold().strip()
         rows = [
             (self.item_ids[num], text)
-            for num, text in enumerate(self.titles)
+            for num, text in enumerate(self.titles.column.to_pylist())
             if text is not None
             and wanted in text.casefold()
             and self.find(self.item_ids[num]) == num
@@ -113,7 +161,7 @@ class ItemTable:
         exact = [row for row in rows if row[1].casefold().strip() == wanted]
         found = exact or rows
         if len(found) == 1:
-            return found[0][0]
+            return str(found[0][0])
         shown = ", ".join(f"{text!r} (item_id {item_id})" for item_id, text in found[:_SHOWN])
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         reason = f"is several items: {shown}{more}" if found else "is no item's title"

@@ -44,7 +44,9 @@ class Search:
         self._embeddings = Embeddings.open(coded.embeddings)
         self._changes = Changes.open(served.changes) if served.changes is not None else None
         encoded = coded.autoencoder is not None
-        self._items = ItemTable.load(self._embeddings, self._changes, encoded=encoded)
+        self._items = ItemTable.load(
+            self._embeddings, self._changes, index=served.index, encoded=encoded
+        )
         self.engine = Engine(
             served, embeddings=self._embeddings, items=self._items, changes=self._changes
         )
@@ -52,7 +54,8 @@ class Search:
         self._attributes: Attributes | None = None
         self._users: UserStore | None = None
         if users and coded.profiles is not None:
-            self._users = UserStore.load(Profiles.open(coded.profiles))
+            stored = UserStore.open(served.index)
+            self._users = stored or UserStore.load(Profiles.open(coded.profiles))
 
     @classmethod
     def open(
@@ -158,7 +161,8 @@ class Search:
             SearchError: the model has no counters, or a time lies more than a day ahead.
         """
         events = zip(item_ids, timestamps, strict=True)
-        known = [(self._items.built[i], t) for i, t in events if i in self._items.built]
+        numbered = ((self._items.built.get(i), t) for i, t in events)
+        known = [(num, t) for num, t in numbered if num is not None]
         pairs = np.array(known, dtype=np.int64).reshape(-1, 2)
         self.engine.observe(pairs[:, 0], pairs[:, 1])
         return len(pairs)

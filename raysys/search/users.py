@@ -3,34 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysys.data.arrays import new_file
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
+from raysys.search.ids import Ids
 from raysys.search.items import ItemTable
 from raysys.search.query import ProfileEntry, UnknownUserError
+from raysys.store.builds import Build
+from raysys.store.drafts import Draft
 
+USER_NAMES = "names/users"  # of an index build
+_HISTORIES = "histories/"
+_COLUMNS = {"offsets": np.int64, "item_num": np.int32, "level": np.uint8, "timestamp": np.int64}
 _UNRATED = "unrated"
 
 
 class UserStore:
-    """Every stored user's cells, of all windows."""
+    """Every stored user's cells, of all windows.
 
-    def __init__(self, user_ids: Sequence[str], cells: Cells) -> None:
-        self._rows = {user_id: row for row, user_id in enumerate(user_ids)}
+    Args:
+        ids: of the users.
+        cells: theirs, in memory or mapped.
+    """
+
+    def __init__(self, ids: Ids, cells: Cells) -> None:
+        self._ids = ids
         self._cells = cells
 
     @classmethod
     def load(cls, profiles: Profiles) -> UserStore:
         """Read all profile shards."""
-        return cls(profiles.user_ids.to_pylist(), profiles.cells())
+        return cls(Ids.of(profiles.user_ids), profiles.cells())
+
+    @classmethod
+    def open(cls, index: Build) -> UserStore | None:
+        """Map the users that an index build keeps; None where it keeps none."""
+        if f"{USER_NAMES}.arrow" not in index.files():
+            return None
+        ids, _ = Ids.open(index, USER_NAMES)
+        columns = {
+            name: np.load(index.path(f"{_HISTORIES}{name}.npy"), mmap_mode="r") for name in _COLUMNS
+        }
+        nothing: NDArray[Any] = np.zeros(0)
+        return cls(ids, Cells(**columns, user_num=nothing, window=nothing))
+
+    @staticmethod
+    def save(profiles: Profiles, draft: Draft) -> None:
+        """Write the users of profiles into an index build that is being made, shard by shard."""
+        user_ids = profiles.user_ids
+        Ids.of(user_ids).save(draft, USER_NAMES, pa.table({"user_id": user_ids}))
+        counts = [np.zeros(1, dtype=np.int64)]
+        size = sum(profiles.facts.n_cells.values())
+        files = {
+            name: new_file(draft.path(f"{_HISTORIES}{name}.npy"), (size,), kind)
+            for name, kind in _COLUMNS.items()
+            if name != "offsets"
+        }
+        start = 0
+        for cells in profiles.iter_shards():
+            counts.append(cells.counts)
+            for name, file in files.items():
+                file[start : start + cells.n_cells] = getattr(cells, name)
+            start += cells.n_cells
+        assert start == size, (start, size)
+        np.save(draft.path(f"{_HISTORIES}offsets.npy"), np.cumsum(np.concatenate(counts)))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
 
     def history(self, user_id: str) -> Cells:
         """Return the cells of one user.
@@ -38,10 +85,20 @@ class UserStore:
         Raises:
             UnknownUserError: the store does not hold the user.
         """
-        row = self._rows.get(user_id)
+        row = self._ids.get(user_id)
         if row is None:
             raise UnknownUserError(f"user_id={user_id!r} is not among the {len(self)} known users")
-        return self._cells.users(np.array([row]))
+        cells = self._cells
+        here = slice(int(cells.offsets[row]), int(cells.offsets[row + 1]))
+        size = here.stop - here.start
+        return Cells(
+            user_num=np.array([row], dtype=np.int32),
+            offsets=np.array([0, size]),
+            item_num=np.array(cells.item_num[here]),
+            level=np.array(cells.level[here]),
+            timestamp=np.array(cells.timestamp[here]),
+            window=np.zeros(size, dtype=np.uint8),  # all of them are history here
+        )
 
 
 def default_level(levels: RatingLevels) -> int:

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
 from raysys.errors import SearchError
+from raysys.search.ids import Ids
 from raysys.search.items import ItemTable
 from raysys.search.query import ProfileEntry, UnknownUserError
 from raysys.search.users import UserStore, default_level, entry_level, posted_cells, seen_items
@@ -112,7 +114,7 @@ def test_every_entry_is_a_cell_or_unknown(pairs):
 
 def test_stored_users():
     cells = Cells.from_lists([[(0, 1), (9, 2)], [], [(2, 4)]])
-    store = UserStore(["ann", "bo", "cy"], cells)
+    store = UserStore(Ids.of(pa.chunked_array([["ann", "bo", "cy"]])), cells)
     np.testing.assert_array_equal(store.history("ann").item_num, [0, 9])
     assert store.history("bo").n_cells == 0
     with pytest.raises(UnknownUserError, match=r"'dee'.*3 known users"):

@@ -1,0 +1,92 @@
+"""External ids by number, found by a sorted table of hashes; in memory, or mapped from a build.
+
+    NAME.arrow                      ids, and what else there is of each, in the order of numbers
+    NAME-hashes.npy NAME-nums.npy   uint64 [N] ascending, and int32 [N] whose they are
+
+12 bytes an id beside its text, shared by all processes of a node: a dictionary of Python takes
+200 of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raysys.prepare.hashing import hash_ids
+from raysys.store.builds import Build
+from raysys.store.drafts import Draft
+
+_KEY = "raysys served ids"
+_BATCH_ROWS = 1 << 20
+
+
+class Ids(Mapping[str, int]):
+    """{external id: number}; of equal ids the first number is found.
+
+    Args:
+        texts: [N] ids by number.
+        hashes: uint64 [N] ascending.
+        nums: int32 [N] of the hashes.
+    """
+
+    def __init__(
+        self, texts: pa.ChunkedArray, hashes: NDArray[np.uint64], nums: NDArray[np.int32]
+    ) -> None:
+        self.texts = texts
+        self._hashes, self._nums = hashes, nums
+
+    @classmethod
+    def of(cls, texts: pa.ChunkedArray) -> Ids:
+        """Return the table of ids in memory."""
+        hashes = hash_ids(texts, key=_KEY)
+        nums = np.argsort(hashes, kind="stable").astype(np.int32)
+        return cls(texts, hashes[nums], nums)
+
+    def save(self, draft: Draft, name: str, table: pa.Table) -> None:
+        """Write the ids into a build that is being made.
+
+        Args:
+            draft: the build.
+            name: of the files, with their folder.
+            table: N rows, the ids first.
+        """
+        with (
+            pa.OSFile(str(draft.path(f"{name}.arrow")), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table, max_chunksize=_BATCH_ROWS)
+        np.save(draft.path(f"{name}-hashes.npy"), self._hashes)
+        np.save(draft.path(f"{name}-nums.npy"), self._nums)
+
+    @classmethod
+    def open(cls, build: Build, name: str) -> tuple[Ids, pa.Table]:
+        """Map what `save` wrote."""
+        with pa.memory_map(str(build.path(f"{name}.arrow"))) as source:
+            table = pa.ipc.open_file(source).read_all()
+        hashes = np.load(build.path(f"{name}-hashes.npy"), mmap_mode="r")
+        nums = np.load(build.path(f"{name}-nums.npy"), mmap_mode="r")
+        return cls(table.column(0), hashes, nums), table
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts.to_pylist())
+
+    def __getitem__(self, key: str) -> int:
+        wanted = _hash(key)
+        at = int(np.searchsorted(self._hashes, wanted))
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            num = int(self._nums[at])
+            if self.texts[num].as_py() == key:
+                return num
+            at += 1
+        raise KeyError(key)
+
+
+def _hash(key: str) -> Any:
+    return hash_ids(pa.array([key], pa.string()), key=_KEY)[0]
