@@ -15,6 +15,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysys.bench.engines import TOP, Search, ladder, latency, one_by_one
 from raysys.bench.grown import Kept
@@ -73,17 +74,25 @@ def rows(cfg: ScaleBenchConfig) -> list[dict[str, Any]]:
 
 def grown_codes(real: Codes, n_items: int, *, seed: int) -> Codes:
     """Return codes grown (or cut) to `n_items` rows by the rule of the module's docstring."""
-    a, b = np.arange(n_items), np.arange(n_items)
-    for start in range(0, n_items, _BLOCK_ROWS):
-        rng = np.random.default_rng([seed, _PURPOSE, start // _BLOCK_ROWS])
-        drawn = rng.integers(0, real.n_items, (2, _BLOCK_ROWS))[:, : n_items - start]
-        part = slice(start, start + _BLOCK_ROWS)
-        late = a[part] >= real.n_items
-        a[part][late], b[part][late] = drawn[0][late], drawn[1][late]
+    a, b = grown_rows(real.n_items, n_items, seed=seed)
     codes = real.take(a)
     entries = codes.entries.copy()
     entries[:, _KEPT_ENTRIES:] = real.entries[b, _KEPT_ENTRIES:]
     return dataclasses.replace(codes, entries=entries)
+
+
+def grown_rows(
+    n_real: int, n_items: int, *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the real items a and b [n_items] of every row; a real row is both of its own."""
+    a, b = np.arange(n_items), np.arange(n_items)
+    for start in range(0, n_items, _BLOCK_ROWS):
+        rng = np.random.default_rng([seed, _PURPOSE, start // _BLOCK_ROWS])
+        drawn = rng.integers(0, n_real, (2, _BLOCK_ROWS))[:, : n_items - start]
+        part = slice(start, start + _BLOCK_ROWS)
+        late = a[part] >= n_real
+        a[part][late], b[part][late] = drawn[0][late], drawn[1][late]
+    return a, b
 
 
 def _measure(cfg: ScaleBenchConfig, codes: Codes, data: Any, dictionary: Any) -> dict[str, Any]:

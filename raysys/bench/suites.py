@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 SUITES = {
     "agreement": ("raysys.bench.agreement", "AgreementBenchConfig"),
+    "answer": ("raysys.bench.answer", "AnswerBenchConfig"),
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),

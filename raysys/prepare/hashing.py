@@ -5,6 +5,7 @@ CRC-like hashes are XOR-linear and leave structure between user and item bits; t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -24,13 +25,25 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, *, key: str) -> NDArray[np.uint64]
         ids: [n] strings without nulls.
         key: purpose and seed; another key gives unrelated hashes.
     """
-    start = hashlib.blake2b(digest_size=8, key=hashlib.sha256(key.encode()).digest())
+    start = _keyed(key)
     digests = bytearray()
     for value in ids.to_pylist():
         state = start.copy()
         state.update(value.encode())
         digests += state.digest()
     return np.frombuffer(bytes(digests), dtype="<u8")
+
+
+@functools.lru_cache(maxsize=64)
+def _keyed(key: str) -> Any:
+    return hashlib.blake2b(digest_size=8, key=hashlib.sha256(key.encode()).digest())
+
+
+def hash_id(text: str, *, key: str) -> np.uint64:
+    """Return the hash of one id, as `hash_ids` has it."""
+    state = _keyed(key).copy()
+    state.update(text.encode())
+    return np.uint64(int.from_bytes(state.digest(), "little"))
 
 
 def combine(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -52,8 +52,7 @@ class Normaliser:
             self.weights = np.ones(scorer.n_items, dtype=np.float32)
         else:
             self.nums, self.weights = sample(scorer, spread, n_sampled)
-        self._rows = scorer.vectors(self.nums)  # [T, Hc] float32
-        self._prior = scorer.prior[self.nums]
+        self._sampled = scorer.copied(self.nums)
         self._log_weights = np.log(self.weights)
 
     def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
@@ -63,16 +62,14 @@ class Normaliser:
             z: [B, H] their latents.
             own: per user, the items of the profile.
         """
-        scores = z[:, : self.scorer.width] @ self._rows.T + self._prior
-        logs = self.scorer.link(scores) + self._log_weights
         out = np.empty(len(z), dtype=np.float32)
         for row, items in enumerate(own):
             mine = np.unique(items)
-            logs[row, _places(self.nums, mine)] = -np.inf
+            logs = self.scorer.link(self._sampled.scores(z[row])) + self._log_weights
+            logs[_places(self.nums, mine)] = -np.inf
             exact = self.scorer.link(self.scorer.consume_scores(z[row], mine))
-            both = np.concatenate([logs[row], exact])
-            top = both.max()
-            out[row] = top + np.log(np.exp(both - top).sum())
+            top = max(logs.max(), exact.max(initial=-np.inf))
+            out[row] = top + np.log(np.exp(logs - top).sum() + np.exp(exact - top).sum())
         return out
 
 

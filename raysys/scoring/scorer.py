@@ -53,6 +53,27 @@ class Link:
         return self._slope
 
 
+@dataclasses.dataclass(frozen=True)
+class SomeItems:
+    """What consume scores of some items are made of.
+
+    Attributes:
+        rows: [C, Hc] uint16, bits of float16.
+        lengths, prior: float32 [C].
+    """
+
+    rows: NDArray[np.uint16]
+    lengths: Floats
+    prior: Floats
+
+    def scores(self, z: Floats) -> Floats:
+        """Return their consume scores [C] for the user z [H]."""
+        out = np.empty(len(self.rows), dtype=np.float32)
+        nums = np.arange(len(self.rows))
+        row_products(read_only(self.rows), nums, z[: self.rows.shape[1]], out)
+        return np.asarray(out * self.lengths + self.prior)
+
+
 class Scorer:
     """A model's encoder and scores, without its training.
 
@@ -180,6 +201,10 @@ class Scorer:
     def all_consume_scores(self, z: Floats) -> Floats:
         """Return the consume scores of every item, [N]."""
         return self.consume_scores(z, np.arange(self.n_items))
+
+    def copied(self, nums: NDArray[Any]) -> SomeItems:
+        """Return copies of the consume rows of items [C], one after the other in memory."""
+        return SomeItems(self._rows[nums], self._scales[1][nums], self.prior[nums])
 
     def vectors(self, nums: NDArray[Any]) -> Floats:
         """Return g of some items, [C, Hc]."""

@@ -10,6 +10,7 @@ unit vectors, the exact score their cosine, and `similar` the only ranking.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ class Engine:
 
     Attributes:
         scorer: the autoencoder; None where the vectors are the user's own.
+        normaliser: sums of P(consume) with the scorer of now; None without a model.
         neighbours: lists by cosine.
     """
 
@@ -79,7 +81,7 @@ class Engine:
         self._observing = threading.Lock()
         self.scorer: Scorer | None = None
         self.fitted_until: int | None = None
-        self._normaliser: Normaliser | None = None
+        self.normaliser: Normaliser | None = None
         if served.coded.autoencoder is not None:
             autoencoder = Autoencoder.open(served.coded.autoencoder)
             self.scorer = autoencoder.scorer()
@@ -130,7 +132,7 @@ class Engine:
     def _set_head(self) -> None:
         """Take the prior of now: the normaliser's, and the items that counters put first."""
         assert self.scorer is not None
-        self._normaliser = Normaliser(self.scorer, self._spread)
+        self.normaliser = Normaliser(self.scorer, self._spread)
         if self._timed is not None:
             self._head = np.argsort(-self.scorer.prior, kind="stable")[:_HEAD_KEPT].astype(np.int32)
 
@@ -200,7 +202,7 @@ class Engine:
             built = np.arange(len(self._items)) < n_encoded
             allow = built if allow is None else allow & built
         z = self.encode(history)
-        normaliser = self._normaliser  # with its scorer: both of one moment
+        normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         scorer = normaliser.scorer
         log_z = normaliser.log_z(z, history.item_lists) if rescore else None
@@ -231,7 +233,11 @@ class Engine:
             head = head[allow[head]]
         if self._changed is not None:
             head = self._changed.alive(head)
-        return head[~np.isin(head, seen)][:_HEAD] if seen is not None else head[:_HEAD]
+        if seen is None or not len(seen):
+            return head[:_HEAD]
+        taken = set(seen.tolist())
+        kept = itertools.islice((num for num in head.tolist() if num not in taken), _HEAD)
+        return np.fromiter(kept, dtype=np.int32)
 
     def encode(self, history: Cells) -> Floats:
         """Return the latents [B, H] of profiles; see `Scorer.encode`."""

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysys.prepare.hashing import hash_ids
+from raysys.prepare.hashing import hash_id, hash_ids
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 
@@ -78,7 +77,7 @@ class Ids(Mapping[str, int]):
         return iter(self.texts.to_pylist())
 
     def __getitem__(self, key: str) -> int:
-        wanted = _hash(key)
+        wanted = hash_id(key, key=_KEY)
         at = int(np.searchsorted(self._hashes, wanted))
         while at < len(self._hashes) and self._hashes[at] == wanted:
             num = int(self._nums[at])
@@ -86,7 +85,3 @@ class Ids(Mapping[str, int]):
                 return num
             at += 1
         raise KeyError(key)
-
-
-def _hash(key: str) -> Any:
-    return hash_ids(pa.array([key], pa.string()), key=_KEY)[0]

@@ -36,6 +36,11 @@ class Texts(Sequence[Any]):
     def __getitem__(self, num: Any) -> Any:
         return self.column[num].as_py()
 
+    def of(self, nums: NDArray[np.int32]) -> list[str | None]:
+        """Return the texts of some numbers."""
+        found: list[str | None] = self.column.take(pa.array(nums)).to_pylist()
+        return found
+
 
 class ItemTable:
     """The served catalogue: external ids and titles by item_num.
@@ -176,12 +181,13 @@ def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> li
         items: the served catalogue.
         levels: of the model, to give each hit its level distribution; None: without.
     """
-    nums = ranked.item_nums.tolist()
+    nums = ranked.item_nums
+    ids, titles = items.item_ids.of(nums), items.titles.of(nums)
     columns = [ranked.scores, ranked.p_consume, ranked.p_like, ranked.expected_rating]
     values = [[None] * len(nums) if c is None else _numbers(c) for c in columns]
     hits = [
-        Hit(items.item_ids[num], items.titles[num], *row)
-        for num, row in zip(nums, zip(*values, strict=True), strict=True)
+        Hit(str(item_id), title, *row)
+        for item_id, title, row in zip(ids, titles, zip(*values, strict=True), strict=True)
     ]
     if levels is not None and ranked.level_probs is not None:
         for hit, shares in zip(hits, ranked.level_probs, strict=True):
@@ -192,8 +198,9 @@ def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> li
 
 def similar_items(ranked: Ranked, items: ItemTable) -> list[SimilarItem]:
     """Return a list as items and their scores."""
-    pairs = zip(ranked.item_nums.tolist(), ranked.scores.tolist(), strict=True)
-    return [SimilarItem(items.item_ids[num], items.titles[num], score) for num, score in pairs]
+    ids, titles = items.item_ids.of(ranked.item_nums), items.titles.of(ranked.item_nums)
+    rows = zip(ids, titles, ranked.scores.tolist(), strict=True)
+    return [SimilarItem(str(item_id), title, score) for item_id, title, score in rows]
 
 
 def _numbers(column: NDArray[Any]) -> list[float | None]:

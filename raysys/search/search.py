@@ -131,7 +131,7 @@ class Search:
             SearchError: a ranking, rating or event that the build does not know; or, without an
                 autoencoder, a profile without a known item.
         """
-        history, unknown = self._history(query)
+        history, unknown = self.history(query)
         ranked = next(
             self.engine.lists(
                 history,
@@ -231,7 +231,7 @@ class Search:
         num = self._items.num(item_id)
         if num >= self._items.n_built:
             raise SearchError(f"item_id={item_id!r} came after the build: it has no code yet")
-        history, _ = self._history(query)
+        history, _ = self.history(query)
         vectors, weights = self.engine.query(history, query.order(self.rankings[0]))
         return explain.explain(
             self.engine.codes, vectors[0], weights[0], num, profile=history.item_num
@@ -245,7 +245,12 @@ class Search:
             self._attributes = Attributes.load(self._embeddings, self._changes)
         return self._attributes.mask(allow, deny)
 
-    def _history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
+    def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
+        """Return the cells of a query's profile, and its items outside the catalogue.
+
+        Raises:
+            UnknownUserError, SearchError: as `recommend`.
+        """
         if query.user_id is not None:
             if self._users is None:
                 raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
