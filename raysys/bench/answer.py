@@ -125,9 +125,8 @@ def replica(run: str, seed: int) -> None:
 def _answers(search: Search, users: list[str], name: str) -> dict[str, Any]:
     """Return the CPU times of answers by one ranking, whole and by step, in ms."""
     engine, ranking = search.engine, Ranking(name)
-    scorer, normaliser = engine.scorer, engine.normaliser
+    scorer = engine.scorer
     assert scorer is not None
-    assert normaliser is not None
     queries = [_query(user, name) for user in users]
     histories = [search.history(query)[0] for query in queries]
     histories = [history.take(history.item_num < scorer.n_items) for history in histories]
@@ -135,7 +134,7 @@ def _answers(search: Search, users: list[str], name: str) -> dict[str, Any]:
     asked = {
         "encode_ms": lambda n: engine.encode(histories[n]),
         "search_ms": lambda n: engine.candidates(z[n], ranking, 300),
-        "normalise_ms": lambda n: normaliser.log_z(z[n], histories[n].item_lists),
+        "normalise_ms": lambda n: engine.log_z(z[n], histories[n]),
     }
     candidates = [engine.candidates(z[n], ranking, 300)[0][0] for n in range(len(users))]
 

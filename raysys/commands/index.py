@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysys import progress
 from raysys.autoencoder.files import Autoencoder
@@ -23,12 +24,16 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
+from raysys.data.arrays import Floats
 from raysys.data.cells import Cells, concat
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
 from raysys.index.files import SPREAD, IndexFacts, save_index
-from raysys.scoring.normaliser import MAX_EXACT, measured
+from raysys.index.index import Index
+from raysys.index.request import SearchRequest
+from raysys.scoring.normaliser import MAX_EXACT, N_CANDIDATES_LONG, measured
+from raysys.scoring.rankings import Ranking
 from raysys.search.ids import Ids
 from raysys.search.items import ITEM_NAMES, NAMES
 from raysys.search.users import UserStore
@@ -93,7 +98,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
         made.efforts, table = choose_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
-    normaliser = _measure_normaliser(coded, draft)
+    normaliser = _measure_normaliser(coded, draft, made)
     items = embeddings.items(list(NAMES))
     Ids.of(items["item_id"]).save(draft, ITEM_NAMES, items)
     if coded.profiles is not None:
@@ -111,7 +116,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
     )
 
 
-def _measure_normaliser(coded: Coded, draft: Draft) -> dict[str, float] | None:
+def _measure_normaliser(coded: Coded, draft: Draft, made: Index) -> dict[str, float] | None:
     """Write what P(consume) is normalised by, and return how exact that is for real users.
 
     None where there is no model, or its sums are exact: in a small catalogue, or without users.
@@ -124,13 +129,18 @@ def _measure_normaliser(coded: Coded, draft: Draft) -> dict[str, float] | None:
         return None
     started = time.perf_counter()
     history = some_users(Profiles.open(coded.profiles), scorer.n_items)
+
+    def candidates(z: Floats) -> NDArray[np.int32]:
+        query, weights = scorer.query(z, Ranking("consume"))
+        return made.search(SearchRequest(query, top_k=N_CANDIDATES_LONG, weights=weights))[0]
+
     with progress.stage("index normaliser", lines=progress.NONE):
         z = scorer.encode(history, facts.fitted_until)
-        spread, found = measured(scorer, z, history.item_lists)
+        spread, found = measured(scorer, z, history.item_lists, candidates)
     np.save(draft.path(SPREAD), spread)
     log.info(
-        "normaliser n_sampled=%d error_median=%.4f error_p99=%.4f seconds=%.1f",
-        *(found["n_sampled"], found["error_median"], found["error_p99"]),
+        "normaliser error_median=%.4f error_p99=%.4f seconds=%.1f",
+        *(found["error_median"], found["error_p99"]),
         time.perf_counter() - started,
     )
     return found

@@ -7,6 +7,10 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,3 +39,22 @@ def half(bits: int) -> Any:
     sign = (h & np.uint32(0x8000)) << np.uint32(16)
     rest = (h & np.uint32(0x7FFF)) << np.uint32(13)
     return np.uint32(sign | rest).view(np.float32) * np.float32(2.0**112)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, array: Any, row: Any) -> Any:
+    """Ask for the first bytes of a row of a 2-d array before they are needed."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        first = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        stride = cgutils.unpack_tuple(builder, array.strides)[0]
+        place = builder.gep(first, [builder.mul(stride, arguments[1])])
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        name = "llvm.prefetch.p0i8"  # LLVM of today renames it to what its pointers are
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(function, [place, flag(0), flag(3), flag(1)])  # read, keep near, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), emit

@@ -13,14 +13,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from raysys.compressor.kernels import FLOAT16, INT8, PACKED4, Stored
-from raysys.data.compiled import compiled, compiled_fast, half
+from raysys.data.compiled import compiled, compiled_fast, half, prefetch
 
 _FOUR = np.uintp(4)
 _STEP_MASK = np.uintp(15)
@@ -78,25 +74,6 @@ def unit_queries(queries: NDArray[Any], cosine: bool, out: NDArray[Any]) -> bool
     return True
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typing: Any, array: Any, row: Any) -> Any:
-    """Ask for the first bytes of a row of a 2-d array before they are needed."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        first = builder.bitcast(array.data, ir.IntType(8).as_pointer())
-        stride = cgutils.unpack_tuple(builder, array.strides)[0]
-        place = builder.gep(first, [builder.mul(stride, arguments[1])])
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
-        name = "llvm.prefetch.p0i8"  # LLVM of today renames it to what its pointers are
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        builder.call(function, [place, flag(0), flag(3), flag(1)])  # read, keep near, data
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), emit
-
-
 @compiled
 def score_rows(
     stored: Stored,
@@ -115,11 +92,11 @@ def score_rows(
     n_rows = rows.shape[0]
     if stored.kind == PACKED4:
         for m in range(min(_AHEAD, n_rows)):
-            _prefetch(entries, rows[m])
+            prefetch(entries, rows[m])
         fours = n_rows - n_rows % 4  # four rows at a time do not wait for each other
         for m in range(0, fours, 4):
             for ahead in range(m + _AHEAD, min(m + _AHEAD + 4, n_rows)):
-                _prefetch(entries, rows[ahead])
+                prefetch(entries, rows[ahead])
             row_0, row_1, row_2, row_3 = rows[m], rows[m + 1], rows[m + 2], rows[m + 3]
             sum_0 = sum_1 = sum_2 = sum_3 = np.float32(0)
             for j in range(n_active):

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.data.compiled import compiled_fast, half
+from raysys.data.compiled import compiled_fast, half, prefetch
+
+_AHEAD = 4  # rows between asking for one and reading it
+_LINE = 32  # halves of a cache line
 
 
 @compiled_fast
@@ -44,8 +47,18 @@ def add_rows(
 def row_products(
     rows: NDArray[Any], places: NDArray[Any], vector: NDArray[Any], out: NDArray[Any]
 ) -> None:
-    """Write rows[places] . vector to `out` [C]; rows [X, W] as in `add_rows`."""
+    """Write rows[places] . vector to `out` [C]; rows [X, W] as in `add_rows`.
+
+    Rows may lie anywhere: every cache line of one is asked for ahead of its turn.
+    """
+    width = rows.shape[1]
+    n_lines = width // _LINE if width % _LINE == 0 else 1
+    lines = rows.reshape((rows.shape[0] * n_lines, width // n_lines))
     for m in range(places.shape[0]):
+        if m + _AHEAD < places.shape[0]:
+            first = places[m + _AHEAD] * n_lines
+            for line in range(first, first + n_lines):
+                prefetch(lines, line)
         row, total = rows[places[m]], np.float32(0)
         for d in range(vector.shape[0]):
             total += half(row[d]) * vector[d]

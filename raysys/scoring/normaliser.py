@@ -2,20 +2,24 @@
 
     P(i | u) = exp(link(s_ui)) / Z_u        Z_u = sum over all N items of exp(link(s_ui))
 
-Z_u is the sum over the profile's own items, which are scored exactly, and over a sample T of all
-others, each divided by its chance p_i to be in T. Items lie in the order of their prior and T takes
-every point at equal distance along the sums of p (systematic sampling), so every stretch of the
-catalogue is there. The best p_i for a sum is in proportion to the root of the mean square of what
-an item adds to it; that follows from the mean m_i and deviation d_i of s_ui over users, which the
-index build measures, and from the prior as it stands now, by three points of Gauss and Hermite.
+Z_u is the sum over some items of the user's own, which are scored exactly, and over a sample T of
+all others, each divided by its chance p_i to be in T. Items lie in the order of their prior and T
+takes every point at equal distance along the sums of p (systematic sampling), so every stretch of
+the catalogue is there. The best p_i for a sum is in proportion to the root of the mean square of
+what an item adds to it; that follows from the mean m_i and deviation d_i of s_ui over users, which
+the index build measures, and from the prior as it stands now, by three points of Gauss and Hermite.
 Head items have p_i = 1. So T moves with the counters, and nothing is built anew.
+
+The user's own items are those of the profile: their scores are what no other user has. Users with
+long latents z_c, the twentieth of all beyond a length that the build measures, like few items much
+more than others do: they get a larger T, and their best candidates among the own.
 
 Where N is not much more than T, T is everything and Z exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +28,10 @@ from numpy.typing import NDArray
 from raysys.data.arrays import CHUNK_ROWS, Floats
 from raysys.scoring.scorer import Scorer
 
-N_SAMPLED = 1024
+N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
+N_CANDIDATES_LONG = 300  # of a user with a long latent, summed exactly
 MAX_EXACT = 2048  # items of a catalogue that is summed over as a whole
+_LONG = 0.95  # quantile of lengths beyond which latents are long
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
 
@@ -36,52 +42,86 @@ class Normaliser:
         scorer: with the prior of now.
         spread: [2, N] mean and deviation of the items' consume scores over users, without the
             prior; None: the sum is exact.
-        n_sampled: size of T.
+        length: of z_c beyond which a latent is long.
 
     Attributes:
-        scorer: as given.
-        nums, weights: items of T, ascending, and what each stands for, 1 / p.
+        scorer, length: as given.
     """
 
-    def __init__(
-        self, scorer: Scorer, spread: Floats | None, *, n_sampled: int = N_SAMPLED
-    ) -> None:
+    def __init__(self, scorer: Scorer, spread: Floats | None, length: float = np.inf) -> None:
         self.scorer = scorer
+        self.length = length
         if spread is None:
-            self.nums = np.arange(scorer.n_items)
-            self.weights = np.ones(scorer.n_items, dtype=np.float32)
+            nums = np.arange(scorer.n_items)
+            self._usual = self._larger = _Sample(scorer, nums, np.ones(len(nums), np.float32))
         else:
-            self.nums, self.weights = sample(scorer, spread, n_sampled)
-        self._sampled = scorer.copied(self.nums)
-        self._log_weights = np.log(self.weights)
+            sizes = importance(scorer, spread)
+            self._usual = _Sample(scorer, *sample(scorer, sizes, N_SAMPLED))
+            self._larger = _Sample(scorer, *sample(scorer, sizes, N_SAMPLED_LONG))
+
+    def long(self, z: Floats) -> NDArray[np.int64]:
+        """Return the rows of latents [B, H] that are long."""
+        return np.flatnonzero(np.linalg.norm(z[:, : self.scorer.width], axis=1) > self.length)
 
     def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
         """Return log Z of users, float32 [B].
 
         Args:
             z: [B, H] their latents.
-            own: per user, the items of the profile.
+            own: per user, items that are summed exactly: those of the profile, and the best
+                candidates of a long latent.
         """
         out = np.empty(len(z), dtype=np.float32)
+        long = set(self.long(z).tolist())
         for row, items in enumerate(own):
+            sampled = self._larger if row in long else self._usual
             mine = np.unique(items)
-            logs = self.scorer.link(self._sampled.scores(z[row])) + self._log_weights
-            logs[_places(self.nums, mine)] = -np.inf
+            logs = sampled.logs(z[row], mine)
             exact = self.scorer.link(self.scorer.consume_scores(z[row], mine))
             top = max(logs.max(), exact.max(initial=-np.inf))
             out[row] = top + np.log(np.exp(logs - top).sum() + np.exp(exact - top).sum())
         return out
 
 
-def sample(scorer: Scorer, spread: Floats, size: int) -> tuple[NDArray[np.int64], Floats]:
-    """Return the items of T, ascending, and what each stands for, 1 / p."""
+class _Sample:
+    """A sample T, its rows one after the other in memory.
+
+    Args:
+        scorer: of the items.
+        nums: T, ascending.
+        weights: 1 / p of each.
+    """
+
+    def __init__(self, scorer: Scorer, nums: NDArray[np.int64], weights: Floats) -> None:
+        self._link, self._nums = scorer.link, nums
+        self._items = scorer.copied(nums)
+        self._log_weights = np.log(weights)
+
+    def logs(self, z: Floats, without: NDArray[Any]) -> Floats:
+        """Return the logs of what items of T stand for [T], -inf for those of `without`."""
+        logs = self._link(self._items.scores(z)) + self._log_weights
+        logs[_places(self._nums, without)] = -np.inf
+        return logs
+
+
+def importance(scorer: Scorer, spread: Floats) -> NDArray[np.float64]:
+    """Return the root of the mean square of what each item adds to Z, [N], up to a factor."""
     moments = np.zeros(scorer.n_items, dtype=np.float64)
     middle = spread[0] + scorer.prior
     first = scorer.link(middle)
     for point, weight in _POINTS:
         logs = scorer.link(middle + np.float32(point) * spread[1]) - first.max()
         moments += weight * np.exp(2.0 * logs.astype(np.float64))
-    chance = _chances(np.sqrt(moments), size)
+    return np.asarray(np.sqrt(moments))
+
+
+def sample(
+    scorer: Scorer, sizes: NDArray[np.float64], size: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return the items of T, ascending, and what each stands for, 1 / p."""
+    if size >= scorer.n_items:
+        return np.arange(scorer.n_items), np.ones(scorer.n_items, dtype=np.float32)
+    chance = _chances(sizes, size)
     order = np.argsort(scorer.prior, kind="stable")
     ends = np.cumsum(chance[order])
     at = np.searchsorted(ends, np.arange(0.5, ends[-1]))
@@ -109,7 +149,10 @@ def _places(ordered: NDArray[np.int64], wanted: NDArray[Any]) -> NDArray[np.int6
 
 
 def measured(
-    scorer: Scorer, z: Floats, own: Sequence[NDArray[Any]]
+    scorer: Scorer,
+    z: Floats,
+    own: Sequence[NDArray[Any]],
+    candidates: Callable[[Floats], NDArray[Any]],
 ) -> tuple[Floats, dict[str, float]]:
     """Return the spread [2, N] over every second user, and how well the others' log Z is met.
 
@@ -117,20 +160,37 @@ def measured(
         scorer: of N items.
         z: [B, H] latents of users, 1 or more.
         own: per user, the items of the profile.
+        candidates: [A, H] latents to the best items [A, `N_CANDIDATES_LONG`] by consume score.
 
     Returns:
-        The spread; the size of the sample, and the median and the 99 % quantile of
+        The spread; the length of long latents, and the median and the 99 % quantile of
         |log P - exact log P| over users, which is that of log Z, in nats.
     """
+    lengths = np.linalg.norm(z[:, : scorer.width], axis=1)
     spread, exact = exact_sums(scorer, z[::2], z[1::2])
-    normaliser = Normaliser(scorer, spread)
-    error = np.abs(normaliser.log_z(z[1::2], own[1::2]) - exact)
+    normaliser = Normaliser(scorer, spread, float(np.quantile(lengths, _LONG)))
+    asked = with_candidates(normaliser, z[1::2], own[1::2], candidates)
+    error = np.abs(normaliser.log_z(z[1::2], asked) - exact)
     return spread, {
-        "n_sampled": len(normaliser.nums),
+        "long": normaliser.length,
         "n_users": len(error),
         "error_median": float(np.median(error)) if len(error) else 0.0,
         "error_p99": float(np.quantile(error, 0.99)) if len(error) else 0.0,
     }
+
+
+def with_candidates(
+    normaliser: Normaliser,
+    z: Floats,
+    own: Sequence[NDArray[Any]],
+    candidates: Callable[[Floats], NDArray[Any]],
+) -> list[NDArray[Any]]:
+    """Return `own` with the best candidates of long latents; arguments as of `measured`."""
+    found, rows = list(own), normaliser.long(z)
+    if len(rows):
+        for row, nums in zip(rows, candidates(z[rows]), strict=True):
+            found[row] = np.concatenate([found[row], nums[nums >= 0]])
+    return found
 
 
 def exact_sums(

@@ -23,10 +23,10 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.data.arrays import Floats
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
-from raysys.index.files import SPREAD, open_index
+from raysys.index.files import SPREAD, IndexFacts, open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
-from raysys.scoring.normaliser import Normaliser
+from raysys.scoring.normaliser import N_CANDIDATES_LONG, Normaliser, with_candidates
 from raysys.scoring.rankings import CONSUME_BIAS, SIMILAR, Needs, Ranking
 from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changed, Changes
@@ -42,6 +42,7 @@ from raysys.timing.counters import AHEAD_S
 from raysys.timing.files import Timed
 
 _HEAD = 100  # items that counters put first, scored beside the index's candidates
+_CONSUME = Ranking("consume")
 _HEAD_KEPT = 1000  # of them, from which a user's are taken
 
 
@@ -132,7 +133,7 @@ class Engine:
     def _set_head(self) -> None:
         """Take the prior of now: the normaliser's, and the items that counters put first."""
         assert self.scorer is not None
-        self.normaliser = Normaliser(self.scorer, self._spread)
+        self.normaliser = Normaliser(self.scorer, *self._spread)
         if self._timed is not None:
             self._head = np.argsort(-self.scorer.prior, kind="stable")[:_HEAD_KEPT].astype(np.int32)
 
@@ -205,7 +206,7 @@ class Engine:
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         scorer = normaliser.scorer
-        log_z = normaliser.log_z(z, history.item_lists) if rescore else None
+        log_z = self.log_z(z, history, normaliser) if rescore else None
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
         for row in range(history.n_users):
@@ -225,6 +226,22 @@ class Engine:
                 )
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
+
+    def log_z(self, z: Floats, history: Cells, normaliser: Normaliser | None = None) -> Floats:
+        """Return the log of every user's sum that P(consume) is divided by, [B].
+
+        Args:
+            z: latents [B, H] of `encode`.
+            history: the profiles.
+            normaliser: the one to use; None: that of now.
+        """
+        normaliser = self.normaliser if normaliser is None else normaliser
+        assert normaliser is not None
+
+        def best(z: Floats) -> Items:
+            return self.candidates(z, _CONSUME, N_CANDIDATES_LONG, built=True)[0]
+
+        return normaliser.log_z(z, with_candidates(normaliser, z, history.item_lists, best))
 
     def _head_for(self, seen: Items | None, allow: Mask | None) -> Items:
         """Return the items that counters put first, for one user."""
@@ -252,6 +269,7 @@ class Engine:
         *,
         exclude: Sequence[Items] | None = None,
         allow: Mask | None = None,
+        built: bool = False,
     ) -> tuple[Items, NDArray[np.float32]]:
         """Return what the index alone finds: item_nums and scores [B, n_candidates].
 
@@ -261,10 +279,12 @@ class Engine:
             n_candidates: per user; rows with fewer are padded with -1.
             exclude: per user, item_nums to leave out.
             allow: [n_items] which items may be returned; None: all.
+            built: search the build's items alone, without changes since.
         """
         assert self.scorer is not None
         query, weights = self.scorer.query(z, ranking)
-        return self._index.search(
+        index = self.codes if built else self._index
+        return index.search(
             SearchRequest(
                 query,
                 weights=weights,
@@ -308,9 +328,10 @@ def check_length(top_k: int) -> None:
         raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
 
 
-def open_spread(index: Build) -> Floats | None:
-    """Return the spread of consume scores that an index build measured; None: sums are exact."""
-    if SPREAD not in index.files():
-        return None
+def open_spread(index: Build) -> tuple[Floats | None, float]:
+    """Return what a `Normaliser` needs of an index build; None: sums are exact."""
+    measured = IndexFacts.of(index).normaliser
+    if measured is None:
+        return None, np.inf
     spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
-    return spread
+    return spread, measured["long"]
