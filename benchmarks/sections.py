@@ -83,6 +83,13 @@ SECTIONS = (
         "Median time of a query against the number of items: ivf index and exact scan",
     ),
     Section(
+        "answer",
+        "A whole answer as the catalogue grows",
+        "`raysys bench suite=answer`: CPU time of one recommendation and of its steps, on a "
+        "catalogue grown from a real run, and what a replica opens and holds. `every item` is the "
+        "float32 product with all items that an answer needed before.",
+    ),
+    Section(
         "train",
         "Training",
         "`raysys bench suite=train`: the sparse path against one-hot tensors (`textbook`), and "
@@ -166,6 +173,20 @@ COLUMNS = {
     "p50_cpu_ms": Column("p50, CPU ms", ".3g"),
     "p99_cpu_ms": Column("p99, CPU ms", ".3g"),
     "exact_cpu_ms": Column("exact scan, CPU ms", ".3g"),
+    "encode_ms": Column("encode, ms", ".3f"),
+    "search_ms": Column("search, ms", ".3f"),
+    "normalise_ms": Column("normalise, ms", ".3f"),
+    "rescore_ms": Column("rescore, ms", ".3f"),
+    "whole_ms": Column("whole, ms", ".3f"),
+    "whole_p99_ms": Column("whole, p99", ".3f"),
+    "batch_ms_a_profile": Column("of a hundred at once, ms each", ".3f"),
+    "walk_ms": Column("every item, ms", ".3g"),
+    "open_s": Column("opened, s", ".2f"),
+    "open_with_hashes_s": Column("with hashes, s", ".1f"),
+    "private_mb": Column("private, MB", ",.0f"),
+    "mapped_mb": Column("mapped, MB", ",.0f"),
+    "log_p_error_median": Column("error of log P, median", ".4f"),
+    "log_p_error_p99": Column("p99", ".4f"),
     "qps": Column("queries/s, 1 thread"),
     "qps_2_threads": Column("queries/s, 2 threads"),
     "build_cpu_s": Column("build, CPU s"),
@@ -199,7 +220,7 @@ COLUMNS = {
     "enjoyment": Column("true enjoyment", ".3f"),
     "exposure": Column("exposure", ".3g"),
 }
-_UNSHOWN = ("similarity", "epochs")
+_UNSHOWN = ("similarity", "epochs", "part")
 
 
 def tables_of(record: Record) -> list[Cells]:
@@ -232,6 +253,7 @@ def number(value: Any, column: Column) -> str:
 # What tells the kinds of rows of a suite apart: the key that each kind has, first match first.
 _KINDS_OF_ROWS = {
     "codes": ("bytes_per_item", "compression", "times_the_products"),
+    "answer": ("ranking", "private_mb"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),

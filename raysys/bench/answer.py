@@ -89,9 +89,10 @@ def rows(cfg: AnswerBenchConfig) -> list[dict[str, Any]]:
                 [sys.executable, "-c", told], stdout=subprocess.PIPE, text=True, check=True
             )
             for row in json.loads(done.stdout.splitlines()[-1]):
-                row |= {"n_items": size, "load_average": load_average()}
+                row = {"n_items": size, **row, "load_average": load_average()}
                 if row["part"] == "replica":
-                    row |= {f"log_p_{k}": v for k, v in (facts.normaliser or {}).items()}
+                    errors = {k: v for k, v in (facts.normaliser or {}).items() if "error" in k}
+                    row |= {f"log_p_{name}": value for name, value in errors.items()}
                 found.append(row)
                 log.info("bench %s", row)
     return found

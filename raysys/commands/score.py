@@ -171,14 +171,16 @@ def _tables(
         yield _table(ranked, user_ids.take(pa.array(part.user_num)), item_ids)
 
 
-def _table(ranked: Sequence[Ranked], user_ids: pa.ChunkedArray, item_ids: pa.Array) -> pa.Table:
+def _table(
+    ranked: Sequence[Ranked], user_ids: pa.ChunkedArray, item_ids: pa.ChunkedArray
+) -> pa.Table:
     counts = [len(one.item_nums) for one in ranked]
     nums = np.concatenate([one.item_nums for one in ranked])
     ranks = np.concatenate([np.arange(1, n + 1, dtype=np.int32) for n in counts])
     columns = [
         user_ids.take(pa.array(np.repeat(np.arange(len(ranked)), counts))),
         pa.array(ranks),
-        item_ids.take(pa.array(nums)),
+        item_ids.take(pa.array(nums)).cast(pa.string()),
         *(_column(ranked, name) for name in ("scores", "p_consume", "p_like", "expected_rating")),
     ]
     return pa.table(columns, schema=SCORES_SCHEMA)

@@ -20,7 +20,6 @@ from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 
 _KEY = "raysys served ids"
-_BATCH_ROWS = 1 << 20
 
 
 class Ids(Mapping[str, int]):
@@ -51,13 +50,15 @@ class Ids(Mapping[str, int]):
         Args:
             draft: the build.
             name: of the files, with their folder.
-            table: N rows, the ids first.
+            table: N rows of text, the ids first.
         """
+        kinds = [pa.field(name, pa.large_string()) for name in table.column_names]
+        whole = table.cast(pa.schema(kinds)).combine_chunks()  # one batch, of any size
         with (
             pa.OSFile(str(draft.path(f"{name}.arrow")), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema) as writer,
+            pa.ipc.new_file(sink, whole.schema) as writer,
         ):
-            writer.write_table(table, max_chunksize=_BATCH_ROWS)
+            writer.write_table(whole)
         np.save(draft.path(f"{name}-hashes.npy"), self._hashes)
         np.save(draft.path(f"{name}-nums.npy"), self._nums)
 

@@ -38,8 +38,10 @@ class Texts(Sequence[Any]):
 
     def of(self, nums: NDArray[np.int32]) -> list[str | None]:
         """Return the texts of some numbers."""
-        found: list[str | None] = self.column.take(pa.array(nums)).to_pylist()
-        return found
+        if self.column.num_chunks == 1:
+            found: list[str | None] = self.column.chunk(0).take(pa.array(nums)).to_pylist()
+            return found
+        return [self[num] for num in nums.tolist()]  # `take` would copy all chunks together
 
 
 class ItemTable:

@@ -45,7 +45,7 @@ def test_saved_ids_are_mapped_with_what_lies_beside(tmp_path):
 
     build = plant(ws, "index", write)
     ids, found = Ids.open(build, "names/items")
-    assert found.equals(table)
+    assert found.to_pydict() == table.to_pydict()
     assert [ids[text] for text in ("b", "a", "0")] == [0, 1, 5]
     items = ItemTable(found["item_id"], found["title"], built=ids)
     assert (items.item_ids[2], items.titles[1], items.titles[0]) == ("ü" * 40, None, "B")
