@@ -132,18 +132,23 @@ def _answers(search: Search, users: list[str], name: str) -> dict[str, Any]:
     histories = [search.history(query)[0] for query in queries]
     histories = [history.take(history.item_num < scorer.n_items) for history in histories]
     z = [engine.encode(history) for history in histories]
+
+    def found(n: int) -> Any:
+        return engine.candidates(z[n], ranking, 300, exclude=histories[n].item_lists)[0][0]
+
+    candidates = [found(n) for n in range(len(users))]
     asked = {
         "encode_ms": lambda n: engine.encode(histories[n]),
-        "search_ms": lambda n: engine.candidates(z[n], ranking, 300),
-        "normalise_ms": lambda n: engine.log_z(z[n], histories[n]),
+        "search_ms": found,
     }
-    candidates = [engine.candidates(z[n], ranking, 300)[0][0] for n in range(len(users))]
 
     def rescore(n: int) -> object:
         return best_of(
             scorer, z[n][0], candidates[n], log_z=0.0, changes=None, top_k=_TOP_K, ranking=ranking
         )
 
+    best = [nums[None] if name == "consume" else None for nums in candidates]
+    asked["normalise_ms"] = lambda n: engine.log_z(z[n], histories[n], best[n])
     asked["rescore_ms"] = rescore
     asked["whole_ms"] = lambda n: search.recommend(queries[n])
     row: dict[str, Any] = {"part": "answer", "ranking": name}

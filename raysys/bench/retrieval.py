@@ -36,7 +36,7 @@ from raysys.compressor.files import Coded, Compressor, CompressorFacts, write_co
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
-from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
+from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
 from raysys.index.files import IndexFacts, open_index, save_index
 from raysys.index.index import INDEX_KINDS, Index
 from raysys.index.request import SearchRequest
@@ -186,8 +186,7 @@ def _ours(
         lambda: build_index(codes, dictionary, none, **common)  # type: ignore[arg-type]
     )
     probes = sample_probes(data.vectors, 0, similarity=data.similarity, seed=cfg.seed)
-    chosen, choose_s, _ = timed_cpu(lambda: choose_efforts(made, probes, params=params, keep=True))
-    made.efforts = chosen[0]
+    _, choose_s, _ = timed_cpu(lambda: set_efforts(made, probes, params=params, keep=True))
     build = Workspace(folder).build(
         "index", config={}, write=lambda draft: save_index(made, draft), force=True
     )

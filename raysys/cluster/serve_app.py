@@ -3,10 +3,10 @@
     serve run raysys.cluster.serve_app:build run=runs/first replicas=2
     raysys serve run=runs/first port=8000     (starts Ray and Serve if need be)
 
-One deployment opens the current index of a run and answers HTTP v1. Scale it with `replicas=` (each
-replica holds the users' histories, and shares the mapped arrays with those on its node); more
-machines join the Ray cluster. All replicas serve the build that was current at the start: to move
-on to a newer one, run the command again.
+One deployment opens the current index of a run and answers HTTP v1. Scale it with `replicas=`: each
+replica maps what it reads, and shares that memory with those on its node. More machines join the
+Ray cluster. All replicas serve the build that was current at the start: to move on to a newer one,
+run the command again.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raysys import progress
 from raysys.autoencoder.files import Autoencoder
@@ -24,15 +23,14 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
-from raysys.data.arrays import Floats
-from raysys.data.cells import Cells, concat
+from raysys.data.cells import Cells, concat, read_cells
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError
-from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
+from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
 from raysys.index.files import SPREAD, IndexFacts, save_index
 from raysys.index.index import Index
 from raysys.index.request import SearchRequest
-from raysys.scoring.normaliser import MAX_EXACT, N_CANDIDATES_LONG, measured
+from raysys.scoring.normaliser import MAX_EXACT, N_BEST, measured
 from raysys.scoring.rankings import Ranking
 from raysys.search.ids import Ids
 from raysys.search.items import ITEM_NAMES, NAMES
@@ -43,6 +41,9 @@ from raysys.store.drafts import Draft
 log = logging.getLogger(__name__)
 
 _USERS = 400  # that P(consume) is measured on
+_PURPOSE = 0x5A  # seeds their draw
+_SHARDS = 4  # that they are drawn from
+_LARGE_ERROR = 0.05  # of log P(consume), in nats, that one user in a hundred may have
 
 
 @dataclasses.dataclass
@@ -67,10 +68,10 @@ def index(cfg: IndexConfig) -> StageResult:
         force=cfg.force,
     )
     record = build.record()
-    shown = ("kind", "n_items", "n_lists", "efforts", "recall", "bytes_per_item")
+    shown = ("kind", "n_items", "n_lists", "efforts", "recall", "head_recall", "normaliser")
     return StageResult(
         build_ids={build.kind: build.build_id},
-        extra={key: record[key] for key in shown},
+        extra={key: record[key] for key in (*shown, "bytes_per_item")},
     )
 
 
@@ -96,9 +97,9 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
     with task_runner(cfg.ray, size=codes.n_items if cfg.kind == "ivf" else 0) as run:
         tasks = functools.partial(_run_all, run)
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
-        made.efforts, table = choose_efforts(made, probes, params=cfg)
+        plain, headed = set_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
-    normaliser = _measure_normaliser(coded, draft, made)
+    normaliser = _measure_normaliser(coded, draft, made, cfg.seed)
     items = embeddings.items(list(NAMES))
     Ids.of(items["item_id"]).save(draft, ITEM_NAMES, items)
     if coded.profiles is not None:
@@ -109,14 +110,17 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         facts,
         requested_kind=cfg.kind,
         target_recall=cfg.target_recall,
-        recall=table[-1] if table else None,
-        recall_table=tuple(table),
+        recall=plain[-1] if plain else None,
+        head_recall=headed[-1] if headed else None,
+        recall_table=(*plain, *headed),
         normaliser=normaliser,
         build_s=seconds,
     )
 
 
-def _measure_normaliser(coded: Coded, draft: Draft, made: Index) -> dict[str, float] | None:
+def _measure_normaliser(
+    coded: Coded, draft: Draft, made: Index, seed: int
+) -> dict[str, float] | None:
     """Write what P(consume) is normalised by, and return how exact that is for real users.
 
     None where there is no model, or its sums are exact: in a small catalogue, or without users.
@@ -128,17 +132,16 @@ def _measure_normaliser(coded: Coded, draft: Draft, made: Index) -> dict[str, fl
     if scorer.n_items <= MAX_EXACT:
         return None
     started = time.perf_counter()
-    history = some_users(Profiles.open(coded.profiles), scorer.n_items)
-
-    def candidates(z: Floats) -> NDArray[np.int32]:
-        query, weights = scorer.query(z, Ranking("consume"))
-        return made.search(SearchRequest(query, top_k=N_CANDIDATES_LONG, weights=weights))[0]
-
+    history = some_users(Profiles.open(coded.profiles), scorer.n_items, seed)
+    own = history.item_lists
     with progress.stage("index normaliser", lines=progress.NONE):
         z = scorer.encode(history, facts.fitted_until)
-        spread, found = measured(scorer, z, history.item_lists, candidates)
+        query, weights = scorer.query(z, Ranking("consume"))
+        best, _ = made.search(SearchRequest(query, top_k=N_BEST, weights=weights, exclude=own))
+        spread, found = measured(scorer, z, own, best)
     np.save(draft.path(SPREAD), spread)
-    log.info(
+    log.log(
+        logging.WARNING if found["error_p99"] > _LARGE_ERROR else logging.INFO,
         "normaliser error_median=%.4f error_p99=%.4f seconds=%.1f",
         *(found["error_median"], found["error_p99"]),
         time.perf_counter() - started,
@@ -146,15 +149,16 @@ def _measure_normaliser(coded: Coded, draft: Draft, made: Index) -> dict[str, fl
     return found
 
 
-def some_users(profiles: Profiles, n_items: int) -> Cells:
-    """Return up to 400 users of the first shards with the items of a model, and a newcomer."""
+def some_users(profiles: Profiles, n_items: int, seed: int) -> Cells:
+    """Return 400 users, drawn from four shards, with the items of a model, and a newcomer."""
     parts = [Cells.from_lists([[]])]
-    for cells in profiles.iter_shards():
+    rng = np.random.default_rng([seed, _PURPOSE])
+    paths = profiles.shard_paths
+    for number in np.unique(np.linspace(0, len(paths) - 1, _SHARDS).astype(int)):
+        cells = read_cells([paths[number]])
         kept = cells.take(cells.item_num < n_items)
-        rows = np.flatnonzero(kept.counts > 0)
-        parts.append(kept.users(rows[: _USERS - sum(part.n_users for part in parts)]))
-        if sum(part.n_users for part in parts) >= _USERS:
-            break
+        rows = rng.permutation(np.flatnonzero(kept.counts > 0))
+        parts.append(kept.users(np.sort(rows[: _USERS // min(_SHARDS, len(paths))])))
     return concat(parts)
 
 

@@ -232,7 +232,7 @@ def autoencoder_phases(
     cutoffs = loaded.facts.cutoffs
     horizon_s = None if horizon_days is None else horizon_days * DAY_S
     if horizon_s is None and last == "test" and cutoffs is not None:
-        horizon_s = float(cells.end - cutoffs["test"])
+        horizon_s = max(1.0, float(cells.end - cutoffs["test"]))
     task = functools.partial(
         AutoencoderTask,
         loaded,

@@ -28,6 +28,7 @@ from raysys.compressor.files import Coded
 from raysys.config import JobConfig, require_run
 from raysys.data.arrays import Floats
 from raysys.data.attributes import storable, titles_of
+from raysys.data.cells import AHEAD_S
 from raysys.data.profiles import Profiles
 from raysys.data.values import given_ids
 from raysys.errors import ConfigError, DataError
@@ -36,7 +37,7 @@ from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_cha
 from raysys.search.cold_start import ColdMap
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
-from raysys.timing.counters import AHEAD_S, Counters
+from raysys.timing.counters import Counters
 from raysys.timing.files import Timed
 
 log = logging.getLogger(__name__)

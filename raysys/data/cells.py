@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from raysys.data.schema import PROFILE_SCHEMA
 
 _COLUMNS = ("item_num", "level", "timestamp", "window")
-_FAR = 1e-3  # of the cells, whose times may be mistakes
+AHEAD_S = 86_400  # times so much later than the clock are mistakes
+_FEW = 1e-3  # of the cells, whose times may be mistakes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +71,16 @@ class Cells:
 
     @property
     def end(self) -> int:
-        """The last second of the cells, 0 without cells; a few far behind all others do not count.
+        """The last second of the cells, 0 without cells; a few that lie ahead do not count.
 
-        Up to a thousandth may lie further behind the others than these reach: wrong times.
+        Up to a thousandth may be later than a day from now: wrong times. More are a log that was
+        made up.
         """
         if not self.n_cells:
             return 0
-        low, high = np.quantile(self.timestamp, [_FAR, 1 - _FAR], method="nearest")
-        return int(self.timestamp[self.timestamp <= 2 * high - low].max())
+        past = self.timestamp[self.timestamp <= time.time() + AHEAD_S]
+        few = len(past) >= (1 - _FEW) * self.n_cells
+        return int((past if few else self.timestamp).max())
 
     def take(self, mask: NDArray[np.bool_]) -> Cells:
         """Keep the cells where `mask` [M] holds; users stay, perhaps without cells."""

@@ -45,7 +45,7 @@ from raysys.http.wire import (
 from raysys.scoring.rankings import MAX_GAMMA, Ranking
 from raysys.search.query import Answer, RecommendQuery, UnknownUserError, conditions
 
-if TYPE_CHECKING:  # keeps torch out of this module
+if TYPE_CHECKING:  # keeps the search out of this module
     from raysys.search.search import Search
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from raysys.http.wire import (
 )
 from raysys.search.query import Answer, RecommendQuery
 
-if TYPE_CHECKING:  # keeps torch out of this module
+if TYPE_CHECKING:  # keeps the search out of the client
     from raysys.search.search import Search
 
 T = TypeVar("T")

@@ -266,6 +266,26 @@ def sample_probes(
     return probes
 
 
+def set_efforts(
+    index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Set the efforts of queries without and with a head; return the measured table of each.
+
+    Arguments and errors are those of `choose_efforts`.
+    """
+    headed = [bool(index.headed(probe.weights[:1]).any()) for probe in probes]
+    tables = []
+    for with_head in (False, True):
+        group = [probe for probe, head in zip(probes, headed, strict=True) if head == with_head]
+        efforts, table = choose_efforts(index, group, params=params, keep=keep)
+        if with_head:
+            index.head_efforts = efforts
+        else:
+            index.efforts = efforts
+        tables.append(table)
+    return tables
+
+
 def choose_efforts(
     index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
 ) -> tuple[dict[int, int], list[dict[str, Any]]]:
@@ -283,7 +303,7 @@ def choose_efforts(
     Raises:
         BuildError: `target_recall` is missed.
     """
-    if index.kind == "flat":
+    if index.kind == "flat" or not probes:
         return {}, []
     target = TARGET_RECALL if params.target_recall is None else params.target_recall
     top_ks = [k for k in TOP_KS if 4 * k <= index.n_items]

@@ -44,14 +44,16 @@ class IndexFacts(Facts):
     Attributes:
         kind, similarity, packing, n_items, dim, n_bias, n_lists, n_routed: of the index.
         n_unreached: routed rows that the router compares directly.
-        efforts: {top_k: smallest effort that reached the target recall}.
+        efforts, head_efforts: {top_k: smallest effort that reached the target recall}, see `Index`.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
+        heads: least bias of each column's head, None where it has none.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
-        recall_table: a row per effort tried, see `choose_efforts`; recall: the last one.
+        recall_table: a row per effort tried, see `choose_efforts`; recall and head_recall: the
+            last ones of queries without and with a head.
         normaliser: {measure: value} of log P(consume) over users against the exact sum; None
-            without a model.
+            where that is taken, in small catalogues, and without a model.
         build_s: seconds it took.
     """
 
@@ -65,13 +67,16 @@ class IndexFacts(Facts):
     n_routed: int
     n_unreached: int
     efforts: dict[int, int]
+    head_efforts: dict[int, int]
     shard_rows: tuple[int, ...]
     norm: float | None
+    heads: tuple[float | None, ...]
     bytes_per_item: float
     bytes_per_item_with_dictionary: float
     requested_kind: str | None = None
     target_recall: float | None = None
     recall: RecallRow | None = None
+    head_recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
     normaliser: dict[str, float] | None = None
     build_s: float | None = None
@@ -124,8 +129,10 @@ def save_index(
         n_routed=index.n_routed,
         n_unreached=0 if index.router is None else len(index.router.unreached),
         efforts=dict(index.efforts),
+        head_efforts=dict(index.head_efforts),
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
+        heads=index.heads,
         bytes_per_item=per_item,
         bytes_per_item_with_dictionary=round(per_item + shared, 2),
     )
@@ -201,6 +208,8 @@ def _open_part(
         codes=codes,
         bias=bias,
         efforts=facts.efforts,
+        head_efforts=facts.head_efforts,
+        heads=facts.heads,
         **parts,
         **shared,
     )

@@ -30,6 +30,7 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
 from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
+from raysys.index.head import NO_ROWS, NOBODY, Head, threshold, thresholds
 from raysys.index.kernels import Spills, score_all, score_rows, search_rows, unit_queries
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
@@ -39,7 +40,6 @@ from raysys.index.router import Router
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
-_NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -55,10 +55,12 @@ class Index:
         layout: where items lie.
         space: how queries enter the router's space; None for flat.
         router: lists (ivf) or entries (graph); None for flat.
-        efforts: {top_k: effort}.
+        efforts: {top_k: effort} of queries without a head, and of those that subtract a bias.
+        head_efforts: {top_k: effort} of the others.
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
+        heads: least bias of each column's head, see `head.py`; None: they follow from `bias`.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Index:
         space: RoutingSpace | None = None,
         router: Router | None = None,
         efforts: Mapping[int, int] | None = None,
+        head_efforts: Mapping[int, int] | None = None,
         n_items: int | None = None,
         first_row: int = 0,
+        heads: Sequence[float | None] | None = None,
     ) -> None:
         self.kind = kind
         self.similarity = similarity
@@ -82,10 +86,13 @@ class Index:
         self.dictionary = Dictionary.of(dictionary)
         self.layout = layout or Layout.identity(codes.n_items)
         self.efforts = dict(sorted((efforts or {}).items()))
+        self.head_efforts = dict(sorted((head_efforts or {}).items()))
         self.space = space
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
         self.first_row = first_row
+        self.heads = thresholds(np.asarray(bias)) if heads is None else tuple(heads)
+        self._head = Head(bias, self.heads)
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
 
@@ -124,13 +131,21 @@ class Index:
     def with_bias(self, column: int, values: Floats) -> Index:
         """Return the index with other biases [N] in one column; nothing else changes.
 
-        The router still finds lists by the biases it was built with.
+        The head follows. The router still finds lists by the biases it was built with.
         """
         bias = np.array(self.bias)
         bias[:, column] = values[self.layout.items]
         moved = copy.copy(self)
+        heads = list(self.heads)
+        heads[column] = threshold(values)
+        moved.heads, moved._head = tuple(heads), Head(bias, heads)
         moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
         return moved
+
+    def headed(self, weights: Floats) -> NDArray[np.bool_]:
+        """Tell which queries of weights [Q, n_bias] score a head and subtract no bias, [Q]."""
+        with_head = np.array([least is not None for least in self.heads], dtype=bool)
+        return np.asarray((weights[:, with_head] > 0).any(axis=1) & (weights >= 0).all(axis=1))
 
     # -- searching -------------------------------------------------------------------------
 
@@ -155,7 +170,11 @@ class Index:
         if n_allowed == 0 or len(queries) == 0:
             return nums, scores
         tables = self.codes.table(queries, self.dictionary)
-        plans = [self._plan(top_k + len(e), n_allowed, effort) for e in excluded]
+        headed = self.headed(weights).tolist()
+        plans = [
+            self._plan(top_k + len(e), n_allowed, effort, headed=head)
+            for e, head in zip(excluded, headed, strict=True)
+        ]
         routed = self._route(queries, weights, max(plans))
         room = min(top_k, self.n_items)
         everything: tuple[NDArray[Any], NDArray[Any]] | None = None
@@ -165,11 +184,12 @@ class Index:
             if plan:
                 lists = routed[q, :plan]
                 spilled = lists if len(self._spills.rows) else _NO_LISTS
-                found = search_rows(*query, *self._runs(lists), spilled, self._spills, *kept)
+                head = self._head.of(weights[q])
+                found = search_rows(*query, *self._runs(lists), spilled, self._spills, *head, *kept)
                 if found == room or not request.guarantee:
                     continue
             everything = everything or self._full_scan(denied)
-            search_rows(*query, *everything, _NO_LISTS, self._spills, *kept)
+            search_rows(*query, *everything, _NO_LISTS, self._spills, NO_ROWS, NOBODY, *kept)
         return nums, scores
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
@@ -206,12 +226,12 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _plan(self, depth: int, n_allowed: int, effort: int | None) -> int:
+    def _plan(self, depth: int, n_allowed: int, effort: int | None, *, headed: bool) -> int:
         """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""
         limit = self.n_routed
         if limit == 0:
             return 0
-        wanted = effort if effort is not None else self._effort_for(depth)
+        wanted = effort if effort is not None else self._effort_for(depth, headed=headed)
         if effort is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
             scored = _LIST_COST * self.n_items / limit
@@ -219,12 +239,13 @@ class Index:
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
-    def _effort_for(self, depth: int) -> int:
+    def _effort_for(self, depth: int, *, headed: bool) -> int:
         """Return the measured effort of the next larger top_k, or grow the last in proportion."""
-        for top_k, effort in self.efforts.items():
+        efforts = self.head_efforts if headed and self.head_efforts else self.efforts
+        for top_k, effort in efforts.items():
             if top_k >= depth:
                 return max(effort, depth if self.kind == "graph" else 1)
-        top_k, effort = list(self.efforts.items())[-1] if self.efforts else (1, 1)
+        top_k, effort = list(efforts.items())[-1] if efforts else (1, 1)
         return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
     def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
@@ -279,7 +300,7 @@ class Index:
 
     def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         if allow is None:
-            return _NOBODY
+            return NOBODY
         allow = np.asarray(allow)
         if allow.shape != (self.n_items,) or allow.dtype != np.bool_:
             raise SearchError(

@@ -163,6 +163,8 @@ def search_rows(
     stops: NDArray[Any],
     lists: NDArray[Any],
     spills: Spills,
+    head: NDArray[Any],
+    in_head: NDArray[Any],
     denied: NDArray[Any],
     excluded: NDArray[Any],
     best_nums: NDArray[Any],
@@ -178,20 +180,26 @@ def search_rows(
         stops: [P] row after the last of each run.
         lists: [P] the lists whose runs these are, where lists have spilled rows; else [0].
         spills: rows that belong to other lists and are near these as well.
+        head: rows that are scored whatever the lists.
+        in_head: [N] bool by row, which rows these are; [0] where there are none.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         excluded: sorted item_nums that are never returned.
         best_nums: [K] int32, written up to the number returned.
         best_scores: [K] float32, likewise.
     """
     rows, filled, found = np.empty(_BLOCK_ROWS, np.int64), 0, 0
-    query = stored, table, weights, denied, excluded
+    query, headed = (stored, table, weights, denied, excluded), head.shape[0] > 0
+    for start in range(0, head.shape[0], _BLOCK_ROWS):
+        part = head[start : start + _BLOCK_ROWS]
+        found = _keep_best(query, part, best_nums, best_scores, found)
     for run in range(starts.shape[0]):
         row = starts[run]
         while row < stops[run]:
             stop = min(stops[run], row + _BLOCK_ROWS - filled)
             while row < stop:
                 rows[filled] = row
-                row, filled = row + 1, filled + 1
+                filled += not (headed and in_head[row])
+                row += 1
             if filled == _BLOCK_ROWS:
                 found = _keep_best(query, rows, best_nums, best_scores, found)
                 filled = 0
@@ -200,8 +208,9 @@ def search_rows(
         probed[list_num] = True
     for list_num in lists:
         for spilled in range(spills.starts[list_num], spills.starts[list_num + 1]):
-            if not probed[spills.homes[spilled]]:
-                rows[filled] = spills.rows[spilled]
+            row = spills.rows[spilled]
+            if not (probed[spills.homes[spilled]] or (headed and in_head[row])):
+                rows[filled] = row
                 filled += 1
                 if filled == _BLOCK_ROWS:
                     found = _keep_best(query, rows, best_nums, best_scores, found)

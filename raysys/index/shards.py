@@ -90,8 +90,10 @@ def shard_of(index: Index, start: int, stop: int) -> Index:
         space=index.space,
         router=index.router,
         efforts=index.efforts,
+        head_efforts=index.head_efforts,
         n_items=index.n_items,
         first_row=start,
+        heads=index.heads,
     )
 
 

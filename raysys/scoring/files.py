@@ -14,7 +14,7 @@ serving/loadings.npy serving/variance.npy       float32 [N, 1 + F]
 serving/tables.safetensors                 what does not grow with N; levels.json lies beside
 
 A process reads the rows that an answer needs; replicas of a node share their pages. Directions are
-kept apart from lengths so that float16 loses no small numbers.
+kept apart from the lengths of g and E, which may be of any size.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from raysys.data.arrays import CHUNK_ROWS, new_file, read_only
 from raysys.data.schema import RatingLevels
+from raysys.errors import BuildError
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 
@@ -57,18 +58,26 @@ class Weights:
 
     @property
     def bytes_per_item(self) -> float:
-        """Bytes of an item's rows on disk, and in the page cache once they were read."""
+        """Bytes of an item's rows as they are."""
         n_items = len(self.rows["prior"])
         return sum(array.nbytes for array in self.rows.values()) / max(n_items, 1)
 
 
 def save_weights(draft: Draft, weights: Weights) -> None:
-    """Write weights into a build that is being made, their levels apart; part by part."""
+    """Write weights into a build that is being made, their levels apart; part by part.
+
+    Raises:
+        BuildError: a weight is not finite, or too large for float16.
+    """
     for name, array in weights.rows.items():
         kind = np.float16 if name in _HALVES else np.float32
         file = new_file(draft.path(f"{FOLDER}{name}.npy"), array.shape, kind)
         for start in range(0, len(array), CHUNK_ROWS):
-            file[start : start + CHUNK_ROWS] = array[start : start + CHUNK_ROWS]
+            part = array[start : start + CHUNK_ROWS]
+            with np.errstate(over="ignore"):
+                file[start : start + CHUNK_ROWS] = part
+            if name in _HALVES and not np.isfinite(file[start : start + CHUNK_ROWS]).all():
+                raise BuildError(f"weights {name} are not finite, or too large for float16")
     tables = {name: np.array(table, order="C") for name, table in weights.tables.items()}
     save_file(tables, draft.path(f"{FOLDER}{_TABLES}"))  # writes a buffer, whatever its strides
 

@@ -2,24 +2,25 @@
 
     P(i | u) = exp(link(s_ui)) / Z_u        Z_u = sum over all N items of exp(link(s_ui))
 
-Z_u is the sum over some items of the user's own, which are scored exactly, and over a sample T of
-all others, each divided by its chance p_i to be in T. Items lie in the order of their prior and T
+Z_u is the sum over the user's own items, which are scored exactly, and over a sample T of all
+others, each divided by its chance p_i to be in T. Items lie in the order of their prior and T
 takes every point at equal distance along the sums of p (systematic sampling), so every stretch of
 the catalogue is there. The best p_i for a sum is in proportion to the root of the mean square of
 what an item adds to it; that follows from the mean m_i and deviation d_i of s_ui over users, which
 the index build measures, and from the prior as it stands now, by three points of Gauss and Hermite.
 Head items have p_i = 1. So T moves with the counters, and nothing is built anew.
 
-The user's own items are those of the profile: their scores are what no other user has. Users with
-long latents z_c, the twentieth of all beyond a length that the build measures, like few items much
-more than others do: they get a larger T, and their best candidates among the own.
+The user's own items are those of the profile and the best others by consume score: what no sample
+can know, and so the sum is never below what a list shows. Users with long latents z_c, the
+twentieth of all beyond a length that the build measures, like few items much more than others do:
+they get a larger T.
 
 Where N is not much more than T, T is everything and Z exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from raysys.data.arrays import CHUNK_ROWS, Floats
 from raysys.scoring.scorer import Scorer
 
 N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
-N_CANDIDATES_LONG = 300  # of a user with a long latent, summed exactly
+N_BEST = 100  # items outside the profile that are summed exactly
 MAX_EXACT = 2048  # items of a catalogue that is summed over as a whole
+_CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
 _LONG = 0.95  # quantile of lengths beyond which latents are long
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
@@ -46,18 +48,19 @@ class Normaliser:
 
     Attributes:
         scorer, length: as given.
+        exact: whether it is a sum over all items.
     """
 
     def __init__(self, scorer: Scorer, spread: Floats | None, length: float = np.inf) -> None:
         self.scorer = scorer
-        self.length = length
+        self.length, self.exact = length, spread is None
         if spread is None:
             nums = np.arange(scorer.n_items)
             self._usual = self._larger = _Sample(scorer, nums, np.ones(len(nums), np.float32))
         else:
-            sizes = importance(scorer, spread)
-            self._usual = _Sample(scorer, *sample(scorer, sizes, N_SAMPLED))
-            self._larger = _Sample(scorer, *sample(scorer, sizes, N_SAMPLED_LONG))
+            sizes, order = importance(scorer, spread), np.argsort(scorer.prior, kind="stable")
+            self._usual = _Sample(scorer, *sample(sizes, order, N_SAMPLED))
+            self._larger = _Sample(scorer, *sample(sizes, order, N_SAMPLED_LONG))
 
     def long(self, z: Floats) -> NDArray[np.int64]:
         """Return the rows of latents [B, H] that are long."""
@@ -68,8 +71,7 @@ class Normaliser:
 
         Args:
             z: [B, H] their latents.
-            own: per user, items that are summed exactly: those of the profile, and the best
-                candidates of a long latent.
+            own: per user, items that are summed exactly: those of the profile and the best.
         """
         out = np.empty(len(z), dtype=np.float32)
         long = set(self.long(z).tolist())
@@ -104,41 +106,49 @@ class _Sample:
         return logs
 
 
-def importance(scorer: Scorer, spread: Floats) -> NDArray[np.float64]:
+def importance(scorer: Scorer, spread: Floats) -> Floats:
     """Return the root of the mean square of what each item adds to Z, [N], up to a factor."""
-    moments = np.zeros(scorer.n_items, dtype=np.float64)
-    middle = spread[0] + scorer.prior
-    first = scorer.link(middle)
-    for point, weight in _POINTS:
-        logs = scorer.link(middle + np.float32(point) * spread[1]) - first.max()
-        moments += weight * np.exp(2.0 * logs.astype(np.float64))
-    return np.asarray(np.sqrt(moments))
+    sizes = np.empty(scorer.n_items, dtype=np.float32)
+    top = scorer.link(np.asarray((spread[0] + scorer.prior).max(keepdims=True)))[0]
+    for start in range(0, len(sizes), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        middle = spread[0, part] + scorer.prior[part]
+        squares = np.zeros(len(middle), dtype=np.float32)
+        for point, weight in _POINTS:
+            logs = scorer.link(middle + np.float32(point) * spread[1, part]) - top
+            squares += np.float32(weight) * np.exp(2 * logs)
+        sizes[part] = np.sqrt(squares)
+    return sizes
 
 
-def sample(
-    scorer: Scorer, sizes: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return the items of T, ascending, and what each stands for, 1 / p."""
-    if size >= scorer.n_items:
-        return np.arange(scorer.n_items), np.ones(scorer.n_items, dtype=np.float32)
+def sample(sizes: Floats, order: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return the items of a sample, ascending, and what each stands for, 1 / p.
+
+    Args:
+        sizes: [N] what chances are in proportion to.
+        order: [N] the items, in the order that every stretch of is to be there.
+        size: of the sample; from N on it is everything.
+    """
+    if size >= len(sizes):
+        return np.arange(len(sizes)), np.ones(len(sizes), dtype=np.float32)
     chance = _chances(sizes, size)
-    order = np.argsort(scorer.prior, kind="stable")
-    ends = np.cumsum(chance[order])
+    ends = np.cumsum(chance[order], dtype=np.float64)
     at = np.searchsorted(ends, np.arange(0.5, ends[-1]))
     nums = np.unique(order[np.minimum(at, len(order) - 1)])
     return nums.astype(np.int64), (1.0 / chance[nums]).astype(np.float32)
 
 
-def _chances(sizes: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+def _chances(sizes: Floats, total: int) -> Floats:
     """Return chances in proportion to sizes, none above 1, that add up to `total` below N."""
-    sizes = np.maximum(sizes, 1e-6 * sizes.mean())  # nothing is never there
+    sizes = np.maximum(sizes, np.float32(1e-6) * sizes.mean())  # nothing is never there
     certain = np.zeros(len(sizes), dtype=bool)
     while True:
         left = total - int(certain.sum())
-        chance = np.where(certain, 1.0, sizes * (left / sizes[~certain].sum()))
+        rest = sizes.sum(dtype=np.float64, where=~certain)
+        chance = np.where(certain, np.float32(1), sizes * np.float32(left / rest))
         above = ~certain & (chance >= 1.0)
         if not above.any():
-            return chance
+            return np.asarray(chance)
         certain |= above
 
 
@@ -152,7 +162,7 @@ def measured(
     scorer: Scorer,
     z: Floats,
     own: Sequence[NDArray[Any]],
-    candidates: Callable[[Floats], NDArray[Any]],
+    best: NDArray[Any],
 ) -> tuple[Floats, dict[str, float]]:
     """Return the spread [2, N] over every second user, and how well the others' log Z is met.
 
@@ -160,7 +170,7 @@ def measured(
         scorer: of N items.
         z: [B, H] latents of users, 1 or more.
         own: per user, the items of the profile.
-        candidates: [A, H] latents to the best items [A, `N_CANDIDATES_LONG`] by consume score.
+        best: [B, K] the best other items, padded with -1.
 
     Returns:
         The spread; the length of long latents, and the median and the 99 % quantile of
@@ -169,7 +179,7 @@ def measured(
     lengths = np.linalg.norm(z[:, : scorer.width], axis=1)
     spread, exact = exact_sums(scorer, z[::2], z[1::2])
     normaliser = Normaliser(scorer, spread, float(np.quantile(lengths, _LONG)))
-    asked = with_candidates(normaliser, z[1::2], own[1::2], candidates)
+    asked = joined(own[1::2], best[1::2])
     error = np.abs(normaliser.log_z(z[1::2], asked) - exact)
     return spread, {
         "long": normaliser.length,
@@ -179,18 +189,12 @@ def measured(
     }
 
 
-def with_candidates(
-    normaliser: Normaliser,
-    z: Floats,
-    own: Sequence[NDArray[Any]],
-    candidates: Callable[[Floats], NDArray[Any]],
-) -> list[NDArray[Any]]:
-    """Return `own` with the best candidates of long latents; arguments as of `measured`."""
-    found, rows = list(own), normaliser.long(z)
-    if len(rows):
-        for row, nums in zip(rows, candidates(z[rows]), strict=True):
-            found[row] = np.concatenate([found[row], nums[nums >= 0]])
-    return found
+def joined(own: Sequence[NDArray[Any]], best: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return every user's items of the profile and best others, [B, K] padded with -1."""
+    return [
+        np.concatenate([items, others[others >= 0]])
+        for items, others in zip(own, best, strict=True)
+    ]
 
 
 def exact_sums(

@@ -43,7 +43,7 @@ class Link:
         """Return unnormalised log probabilities of scores, of their shape."""
         if not self._fitted:
             return scores
-        points = ((scores - self._mean) / self._spread).astype(np.float32)
+        points = np.ascontiguousarray((scores - self._mean) / self._spread, dtype=np.float32)
         out: Floats = np.empty_like(points)
         curve(points.reshape(-1), self._parameters, out.reshape(-1))
         return out
@@ -194,7 +194,7 @@ class Scorer:
 
     def consume_scores(self, z: Floats, nums: NDArray[Any]) -> Floats:
         """Return what the consume ranking sorts by, [C], for the user z [H]."""
-        out = np.empty(len(nums), dtype=np.float32)
+        out, nums = np.empty(len(nums), dtype=np.float32), np.asarray(nums, dtype=np.int64)
         row_products(self._rows, nums, z[: self.width], out)
         return np.asarray(out * self._scales[1][nums] + self.prior[nums])
 

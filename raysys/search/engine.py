@@ -10,7 +10,6 @@ unit vectors, the exact score their cosine, and `similar` the only ranking.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 from raysys.autoencoder.files import Autoencoder
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.arrays import Floats
-from raysys.data.cells import Cells
+from raysys.data.cells import AHEAD_S, Cells
 from raysys.errors import SearchError
 from raysys.index.files import SPREAD, IndexFacts, open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
-from raysys.scoring.normaliser import N_CANDIDATES_LONG, Normaliser, with_candidates
+from raysys.scoring.normaliser import N_BEST, Normaliser, joined
 from raysys.scoring.rankings import CONSUME_BIAS, SIMILAR, Needs, Ranking
 from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changed, Changes
@@ -38,12 +37,9 @@ from raysys.search.rescoring import best_of
 from raysys.search.served import Served
 from raysys.search.users import seen_items
 from raysys.store.builds import Build
-from raysys.timing.counters import AHEAD_S
 from raysys.timing.files import Timed
 
-_HEAD = 100  # items that counters put first, scored beside the index's candidates
 _CONSUME = Ranking("consume")
-_HEAD_KEPT = 1000  # of them, from which a user's are taken
 
 
 class Engine:
@@ -78,7 +74,6 @@ class Engine:
             self._changed = Changed(self.codes, changes, items.built, cosine=cosine)
         self._index: Searchable = self._changed or self.codes
         self._timed: Timed | None = None
-        self._head = np.zeros(0, dtype=np.int32)
         self._observing = threading.Lock()
         self.scorer: Scorer | None = None
         self.fitted_until: int | None = None
@@ -92,7 +87,7 @@ class Engine:
                 self._follow(changes.timed)
             else:
                 self._timed = Timed.of_build(served.coded.autoencoder)
-                self._set_head()
+                self.normaliser = Normaliser(self.scorer, *self._spread)
         width = self.scorer.width if self.scorer is not None else None
         fresh = changes.vectors if changes is not None else None
         self.neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
@@ -127,15 +122,8 @@ class Engine:
         self.codes = self.codes.with_bias(CONSUME_BIAS, prior)
         self._index = self.codes if self._changed is None else self._changed.over(self.codes)
         self.scorer = self.scorer.with_prior(prior)
-        self._timed = timed
-        self._set_head()
-
-    def _set_head(self) -> None:
-        """Take the prior of now: the normaliser's, and the items that counters put first."""
-        assert self.scorer is not None
         self.normaliser = Normaliser(self.scorer, *self._spread)
-        if self._timed is not None:
-            self._head = np.argsort(-self.scorer.prior, kind="stable")[:_HEAD_KEPT].astype(np.int32)
+        self._timed = timed
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -166,6 +154,7 @@ class Engine:
             ranking=ranking,
             rescore=rescore,
             exclude_seen=exclude_seen,
+            probabilities=False,
         )
         result = np.full((history.n_users, top_k), -1, dtype=np.int32)
         for row, ranked in enumerate(lists):
@@ -181,10 +170,12 @@ class Engine:
         rescore: bool = True,
         exclude_seen: bool = True,
         allow: Mask | None = None,
+        probabilities: bool = True,
     ) -> Iterator[Ranked]:
-        """Yield the list of every user of `history` in order; arguments as in `rank`.
+        """Yield the list of every user of `history` in order; other arguments as in `rank`.
 
-        `allow` [n_items] tells which items may be returned; None: all.
+        `allow` [n_items] tells which items may be returned; None: all. Without `probabilities`,
+        P(consume) is only in proportion, which orders lists as well.
         """
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
@@ -206,15 +197,16 @@ class Engine:
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         scorer = normaliser.scorer
-        log_z = self.log_z(z, history, normaliser) if rescore else None
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
+        log_z = np.zeros(history.n_users, dtype=np.float32)
+        if rescore and probabilities:
+            same = ranking == _CONSUME and exclude is not None and allow is None
+            best = nums if same and self._changed is None else None
+            log_z = self.log_z(z, history, best, normaliser=normaliser)
         for row in range(history.n_users):
             candidates = nums[row][nums[row] >= 0]
-            if log_z is not None:
-                if len(self._head) and ranking.linear(scorer)[0] > 0:
-                    seen = None if exclude is None else exclude[row]
-                    candidates = np.union1d(candidates, self._head_for(seen, allow))
+            if rescore:
                 yield best_of(
                     scorer,
                     z[row],
@@ -227,38 +219,39 @@ class Engine:
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
 
-    def log_z(self, z: Floats, history: Cells, normaliser: Normaliser | None = None) -> Floats:
+    def log_z(
+        self,
+        z: Floats,
+        history: Cells,
+        best: Items | None = None,
+        *,
+        normaliser: Normaliser | None = None,
+    ) -> Floats:
         """Return the log of every user's sum that P(consume) is divided by, [B].
 
         Args:
             z: latents [B, H] of `encode`.
             history: the profiles.
+            best: [B, K] the build's best items by consume score that no profile holds, best first;
+                None: they are searched.
             normaliser: the one to use; None: that of now.
         """
         normaliser = self.normaliser if normaliser is None else normaliser
         assert normaliser is not None
-
-        def best(z: Floats) -> Items:
-            return self.candidates(z, _CONSUME, N_CANDIDATES_LONG, built=True)[0]
-
-        return normaliser.log_z(z, with_candidates(normaliser, z, history.item_lists, best))
-
-    def _head_for(self, seen: Items | None, allow: Mask | None) -> Items:
-        """Return the items that counters put first, for one user."""
-        head = self._head
-        if allow is not None:
-            head = head[allow[head]]
-        if self._changed is not None:
-            head = self._changed.alive(head)
-        if seen is None or not len(seen):
-            return head[:_HEAD]
-        taken = set(seen.tolist())
-        kept = itertools.islice((num for num in head.tolist() if num not in taken), _HEAD)
-        return np.fromiter(kept, dtype=np.int32)
+        own = history.item_lists
+        if normaliser.exact:
+            return normaliser.log_z(z, own)
+        if best is None:
+            query, weights = normaliser.scorer.query(z, _CONSUME)
+            request = SearchRequest(query, top_k=N_BEST, weights=weights, exclude=own)
+            best = self.codes.search(request)[0]
+        return normaliser.log_z(z, joined(own, best[:, :N_BEST]))
 
     def encode(self, history: Cells) -> Floats:
-        """Return the latents [B, H] of profiles; see `Scorer.encode`."""
+        """Return the latents [B, H] of profiles, by the model's items; see `Scorer.encode`."""
         assert self.scorer is not None
+        known = history.item_num < self.scorer.n_items
+        history = history if known.all() else history.take(known)
         return self.scorer.encode(history, self.fitted_until)
 
     def candidates(
@@ -269,7 +262,6 @@ class Engine:
         *,
         exclude: Sequence[Items] | None = None,
         allow: Mask | None = None,
-        built: bool = False,
     ) -> tuple[Items, NDArray[np.float32]]:
         """Return what the index alone finds: item_nums and scores [B, n_candidates].
 
@@ -279,12 +271,10 @@ class Engine:
             n_candidates: per user; rows with fewer are padded with -1.
             exclude: per user, item_nums to leave out.
             allow: [n_items] which items may be returned; None: all.
-            built: search the build's items alone, without changes since.
         """
         assert self.scorer is not None
         query, weights = self.scorer.query(z, ranking)
-        index = self.codes if built else self._index
-        return index.search(
+        return self._index.search(
             SearchRequest(
                 query,
                 weights=weights,

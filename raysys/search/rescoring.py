@@ -52,7 +52,7 @@ def best_of(
     return Ranked(
         item_nums=nums[order],
         scores=scores[order],
-        p_consume=np.exp(exact.log_p_consume[order]),
+        p_consume=np.exp(np.minimum(exact.log_p_consume[order], 0)),  # an upsert is not in Z
         p_like=exact.p_like[order],
         expected_rating=None if rating is None else rating[order],
         level_probs=exact.level_probs[order],

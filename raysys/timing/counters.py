@@ -22,8 +22,6 @@ from raysys.data.arrays import Floats
 HALF_LIVES_D = (0.25, 0.5, 1.0, 2.0, 3.0, 7.0, 14.0, 30.0, 90.0, 0.0)
 """Half-lives in days; 0 never forgets."""
 
-AHEAD_S = 86_400  # events so much later than the clock are mistakes: they would empty the counters
-
 _DAY_S = 86_400.0
 _SMOOTHING = 0.3  # added to the counter that never forgets: an item without events has a share too
 _ALWAYS = 0.02  # of that counter in every mixture: orders what nobody took lately

@@ -69,5 +69,8 @@ class Timed:
             return None
         told = json.loads(build.path(_FORM).read_text())
         form, spread = TimeForm.of_choices(told)
-        counters = Counters(np.load(build.path(_COUNTERS)), int(told["time"]))
+        values = np.load(build.path(_COUNTERS), mmap_mode="r")
+        counters = Counters(values, int(told["time"]))
+        if "top" not in told:  # changes of an earlier version
+            return cls.at_first(form, spread, counters)
         return cls(form, spread, counters, told["top"])

@@ -27,11 +27,15 @@ def test_take_and_users_keep_runs_together():
     np.testing.assert_array_equal(cells.rows, [0, 0, 2, 2])
 
 
-def test_the_end_of_cells_leaves_out_a_few_far_behind_all_others():
+def test_the_end_of_cells_leaves_out_a_few_that_lie_ahead():
     time = np.arange(2000, dtype=np.int64) * 100
     one = Cells.from_lists([[(0, 0)] * 2000])
     assert dataclasses.replace(one, timestamp=time).end == 199_900
     wrong = time.copy()
-    wrong[-1] = 3_800_000_000
-    assert dataclasses.replace(one, timestamp=wrong).end == 199_800
+    wrong[-2:] = 3_800_000_000
+    assert dataclasses.replace(one, timestamp=wrong).end == 199_700
+    late = np.concatenate([np.zeros(1999, np.int64), [10**9]])
+    assert dataclasses.replace(one, timestamp=late).end == 10**9
+    made_up = time + 3_800_000_000
+    assert dataclasses.replace(one, timestamp=made_up).end == 3_800_199_900
     assert Cells.from_lists([[]]).end == 0

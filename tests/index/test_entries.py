@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
+from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
 from raysys.index.entries import number_entries
 from raysys.index.files import IndexFacts, open_index
 from raysys.index.request import SearchRequest
@@ -46,7 +46,7 @@ def make(sizes, similarity="cosine", *, kind="graph", sparse=False, seed=0):
     params = IndexParams(kind=kind)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=params)
     probes = sample_probes(vectors, n_bias, similarity=similarity, sample=100, seed=0)
-    index.efforts, _ = choose_efforts(index, probes, params=params)
+    set_efforts(index, probes, params=params)
     assert index.kind == kind
     return index, group, base
 

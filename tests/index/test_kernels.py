@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
 from raysys.data.compiled import half
+from raysys.index.head import NO_ROWS
 from raysys.index.kernels import NO_SPILLS, products, score_all, score_rows, search_rows
 from raysys.index.layout import Layout
 
@@ -88,7 +91,9 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     excluded = np.unique(rng.integers(0, n_items, 3)).astype(np.int32) if masked else NOTHING
     cuts = np.unique(np.concatenate([[0, n_items], rng.integers(0, n_items, 4)]))
     nums, best = np.full(top_k, -1, np.int32), np.full(top_k, -np.inf, np.float32)
-    runs = cuts[:-1], cuts[1:], np.zeros(0, np.int64), NO_SPILLS
+    head = np.unique(rng.integers(0, n_items, 5)) if masked else NO_ROWS
+    in_head = np.isin(np.arange(n_items), head) if masked else NOBODY
+    runs = cuts[:-1], cuts[1:], np.zeros(0, np.int64), NO_SPILLS, head, in_head
     found = search_rows(stored, table, none, *runs, denied, excluded, nums, best)
     order = np.lexsort((np.arange(n_items), -scores))
     order = order[~np.isin(order, excluded)]
@@ -97,6 +102,13 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     assert found == len(wanted)
     np.testing.assert_array_equal(nums[:found], wanted)
     np.testing.assert_array_equal(best[:found], scores[wanted])
+
+
+def in_head_of(layout, head):
+    """Tell which items [N] the rows of a head hold."""
+    mask = np.zeros(len(layout.items), dtype=bool)
+    mask[layout.items[head]] = True
+    return mask
 
 
 def test_probed_lists_give_their_rows_and_those_that_spilled_into_them_once():
@@ -109,11 +121,15 @@ def test_probed_lists_give_their_rows_and_those_that_spilled_into_them_once():
     stored = codes.stored(np.zeros((n_items, 0), np.float32), layout.items)
     table = codes.table(rng.normal(size=(1, 16)).astype(np.float32), dictionary)[0]
     none = np.zeros(0, np.float32)
-    for lists in (np.array([4]), np.array([7, 0, 11]), np.arange(n_lists)):
+    every = np.arange(n_items)
+    heads = NO_ROWS, np.sort(rng.choice(n_items, 1500, replace=False))
+    asked = np.array([4]), np.array([7, 0, 11]), np.arange(n_lists)
+    for lists, head in itertools.product(asked, heads):
         nums, best = np.full(n_items, -1, np.int32), np.empty(n_items, np.float32)
-        runs = layout.starts[lists], layout.starts[lists + 1], lists, layout.spills
+        in_head = np.isin(every, head) if len(head) else NOBODY
+        runs = layout.starts[lists], layout.starts[lists + 1], lists, layout.spills, head, in_head
         found = search_rows(stored, table, none, *runs, NOBODY, NOTHING, nums, best)
-        wanted = np.flatnonzero(np.isin(members, lists).any(axis=1))
+        wanted = np.flatnonzero(np.isin(members, lists).any(axis=1) | in_head_of(layout, head))
         np.testing.assert_array_equal(np.sort(nums[:found]), wanted)
         scores = np.empty(found, np.float32)
         score_rows(stored, table, none, layout.rows[nums[:found]].astype(np.int64), scores)

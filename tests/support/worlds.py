@@ -3,7 +3,7 @@
 import numpy as np
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, choose_efforts, sample_probes
+from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
 from raysys.index.index import INDEX_KINDS
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32
@@ -52,7 +52,7 @@ def make_index(kind, similarity, *, rows=None, seed=0, **params):
     settings = IndexParams(kind=kind, **params)
     index = build_index(codes, dictionary, bias, similarity=similarity, params=settings, seed=seed)
     probes = sample_probes(vectors, bias.shape[1], similarity=similarity, sample=60, seed=seed)
-    index.efforts, _ = choose_efforts(index, probes, params=settings)
+    set_efforts(index, probes, params=settings)
     return index
 
 

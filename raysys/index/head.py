@@ -1,0 +1,70 @@
+"""The head: rows whose bias is so large that a query may want them wherever they lie.
+
+A score is a product plus weighted biases. Lists bring together what lies in one direction, so the
+items of a large bias, of which every answer holds some, lie in all of them: without a head an
+index of real logs probed a quarter of its lists to find them. The head of a bias is the thousand
+rows where it is largest; a query that gives the bias a positive weight scores them all.
+
+It is kept as a threshold for each bias: a shard then knows its part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.arrays import Floats
+
+HEAD_ROWS = 1024
+NO_ROWS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+
+
+def thresholds(bias: Floats) -> tuple[float | None, ...]:
+    """Return the least bias of each column's head; None where too many items share it.
+
+    Args:
+        bias: [N, n_bias] of all items.
+    """
+    return tuple(threshold(column) for column in bias.T)
+
+
+def threshold(column: Floats) -> float | None:
+    """Return the least bias [N] of a head of about `HEAD_ROWS` rows, None without one."""
+    size = min(HEAD_ROWS, len(column) // 2)
+    if size == 0:
+        return None
+    least = float(np.partition(column, len(column) - size)[len(column) - size])
+    return least if np.count_nonzero(column >= least) <= 2 * HEAD_ROWS else None
+
+
+class Head:
+    """The heads of some rows.
+
+    Args:
+        bias: [N, n_bias] of the rows.
+        least: the thresholds of the whole index.
+    """
+
+    def __init__(self, bias: NDArray[Any], least: Sequence[float | None]) -> None:
+        self._rows = [
+            NO_ROWS if value is None else np.flatnonzero(bias[:, number] >= value)
+            for number, value in enumerate(least)
+        ]
+        self._size = len(bias)
+        self._kept: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+
+    def of(self, weights: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the rows [H] that a query of these weights [n_bias] scores, and a mask [N]."""
+        chosen = tuple(n for n, rows in enumerate(self._rows) if len(rows) and weights[n] > 0)
+        if not chosen:
+            return NO_ROWS, NOBODY
+        if chosen not in self._kept:
+            rows = np.unique(np.concatenate([self._rows[n] for n in chosen]))
+            mask = np.zeros(self._size, dtype=bool)
+            mask[rows] = True
+            self._kept[chosen] = rows, mask
+        return self._kept[chosen]

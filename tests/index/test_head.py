@@ -1,0 +1,80 @@
+"""Items of large biases are found wherever they lie."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from raysys.compressor.codes import Codes
+from raysys.index.build import IndexParams, build_index
+from raysys.index.head import HEAD_ROWS, NO_ROWS, Head, threshold
+from raysys.index.request import SearchRequest
+from raysys.index.shards import Shards, shard_bounds, shard_of
+
+N_ITEMS, DIM = 6000, 16
+
+
+@pytest.fixture(scope="module")
+def made():
+    """An index whose biases matter more than where an item lies, and its biases."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(N_ITEMS, DIM)).astype(np.float32)
+    bias = np.stack([8 * rng.standard_exponential(N_ITEMS), np.zeros(N_ITEMS)], axis=1)
+    codes = Codes.pack_dense(vectors, similarity="inner_product")
+    index = build_index(
+        codes,
+        np.zeros((0, DIM), np.float32),
+        bias.astype(np.float32),
+        similarity="inner_product",
+        params=IndexParams(kind="ivf"),
+    )
+    return index, bias[:, 0].astype(np.float32)
+
+
+def request(weight, effort=1):
+    rng = np.random.default_rng(1)
+    queries = rng.normal(size=(20, DIM)).astype(np.float32)
+    weights = np.tile(np.array([weight, 0], np.float32), (20, 1))
+    return SearchRequest(queries, top_k=10, weights=weights, effort=effort, guarantee=False)
+
+
+def test_one_list_is_enough_where_biases_decide(made):
+    index, _ = made
+    found, exact = (index.search(request(1.0, effort))[0] for effort in (1, index.n_lists))
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_without_weight_there_is_no_head(made):
+    index, _ = made
+    assert index._head.of(np.zeros(2, np.float32))[0] is NO_ROWS
+    assert index._head.of(np.array([-1, 1], np.float32))[0] is NO_ROWS
+
+
+def test_the_head_follows_biases_that_move(made):
+    index, bias = made
+    moved = index.with_bias(0, bias[::-1].copy())
+    found, exact = (moved.search(request(1.0, effort))[0] for effort in (1, index.n_lists))
+    np.testing.assert_array_equal(found, exact)
+    assert not np.array_equal(found, index.search(request(1.0, 1))[0])
+
+
+def test_shards_have_the_head_of_the_whole(made):
+    index, bias = made
+    bounds = shard_bounds(index, 3)
+    shards = Shards([shard_of(index, a, b) for a, b in itertools.pairwise(bounds)])
+    for one, other in ((index, shards), (index.with_bias(0, -bias), shards.with_bias(0, -bias))):
+        for weight in (0.0, 1.0):
+            got, wanted = other.search(request(weight)), one.search(request(weight))
+            np.testing.assert_array_equal(got[0], wanted[0])
+            np.testing.assert_array_equal(got[1], wanted[1])
+
+
+def test_a_head_is_a_thousand_rows_or_none_where_many_are_equal():
+    rng = np.random.default_rng(0)
+    column = rng.normal(size=10_000).astype(np.float32)
+    least = threshold(column)
+    assert np.count_nonzero(column >= least) == HEAD_ROWS
+    assert threshold(np.zeros(10_000, np.float32)) is None
+    assert threshold(np.zeros(1, np.float32)) is None
+    rows, mask = Head(column[:, None], [least]).of(np.ones(1, np.float32))
+    np.testing.assert_array_equal(np.flatnonzero(mask), rows)
