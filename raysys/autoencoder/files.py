@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from raysys.autoencoder.config import Conv4RecConfig
 from raysys.data.schema import RatingLevels
-from raysys.scoring.files import LEVELS, open_weights, save_weights
+from raysys.scoring.files import FOLDER, LEVELS, open_weights, save_weights
 from raysys.scoring.scorer import Scorer
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
+from raysys.timing.files import TIMED_FILES
 from raysys.training.history import HISTORY_FILE, SCALARS_FOLDER, write_history
 
 if TYPE_CHECKING:
     from raysys.autoencoder.model import Conv4Rec
 
+SERVED_FILES = (FOLDER, LEVELS, *TIMED_FILES)
 _WEIGHTS, _CONFIG = "model.safetensors", "model.json"
 
 

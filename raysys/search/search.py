@@ -56,6 +56,8 @@ class Search:
         if users and coded.profiles is not None:
             stored = UserStore.open(served.index)
             self._users = stored or UserStore.load(Profiles.open(coded.profiles))
+        if encoded:  # compiles what is compiled, before anybody waits for it
+            next(self.engine.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
 
     @classmethod
     def open(

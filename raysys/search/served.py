@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from raysys.autoencoder.files import SERVED_FILES
 from raysys.compressor.files import Coded
 from raysys.search.changes import current_changes
+from raysys.search.users import UserStore
 from raysys.store.builds import Build, Workspace
 
 
@@ -42,10 +44,23 @@ class Served:
         coded = Coded.of(workspace.chain(index), f"index {index.build_id} of {workspace.run}")
         served = cls(index, coded, current_changes(workspace, coded.embeddings))
         if verify:
-            for build in served.builds:
-                if build is not coded.interactions:  # the raw log is never served
-                    build.verify()
+            served.verify()
         return served
+
+    def verify(self) -> None:
+        """Check the hashes of what a service reads: not the log, and not what training keeps.
+
+        Raises:
+            CorruptBuildError: a file differs; the message names it.
+        """
+        left = [self.coded.interactions]
+        if UserStore.kept_by(self.index):
+            left.append(self.coded.profiles)
+        for build in self.builds:
+            if build is self.coded.autoencoder:
+                build.verify(*SERVED_FILES)
+            elif build not in left:
+                build.verify()
 
     @property
     def builds(self) -> list[Build]:

@@ -46,7 +46,7 @@ class UserStore:
     @classmethod
     def open(cls, index: Build) -> UserStore | None:
         """Map the users that an index build keeps; None where it keeps none."""
-        if f"{USER_NAMES}.arrow" not in index.files():
+        if not cls.kept_by(index):
             return None
         ids, _ = Ids.open(index, USER_NAMES)
         columns = {
@@ -54,6 +54,11 @@ class UserStore:
         }
         nothing: NDArray[Any] = np.zeros(0)
         return cls(ids, Cells(**columns, user_num=nothing, window=nothing))
+
+    @staticmethod
+    def kept_by(index: Build) -> bool:
+        """Tell whether an index build keeps users."""
+        return f"{USER_NAMES}.arrow" in index.files()
 
     @staticmethod
     def save(profiles: Profiles, draft: Draft) -> None:

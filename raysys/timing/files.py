@@ -20,7 +20,7 @@ from raysys.store.drafts import Draft
 from raysys.timing.counters import Counters
 from raysys.timing.form import TimeForm
 
-_COUNTERS, _FORM = "counters.npy", "timing.json"
+TIMED_FILES = _COUNTERS, _FORM = "counters.npy", "timing.json"
 
 
 @dataclasses.dataclass(frozen=True)
