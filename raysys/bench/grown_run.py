@@ -1,9 +1,9 @@
 """A run whose catalogue is grown from a real one, with all that a service opens.
 
 Codes grow by the rule of `bench/scale.py`: a later item takes the 8 strongest atoms of a real item
-a and the others of a real item b. Its vectors are what its code decodes to, its prior, counters and
-levels those of a. So candidates and exact scores belong together, and users are real ones. Beyond
-the real users, their histories come again under other ids.
+a and the others of a real item b, here one of a like scale. Its vectors are what its code decodes
+to, its prior, counters and levels those of a. So candidates and exact scores belong together, and
+users are real ones. Beyond the real users, their histories come again under other ids.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import AutoencoderFacts
-from raysys.bench.scale import grown_codes, grown_rows
+from raysys.bench.scale import grown_rows, mixed_codes
 from raysys.commands.index import IndexConfig, index
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings, EmbeddingsFacts, write_embeddings
@@ -58,8 +58,8 @@ def grow_run(
     assert real.autoencoder is not None, "a model is evaluated"
     assert real.profiles is not None, "a model has profiles"
     codes = Codes.open(real.codes)
-    rows, _ = grown_rows(codes.n_items, n_items, seed=seed)
-    grown = grown_codes(codes, n_items, seed=seed)
+    rows, others = grown_rows(codes.n_items, n_items, seed=seed)
+    grown = mixed_codes(codes, rows, _of_like_scale(codes, rows, others))
     dictionary = Compressor.open(real.compressor).dictionary_of(codes)
     vectors = _decoded(grown, dictionary, Path(run) / "grown-vectors.npy")
     items = _items(real.profiles, rows)
@@ -84,6 +84,22 @@ def grow_run(
     built("codes", coded, [compressor, embeddings])
     index(IndexConfig(run=run, ray=ray, target_recall=None))
     return workspace
+
+
+def _of_like_scale(
+    codes: Codes, rows: NDArray[np.int64], others: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return for each of `others` an item whose scale is near that of the item in `rows`.
+
+    Entries count in units of a row's scale: those of any other item would make vectors of lengths
+    that no real item has.
+    """
+    order = np.argsort(codes.scale, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    reach = max(1, len(order) // 100)
+    near = np.clip(rank[rows] + others % (2 * reach + 1) - reach, 0, len(order) - 1)
+    return np.where(rows == others, rows, order[near])
 
 
 def _decoded(codes: Codes, dictionary: Any, path: Path) -> NDArray[np.float16]:

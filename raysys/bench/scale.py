@@ -74,7 +74,11 @@ def rows(cfg: ScaleBenchConfig) -> list[dict[str, Any]]:
 
 def grown_codes(real: Codes, n_items: int, *, seed: int) -> Codes:
     """Return codes grown (or cut) to `n_items` rows by the rule of the module's docstring."""
-    a, b = grown_rows(real.n_items, n_items, seed=seed)
+    return mixed_codes(real, *grown_rows(real.n_items, n_items, seed=seed))
+
+
+def mixed_codes(real: Codes, a: NDArray[np.int64], b: NDArray[np.int64]) -> Codes:
+    """Return codes [N] with the strongest entries and the scale of a, the other entries of b."""
     codes = real.take(a)
     entries = codes.entries.copy()
     entries[:, _KEPT_ENTRIES:] = real.entries[b, _KEPT_ENTRIES:]

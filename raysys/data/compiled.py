@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -33,12 +34,37 @@ def _jit(function: F, *, fastmath: bool) -> F:
 
 
 @compiled
-def half(bits: int) -> Any:
-    """Return the float32 value of float16 bits (finite numbers only)."""
+def half_by_bits(bits: int) -> Any:
+    """Return the float32 value of float16 bits (finite numbers only), on any processor."""
     h = np.uint32(bits)
     sign = (h & np.uint32(0x8000)) << np.uint32(16)
     rest = (h & np.uint32(0x7FFF)) << np.uint32(13)
     return np.uint32(sign | rest).view(np.float32) * np.float32(2.0**112)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _converted(typing: Any, bits: Any) -> Any:
+    """Let the processor convert float16 bits: one instruction for eight or sixteen."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), emit
+
+
+@compiled
+def half_by_processor(bits: int) -> Any:
+    """Return the float32 value of float16 bits."""
+    return _converted(np.uint16(bits))
+
+
+def _converts() -> bool:
+    """Tell whether this processor has an instruction for float16 numbers."""
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return arm or bool(binding.get_host_cpu_features().get("f16c"))
+
+
+half = half_by_processor if _converts() else half_by_bits
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -7,7 +7,7 @@ whose score reaches that of the exact ranking's last, so that ties count. Sample
     distinct  dense vectors that all differ, nothing excluded, where those of `similar` do not: what
               a thousand copies of one vector find says nothing of the other vectors
     others    queries that the embeddings build brings along, one set per ranking: what the model
-              asks for real users
+              asks for real users; the longest tenth of them is measured apart too
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ TOP_KS = (10, 100, 300)
 _MAX_POINTS = 400_000
 _DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
+_LONG = 0.9  # quantile of lengths beyond which queries of users are measured apart
 _MANY_UNREACHED = 0.01  # of a router's rows: comparing more with every query is worth a warning
 _DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
@@ -315,9 +316,10 @@ def choose_efforts(
             row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
             for probe, exact in zip(probes, truth, strict=True):
                 found = _search(index, probe, top_ks[-1], effort)
-                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in top_ks}
+                row |= _measured(probe, found, exact, top_ks)
             table.append(row)
-            least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
+            sorts = [values for values in row.values() if isinstance(values, dict)]
+            least = {k: min(values[str(k)] for values in sorts) for k in top_ks}
             work.add()
             work.say(
                 f"recall {row}",
@@ -361,12 +363,30 @@ def _search(index: Index, probe: Probe, top_k: int, effort: int) -> Floats:
     )[1]
 
 
-def _recall(found: Floats, exact: Floats, k: int) -> float:
-    """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
+def _measured(
+    probe: Probe, found: Floats, exact: Floats, top_ks: list[int]
+) -> dict[str, dict[str, float]]:
+    """Return {sort: {top_k: recall}}; the longest tenth of queries with biases apart.
+
+    They are of the users who like few items much more than others do, whom a mean would hide.
+    """
+    recalls = {k: _recall(found, exact, k) for k in top_ks}
+    means = {probe.name: {str(k): round(float(each.mean()), 4) for k, each in recalls.items()}}
+    if probe.weights.any():
+        length = np.linalg.norm(probe.queries, axis=1)
+        long = length >= np.quantile(length, _LONG)
+        means[f"{probe.name}, long"] = {
+            str(k): round(float(each[long].mean()), 4) for k, each in recalls.items()
+        }
+    return means
+
+
+def _recall(found: Floats, exact: Floats, k: int) -> NDArray[np.float64]:
+    """Shares [Q] of the first k scores that reach the exact k-th, missing ones not counted."""
     wanted = np.isfinite(exact[:, :k]).sum(axis=1)
     last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
     hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
-    return float(np.mean(hits / np.maximum(wanted, 1)))
+    return np.asarray(hits / np.maximum(wanted, 1))
 
 
 def _milliseconds(index: Index, probes: list[Probe], effort: int) -> float:

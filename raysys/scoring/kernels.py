@@ -82,7 +82,7 @@ def curve(points: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any]) -> 
 
 
 @compiled_fast
-def level_logits(
+def level_probs(
     vectors: NDArray[Any],
     loadings: NDArray[Any],
     bias: NDArray[Any],
@@ -94,7 +94,7 @@ def level_logits(
     table: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Write the level logits of items to `out` [C, R].
+    """Write P(r | i, u) of items to `out` [C, R].
 
     Args:
         vectors: [N, K, Hl] uint16, bits of float16: W.
@@ -123,6 +123,12 @@ def level_logits(
             hidden += liking * channels[k] + shift[n_levels + k]
             for r in range(n_levels):
                 out[m, r] += hidden * table[k, r]
+        top, total = out[m].max(), np.float32(0)
+        for r in range(n_levels):
+            out[m, r] = np.exp(out[m, r] - top)
+            total += out[m, r]
+        for r in range(n_levels):
+            out[m, r] /= total
 
 
 @compiled_fast

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from raysys.data.arrays import Floats, read_only
 from raysys.data.cells import Cells
 from raysys.scoring.files import Weights
 from raysys.scoring.item_scores import ItemScores
-from raysys.scoring.kernels import add_rows, curve, level_logits, row_products, user_factors
+from raysys.scoring.kernels import add_rows, curve, level_probs, row_products, user_factors
 from raysys.scoring.rankings import Ranking, rankings_of
 
 _DAY_S = 86_400.0
@@ -100,6 +101,9 @@ class Scorer:
         self.available_rankings = rankings_of(self.levels)
         self.link = Link(self._tables)
         self.discover_slope = float(self._tables["discover_slope"])
+        self._rated = self.levels.rated.astype(np.float32)
+        self._liked = self.levels.liked_array().astype(np.float32)
+        self._values = np.nan_to_num(self.levels.value_array())
         self.has_levels = "level_in" in rows
         if self.has_levels:
             level_in, self._level_out = _bits(rows["level_in"]), _bits(rows["level_out"])
@@ -125,41 +129,55 @@ class Scorer:
         """
         age = None if fitted_until is None else _ages(history, fitted_until)
         items, level = history.item_num, history.level.astype(np.int64)
-        offsets, rows = np.asarray(history.offsets, dtype=np.int64), history.rows
-        weight = self._cell_weights(history, rows, age)
-        consume = weight * self._asked(history, rows, age) * self._tables["level_scale"][level]
+        offsets, counts = np.asarray(history.offsets, dtype=np.int64), history.counts
+        rows = np.repeat(np.arange(history.n_users), counts)
+        weight = self._cell_weights(counts, rows, age)
+        asked = self._asked(history, counts, rows, age)
+        consume = weight * asked * self._tables["level_scale"][level]
         parts = [np.zeros((history.n_users, self.width), dtype=np.float32)]
         places = items.astype(np.int64)
         consume = (consume * self._scales[0][items]).astype(np.float32)
         add_rows(self._encoder, places, consume, offsets, parts[0])
         if self.has_levels:
-            parts += self._level_latents(history, places, level, weight)
+            parts += self._level_latents(offsets, rows, places, level, weight)
         return np.concatenate(parts, axis=1)
 
-    def _cell_weights(self, history: Cells, rows: NDArray[np.int64], age: Floats | None) -> Floats:
+    def _cell_weights(
+        self, counts: NDArray[np.int64], rows: NDArray[np.int64], age: Floats | None
+    ) -> Floats:
         half_life, exponent = self._tables["profile_half_life_days"], self._tables["exponent"]
         if half_life == 0 or age is None:
-            return _power(history.counts, -float(exponent))[rows]
+            return _power(counts, -float(exponent))[rows]
         weight = np.exp2(-age / np.float32(half_life * _DAY_S))
-        total = np.bincount(rows, weight, minlength=history.n_users)
+        total = np.bincount(rows, weight, minlength=len(counts))
         shares = np.maximum(total, 1e-6) ** -float(exponent)
         return np.asarray(weight * shares[rows].astype(np.float32))
 
-    def _asked(self, history: Cells, rows: NDArray[np.int64], age: Floats | None) -> Floats:
+    def _asked(
+        self,
+        history: Cells,
+        counts: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        age: Floats | None,
+    ) -> Floats:
         """Return what the time form multiplies each cell's weight in z_c by, [M]."""
         length, recency = self._tables["query"]
-        factor = _power(history.counts, -float(length))[rows]
+        factor = _power(counts, -float(length))[rows]
         if recency and age is not None:
             newer = _newer_cells(history, rows, age).astype(np.float32)
             factor = factor * np.exp2(-newer / recency)
         return factor
 
     def _level_latents(
-        self, history: Cells, items: NDArray[np.int64], level: NDArray[np.int64], weight: Floats
+        self,
+        offsets: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        items: NDArray[np.int64],
+        level: NDArray[np.int64],
+        weight: Floats,
     ) -> list[Floats]:
         """Return the learned part of z_l [B, Hl], the factors [B, 1 + F] and h [B, R]."""
-        tables, n_users = self._tables, history.n_users
-        offsets = np.asarray(history.offsets, dtype=np.int64)
+        tables, n_users = self._tables, len(offsets) - 1
         n_channels = tables["table_in"].shape[1]
         table = (tables["table_in"][level] * weight[:, None]).astype(np.float32)
         places = items[:, None] * n_channels + np.arange(n_channels)
@@ -175,7 +193,7 @@ class Scorer:
                 *(items, value, rated, offsets, factors),
             )
         n_levels = self.levels.n_levels
-        counts = np.bincount(history.rows * n_levels + level, minlength=n_users * n_levels)
+        counts = np.bincount(rows * n_levels + level, minlength=n_users * n_levels)
         counts = counts.reshape(n_users, n_levels)
         overall = tables["log_overall"]
         cells = counts.sum(axis=1, keepdims=True) + _USER_PSEUDO_CELLS
@@ -222,16 +240,14 @@ class Scorer:
         nums = np.asarray(nums, dtype=np.int64)
         scores = self.consume_scores(z, nums)
         probs = self.level_probs(z, nums)
-        liked, rated = self.levels.liked_array(), self.levels.n_rated
         rating = None
-        if rated:
-            known = probs[:, :rated]
-            values = self.levels.value_array()[:rated]
-            rating = (known @ values) / np.maximum(known.sum(axis=1), np.float32(1e-30))
+        if self.levels.n_rated:
+            rated = probs @ self._rated
+            rating = (probs @ self._values) / np.maximum(rated, np.float32(1e-30))
         return ItemScores(
             log_p_consume=self.link(scores) - np.float32(log_z),
             level_probs=probs,
-            p_like=probs[:, liked].sum(axis=1),
+            p_like=probs @ self._liked,
             expected_rating=rating,
             consume_score=scores,
         )
@@ -248,15 +264,14 @@ class Scorer:
         if nums is None:
             bias = tables["log_overall"] + tables["level_offset"]
             n_levels = self.levels.n_levels
-            out = (bias + shift[:n_levels] + shift[n_levels:] @ tables["table_out"])[None]
-        else:
-            out = np.empty((len(nums), self.levels.n_levels), dtype=np.float32)
-            level_logits(
-                *(self._level_out, self._loadings, self._bias, nums, latent, factors, shift),
-                *(tables["factor_channels"], tables["table_out"], out),
-            )
-        np.exp(out - out.max(axis=1, keepdims=True), out=out)
-        return np.asarray(out / out.sum(axis=1, keepdims=True))
+            logits = (bias + shift[:n_levels] + shift[n_levels:] @ tables["table_out"])[None]
+            return np.asarray(softmax(logits, axis=1))
+        out: Floats = np.empty((len(nums), self.levels.n_levels), dtype=np.float32)
+        level_probs(
+            *(self._level_out, self._loadings, self._bias, nums, latent, factors, shift),
+            *(tables["factor_channels"], tables["table_out"], out),
+        )
+        return out
 
 
 def _bits(halves: NDArray[Any]) -> NDArray[np.uint16]:

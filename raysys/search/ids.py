@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raysys.data.arrays import read_only
 from raysys.prepare.hashing import hash_id, hash_ids
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
@@ -67,8 +68,8 @@ class Ids(Mapping[str, int]):
         """Map what `save` wrote."""
         with pa.memory_map(str(build.path(f"{name}.arrow"))) as source:
             table = pa.ipc.open_file(source).read_all()
-        hashes = np.load(build.path(f"{name}-hashes.npy"), mmap_mode="r")
-        nums = np.load(build.path(f"{name}-nums.npy"), mmap_mode="r")
+        hashes = read_only(np.load(build.path(f"{name}-hashes.npy"), mmap_mode="r"))
+        nums = read_only(np.load(build.path(f"{name}-nums.npy"), mmap_mode="r"))
         return cls(table.column(0), hashes, nums), table
 
     def __len__(self) -> int:

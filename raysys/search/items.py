@@ -207,4 +207,7 @@ def similar_items(ranked: Ranked, items: ItemTable) -> list[SimilarItem]:
 
 def _numbers(column: NDArray[Any]) -> list[float | None]:
     """Return values as JSON knows them: None for what is not a number."""
-    return [None if np.isnan(value) else value for value in column.tolist()]
+    values: list[float | None] = column.tolist()
+    for place in np.flatnonzero(np.isnan(column)):
+        values[place] = None
+    return values

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysys.data.arrays import new_file
+from raysys.data.arrays import new_file, read_only
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
@@ -50,7 +50,8 @@ class UserStore:
             return None
         ids, _ = Ids.open(index, USER_NAMES)
         columns = {
-            name: np.load(index.path(f"{_HISTORIES}{name}.npy"), mmap_mode="r") for name in _COLUMNS
+            name: read_only(np.load(index.path(f"{_HISTORIES}{name}.npy"), mmap_mode="r"))
+            for name in _COLUMNS
         }
         nothing: NDArray[Any] = np.zeros(0)
         return cls(ids, Cells(**columns, user_num=nothing, window=nothing))
