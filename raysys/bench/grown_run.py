@@ -1,9 +1,10 @@
 """A run whose catalogue is grown from a real one, with all that a service opens.
 
 Codes grow by the rule of `bench/scale.py`: a later item takes the 8 strongest atoms of a real item
-a and the others of a real item b, here one of a like scale. Its vectors are what its code decodes
-to, its prior, counters and levels those of a. So candidates and exact scores belong together, and
-users are real ones. Beyond the real users, their histories come again under other ids.
+a and the others of a real item b, here one of a like scale, and is no longer than a in the consume
+block. Its vectors are what its code decodes to, its prior, counters and levels those of a. So
+candidates and exact scores belong together, and users are real ones. Beyond the real users, their
+histories come again under other ids.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from raysys.commands.index import IndexConfig, index
 from raysys.compressor.codes import Codes
 from raysys.compressor.embeddings import Embeddings, EmbeddingsFacts, write_embeddings
 from raysys.compressor.files import Coded, Compressor
-from raysys.data.arrays import CHUNK_ROWS, new_file
+from raysys.data.arrays import CHUNK_ROWS, Floats, new_file
 from raysys.data.profiles import Profiles, ProfilesFacts, shard_name, write_tables
 from raysys.scoring.files import FOLDER, LEVELS, open_weights
 from raysys.store.builds import Build, Workspace
@@ -61,6 +62,8 @@ def grow_run(
     rows, others = grown_rows(codes.n_items, n_items, seed=seed)
     grown = mixed_codes(codes, rows, _of_like_scale(codes, rows, others))
     dictionary = Compressor.open(real.compressor).dictionary_of(codes)
+    width = open_weights(real.autoencoder).rows["rows"].shape[1]
+    grown = _as_long(grown, codes.decode(dictionary)[:, :width], rows, dictionary)
     vectors = _decoded(grown, dictionary, Path(run) / "grown-vectors.npy")
     items = _items(real.profiles, rows)
 
@@ -100,6 +103,17 @@ def _of_like_scale(
     reach = max(1, len(order) // 100)
     near = np.clip(rank[rows] + others % (2 * reach + 1) - reach, 0, len(order) - 1)
     return np.where(rows == others, rows, order[near])
+
+
+def _as_long(codes: Codes, real: Floats, rows: NDArray[np.int64], dictionary: Floats) -> Codes:
+    """Return the codes with scales that make no consume vector longer than that of its `rows`."""
+    wanted, width = np.linalg.norm(real, axis=1), real.shape[1]
+    scale = np.array(codes.scale)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        part = np.arange(start, min(start + CHUNK_ROWS, len(rows)))
+        length = np.linalg.norm(codes.decode(dictionary, part)[:, :width], axis=1)
+        scale[part] *= np.minimum(1, wanted[rows[part]] / np.maximum(length, 1e-30))
+    return dataclasses.replace(codes, scale=scale)
 
 
 def _decoded(codes: Codes, dictionary: Any, path: Path) -> NDArray[np.float16]:

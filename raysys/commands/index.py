@@ -68,10 +68,10 @@ def index(cfg: IndexConfig) -> StageResult:
         force=cfg.force,
     )
     record = build.record()
-    shown = ("kind", "n_items", "n_lists", "efforts", "recall", "head_recall", "normaliser")
+    shown = ("kind", "n_items", "n_lists", "efforts", "recall", "head_recall", "long_recall")
     return StageResult(
         build_ids={build.kind: build.build_id},
-        extra={key: record[key] for key in (*shown, "bytes_per_item")},
+        extra={key: record[key] for key in (*shown, "normaliser", "bytes_per_item")},
     )
 
 
@@ -97,7 +97,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
     with task_runner(cfg.ray, size=codes.n_items if cfg.kind == "ivf" else 0) as run:
         tasks = functools.partial(_run_all, run)
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
-        plain, headed = set_efforts(made, probes, params=cfg)
+        plain, headed, long = set_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
     normaliser = _measure_normaliser(coded, draft, made, cfg.seed)
     items = embeddings.items(list(NAMES))
@@ -112,7 +112,8 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         target_recall=cfg.target_recall,
         recall=plain[-1] if plain else None,
         head_recall=headed[-1] if headed else None,
-        recall_table=(*plain, *headed),
+        long_recall=long[-1] if long else None,
+        recall_table=(*plain, *headed, *long),
         normaliser=normaliser,
         build_s=seconds,
     )

@@ -18,6 +18,7 @@ from raysys.data.compiled import compiled, compiled_fast
 
 PACKED4, INT8, FLOAT16, DENSE8 = 0, 1, 2, 3
 
+_BLOCK_ATOMS = 32  # of a dictionary, that all queries of a batch meet at once
 _LARGEST_SUM = np.float32(2**31 // 127 - 2**16)  # of |rounded query|, for sums in 32 bits
 
 
@@ -54,9 +55,11 @@ def integer_products(
     """Write factor * steps * (whole [S, D] int8 times queries [Q, D] rounded to 16 bits) to `out`.
 
     A query's largest value becomes 32767, or less where sums of many dims would overflow. The casts
-    keep the sum in 32 bits: on x86 it then compiles to vpmaddwd, eight products at a time.
+    keep the sum in 32 bits: on x86 it then compiles to vpmaddwd, eight products at a time. A block
+    of atoms meets all queries while it lies in the nearest cache.
     """
-    rounded = np.empty(queries.shape[1], np.int16)
+    rounded = np.empty(queries.shape, np.int16)
+    scale = np.empty(queries.shape[0], np.float32)
     for q in range(queries.shape[0]):
         largest, total = np.float32(1e-30), np.float32(0)
         for d in range(queries.shape[1]):
@@ -65,10 +68,15 @@ def integer_products(
             total += value
         step = max(largest / np.float32(32767), total / _LARGEST_SUM)
         for d in range(queries.shape[1]):
-            rounded[d] = np.int16(np.rint(queries[q, d] / step))
-        for s in range(whole.shape[0]):
-            product = np.int32(0)
-            for d in range(whole.shape[1]):
-                term = np.int32(np.int32(whole[s, d]) * np.int32(rounded[d]))
-                product = np.int32(product + term)
-            out[q, s] = np.float32(product) * (steps[s] * np.float32(step * factor))
+            rounded[q, d] = np.int16(np.rint(queries[q, d] / step))
+        scale[q] = np.float32(step * factor)
+    for start in range(0, whole.shape[0], _BLOCK_ATOMS):
+        stop = min(start + _BLOCK_ATOMS, whole.shape[0])
+        for q in range(queries.shape[0]):
+            query = rounded[q]
+            for s in range(start, stop):
+                product = np.int32(0)
+                for d in range(whole.shape[1]):
+                    term = np.int32(np.int32(whole[s, d]) * np.int32(query[d]))
+                    product = np.int32(product + term)
+                out[q, s] = np.float32(product) * (steps[s] * scale[q])

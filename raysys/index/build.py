@@ -7,7 +7,7 @@ whose score reaches that of the exact ranking's last, so that ties count. Sample
     distinct  dense vectors that all differ, nothing excluded, where those of `similar` do not: what
               a thousand copies of one vector find says nothing of the other vectors
     others    queries that the embeddings build brings along, one set per ranking: what the model
-              asks for real users; the longest tenth of them is measured apart too
+              asks for real users; the longest tenth of them has efforts of its own
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOP_KS = (10, 100, 300)
 _MAX_POINTS = 400_000
 _DECODED_ROWS = 8192
 _QUERY_PURPOSE = 0x9E
-_LONG = 0.9  # quantile of lengths beyond which queries of users are measured apart
+_LONG = 0.9  # quantile of lengths beyond which queries of users are long
 _MANY_UNREACHED = 0.01  # of a router's rows: comparing more with every query is worth a warning
 _DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
@@ -93,6 +93,11 @@ class Probe:
     queries: Floats
     weights: Floats
     exclude: list[NDArray[np.int32]]
+
+    def only(self, rows: NDArray[np.bool_]) -> Probe:
+        """Return some of the queries."""
+        kept = [nums for nums, chosen in zip(self.exclude, rows.tolist(), strict=True) if chosen]
+        return Probe(self.name, self.queries[rows], self.weights[rows], kept)
 
 
 def build_index(
@@ -270,21 +275,28 @@ def sample_probes(
 def set_efforts(
     index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
 ) -> list[list[dict[str, Any]]]:
-    """Set the efforts of queries without and with a head; return the measured table of each.
+    """Set the efforts of queries without a head, with one, and of the longest tenth of these.
 
-    Arguments and errors are those of `choose_efforts`.
+    Long ones are of the users who like few items much more than others do: they need other lists
+    than most, and a mean over all would hide what they miss.
+
+    Returns:
+        The measured table of each sort. Arguments and errors are those of `choose_efforts`.
     """
-    headed = [bool(index.headed(probe.weights[:1]).any()) for probe in probes]
-    tables = []
-    for with_head in (False, True):
-        group = [probe for probe, head in zip(probes, headed, strict=True) if head == with_head]
-        efforts, table = choose_efforts(index, group, params=params, keep=keep)
-        if with_head:
-            index.head_efforts = efforts
-        else:
-            index.efforts = efforts
-        tables.append(table)
-    return tables
+    plain = [probe for probe in probes if not index.headed(probe.weights[:1]).any()]
+    headed = [probe for probe in probes if index.headed(probe.weights[:1]).any()]
+    lengths: list[float | None] = [None] * index.n_bias
+    for probe in headed:
+        column = int(np.argmax(probe.weights[0]))
+        lengths[column] = float(np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG))
+    index.long_lengths = tuple(lengths)
+    far = [index.long(probe.queries, probe.weights) for probe in headed]
+    usual = [probe.only(~rows) for probe, rows in zip(headed, far, strict=True)]
+    long = [probe.only(rows) for probe, rows in zip(headed, far, strict=True) if rows.any()]
+    index.efforts, *tables = choose_efforts(index, plain, params=params, keep=keep)
+    index.head_efforts, table = choose_efforts(index, usual, params=params, keep=keep)
+    index.long_efforts, last = choose_efforts(index, long, params=params, keep=keep)
+    return [*tables, table, last]
 
 
 def choose_efforts(
@@ -316,10 +328,9 @@ def choose_efforts(
             row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
             for probe, exact in zip(probes, truth, strict=True):
                 found = _search(index, probe, top_ks[-1], effort)
-                row |= _measured(probe, found, exact, top_ks)
+                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in top_ks}
             table.append(row)
-            sorts = [values for values in row.values() if isinstance(values, dict)]
-            least = {k: min(values[str(k)] for values in sorts) for k in top_ks}
+            least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
             work.add()
             work.say(
                 f"recall {row}",
@@ -363,30 +374,12 @@ def _search(index: Index, probe: Probe, top_k: int, effort: int) -> Floats:
     )[1]
 
 
-def _measured(
-    probe: Probe, found: Floats, exact: Floats, top_ks: list[int]
-) -> dict[str, dict[str, float]]:
-    """Return {sort: {top_k: recall}}; the longest tenth of queries with biases apart.
-
-    They are of the users who like few items much more than others do, whom a mean would hide.
-    """
-    recalls = {k: _recall(found, exact, k) for k in top_ks}
-    means = {probe.name: {str(k): round(float(each.mean()), 4) for k, each in recalls.items()}}
-    if probe.weights.any():
-        length = np.linalg.norm(probe.queries, axis=1)
-        long = length >= np.quantile(length, _LONG)
-        means[f"{probe.name}, long"] = {
-            str(k): round(float(each[long].mean()), 4) for k, each in recalls.items()
-        }
-    return means
-
-
-def _recall(found: Floats, exact: Floats, k: int) -> NDArray[np.float64]:
-    """Shares [Q] of the first k scores that reach the exact k-th, missing ones not counted."""
+def _recall(found: Floats, exact: Floats, k: int) -> float:
+    """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
     wanted = np.isfinite(exact[:, :k]).sum(axis=1)
     last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
     hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
-    return np.asarray(hits / np.maximum(wanted, 1))
+    return float(np.mean(hits / np.maximum(wanted, 1)))
 
 
 def _milliseconds(index: Index, probes: list[Probe], effort: int) -> float:

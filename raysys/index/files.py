@@ -44,14 +44,15 @@ class IndexFacts(Facts):
     Attributes:
         kind, similarity, packing, n_items, dim, n_bias, n_lists, n_routed: of the index.
         n_unreached: routed rows that the router compares directly.
-        efforts, head_efforts: {top_k: smallest effort that reached the target recall}, see `Index`.
+        efforts, head_efforts, long_efforts: {top_k: smallest effort that reached the target
+            recall}, see `Index`, as for long_lengths.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
         heads: least bias of each column's head, None where it has none.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
-        recall_table: a row per effort tried, see `choose_efforts`; recall and head_recall: the
-            last ones of queries without and with a head.
+        recall_table: a row per effort tried, see `choose_efforts`; recall, head_recall and
+            long_recall: the last ones of queries without a head, with one, and of long ones.
         normaliser: {measure: value} of log P(consume) over users against the exact sum; None
             where that is taken, in small catalogues, and without a model.
         build_s: seconds it took.
@@ -68,6 +69,8 @@ class IndexFacts(Facts):
     n_unreached: int
     efforts: dict[int, int]
     head_efforts: dict[int, int]
+    long_efforts: dict[int, int]
+    long_lengths: tuple[float | None, ...]
     shard_rows: tuple[int, ...]
     norm: float | None
     heads: tuple[float | None, ...]
@@ -77,6 +80,7 @@ class IndexFacts(Facts):
     target_recall: float | None = None
     recall: RecallRow | None = None
     head_recall: RecallRow | None = None
+    long_recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
     normaliser: dict[str, float] | None = None
     build_s: float | None = None
@@ -130,6 +134,8 @@ def save_index(
         n_unreached=0 if index.router is None else len(index.router.unreached),
         efforts=dict(index.efforts),
         head_efforts=dict(index.head_efforts),
+        long_efforts=dict(index.long_efforts),
+        long_lengths=index.long_lengths,
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
         heads=index.heads,
@@ -209,6 +215,8 @@ def _open_part(
         bias=bias,
         efforts=facts.efforts,
         head_efforts=facts.head_efforts,
+        long_efforts=facts.long_efforts,
+        long_lengths=facts.long_lengths,
         heads=facts.heads,
         **parts,
         **shared,

@@ -57,6 +57,8 @@ class Index:
         router: lists (ivf) or entries (graph); None for flat.
         efforts: {top_k: effort} of queries without a head, and of those that subtract a bias.
         head_efforts: {top_k: effort} of the others.
+        long_efforts: {top_k: effort} of those of them that are long.
+        long_lengths: for each bias, the length beyond which queries that weigh it are long.
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
@@ -76,6 +78,8 @@ class Index:
         router: Router | None = None,
         efforts: Mapping[int, int] | None = None,
         head_efforts: Mapping[int, int] | None = None,
+        long_efforts: Mapping[int, int] | None = None,
+        long_lengths: Sequence[float | None] = (),
         n_items: int | None = None,
         first_row: int = 0,
         heads: Sequence[float | None] | None = None,
@@ -87,6 +91,8 @@ class Index:
         self.layout = layout or Layout.identity(codes.n_items)
         self.efforts = dict(sorted((efforts or {}).items()))
         self.head_efforts = dict(sorted((head_efforts or {}).items()))
+        self.long_efforts = dict(sorted((long_efforts or {}).items()))
+        self.long_lengths = tuple(long_lengths) or (None,) * bias.shape[1]
         self.space = space
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
@@ -147,6 +153,12 @@ class Index:
         with_head = np.array([least is not None for least in self.heads], dtype=bool)
         return np.asarray((weights[:, with_head] > 0).any(axis=1) & (weights >= 0).all(axis=1))
 
+    def long(self, queries: Floats, weights: Floats) -> NDArray[np.bool_]:
+        """Tell which queries [Q, D] are longer than those that weigh the same biases mostly are."""
+        least = np.array([np.inf if n is None else n for n in self.long_lengths])
+        asked = np.where(weights > 0, least, np.inf).min(axis=1, initial=np.inf)
+        return np.asarray(np.linalg.norm(queries, axis=1) > asked)
+
     # -- searching -------------------------------------------------------------------------
 
     def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
@@ -170,10 +182,9 @@ class Index:
         if n_allowed == 0 or len(queries) == 0:
             return nums, scores
         tables = self.codes.table(queries, self.dictionary)
-        headed = self.headed(weights).tolist()
         plans = [
-            self._plan(top_k + len(e), n_allowed, effort, headed=head)
-            for e, head in zip(excluded, headed, strict=True)
+            self._plan(top_k + len(e), n_allowed, effort, efforts)
+            for e, efforts in zip(excluded, self._efforts_of(queries, weights), strict=True)
         ]
         routed = self._route(queries, weights, max(plans))
         room = min(top_k, self.n_items)
@@ -226,12 +237,23 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _plan(self, depth: int, n_allowed: int, effort: int | None, *, headed: bool) -> int:
+    def _efforts_of(self, queries: Floats, weights: Floats) -> list[dict[int, int]]:
+        """Return the efforts that were measured for queries like each of these."""
+        headed, long = self.headed(weights), self.long(queries, weights)
+        found = []
+        for head, far in zip(headed.tolist(), long.tolist(), strict=True):
+            measured = self.long_efforts if head and far else self.head_efforts if head else {}
+            found.append(measured or self.efforts)
+        return found
+
+    def _plan(
+        self, depth: int, n_allowed: int, effort: int | None, efforts: Mapping[int, int]
+    ) -> int:
         """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""
         limit = self.n_routed
         if limit == 0:
             return 0
-        wanted = effort if effort is not None else self._effort_for(depth, headed=headed)
+        wanted = effort if effort is not None else self._effort_for(depth, efforts)
         if effort is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
             scored = _LIST_COST * self.n_items / limit
@@ -239,9 +261,8 @@ class Index:
             wanted = 0 if cost >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
-    def _effort_for(self, depth: int, *, headed: bool) -> int:
+    def _effort_for(self, depth: int, efforts: Mapping[int, int]) -> int:
         """Return the measured effort of the next larger top_k, or grow the last in proportion."""
-        efforts = self.head_efforts if headed and self.head_efforts else self.efforts
         for top_k, effort in efforts.items():
             if top_k >= depth:
                 return max(effort, depth if self.kind == "graph" else 1)

@@ -91,6 +91,8 @@ def shard_of(index: Index, start: int, stop: int) -> Index:
         router=index.router,
         efforts=index.efforts,
         head_efforts=index.head_efforts,
+        long_efforts=index.long_efforts,
+        long_lengths=index.long_lengths,
         n_items=index.n_items,
         first_row=start,
         heads=index.heads,

@@ -16,6 +16,7 @@ from raysys.data.compiled import compiled_fast, half, prefetch
 
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 32  # halves of a cache line
+_BLOCK_ROWS = 16  # that several users meet at once
 
 
 @compiled_fast
@@ -63,6 +64,28 @@ def row_products(
         for d in range(vector.shape[0]):
             total += half(row[d]) * vector[d]
         out[m] = total
+
+
+@compiled_fast
+def all_products(rows: NDArray[Any], vectors: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write vectors [B, W] times rows [X, W] transposed to `out` [B, X]; rows as in `add_rows`.
+
+    A block of rows is converted once and meets all vectors while it lies in the nearest cache.
+    """
+    width = rows.shape[1]
+    block = np.empty((_BLOCK_ROWS, width), np.float32)
+    for start in range(0, rows.shape[0], _BLOCK_ROWS):
+        size = min(_BLOCK_ROWS, rows.shape[0] - start)
+        for m in range(size):
+            for d in range(width):
+                block[m, d] = half(rows[start + m, d])
+        for b in range(vectors.shape[0]):
+            vector = vectors[b]
+            for m in range(size):
+                row, total = block[m], np.float32(0)
+                for d in range(width):
+                    total += row[d] * vector[d]
+                out[b, start + m] = total
 
 
 @compiled_fast

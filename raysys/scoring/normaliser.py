@@ -33,6 +33,7 @@ N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
 N_BEST = 100  # items outside the profile that are summed exactly
 MAX_EXACT = 2048  # items of a catalogue that is summed over as a whole
 _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
+_AT_ONCE = 64  # users whose scores of T are held
 _LONG = 0.95  # quantile of lengths beyond which latents are long
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
@@ -74,14 +75,18 @@ class Normaliser:
             own: per user, items that are summed exactly: those of the profile and the best.
         """
         out = np.empty(len(z), dtype=np.float32)
-        long = set(self.long(z).tolist())
-        for row, items in enumerate(own):
-            sampled = self._larger if row in long else self._usual
-            mine = np.unique(items)
-            logs = sampled.logs(z[row], mine)
-            exact = self.scorer.link(self.scorer.consume_scores(z[row], mine))
-            top = max(logs.max(), exact.max(initial=-np.inf))
-            out[row] = top + np.log(np.exp(logs - top).sum() + np.exp(exact - top).sum())
+        long = self.long(z)
+        usual = np.setdiff1d(np.arange(len(z)), long)
+        for rows, sampled in ((usual, self._usual), (long, self._larger)):
+            for start in range(0, len(rows), _AT_ONCE):
+                part = rows[start : start + _AT_ONCE]
+                every = sampled.logs(z[part])
+                for row, logs in zip(part.tolist(), every, strict=True):
+                    mine = np.unique(own[row])
+                    logs[sampled.places(mine)] = -np.inf
+                    exact = self.scorer.link(self.scorer.consume_scores(z[row], mine))
+                    top = max(logs.max(), exact.max(initial=-np.inf))
+                    out[row] = top + np.log(np.exp(logs - top).sum() + np.exp(exact - top).sum())
         return out
 
 
@@ -99,11 +104,14 @@ class _Sample:
         self._items = scorer.copied(nums)
         self._log_weights = np.log(weights)
 
-    def logs(self, z: Floats, without: NDArray[Any]) -> Floats:
-        """Return the logs of what items of T stand for [T], -inf for those of `without`."""
-        logs = self._link(self._items.scores(z)) + self._log_weights
-        logs[_places(self._nums, without)] = -np.inf
-        return logs
+    def logs(self, z: Floats) -> Floats:
+        """Return the logs of what the items of T stand for, [B, T], for users z [B, H]."""
+        return np.asarray(self._link(self._items.scores(z)) + self._log_weights)
+
+    def places(self, nums: NDArray[Any]) -> NDArray[np.int64]:
+        """Return where those of the items that are in T stand there; they ascend."""
+        at = np.minimum(np.searchsorted(self._nums, nums), len(self._nums) - 1)
+        return np.asarray(at[self._nums[at] == nums])
 
 
 def importance(scorer: Scorer, spread: Floats) -> Floats:
@@ -150,12 +158,6 @@ def _chances(sizes: Floats, total: int) -> Floats:
         if not above.any():
             return np.asarray(chance)
         certain |= above
-
-
-def _places(ordered: NDArray[np.int64], wanted: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where those of `wanted` that are in `ordered` stand there; both ascend."""
-    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-    return np.asarray(at[ordered[at] == wanted])
 
 
 def measured(

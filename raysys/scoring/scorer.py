@@ -20,7 +20,14 @@ from raysys.data.arrays import Floats, read_only
 from raysys.data.cells import Cells
 from raysys.scoring.files import Weights
 from raysys.scoring.item_scores import ItemScores
-from raysys.scoring.kernels import add_rows, curve, level_probs, row_products, user_factors
+from raysys.scoring.kernels import (
+    add_rows,
+    all_products,
+    curve,
+    level_probs,
+    row_products,
+    user_factors,
+)
 from raysys.scoring.rankings import Ranking, rankings_of
 
 _DAY_S = 86_400.0
@@ -68,10 +75,13 @@ class SomeItems:
     prior: Floats
 
     def scores(self, z: Floats) -> Floats:
-        """Return their consume scores [C] for the user z [H]."""
-        out = np.empty(len(self.rows), dtype=np.float32)
-        nums = np.arange(len(self.rows))
-        row_products(read_only(self.rows), nums, z[: self.rows.shape[1]], out)
+        """Return their consume scores [B, C] for users z [B, H]."""
+        out = np.empty((len(z), len(self.rows)), dtype=np.float32)
+        width = self.rows.shape[1]
+        if len(z) == 1:
+            row_products(read_only(self.rows), np.arange(len(self.rows)), z[0, :width], out[0])
+        else:
+            all_products(read_only(self.rows), np.ascontiguousarray(z[:, :width]), out)
         return np.asarray(out * self.lengths + self.prior)
 
 
