@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index
+from raysys.index.build import IndexParams, Probe, build_index, set_efforts
 from raysys.index.head import HEAD_ROWS, NO_ROWS, Head, threshold
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
@@ -78,3 +78,29 @@ def test_a_head_is_a_thousand_rows_or_none_where_many_are_equal():
     assert threshold(np.zeros(1, np.float32)) is None
     rows, mask = Head(column[:, None], [least]).of(np.ones(1, np.float32))
     np.testing.assert_array_equal(np.flatnonzero(mask), rows)
+
+
+def test_long_queries_have_an_effort_of_their_own(made):
+    """Some users like few items much: what serves the others does not serve them."""
+    index, _ = made
+    rng = np.random.default_rng(2)
+    queries = rng.normal(size=(100, DIM)).astype(np.float32)
+    queries[:10] *= 40
+    weights = np.tile(np.array([1, 0], np.float32), (100, 1))
+    nobody = [np.zeros(0, np.int32)] * 100
+    none = np.zeros_like(weights)
+    probes = [Probe("consume", queries, weights, nobody), Probe("similar", queries, none, nobody)]
+    tables = set_efforts(index, probes, params=IndexParams(kind="ivf"))
+    assert [set(table[-1]) - {"effort", "ms"} for table in tables] == [
+        {"similar"},
+        {"consume"},
+        {"consume"},
+    ]
+    np.testing.assert_array_equal(index.long(queries, weights), np.arange(100) < 10)
+    assert not index.long(queries, none).any()
+    assert index.head_efforts[10] < index.long_efforts[10]
+    found = index.search(SearchRequest(queries, top_k=10, weights=weights))[0]
+    exact = index.search(SearchRequest(queries, top_k=10, weights=weights, effort=index.n_lists))[0]
+    shared = np.array([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)])
+    assert shared[:10].mean() > 9
+    assert shared[10:].mean() > 9
