@@ -186,14 +186,14 @@ class Index:
             self._plan(top_k + len(e), n_allowed, effort, efforts)
             for e, efforts in zip(excluded, self._efforts_of(queries, weights), strict=True)
         ]
-        routed = self._route(queries, weights, max(plans))
+        routed = self._route(queries, weights, plans)
         room = min(top_k, self.n_items)
         everything: tuple[NDArray[Any], NDArray[Any]] | None = None
         for q, plan in enumerate(plans):
             query = self._stored, tables[q], weights[q]
             kept = denied, excluded[q], nums[q, :room], scores[q, :room]
             if plan:
-                lists = routed[q, :plan]
+                lists = routed[q]
                 spilled = lists if len(self._spills.rows) else _NO_LISTS
                 head = self._head.of(weights[q])
                 found = search_rows(*query, *self._runs(lists), spilled, self._spills, *head, *kept)
@@ -269,10 +269,19 @@ class Index:
         top_k, effort = list(efforts.items())[-1] if efforts else (1, 1)
         return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
-    def _route(self, queries: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
-        if count == 0 or self.router is None or self.space is None:
-            return np.zeros((len(queries), 0), dtype=np.int64)
-        return self.router.nearest(self.space.queries(queries, weights), count)
+    def _route(
+        self, queries: Floats, weights: Floats, plans: Sequence[int]
+    ) -> list[NDArray[np.int64]]:
+        """Return what every query probes: as many as its plan says."""
+        routed = [_NO_LISTS] * len(queries)
+        if self.router is None or self.space is None:
+            return routed
+        asked, wanted = self.space.queries(queries, weights), np.array(plans)
+        for count in np.unique(wanted[wanted > 0]):
+            rows = np.flatnonzero(wanted == count)
+            for row, lists in zip(rows, self.router.nearest(asked[rows], int(count)), strict=True):
+                routed[row] = lists
+        return routed
 
     def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         starts, stops = (
