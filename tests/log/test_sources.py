@@ -101,7 +101,7 @@ def test_files_of_other_formats_are_refused_by_name(tmp_path):
         ("a.parquet", b"PAR1 this is not one", "cannot be read as parquet"),
         ("a.csv.gz", b"not gzip", "cannot be read as csv"),
         ("a.jsonl.gz", gzip.compress(b"{}\n" * 9, mtime=0)[:-5], "cannot be read as jsonl"),
-        ("a.csv.gz", gzip.compress(CSV.encode())[:-5], "cannot be read as csv"),
+        ("a.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-5], "cannot be read as csv"),
     ],
 )
 def test_unreadable_files_are_one_line(tmp_path, name, content, message):
