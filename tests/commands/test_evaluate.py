@@ -302,7 +302,12 @@ def test_codes_and_index_come_close_to_the_model(run):
     assert set(served.build_ids) >= {"index", "codes", "embeddings", "autoencoder", "profiles"}
     assert served.metrics["recall@20"]["mean"] == pytest.approx(own, abs=0.02)
     assert codes.metrics["recall@20"]["mean"] == pytest.approx(own, abs=0.05)
-    assert raw.metrics == codes.metrics
+    rates = ("rmse", "mae", "nll", "ece")  # of float16 weights, which a service has
+    for name, wanted in codes.metrics.items():
+        if name in rates:
+            assert raw.metrics[name]["mean"] == pytest.approx(wanted["mean"], rel=1e-4)
+        else:
+            assert raw.metrics[name] == wanted
     assert raw.extra["report"].endswith("evaluate-test-index-raw.json")
 
 
