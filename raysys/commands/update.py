@@ -193,6 +193,8 @@ def _upserted(
     cfg: UpdateConfig, embeddings: Embeddings, items: pa.Table, changes: Changes, *, own: bool
 ) -> tuple[Changes, ColdMap | None]:
     """Return the changes with the rows of the upsert file, and the map that they needed."""
+    if not Path(cfg.upsert).expanduser().is_file():
+        raise DataError(f"upsert={cfg.upsert!r} does not exist")
     try:
         table = pq.read_table(Path(cfg.upsert).expanduser())
     except (OSError, pa.ArrowInvalid) as error:

@@ -31,7 +31,7 @@ from raysys.scoring.scorer import Scorer
 
 N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
 N_BEST = 100  # items outside the profile that are summed exactly
-MAX_EXACT = 2048  # items of a catalogue that is summed over as a whole
+MAX_EXACT = 4096  # items of a catalogue that is scored as a whole
 _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
 _AT_ONCE = 64  # users whose scores of T are held
 _LONG = 0.95  # quantile of lengths beyond which latents are long

@@ -173,6 +173,10 @@ class Changed:
         changes: upserted rows become item_nums N and up.
         known: {item_id: item_num} of the N items.
         cosine: compare directions, as the index does.
+
+    Attributes:
+        n_items, dim: of all of them, and of queries.
+        alive: [N + M] which are neither deleted nor replaced by a later row.
     """
 
     def __init__(
@@ -185,6 +189,7 @@ class Changed:
         self._bias = changes.bias
         gone = gone_mask(changes, known, index.n_items)
         self._alive = ~gone if gone.any() else None
+        self.alive = np.concatenate([~gone, np.ones(len(changes.items), dtype=bool)])
         self._cosine = cosine
         self.n_items = index.n_items + len(changes.items)
         self.dim = index.dim
@@ -194,10 +199,6 @@ class Changed:
         moved = copy.copy(self)
         moved._index = index
         return moved
-
-    def alive(self, nums: Nums) -> Nums:
-        """Return those of the build's items that are neither deleted nor replaced."""
-        return nums if self._alive is None else nums[self._alive[nums]]
 
     def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return item_nums and scores [Q, K]; see `Index.search`.

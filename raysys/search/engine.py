@@ -197,8 +197,11 @@ class Engine:
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         scorer = normaliser.scorer
-        n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
-        nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
+        if rescore and normaliser.exact:  # as cheap as an index, and nothing is missed
+            nums = self._everything(history.n_users, exclude, allow)
+        else:
+            n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
+            nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
             same = ranking == _CONSUME and exclude is not None and allow is None
@@ -218,6 +221,20 @@ class Engine:
                 )
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
+
+    def _everything(
+        self, n_users: int, exclude: Sequence[Items] | None, allow: Mask | None
+    ) -> Items:
+        """Return every item that may be returned, [B, N] padded with -1 where it may not."""
+        every = np.arange(len(self._items), dtype=np.int32)
+        if allow is not None:
+            every[~allow] = -1
+        if self._changed is not None:
+            every[~self._changed.alive] = -1
+        nums = np.tile(every, (n_users, 1))
+        for row, seen in enumerate(exclude or ()):
+            nums[row, seen] = -1
+        return nums
 
     def log_z(
         self,
