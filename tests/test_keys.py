@@ -187,6 +187,12 @@ SHOWN = {
         "logs": "test_a_row_per_log_and_engine",
         "data": "test_logs_are_files_of_the_data_folder",
     },
+    "AnswerBenchConfig": {
+        "source": "test_the_suite_has_a_row_for_every_ranking_and_one_for_the_replica",
+        "sizes": "test_the_suite_has_a_row_for_every_ranking_and_one_for_the_replica",
+        "users": "test_the_suite_has_a_row_for_every_ranking_and_one_for_the_replica",
+        "keep": "test_the_suite_has_a_row_for_every_ranking_and_one_for_the_replica",
+    },
     "CodesBenchConfig": {
         "source": "test_codes",
         "similarity": "test_codes",

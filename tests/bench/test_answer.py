@@ -36,10 +36,12 @@ def test_a_grown_run_keeps_the_real_items_and_users(source, tmp_path):
 
 
 def test_the_suite_has_a_row_for_every_ranking_and_one_for_the_replica(source, tmp_path):
-    cfg = answer.AnswerBenchConfig(run=str(source), sizes=[80], users=30, keep=str(tmp_path))
+    cfg = answer.AnswerBenchConfig(source=str(source), sizes=[80], users=30, keep=str(tmp_path))
     rows = answer.rows(cfg)
     assert [row.get("ranking") for row in rows] == ["consume", "rating", "like", "discover", None]
     assert all(row["whole_ms"] > 0 and row["search_ms"] > 0 for row in rows[:-1])
     assert rows[-1]["private_mb"] > 0
     assert rows[-1]["walk_ms"] > 0
     assert {row["n_items"] for row in rows} == {80}
+    assert rows[-1]["n_users"] == 30
+    assert (tmp_path / "80-items-30-users" / "index").is_dir()
