@@ -196,7 +196,7 @@ def test_nothing_to_do_and_unknown_items(tmp_path):
         update(UpdateConfig(run=str(tmp_path)))
     with pytest.raises(UnknownItemError, match="'nope'"):
         update(UpdateConfig(run=str(tmp_path), delete=["nope"]))
-    with pytest.raises(DataError, match="none.parquet' does not exist"):
+    with pytest.raises(DataError, match=r"none\.parquet' does not exist"):
         update(UpdateConfig(run=str(tmp_path), upsert=str(tmp_path / "none.parquet")))
 
 
