@@ -56,12 +56,6 @@ class Weights:
     tables: Mapping[str, NDArray[Any]]
     levels: RatingLevels
 
-    @property
-    def bytes_per_item(self) -> float:
-        """Bytes of an item's rows as they are."""
-        n_items = len(self.rows["prior"])
-        return sum(array.nbytes for array in self.rows.values()) / max(n_items, 1)
-
 
 def save_weights(draft: Draft, weights: Weights) -> None:
     """Write weights into a build that is being made, their levels apart; part by part.
