@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from raysys.autoencoder.gather import part_elements, parts_of, sums_of_rows
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
+from raysys.scoring.scorer import USER_PSEUDO_CELLS
 
-_USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
 _LEAST_LEFT = 1e-4  # of what a rating leaves to others
 
 
@@ -286,6 +286,6 @@ def _cell_levels(batch: Ragged, residual: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_shares(hist: Tensor, tables: UserTables) -> Tensor:
     """Return the log of shares over levels from counts [..., R], shrunk, over the overall ones."""
-    cells = hist.sum(dim=1, keepdim=True) + _USER_PSEUDO_CELLS
-    shares = (hist + _USER_PSEUDO_CELLS * tables.log_overall.exp()) / cells
+    cells = hist.sum(dim=1, keepdim=True) + USER_PSEUDO_CELLS
+    shares = (hist + USER_PSEUDO_CELLS * tables.log_overall.exp()) / cells
     return shares.log() - tables.log_overall

@@ -31,7 +31,7 @@ from raysys.scoring.kernels import (
 from raysys.scoring.rankings import Ranking, rankings_of
 
 _DAY_S = 86_400.0
-_USER_PSEUDO_CELLS = 10.0  # as of `autoencoder/ragged_ops.py`
+USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
 
 
 class Link:
@@ -206,8 +206,8 @@ class Scorer:
         counts = np.bincount(rows * n_levels + level, minlength=n_users * n_levels)
         counts = counts.reshape(n_users, n_levels)
         overall = tables["log_overall"]
-        cells = counts.sum(axis=1, keepdims=True) + _USER_PSEUDO_CELLS
-        shares = np.log((counts + _USER_PSEUDO_CELLS * np.exp(overall)) / cells) - overall
+        cells = counts.sum(axis=1, keepdims=True) + USER_PSEUDO_CELLS
+        shares = np.log((counts + USER_PSEUDO_CELLS * np.exp(overall)) / cells) - overall
         return [latent, factors, shares.astype(np.float32)]
 
     def query(self, z: Floats, ranking: Ranking) -> tuple[Floats, Floats]:
