@@ -25,6 +25,10 @@ from raysys.compressor.kernels import nearest_step
 _RIDGE = 1e-6  # keeps the normal equations of nearly parallel atoms solvable
 _BLOCK = 128
 _SWEEPS = 2  # a third sweep gained less than .001 recall
+_MATHS = {"nnan", "nsz"}
+"""Finite numbers only, so that a largest one is found in vectors, but sums as they are written:
+what compiles a parallel kernel and what loads it from numba's cache run code that was optimised
+once and twice, and would round differently. Parts of one build are coded by both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ def matching_pursuit(x: Tensor, dictionary: Tensor, gram: Tensor, n_active: int)
     return SparseCodes(torch.from_numpy(atoms), torch.from_numpy(values))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
 def _pursue(start: Any, gram: Any, atoms: Any, values: Any) -> None:
     """Fill atoms and values [B, n] from correlations start [B, S]; one row a thread.
 
@@ -145,7 +149,7 @@ def exchange(
     return SparseCodes(torch.from_numpy(atoms), torch.from_numpy(values))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
 def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> None:
     """Change atoms and values [B, n] in place; see `exchange`. One row a thread."""
     n_active = atoms.shape[1]
@@ -190,7 +194,7 @@ def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> 
         values[b] = scale * steps
 
 
-@numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
 def _strongest(left: Any, factor: Any, row: Any) -> int:
     """Return where |left + factor * row| is largest; by blocks, whose maxima are vectorised."""
     best = np.float32(-1)

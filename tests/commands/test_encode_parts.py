@@ -1,5 +1,6 @@
 """Encoding part by part: the same bytes however it is cut up, spread or interrupted."""
 
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,30 @@ def test_codes_are_the_same_with_any_number_of_threads(world):
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+CODE_ROWS = """
+import hashlib
+import numpy as np
+import torch
+from raysys.compressor.encode import Encoder
+
+rows = np.random.default_rng(0).normal(size=(2000, 24)).astype(np.float32)
+dictionary = torch.from_numpy(rows[:64] / np.linalg.norm(rows[:64], axis=1, keepdims=True))
+atoms, values = Encoder.fit(rows, dictionary, n_active=4, model=None).block(rows)
+print(hashlib.sha256(atoms.tobytes() + values.tobytes()).hexdigest())
+"""
+
+
+def test_a_kernel_codes_alike_when_compiled_and_when_loaded(tmp_path):
+    """Workers of one job do both: numba optimises a parallel kernel again before it stores it."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CODE_ROWS]
+    found = []
+    for n_stored in (0, 1):
+        assert bool(list(tmp_path.rglob("pursuit._exchange*.nbc"))) == bool(n_stored)
+        found.append(subprocess.check_output(command, env=environment, text=True))
     assert found[0] == found[1]
 
 
