@@ -221,6 +221,21 @@ def search_rows(
 
 
 @compiled
+def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
+    """Write where the best K of scores [C], K at most C, stand to `places` [K] int32, best first.
+
+    The first of equals comes first.
+    """
+    best = np.empty(places.shape[0], np.float32)
+    for place in range(places.shape[0]):
+        _sift_up(places, best, place, place, scores[place])
+    for place in range(places.shape[0], scores.shape[0]):
+        if scores[place] > best[0]:
+            _sift_down(places, best, places.shape[0], place, scores[place])
+    _sort_heap(places, best, places.shape[0])
+
+
+@compiled
 def _keep_best(
     query: tuple[Any, ...],
     rows: NDArray[Any],

@@ -67,6 +67,17 @@ class Normaliser:
         """Return the rows of latents [B, H] that are long."""
         return np.flatnonzero(np.linalg.norm(z[:, : self.scorer.width], axis=1) > self.length)
 
+    def of_all(self, z: Floats) -> tuple[Floats, Floats]:
+        """Return every item's consume scores [B, N] for users z [B, H], and their log Z [B].
+
+        Only where the sum is exact: N is small then.
+        """
+        assert self.exact
+        scores = self._usual.scores(z)
+        logs = self.scorer.link(scores)
+        top = logs.max(axis=1)
+        return scores, np.asarray(top + np.log(np.exp(logs - top[:, None]).sum(axis=1)))
+
     def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
         """Return log Z of users, float32 [B].
 
@@ -104,9 +115,13 @@ class _Sample:
         self._items = scorer.copied(nums)
         self._log_weights = np.log(weights)
 
+    def scores(self, z: Floats) -> Floats:
+        """Return the consume scores of the items of T, [B, T], for users z [B, H]."""
+        return self._items.scores(z)
+
     def logs(self, z: Floats) -> Floats:
         """Return the logs of what the items of T stand for, [B, T], for users z [B, H]."""
-        return np.asarray(self._link(self._items.scores(z)) + self._log_weights)
+        return np.asarray(self._link(self.scores(z)) + self._log_weights)
 
     def places(self, nums: NDArray[Any]) -> NDArray[np.int64]:
         """Return where those of the items that are in T stand there; they ascend."""

@@ -239,16 +239,19 @@ class Scorer:
         rows = self._rows[nums].view(np.float16).astype(np.float32)
         return np.asarray(rows * self._scales[1][nums][:, None])
 
-    def score(self, z: Floats, nums: NDArray[Any], log_z: float) -> ItemScores:
+    def score(
+        self, z: Floats, nums: NDArray[Any], log_z: float, consume: Floats | None = None
+    ) -> ItemScores:
         """Return what the model says of some items.
 
         Args:
             z: [H] latent of the user.
             nums: [C] items.
             log_z: log of the sum over all items of what P(i | u) is in proportion to.
+            consume: consume scores [C] of the items, where they are at hand.
         """
         nums = np.asarray(nums, dtype=np.int64)
-        scores = self.consume_scores(z, nums)
+        scores = self.consume_scores(z, nums) if consume is None else consume
         probs = self.level_probs(z, nums)
         rating = None
         if self.levels.n_rated:

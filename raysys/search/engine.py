@@ -40,6 +40,7 @@ from raysys.store.builds import Build
 from raysys.timing.files import Timed
 
 _CONSUME = Ranking("consume")
+_AT_ONCE = 64  # users whose scores of all items are held
 
 
 class Engine:
@@ -196,22 +197,25 @@ class Engine:
         z = self.encode(history)
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
-        scorer = normaliser.scorer
         if rescore and normaliser.exact:  # as cheap as an index, and nothing is missed
-            nums = self._everything(history.n_users, exclude, allow)
-        else:
-            n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
-            nums, scores = self.candidates(z, ranking, n_candidates, exclude=exclude, allow=allow)
+            yield from self._of_all(z, normaliser, ranking, top_k, exclude=exclude, allow=allow)
+            return
+        n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
+        asked = [(ranking, exclude)]
+        alike = allow is None and self._changed is None  # the normaliser's best are of the build
+        if rescore and probabilities and alike and not (ranking == _CONSUME and exclude):
+            asked.append((_CONSUME, history.item_lists))  # one pass over the dictionary for both
+        found = self._search(z, asked, n_candidates, allow=allow)
+        nums, scores = found[0]
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
-            same = ranking == _CONSUME and exclude is not None and allow is None
-            best = nums if same and self._changed is None else None
+            best = found[-1][0] if alike else None
             log_z = self.log_z(z, history, best, normaliser=normaliser)
         for row in range(history.n_users):
             candidates = nums[row][nums[row] >= 0]
             if rescore:
                 yield best_of(
-                    scorer,
+                    normaliser.scorer,
                     z[row],
                     candidates,
                     log_z=float(log_z[row]),
@@ -222,19 +226,39 @@ class Engine:
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
 
-    def _everything(
-        self, n_users: int, exclude: Sequence[Items] | None, allow: Mask | None
-    ) -> Items:
-        """Return every item that may be returned, [B, N] padded with -1 where it may not."""
-        every = np.arange(len(self._items), dtype=np.int32)
-        if allow is not None:
-            every[~allow] = -1
+    def _of_all(
+        self,
+        z: Floats,
+        normaliser: Normaliser,
+        ranking: Ranking,
+        top_k: int,
+        *,
+        exclude: Sequence[Items] | None,
+        allow: Mask | None,
+    ) -> Iterator[Ranked]:
+        """Yield the lists of users z [B, H] from the scores of every item; see `lists`."""
+        every = np.ones(len(self._items), dtype=np.bool_) if allow is None else allow
         if self._changed is not None:
-            every[~self._changed.alive] = -1
-        nums = np.tile(every, (n_users, 1))
-        for row, seen in enumerate(exclude or ()):
-            nums[row, seen] = -1
-        return nums
+            every = every & self._changed.alive
+        fresh = np.zeros(len(self._items) - normaliser.scorer.n_items, dtype=np.float32)
+        for start in range(0, len(z), _AT_ONCE):
+            consume, log_z = normaliser.of_all(z[start : start + _AT_ONCE])
+            for row in range(len(consume)):
+                allowed = every
+                if exclude is not None:
+                    allowed = every.copy()
+                    allowed[exclude[start + row]] = False
+                nums = np.flatnonzero(allowed).astype(np.int32)
+                yield best_of(
+                    normaliser.scorer,
+                    z[start + row],
+                    nums,
+                    log_z=float(log_z[row]),
+                    changes=self._changes,
+                    top_k=top_k,
+                    ranking=ranking,
+                    consume=np.concatenate([consume[row], fresh])[nums],
+                )
 
     def log_z(
         self,
@@ -289,17 +313,31 @@ class Engine:
             exclude: per user, item_nums to leave out.
             allow: [n_items] which items may be returned; None: all.
         """
+        return self._search(z, [(ranking, exclude)], n_candidates, allow=allow)[0]
+
+    def _search(
+        self,
+        z: Floats,
+        asked: Sequence[tuple[Ranking, Sequence[Items] | None]],
+        top_k: int,
+        *,
+        allow: Mask | None,
+    ) -> list[tuple[Items, Floats]]:
+        """Return what the index finds by each of some rankings, without what each excludes."""
         assert self.scorer is not None
-        query, weights = self.scorer.query(z, ranking)
-        return self._index.search(
+        pairs = [self.scorer.query(z, ranking) for ranking, _ in asked]
+        nobody = [np.zeros(0, dtype=np.int32)] * len(z)
+        nums, scores = self._index.search(
             SearchRequest(
-                query,
-                weights=weights,
-                top_k=n_candidates,
-                exclude=exclude,
+                np.concatenate([query for query, _ in pairs]),
+                weights=np.concatenate([weights for _, weights in pairs]),
+                top_k=top_k,
+                exclude=[items for _, exclude in asked for items in exclude or nobody],
                 allow=allow,
             )
         )
+        parts = len(asked)
+        return list(zip(np.split(nums, parts), np.split(scores, parts), strict=True))
 
     def query(
         self, history: Cells, ranking: Ranking

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from raysys.data.arrays import Floats
+from raysys.index.kernels import best_places
 from raysys.scoring.item_scores import ItemScores
 from raysys.scoring.rankings import Needs, Ranking, meets
 from raysys.scoring.scorer import Scorer
@@ -33,6 +34,7 @@ def best_of(
     changes: Changes | None,
     top_k: int,
     ranking: Ranking,
+    consume: Floats | None = None,
 ) -> Ranked:
     """Return the best candidates by the exact score of a ranking.
 
@@ -44,13 +46,15 @@ def best_of(
         changes: upserted items, where there are any.
         top_k: length of the list.
         ranking: one of the model's.
+        consume: consume scores [C] of the candidates, where they are at hand.
     """
     if ranking.rule.needs is Needs.NOTHING and changes is None:  # levels of the best alone
-        order = np.argsort(-scorer.consume_scores(z, nums), kind="stable")[:top_k]
-        nums = nums[order]
-    exact = exact_scores(scorer, z, nums, log_z, changes)
+        consume = scorer.consume_scores(z, nums) if consume is None else consume
+        order = _best(consume, top_k)
+        nums, consume = nums[order], consume[order]
+    exact = exact_scores(scorer, z, nums, log_z, changes, consume)
     scores = ranking.exact(exact)
-    order = np.argsort(-scores, kind="stable")[:top_k]
+    order = _best(scores, top_k)
     rating = exact.expected_rating
     return Ranked(
         item_nums=nums[order],
@@ -63,13 +67,21 @@ def best_of(
 
 
 def exact_scores(
-    scorer: Scorer, z: Floats, nums: Items, log_z: float, changes: Changes | None
+    scorer: Scorer,
+    z: Floats,
+    nums: Items,
+    log_z: float,
+    changes: Changes | None,
+    consume: Floats | None = None,
 ) -> ItemScores:
-    """Return the scores of candidates [C] (see the module's docstring)."""
+    """Return the scores of candidates [C] (see the module's docstring).
+
+    `consume` [C] are their consume scores where they are at hand; those of upserts are not read.
+    """
     fresh = nums >= scorer.n_items
     if changes is None or not fresh.any():
-        return scorer.score(z, nums, log_z)
-    known = scorer.score(z, np.where(fresh, 0, nums), log_z)
+        return scorer.score(z, nums, log_z, consume)
+    known = scorer.score(z, np.where(fresh, 0, nums), log_z, consume)
     rows, width = nums[fresh] - scorer.n_items, scorer.width
     vectors, bias = changes.vectors[rows], changes.bias[rows]
     consume = (vectors[:, :width] @ z[:width] + bias[:, 0]).astype(np.float32)
@@ -87,6 +99,13 @@ def exact_scores(
         expected_rating=None if rating is None else _put(rating, fresh, np.nan),
         consume_score=_put(known.consume_score, fresh, consume),
     )
+
+
+def _best(scores: Floats, top_k: int) -> Items:
+    """Return where the best of scores [C] stand, best first, the first of equals first."""
+    places = np.empty(min(top_k, len(scores)), dtype=np.int32)
+    best_places(np.ascontiguousarray(scores, dtype=np.float32), places)
+    return places
 
 
 def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Floats:
