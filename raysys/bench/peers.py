@@ -1,4 +1,4 @@
-"""The peers of the retrieval suite: hnswlib float32, usearch i8, faiss IVF-OPQ and IVF-RaBitQ.
+"""The peers of the retrieval suite: hnswlib float32, usearch i8, and faiss with four quantisers.
 
 A peer builds an index file, opens it, and says how it is asked; what is not installed is left out.
 """
@@ -148,4 +148,6 @@ PEERS = (
     Peer("usearch i8", "usearch", _build_usearch, _open_usearch, cosine_only=True),
     _faiss("faiss IVF-OPQ", "OPQ{parts},IVF{lists},PQ{parts}x8"),
     _faiss("faiss IVF-RaBitQ", "RR{dim},IVF{lists},RaBitQ"),
+    _faiss("faiss IVF-RaBitQ 4 bits", "RR{dim},IVF{lists},RaBitQ4"),
+    _faiss("faiss IVF-TurboQuant 4 bits", "RR{dim},IVF{lists},SQtq4"),
 )

@@ -15,8 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
-from raysys.compressor.kernels import integer_products
+from raysys.compressor.kernels import Rounded, integer_products
 from raysys.data.arrays import Floats
+from raysys.data.compiled import LANES
 
 _LARGEST = 127
 _STEP_BITS = 2**16  # integer * step is then exact in float32: rounding again changes no bit
@@ -27,35 +28,39 @@ class Dictionary:
 
     Args:
         atoms: [S, D] float32.
+
+    Attributes:
+        size, dim: atoms S and dimensions D.
+        rounded: the atoms, as kernels read them.
     """
 
     def __init__(self, atoms: Floats) -> None:
         atoms = np.ascontiguousarray(atoms, dtype=np.float32)
         largest = np.abs(atoms).max(axis=1, keepdims=True, initial=1e-30)
-        self._whole = np.rint(atoms * (_LARGEST / largest)).astype(np.int8)
+        size, self.dim = len(atoms), int(atoms.shape[1])
+        whole = np.zeros((-(-size // 4) * 4, -(-self.dim // LANES) * LANES), dtype=np.int8)
+        whole[:size, : self.dim] = np.rint(atoms * (_LARGEST / largest))
         squares = np.einsum("sd,sd->s", atoms, atoms, dtype=np.float64)
-        counts = np.einsum("sd,sd->s", self._whole, self._whole, dtype=np.float64)
+        counts = np.einsum("sd,sd->s", whole[:size], whole[:size], dtype=np.float64)
         mantissa, exponent = np.frexp(np.sqrt(squares / np.maximum(counts, 1)))
         mantissa = np.rint(mantissa * _STEP_BITS) / _STEP_BITS
-        self._steps = np.ldexp(mantissa, exponent).astype(np.float32)
+        steps = np.zeros(len(whole), dtype=np.float32)
+        steps[:size] = np.ldexp(mantissa, exponent)
+        self.size, self.rounded = size, Rounded(whole, steps)
 
     @classmethod
     def of(cls, atoms: Floats | Dictionary) -> Dictionary:
         """Return atoms [S, D] rounded, unless they are already."""
         return atoms if isinstance(atoms, Dictionary) else cls(atoms)
 
-    @property
-    def dim(self) -> int:
-        """Dimensions D."""
-        return int(self._whole.shape[1])
-
     @cached_property
     def floats(self) -> Floats:
         """The rounded atoms [S, D] as float32, made when something first asks for them."""
-        return np.asarray(self._whole * self._steps[:, None], dtype=np.float32)
+        whole, steps = self.rounded
+        return np.asarray((whole * steps[:, None])[: self.size, : self.dim], dtype=np.float32)
 
     def products(self, queries: Floats, factor: float) -> Floats:
         """Return factor * Dict q [Q, S] of queries [Q, D]."""
-        out = np.empty((len(queries), len(self._whole)), dtype=np.float32)
-        integer_products(self._whole, self._steps, queries, factor, out)
-        return out
+        out = np.empty((len(queries), len(self.rounded.steps)), dtype=np.float32)
+        integer_products(self.rounded, np.ascontiguousarray(queries), factor, out)
+        return np.ascontiguousarray(out[:, : self.size])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.data.compiled import compiled, compiled_fast
+from raysys.data.compiled import compiled, compiled_fast, four_products
 
 PACKED4, INT8, FLOAT16, DENSE8 = 0, 1, 2, 3
 
@@ -44,21 +44,29 @@ def nearest_step(steps: Any, value: Any) -> int:
     return best
 
 
+class Rounded(NamedTuple):
+    """A rounded dictionary of S atoms and D dims; rows and columns of zeros fill it up.
+
+    Attributes:
+        whole: int8 [S', W], S' a multiple of 4 and W of `LANES`.
+        steps: float32 [S'], what a whole number of each atom stands for.
+    """
+
+    whole: NDArray[Any]
+    steps: NDArray[Any]
+
+
 @compiled
 def integer_products(
-    whole: NDArray[Any],
-    steps: NDArray[Any],
-    queries: NDArray[Any],
-    factor: float,
-    out: NDArray[Any],
+    atoms: Rounded, queries: NDArray[Any], factor: float, out: NDArray[Any]
 ) -> None:
-    """Write factor * steps * (whole [S, D] int8 times queries [Q, D] rounded to 16 bits) to `out`.
+    """Write factor * steps * (whole times queries [Q, D] rounded to 16 bits) to `out` [Q, S'].
 
-    A query's largest value becomes 32767, or less where sums of many dims would overflow. The casts
-    keep the sum in 32 bits: on x86 it then compiles to vpmaddwd, eight products at a time. A block
-    of atoms meets all queries while it lies in the nearest cache.
+    A query's largest value becomes 32767, or less where sums of many dims would overflow 32 bits.
+    A block of atoms meets all queries while it lies in the nearest cache.
     """
-    rounded = np.empty(queries.shape, np.int16)
+    whole, steps = atoms.whole, atoms.steps
+    rounded = np.zeros((queries.shape[0], whole.shape[1]), np.int16)
     scale = np.empty(queries.shape[0], np.float32)
     for q in range(queries.shape[0]):
         largest, total = np.float32(1e-30), np.float32(0)
@@ -70,13 +78,12 @@ def integer_products(
         for d in range(queries.shape[1]):
             rounded[q, d] = np.int16(np.rint(queries[q, d] / step))
         scale[q] = np.float32(step * factor)
-    for start in range(0, whole.shape[0], _BLOCK_ATOMS):
-        stop = min(start + _BLOCK_ATOMS, whole.shape[0])
+    sums = np.empty(4, np.int32)
+    for start in range(0, steps.shape[0], _BLOCK_ATOMS):
+        stop = min(start + _BLOCK_ATOMS, steps.shape[0])
         for q in range(queries.shape[0]):
-            query = rounded[q]
-            for s in range(start, stop):
-                product = np.int32(0)
-                for d in range(whole.shape[1]):
-                    term = np.int32(np.int32(whole[s, d]) * np.int32(query[d]))
-                    product = np.int32(product + term)
-                out[q, s] = np.float32(product) * (steps[s] * scale[q])
+            query, unit, found = rounded[q], scale[q], out[q]
+            for s in range(start, stop, 4):
+                four_products(whole, s, query, sums)
+                for r in range(4):
+                    found[s + r] = np.float32(sums[r]) * (steps[s + r] * unit)

@@ -26,6 +26,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import require
 from raysys.data.arrays import Floats, chunks
 from raysys.errors import BuildError
+from raysys.index.efforts import LONG, PLAIN, Efforts
 from raysys.index.entries import number_entries
 from raysys.index.index import INDEX_KINDS, Index
 from raysys.index.layout import Layout
@@ -283,20 +284,22 @@ def set_efforts(
     Returns:
         The measured table of each sort. Arguments and errors are those of `choose_efforts`.
     """
-    plain = [probe for probe in probes if not index.headed(probe.weights[:1]).any()]
-    headed = [probe for probe in probes if index.headed(probe.weights[:1]).any()]
+    index.efforts = Efforts()
+    first = [int(index.sorts(p.queries[:1], p.weights[:1])[0]) for p in probes]
+    plain = [probe for probe, sort in zip(probes, first, strict=True) if sort == PLAIN]
+    headed = [probe for probe, sort in zip(probes, first, strict=True) if sort != PLAIN]
     lengths: list[float | None] = [None] * index.n_bias
     for probe in headed:
         column = int(np.argmax(probe.weights[0]))
         lengths[column] = float(np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG))
-    index.long_lengths = tuple(lengths)
-    far = [index.long(probe.queries, probe.weights) for probe in headed]
+    index.efforts = Efforts(lengths=tuple(lengths))
+    far = [index.sorts(probe.queries, probe.weights) == LONG for probe in headed]
     usual = [probe.only(~rows) for probe, rows in zip(headed, far, strict=True)]
     long = [probe.only(rows) for probe, rows in zip(headed, far, strict=True) if rows.any()]
-    index.efforts, *tables = choose_efforts(index, plain, params=params, keep=keep)
-    index.head_efforts, table = choose_efforts(index, usual, params=params, keep=keep)
-    index.long_efforts, last = choose_efforts(index, long, params=params, keep=keep)
-    return [*tables, table, last]
+    shared: dict[str, Any] = {"params": params, "keep": keep}
+    found = [choose_efforts(index, some, **shared) for some in (plain, usual, long)]
+    index.efforts = Efforts(found[0][0], found[1][0], found[2][0], tuple(lengths))
+    return [table for _, table in found]
 
 
 def choose_efforts(

@@ -22,6 +22,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
+from raysys.index.efforts import Efforts
 from raysys.index.index import Index
 from raysys.index.kernels import Spills
 from raysys.index.layout import Layout
@@ -45,7 +46,7 @@ class IndexFacts(Facts):
         kind, similarity, packing, n_items, dim, n_bias, n_lists, n_routed: of the index.
         n_unreached: routed rows that the router compares directly.
         efforts, head_efforts, long_efforts: {top_k: smallest effort that reached the target
-            recall}, see `Index`, as for long_lengths.
+            recall}, see `Efforts`, as for long_lengths.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
         heads: least bias of each column's head, None where it has none.
@@ -132,10 +133,10 @@ def save_index(
         n_lists=index.n_lists,
         n_routed=index.n_routed,
         n_unreached=0 if index.router is None else len(index.router.unreached),
-        efforts=dict(index.efforts),
-        head_efforts=dict(index.head_efforts),
-        long_efforts=dict(index.long_efforts),
-        long_lengths=index.long_lengths,
+        efforts=dict(index.efforts.plain),
+        head_efforts=dict(index.efforts.headed),
+        long_efforts=dict(index.efforts.long),
+        long_lengths=index.efforts.lengths,
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
         heads=index.heads,
@@ -198,7 +199,7 @@ def _open_part(
         codes = Codes.mapped(index, facts.packing, folder=folder)
         names = [f"{folder}bias", f"{folder}items", "rows", "starts"]
         bias, items, rows, starts = (
-            np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names
+            np.asarray(np.load(index.path(f"{name}.npy"), mmap_mode="r")) for name in names
         )
         names = [f"{folder}spill_{name}" for name in Spills._fields]
         spills = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
@@ -213,10 +214,9 @@ def _open_part(
         similarity=facts.similarity,
         codes=codes,
         bias=bias,
-        efforts=facts.efforts,
-        head_efforts=facts.head_efforts,
-        long_efforts=facts.long_efforts,
-        long_lengths=facts.long_lengths,
+        efforts=Efforts(
+            facts.efforts, facts.head_efforts, facts.long_efforts, tuple(facts.long_lengths)
+        ),
         heads=facts.heads,
         **parts,
         **shared,

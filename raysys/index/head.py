@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
+from raysys.index.kernels import Heads
 
 HEAD_ROWS = 1024
 NO_ROWS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+NO_HEADS = Heads(np.zeros(1, np.int64), NO_ROWS, np.zeros(0, np.uint8))
+_MOST = 8  # columns of one byte's bits
 
 
 def thresholds(bias: Floats) -> tuple[float | None, ...]:
@@ -41,30 +43,19 @@ def threshold(column: Floats) -> float | None:
     return least if np.count_nonzero(column >= least) <= 2 * HEAD_ROWS else None
 
 
-class Head:
-    """The heads of some rows.
+def heads_of(bias: NDArray[Any], least: Sequence[float | None]) -> Heads:
+    """Return the heads of some rows.
 
     Args:
         bias: [N, n_bias] of the rows.
-        least: the thresholds of the whole index.
+        least: the thresholds of the whole index; of the first eight columns.
     """
-
-    def __init__(self, bias: NDArray[Any], least: Sequence[float | None]) -> None:
-        self._rows = [
-            NO_ROWS if value is None else np.flatnonzero(bias[:, number] >= value)
-            for number, value in enumerate(least)
-        ]
-        self._size = len(bias)
-        self._kept: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
-
-    def of(self, weights: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the rows [H] that a query of these weights [n_bias] scores, and a mask [N]."""
-        chosen = tuple(n for n, rows in enumerate(self._rows) if len(rows) and weights[n] > 0)
-        if not chosen:
-            return NO_ROWS, NOBODY
-        if chosen not in self._kept:
-            rows = np.unique(np.concatenate([self._rows[n] for n in chosen]))
-            mask = np.zeros(self._size, dtype=bool)
-            mask[rows] = True
-            self._kept[chosen] = rows, mask
-        return self._kept[chosen]
+    parts = [
+        NO_ROWS if value is None else np.flatnonzero(bias[:, number] >= value)
+        for number, value in enumerate(least[:_MOST])
+    ]
+    columns = np.zeros(len(bias), dtype=np.uint8)
+    for number, rows in enumerate(parts):
+        columns[rows] |= np.uint8(1 << number)
+    starts = np.cumsum([0, *(len(rows) for rows in parts)], dtype=np.int64)
+    return Heads(starts, np.concatenate([NO_ROWS, *parts]), columns)

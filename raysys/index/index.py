@@ -30,8 +30,19 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
 from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
-from raysys.index.head import NO_ROWS, NOBODY, Head, threshold, thresholds
-from raysys.index.kernels import Spills, score_all, score_rows, search_rows, unit_queries
+from raysys.index.batch import Batch
+from raysys.index.efforts import PLAIN, Efforts
+from raysys.index.head import NO_HEADS, heads_of, threshold, thresholds
+from raysys.index.kernels import (
+    Excluded,
+    Heads,
+    Runs,
+    Spills,
+    score_all,
+    score_rows,
+    search_queries,
+    unit_queries,
+)
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
 from raysys.index.request import SearchRequest
@@ -40,6 +51,7 @@ from raysys.index.router import Router
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
+_BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -55,10 +67,7 @@ class Index:
         layout: where items lie.
         space: how queries enter the router's space; None for flat.
         router: lists (ivf) or entries (graph); None for flat.
-        efforts: {top_k: effort} of queries without a head, and of those that subtract a bias.
-        head_efforts: {top_k: effort} of the others.
-        long_efforts: {top_k: effort} of those of them that are long.
-        long_lengths: for each bias, the length beyond which queries that weigh it are long.
+        efforts: measured ones; None: every query's is 1, in proportion to its top_k.
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
@@ -76,10 +85,7 @@ class Index:
         layout: Layout | None = None,
         space: RoutingSpace | None = None,
         router: Router | None = None,
-        efforts: Mapping[int, int] | None = None,
-        head_efforts: Mapping[int, int] | None = None,
-        long_efforts: Mapping[int, int] | None = None,
-        long_lengths: Sequence[float | None] = (),
+        efforts: Efforts | None = None,
         n_items: int | None = None,
         first_row: int = 0,
         heads: Sequence[float | None] | None = None,
@@ -89,16 +95,13 @@ class Index:
         self.codes = codes
         self.dictionary = Dictionary.of(dictionary)
         self.layout = layout or Layout.identity(codes.n_items)
-        self.efforts = dict(sorted((efforts or {}).items()))
-        self.head_efforts = dict(sorted((head_efforts or {}).items()))
-        self.long_efforts = dict(sorted((long_efforts or {}).items()))
-        self.long_lengths = tuple(long_lengths) or (None,) * bias.shape[1]
+        self.efforts = efforts or Efforts()
         self.space = space
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
         self.first_row = first_row
         self.heads = thresholds(np.asarray(bias)) if heads is None else tuple(heads)
-        self._head = Head(bias, self.heads)
+        self._heads = heads_of(bias, self.heads)
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
 
@@ -144,20 +147,14 @@ class Index:
         moved = copy.copy(self)
         heads = list(self.heads)
         heads[column] = threshold(values)
-        moved.heads, moved._head = tuple(heads), Head(bias, heads)
+        moved.heads, moved._heads = tuple(heads), heads_of(bias, heads)
         moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
         return moved
 
-    def headed(self, weights: Floats) -> NDArray[np.bool_]:
-        """Tell which queries of weights [Q, n_bias] score a head and subtract no bias, [Q]."""
+    def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
+        """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
         with_head = np.array([least is not None for least in self.heads], dtype=bool)
-        return np.asarray((weights[:, with_head] > 0).any(axis=1) & (weights >= 0).all(axis=1))
-
-    def long(self, queries: Floats, weights: Floats) -> NDArray[np.bool_]:
-        """Tell which queries [Q, D] are longer than those that weigh the same biases mostly are."""
-        least = np.array([np.inf if n is None else n for n in self.long_lengths])
-        asked = np.where(weights > 0, least, np.inf).min(axis=1, initial=np.inf)
-        return np.asarray(np.linalg.norm(queries, axis=1) > asked)
+        return self.efforts.sorts(queries, weights, with_head)
 
     # -- searching -------------------------------------------------------------------------
 
@@ -170,38 +167,49 @@ class Index:
         Raises:
             SearchError: a query, weight, mask or top_k that cannot be used.
         """
-        top_k, effort = request.top_k, request.effort
+        top_k = request.top_k
         queries, weights = self._checked(request.queries, request.weights)
         if top_k < 1:
             raise SearchError(f"top_k={top_k} must be 1 or more")
-        denied = self._denied(request.allow)
-        excluded = self._checked_exclusions(request.exclude, len(queries))
-        nums = np.full((len(queries), top_k), -1, dtype=np.int32)
-        scores = np.full((len(queries), top_k), -np.inf, dtype=np.float32)
-        n_allowed = self.n_items - int(np.count_nonzero(denied))
+        batch = Batch.of(queries, weights, request, n_items=self.n_items)
+        n_allowed = self.n_items - (int(batch.denied.sum()) if len(batch.denied) else 0)
         if n_allowed == 0 or len(queries) == 0:
-            return nums, scores
-        tables = self.codes.table(queries, self.dictionary)
-        plans = [
-            self._plan(top_k + len(e), n_allowed, effort, efforts)
-            for e, efforts in zip(excluded, self._efforts_of(queries, weights), strict=True)
-        ]
-        routed = self._route(queries, weights, plans)
+            return batch.nums, batch.scores
+        plans = self._plans(batch, n_allowed, request.effort)
+        planned = np.flatnonzero(plans > 0)
+        if len(planned):
+            self._answer(batch, planned, self._routed(batch, plans, planned), self._heads)
         room = min(top_k, self.n_items)
-        everything: tuple[NDArray[Any], NDArray[Any]] | None = None
-        for q, plan in enumerate(plans):
-            query = self._stored, tables[q], weights[q]
-            kept = denied, excluded[q], nums[q, :room], scores[q, :room]
-            if plan:
-                lists = routed[q]
-                spilled = lists if len(self._spills.rows) else _NO_LISTS
-                head = self._head.of(weights[q])
-                found = search_rows(*query, *self._runs(lists), spilled, self._spills, *head, *kept)
-                if found == room or not request.guarantee:
-                    continue
-            everything = everything or self._full_scan(denied)
-            search_rows(*query, *everything, _NO_LISTS, self._spills, NO_ROWS, NOBODY, *kept)
-        return nums, scores
+        short = (plans == 0) | (batch.found < room) if request.guarantee else plans == 0
+        if short.any():
+            starts, stops = self._full_scan(batch.denied)
+            nobody = np.zeros(np.count_nonzero(short), dtype=np.int64)
+            runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
+            self._answer(batch, np.flatnonzero(short), runs, NO_HEADS)
+        return batch.nums, batch.scores
+
+    def _answer(self, batch: Batch, rows: NDArray[np.int64], runs: Runs, heads: Heads) -> None:
+        """Answer some queries, a block at a time: its products with the dictionary are one pass."""
+        some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
+        for start in range(0, len(rows), _BLOCK_QUERIES):
+            part = slice(start, start + _BLOCK_QUERIES)
+            search_queries(
+                self._stored,
+                self.dictionary.rounded,
+                some.queries[part],
+                float(self.codes.unit[0]),
+                some.weights[part],
+                runs._replace(first=runs.first[part], last=runs.last[part]),
+                self._spills,
+                heads,
+                some.denied,
+                Excluded(some.excluded.items, some.excluded.offsets[start : part.stop + 1]),
+                some.nums[part],
+                some.scores[part],
+                some.found[part],
+            )
+        if some is not batch:
+            batch.put(rows, some)
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
         """Return the code scores of all items [Q, N], by item_num; -inf for rows not held."""
@@ -237,14 +245,17 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _efforts_of(self, queries: Floats, weights: Floats) -> list[dict[int, int]]:
-        """Return the efforts that were measured for queries like each of these."""
-        headed, long = self.headed(weights), self.long(queries, weights)
-        found = []
-        for head, far in zip(headed.tolist(), long.tolist(), strict=True):
-            measured = self.long_efforts if head and far else self.head_efforts if head else {}
-            found.append(measured or self.efforts)
-        return found
+    def _plans(self, batch: Batch, n_allowed: int, effort: int | None) -> NDArray[np.int64]:
+        """Return the effort of every query, or 0 for a scan of the allowed items."""
+        depths = batch.nums.shape[1] + np.diff(batch.excluded.offsets)
+        sorts = [PLAIN] * len(depths)
+        if self.n_routed and effort is None and self.n_bias:
+            sorts = self.sorts(batch.queries, batch.weights).tolist()
+        plans = [
+            self._plan(depth, n_allowed, effort, self.efforts.of(sort))
+            for depth, sort in zip(depths.tolist(), sorts, strict=True)
+        ]
+        return np.array(plans, dtype=np.int64)
 
     def _plan(
         self, depth: int, n_allowed: int, effort: int | None, efforts: Mapping[int, int]
@@ -269,30 +280,31 @@ class Index:
         top_k, effort = list(efforts.items())[-1] if efforts else (1, 1)
         return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
-    def _route(
-        self, queries: Floats, weights: Floats, plans: Sequence[int]
-    ) -> list[NDArray[np.int64]]:
-        """Return what every query probes: as many as its plan says."""
-        routed = [_NO_LISTS] * len(queries)
-        if self.router is None or self.space is None:
-            return routed
-        asked, wanted = self.space.queries(queries, weights), np.array(plans)
-        for count in np.unique(wanted[wanted > 0]):
-            rows = np.flatnonzero(wanted == count)
-            for row, lists in zip(rows, self.router.nearest(asked[rows], int(count)), strict=True):
-                routed[row] = lists
-        return routed
-
-    def _runs(self, routed: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        starts, stops = (
-            (self.layout.starts[routed], self.layout.starts[routed + 1])
-            if self.in_lists
-            else (routed, routed + 1)
-        )
-        if self.codes.n_items == self.n_items:
-            return starts, stops
-        held = self.first_row, self.first_row + self.codes.n_items
-        return np.clip(starts, *held) - held[0], np.clip(stops, *held) - held[0]
+    def _routed(self, batch: Batch, plans: NDArray[np.int64], planned: NDArray[np.int64]) -> Runs:
+        """Return the runs of what each planned query probes: as many as its plan says."""
+        assert self.router is not None
+        assert self.space is not None
+        counts = plans[planned]
+        last = np.cumsum(counts)
+        first = last - counts
+        asked = self.space.queries(batch.queries[planned], batch.weights[planned])
+        if (counts == counts[0]).all():
+            routed = self.router.nearest(asked, int(counts[0])).reshape(-1)
+        else:
+            routed = np.empty(int(last[-1]), dtype=np.int64)
+            for count in set(counts.tolist()):
+                same = np.flatnonzero(counts == count)
+                nearest = self.router.nearest(asked[same], count)
+                routed[first[same][:, None] + np.arange(count)] = nearest
+        if self.in_lists:
+            starts, stops = self.layout.starts[routed], self.layout.starts[routed + 1]
+        else:
+            starts, stops = routed, routed + 1
+        if self.codes.n_items < self.n_items:
+            held = self.first_row, self.first_row + self.codes.n_items
+            starts, stops = np.clip(starts, *held) - held[0], np.clip(stops, *held) - held[0]
+        lists = routed if len(self._spills.rows) else _NO_LISTS
+        return Runs(starts, stops, lists, first, last)
 
     def _full_scan(self, denied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the runs of all rows, or of the allowed rows where they are a minority."""
@@ -327,26 +339,6 @@ class Index:
             return queries, weights
         norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
         return (queries / norms).astype(np.float32), weights
-
-    def _denied(self, allow: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        if allow is None:
-            return NOBODY
-        allow = np.asarray(allow)
-        if allow.shape != (self.n_items,) or allow.dtype != np.bool_:
-            raise SearchError(
-                f"allow has shape {allow.shape} and dtype {allow.dtype}, "
-                f"expected ({self.n_items},) bool"
-            )
-        return ~allow
-
-    def _checked_exclusions(
-        self, exclude: Sequence[NDArray[Any]] | None, n_queries: int
-    ) -> list[NDArray[np.int32]]:
-        if exclude is None:
-            return [np.zeros(0, dtype=np.int32)] * n_queries
-        if len(exclude) != n_queries:
-            raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
-        return [np.unique(np.asarray(nums, dtype=np.int32)) for nums in exclude]
 
 
 def _refuse_not_finite(name: str, array: Floats) -> None:

@@ -2,10 +2,10 @@
 
     N items, Q queries, S atoms, L lists, K = top_k, n = n_active
 
-One entry point scores runs of consecutive rows, and rows that spilled from other lists, and keeps
-the best K; a flat scan is one run. Sums run over a row's entries in a fixed order, so an item has
-the same score in every kind of index and ties are real: the higher score comes first, then the
-lower item_num.
+One call answers all queries of a block, without the GIL: it scores runs of consecutive rows, and
+rows that spilled from other lists, and keeps the best K; a flat scan is one run. Sums run over a
+row's entries in a fixed order, so an item has the same score in every kind of index and ties are
+real: the higher score comes first, then the lower item_num.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import FLOAT16, INT8, PACKED4, Stored
-from raysys.data.compiled import compiled, compiled_fast, half, prefetch
+from raysys.compressor.kernels import (
+    DENSE8,
+    FLOAT16,
+    INT8,
+    PACKED4,
+    Rounded,
+    Stored,
+    integer_products,
+)
+from raysys.data.compiled import compiled, compiled_fast, compiled_short, half, prefetch
 
 _FOUR = np.uintp(4)
 _STEP_MASK = np.uintp(15)
@@ -41,6 +49,67 @@ class Spills(NamedTuple):
 NO_SPILLS = Spills(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
+class Heads(NamedTuple):
+    """The rows of each bias's head, see `head.py`.
+
+    Attributes:
+        starts: [n_bias + 1] int64, first entry of each column's head.
+        rows: int64, the rows of each head, ascending.
+        columns: [N] uint8 by row, bit b: the row is in the head of column b.
+    """
+
+    starts: NDArray[Any]
+    rows: NDArray[Any]
+    columns: NDArray[Any]
+
+
+class Runs(NamedTuple):
+    """Runs of rows, and which of them each query scores.
+
+    Attributes:
+        starts: [P] int64, first row of each run.
+        stops: [P] int64, row after the last of each.
+        lists: [P] int64, the lists whose runs these are, where rows may have spilled; else [0].
+        first: [Q] int64, the first run of each query.
+        last: [Q] int64, the run after its last; queries may share runs.
+    """
+
+    starts: NDArray[Any]
+    stops: NDArray[Any]
+    lists: NDArray[Any]
+    first: NDArray[Any]
+    last: NDArray[Any]
+
+
+class Excluded(NamedTuple):
+    """Item_nums [M] int32 that single queries never get, in any order, and `offsets` [Q + 1]."""
+
+    items: NDArray[Any]
+    offsets: NDArray[Any]
+
+
+@compiled_short
+def combined(
+    queries: NDArray[Any], weights: NDArray[Any], axes: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write [queries [Q, D], weights [Q, n]] times the first D + n rows of axes to `out` [Q, W].
+
+    The same bits in every batch, so a query probes the same lists in each.
+    """
+    dim = queries.shape[1]
+    for q in range(queries.shape[0]):
+        total = out[q]
+        total[:] = 0
+        for d in range(dim):
+            value, axis = queries[q, d], axes[d]
+            for w in range(axis.shape[0]):
+                total[w] += value * axis[w]
+        for b in range(weights.shape[1]):
+            value, axis = weights[q, b], axes[dim + b]
+            for w in range(axis.shape[0]):
+                total[w] += value * axis[w]
+
+
 @compiled_fast
 def products(matrix: NDArray[Any], vectors: NDArray[Any], out: NDArray[Any]) -> None:
     """Write vectors [Q, D] times matrix [S, D] transposed to `out` [Q, S].
@@ -56,7 +125,7 @@ def products(matrix: NDArray[Any], vectors: NDArray[Any], out: NDArray[Any]) -> 
             out[q, s] = total
 
 
-@compiled
+@compiled_short
 def unit_queries(queries: NDArray[Any], cosine: bool, out: NDArray[Any]) -> bool:
     """Write queries [Q, D], for cosine divided by their lengths, to `out`.
 
@@ -155,66 +224,100 @@ def score_all(
 
 
 @compiled
-def search_rows(
+def search_queries(
     stored: Stored,
-    table: NDArray[Any],
+    atoms: Rounded,
+    queries: NDArray[Any],
+    factor: float,
     weights: NDArray[Any],
-    starts: NDArray[Any],
-    stops: NDArray[Any],
-    lists: NDArray[Any],
+    runs: Runs,
     spills: Spills,
-    head: NDArray[Any],
-    in_head: NDArray[Any],
+    heads: Heads,
     denied: NDArray[Any],
-    excluded: NDArray[Any],
-    best_nums: NDArray[Any],
-    best_scores: NDArray[Any],
-) -> int:
-    """Keep the best K of some rows, best first, and return how many there are.
+    exclude: Excluded,
+    nums: NDArray[Any],
+    scores: NDArray[Any],
+    found: NDArray[Any],
+) -> None:
+    """Keep the best K of some rows for every query, best first.
 
     Args:
         stored: the rows.
-        table: what entries look up, [S] or [D].
-        weights: [n_bias] weights of the biases.
-        starts: [P] first row of each run of rows.
-        stops: [P] row after the last of each run.
-        lists: [P] the lists whose runs these are, where lists have spilled rows; else [0].
+        atoms: of the dictionary.
+        queries: [Q, D].
+        factor: that they are multiplied with.
+        weights: [Q, n_bias] weights of the biases.
+        runs: what each query scores.
         spills: rows that belong to other lists and are near these as well.
-        head: rows that are scored whatever the lists.
-        in_head: [N] bool by row, which rows these are; [0] where there are none.
+        heads: rows that a query scores whatever its lists.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
-        excluded: sorted item_nums that are never returned.
-        best_nums: [K] int32, written up to the number returned.
-        best_scores: [K] float32, likewise.
+        exclude: item_nums that are never returned to one query.
+        nums: [Q, K] int32, each row written up to the number found.
+        scores: [Q, K] float32, likewise.
+        found: [Q] int64, written.
     """
+    if stored.kind == DENSE8:
+        tables = queries * np.float32(factor)
+    else:
+        tables = np.empty((queries.shape[0], atoms.steps.shape[0]), np.float32)
+        integer_products(atoms, queries, factor, tables)
+    for q in range(queries.shape[0]):
+        mine = np.sort(exclude.items[exclude.offsets[q] : exclude.offsets[q + 1]])
+        query = stored, tables[q], weights[q], denied, mine
+        part = runs.first[q], runs.last[q]
+        found[q] = _search_rows(query, runs, part, spills, heads, nums[q], scores[q])
+
+
+@compiled
+def _search_rows(
+    query: tuple[Any, ...],
+    runs: Runs,
+    part: tuple[int, int],
+    spills: Spills,
+    heads: Heads,
+    best_nums: NDArray[Any],
+    best_scores: NDArray[Any],
+) -> int:
+    """Keep the best K of one query's rows and return how many there are."""
+    weights, in_head = query[2], heads.columns
     rows, filled, found = np.empty(_BLOCK_ROWS, np.int64), 0, 0
-    query, headed = (stored, table, weights, denied, excluded), head.shape[0] > 0
-    for start in range(0, head.shape[0], _BLOCK_ROWS):
-        part = head[start : start + _BLOCK_ROWS]
-        found = _keep_best(query, part, best_nums, best_scores, found)
-    for run in range(starts.shape[0]):
-        row = starts[run]
-        while row < stops[run]:
-            stop = min(stops[run], row + _BLOCK_ROWS - filled)
+    chosen = np.uint8(0)  # columns whose heads are scored; rows of them are done
+    for column in range(heads.starts.shape[0] - 1):
+        if not weights[column] > 0:
+            continue
+        for place in range(heads.starts[column], heads.starts[column + 1]):
+            rows[filled] = heads.rows[place]
+            filled += not in_head[heads.rows[place]] & chosen
+            if filled == _BLOCK_ROWS:
+                found = _keep_best(query, rows, best_nums, best_scores, found)
+                filled = 0
+        if heads.starts[column] < heads.starts[column + 1]:
+            chosen |= np.uint8(1 << column)
+    for run in range(part[0], part[1]):
+        row = runs.starts[run]
+        while row < runs.stops[run]:
+            stop = min(runs.stops[run], row + _BLOCK_ROWS - filled)
             while row < stop:
                 rows[filled] = row
-                filled += not (headed and in_head[row])
+                filled += not (chosen and in_head[row] & chosen)
                 row += 1
             if filled == _BLOCK_ROWS:
                 found = _keep_best(query, rows, best_nums, best_scores, found)
                 filled = 0
-    probed = np.zeros(spills.starts.shape[0], np.bool_)
-    for list_num in lists:
-        probed[list_num] = True
-    for list_num in lists:
-        for spilled in range(spills.starts[list_num], spills.starts[list_num + 1]):
-            row = spills.rows[spilled]
-            if not (probed[spills.homes[spilled]] or (headed and in_head[row])):
-                rows[filled] = row
-                filled += 1
-                if filled == _BLOCK_ROWS:
-                    found = _keep_best(query, rows, best_nums, best_scores, found)
-                    filled = 0
+    if spills.rows.shape[0] > 0 and runs.lists.shape[0] > 0:
+        probed = np.zeros(spills.starts.shape[0], np.bool_)
+        for run in range(part[0], part[1]):
+            probed[runs.lists[run]] = True
+        for run in range(part[0], part[1]):
+            list_num = runs.lists[run]
+            for place in range(spills.starts[list_num], spills.starts[list_num + 1]):
+                row = spills.rows[place]
+                if not (probed[spills.homes[place]] or (chosen and in_head[row] & chosen)):
+                    rows[filled] = row
+                    filled += 1
+                    if filled == _BLOCK_ROWS:
+                        found = _keep_best(query, rows, best_nums, best_scores, found)
+                        filled = 0
     found = _keep_best(query, rows[:filled], best_nums, best_scores, found)
     _sort_heap(best_nums, best_scores, found)
     return found

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import CHUNK_ROWS, Floats, chunks, unit_rows
+from raysys.index.kernels import combined
 from raysys.index.router import Router
 
 Tasks = Callable[..., list[Any]]
@@ -131,10 +132,14 @@ class RoutingSpace:
 
         Their lengths are left as they are: they change no order.
         """
-        if self.similarity != "cosine":
-            zeros = np.zeros((len(queries), 1), dtype=np.float32)
-            queries = np.concatenate([queries, weights, zeros], axis=1)
-        return queries if self.axes is None else queries @ self.axes
+        if self.axes is not None:
+            out = np.empty((len(queries), self.axes.shape[1]), dtype=np.float32)
+            none = weights[:, :0] if self.similarity == "cosine" else weights
+            combined(queries, none, self.axes, out)
+            return out
+        if self.similarity == "cosine":
+            return queries
+        return np.pad(np.concatenate([queries, weights], axis=1), ((0, 0), (0, 1)))
 
     def _cut(self, rows: Floats) -> Floats:
         return rows if self.axes is None else unit_rows(rows @ self.axes)

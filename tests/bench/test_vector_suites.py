@@ -146,12 +146,16 @@ def test_retrieval_suite_measures_every_engine(source):
     rows = retrieval.rows(
         retrieval.RetrievalBenchConfig(source=source, n_active=8, queries=60, peers=False)
     )
-    assert [row["engine"] for row in rows] == ["raysys flat", "raysys ivf", "raysys graph"]
+    engines = ["raysys flat", "raysys ivf", "raysys ivf, rescored", "raysys graph"]
+    assert [row["engine"] for row in rows] == engines
     assert rows[0]["own_recall@10"] == 1.0
+    assert rows[2]["p50_cpu_ms_at_0.9"] > 0
+    assert rows[2]["recall@10"] > rows[1]["recall@10"]
     for row in rows:
         assert row["own_recall@10"] > 0.85
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["qps_2_threads"] > 0
+        assert row["batch_cpu_ms"] > 0
 
 
 @pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8"])

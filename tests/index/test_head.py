@@ -1,5 +1,6 @@
 """Items of large biases are found wherever they lie."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, Probe, build_index, set_efforts
-from raysys.index.head import HEAD_ROWS, NO_ROWS, Head, threshold
+from raysys.index.efforts import LONG, PLAIN
+from raysys.index.head import HEAD_ROWS, NO_HEADS, heads_of, threshold
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
 
@@ -46,8 +48,14 @@ def test_one_list_is_enough_where_biases_decide(made):
 
 def test_without_weight_there_is_no_head(made):
     index, _ = made
-    assert index._head.of(np.zeros(2, np.float32))[0] is NO_ROWS
-    assert index._head.of(np.array([-1, 1], np.float32))[0] is NO_ROWS
+    for weights in ([0, 0], [-1, 0], [-1, 1]):
+        asked = dataclasses.replace(
+            request(0.0), weights=np.tile(np.array(weights, np.float32), (20, 1))
+        )
+        found = index.search(asked)[0]
+        heads, index._heads = index._heads, NO_HEADS
+        np.testing.assert_array_equal(index.search(asked)[0], found)
+        index._heads = heads
 
 
 def test_the_head_follows_biases_that_move(made):
@@ -76,8 +84,10 @@ def test_a_head_is_a_thousand_rows_or_none_where_many_are_equal():
     assert np.count_nonzero(column >= least) == HEAD_ROWS
     assert threshold(np.zeros(10_000, np.float32)) is None
     assert threshold(np.zeros(1, np.float32)) is None
-    rows, mask = Head(column[:, None], [least]).of(np.ones(1, np.float32))
-    np.testing.assert_array_equal(np.flatnonzero(mask), rows)
+    heads = heads_of(np.stack([column, -column], axis=1), [least, None])
+    np.testing.assert_array_equal(heads.rows, np.flatnonzero(column >= least))
+    np.testing.assert_array_equal(np.flatnonzero(heads.columns), heads.rows)
+    np.testing.assert_array_equal(heads.starts, [0, len(heads.rows), len(heads.rows)])
 
 
 def test_long_queries_have_an_effort_of_their_own(made):
@@ -96,9 +106,9 @@ def test_long_queries_have_an_effort_of_their_own(made):
         {"consume"},
         {"consume"},
     ]
-    np.testing.assert_array_equal(index.long(queries, weights), np.arange(100) < 10)
-    assert not index.long(queries, none).any()
-    assert index.head_efforts[10] < index.long_efforts[10]
+    np.testing.assert_array_equal(index.sorts(queries, weights) == LONG, np.arange(100) < 10)
+    assert (index.sorts(queries, none) == PLAIN).all()
+    assert index.efforts.headed[10] < index.efforts.long[10]
     found = index.search(SearchRequest(queries, top_k=10, weights=weights))[0]
     exact = index.search(SearchRequest(queries, top_k=10, weights=weights, effort=index.n_lists))[0]
     shared = np.array([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)])

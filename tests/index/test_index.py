@@ -193,19 +193,19 @@ def test_a_missed_target_is_refused_and_none_is_not():
     with pytest.raises(BuildError, match=r"misses target_recall=1\.0"):
         make_index("ivf", "cosine", target_recall=1.0, effort=1)
     index = make_index("ivf", "cosine", target_recall=None, effort=1)
-    assert set(index.efforts.values()) == {1}
+    assert set(index.efforts.plain.values()) == {1}
 
 
 def test_lists_and_effort_are_those_asked_for():
     index = make_index("ivf", "cosine", n_lists=17, effort=3, target_recall=0.01)
     assert index.n_lists == 17 != make_index("ivf", "cosine").n_lists
-    assert set(index.efforts.values()) == {3}
+    assert set(index.efforts.plain.values()) == {3}
 
 
 def test_a_lower_target_needs_fewer_lists():
     low, high = (make_index("ivf", "cosine", target_recall=share) for share in (0.3, 1.0))
-    assert low.efforts.keys() == high.efforts.keys()
-    assert sum(low.efforts.values()) < sum(high.efforts.values())
+    assert low.efforts.plain.keys() == high.efforts.plain.keys()
+    assert sum(low.efforts.plain.values()) < sum(high.efforts.plain.values())
 
 
 def test_settings_that_cannot_be_used_are_refused():

@@ -8,12 +8,42 @@ from hypothesis import strategies as st
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
 from raysys.data.compiled import half
-from raysys.index.head import NO_ROWS
-from raysys.index.kernels import NO_SPILLS, products, score_all, score_rows, search_rows
+from raysys.index.head import NO_ROWS, heads_of
+from raysys.index.kernels import (
+    NO_SPILLS,
+    Excluded,
+    Runs,
+    products,
+    score_all,
+    score_rows,
+    search_queries,
+)
 from raysys.index.layout import Layout
 
 NOBODY = np.zeros(0, dtype=bool)
 NOTHING = np.zeros(0, dtype=np.int32)
+ONE = np.ones(1, np.float32)  # weight of a bias that is zero everywhere
+
+
+def search_one(stored, asked, runs, spills, head, denied, excluded, nums, best):
+    """Search with one query whose only bias has this head; return how many it found."""
+    bias = np.zeros((len(stored.items), 1), np.float32)
+    bias[head] = 1
+    found = np.zeros(1, np.int64)
+    search_queries(
+        stored,
+        *asked,
+        ONE[None],
+        Runs(*runs, np.zeros(1, np.int64), np.array([len(runs[0])])),
+        spills,
+        heads_of(bias, [1.0]),
+        denied,
+        Excluded(excluded, np.array([0, len(excluded)])),
+        nums[None],
+        best[None],
+        found,
+    )
+    return found[0]
 
 
 def make_codes(packing, rng, n_items=200, n_atoms=32, dim=16, n_active=5):
@@ -82,19 +112,19 @@ def test_search_orders_by_score_then_item_num(n_items, top_k, seed, masked):
     twins = rng.integers(0, n_items, n_items)  # many items share a code: real ties
     codes = codes.take(twins)
     items = rng.permutation(n_items).astype(np.int32)
-    stored = codes.stored(np.zeros((n_items, 0), np.float32), items)
-    table = codes.table(rng.normal(size=(1, 16)).astype(np.float32), dictionary)[0]
-    none = np.zeros(0, np.float32)
+    stored = codes.stored(np.zeros((n_items, 1), np.float32), items)
+    query = rng.normal(size=(1, 16)).astype(np.float32)
+    table = codes.table(query, dictionary)[0]
+    asked = dictionary.rounded, query, float(codes.unit[0])
     scores = np.empty(n_items, np.float32)
-    score_all(stored, table, none, scores)
+    score_all(stored, table, ONE, scores)
     denied = rng.random(n_items) < 0.3 if masked else NOBODY
     excluded = np.unique(rng.integers(0, n_items, 3)).astype(np.int32) if masked else NOTHING
     cuts = np.unique(np.concatenate([[0, n_items], rng.integers(0, n_items, 4)]))
     nums, best = np.full(top_k, -1, np.int32), np.full(top_k, -np.inf, np.float32)
     head = np.unique(rng.integers(0, n_items, 5)) if masked else NO_ROWS
-    in_head = np.isin(np.arange(n_items), head) if masked else NOBODY
-    runs = cuts[:-1], cuts[1:], np.zeros(0, np.int64), NO_SPILLS, head, in_head
-    found = search_rows(stored, table, none, *runs, denied, excluded, nums, best)
+    runs = cuts[:-1], cuts[1:], np.zeros(0, np.int64)
+    found = search_one(stored, asked, runs, NO_SPILLS, head, denied, excluded, nums, best)
     order = np.lexsort((np.arange(n_items), -scores))
     order = order[~np.isin(order, excluded)]
     order = order[~denied[order]] if masked else order
@@ -118,20 +148,19 @@ def test_probed_lists_give_their_rows_and_those_that_spilled_into_them_once():
     members = rng.integers(0, n_lists, (n_items, 2)).astype(np.int32)
     layout = Layout.of_lists(members, n_lists)
     codes = codes.take(layout.items)
-    stored = codes.stored(np.zeros((n_items, 0), np.float32), layout.items)
-    table = codes.table(rng.normal(size=(1, 16)).astype(np.float32), dictionary)[0]
-    none = np.zeros(0, np.float32)
-    every = np.arange(n_items)
+    stored = codes.stored(np.zeros((n_items, 1), np.float32), layout.items)
+    query = rng.normal(size=(1, 16)).astype(np.float32)
+    table = codes.table(query, dictionary)[0]
+    asked = dictionary.rounded, query, float(codes.unit[0])
     heads = NO_ROWS, np.sort(rng.choice(n_items, 1500, replace=False))
-    asked = np.array([4]), np.array([7, 0, 11]), np.arange(n_lists)
-    for lists, head in itertools.product(asked, heads):
+    probed = np.array([4]), np.array([7, 0, 11]), np.arange(n_lists)
+    for lists, head in itertools.product(probed, heads):
         nums, best = np.full(n_items, -1, np.int32), np.empty(n_items, np.float32)
-        in_head = np.isin(every, head) if len(head) else NOBODY
-        runs = layout.starts[lists], layout.starts[lists + 1], lists, layout.spills, head, in_head
-        found = search_rows(stored, table, none, *runs, NOBODY, NOTHING, nums, best)
+        runs = layout.starts[lists], layout.starts[lists + 1], lists
+        found = search_one(stored, asked, runs, layout.spills, head, NOBODY, NOTHING, nums, best)
         wanted = np.flatnonzero(np.isin(members, lists).any(axis=1) | in_head_of(layout, head))
         np.testing.assert_array_equal(np.sort(nums[:found]), wanted)
         scores = np.empty(found, np.float32)
-        score_rows(stored, table, none, layout.rows[nums[:found]].astype(np.int64), scores)
+        score_rows(stored, table, ONE, layout.rows[nums[:found]].astype(np.int64), scores)
         np.testing.assert_array_equal(best[:found], scores)
         assert (np.diff(best[:found]) <= 0).all()
