@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
+from raysys.data.compiled import compiled_with
 from raysys.training.threads import blas_on_one_thread, follow_torch
 
 log = logging.getLogger(__name__)
@@ -271,7 +272,7 @@ class _Posterior:
         return np.asarray(1 / np.maximum(squares.mean(axis=0), _LEAST_VARIANCE))
 
 
-@numba.njit(fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(fastmath=True)
 def _solve_few(
     order: Any,
     other: Any,
@@ -302,7 +303,7 @@ def _solve_few(
         variance[p] = noise * max(1 / diagonal[p] - known[:, p].sum(), np.float32(0))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=True)
 def _solve(
     starts: Any,
     order: Any,
@@ -351,7 +352,7 @@ def _solve(
             variance[a, p] = noise * inverse[p, p]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=True)
 def _errors(
     starts: Any,
     order: Any,

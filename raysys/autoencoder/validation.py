@@ -20,6 +20,7 @@ from torch import Tensor
 
 from raysys.config import require
 from raysys.data.cells import Cells
+from raysys.data.compiled import compiled_with
 from raysys.data.profiles import Profiles
 from raysys.data.schema import period_windows
 from raysys.evaluation.bootstrap import user_keys
@@ -119,7 +120,7 @@ def best_items(scores: Tensor, top_k: int) -> Tensor:
     return torch.from_numpy(found)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True)
 def _best_items(scores: Any, found: Any) -> None:
     """Write the best items of each row of scores [B, N] into found [B, K]; the first of equals."""
     for user in numba.prange(len(scores)):

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysys.compressor.kernels import nearest_step
+from raysys.data.compiled import compiled_with
 
 _RIDGE = 1e-6  # keeps the normal equations of nearly parallel atoms solvable
 _BLOCK = 128
@@ -68,7 +69,7 @@ def matching_pursuit(x: Tensor, dictionary: Tensor, gram: Tensor, n_active: int)
     return SparseCodes(torch.from_numpy(atoms), torch.from_numpy(values))
 
 
-@numba.njit(parallel=True, fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=_MATHS)
 def _pursue(start: Any, gram: Any, atoms: Any, values: Any) -> None:
     """Fill atoms and values [B, n] from correlations start [B, S]; one row a thread.
 
@@ -149,7 +150,7 @@ def exchange(
     return SparseCodes(torch.from_numpy(atoms), torch.from_numpy(values))
 
 
-@numba.njit(parallel=True, fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=_MATHS)
 def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> None:
     """Change atoms and values [B, n] in place; see `exchange`. One row a thread."""
     n_active = atoms.shape[1]
@@ -194,7 +195,7 @@ def _exchange(start: Any, gram: Any, codebook: Any, atoms: Any, values: Any) -> 
         values[b] = scale * steps
 
 
-@numba.njit(fastmath=_MATHS, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(fastmath=_MATHS)
 def _strongest(left: Any, factor: Any, row: Any) -> int:
     """Return where |left + factor * row| is largest; by blocks, whose maxima are vectorised."""
     best = np.float32(-1)

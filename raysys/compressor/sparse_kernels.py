@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raysys.data.compiled import compiled_with
 from raysys.training.threads import follow_torch
 
 _SHIFT = 20  # float32 magnitudes fall into 2048 buckets: the exponent and 3 bits below it
@@ -62,7 +63,7 @@ class _Decode(torch.autograd.Function):
         return None, by_value, by_atom
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True)
 def _select(bits: Any, found: Any) -> None:
     """Fill `found` [B, n] from the float32 bits [B, S]: a histogram, then a sort of what is left.
 
@@ -91,7 +92,7 @@ def _select(bits: Any, found: Any) -> None:
             found[b, k] = np.int64(keys[k] & np.uint64(0xFFFFFFFF))
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=True)
 def _gradients(
     gradient: Any, atoms: Any, values: Any, dictionary: Any, by_value: Any, by_atom: Any, parts: int
 ) -> None:

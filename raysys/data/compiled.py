@@ -1,9 +1,18 @@
-"""How loops are compiled: numba, without the GIL, cached on disk where there is a place for it."""
+"""How loops are compiled: numba, cached on disk where there is a place for it.
+
+numba takes a cached loop for today's if the file that holds it is unchanged. But a loop takes in
+the loops that it calls, and those of other files may have changed: an upgrade would go on with old
+ones. So what a loop is kept under tells the content of all files that it is made of.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -16,26 +25,53 @@ from numba.extending import intrinsic
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles with these options of `numba.njit`."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            loop: Any = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # numba: "no locator available", an install without writable folders
+            loop = numba.njit(**options)(function)
+        else:
+            stamp = "".join(sorted(map(_content, _files(function))))
+            loop._cache._cache_file._source_stamp = stamp
+        return loop
+
+    return decorate
+
+
+def _files(function: Any) -> set[str]:
+    """Return the files of a function and of all compiled ones that it calls."""
+    files, todo, seen = {__file__}, [function], set()
+    while todo:
+        one = todo.pop()
+        seen.add(one)
+        files.add(inspect.getfile(one))
+        called = (one.__globals__.get(name) for name in one.__code__.co_names)
+        functions = (getattr(each, "py_func", None) for each in called)
+        todo += [each for each in functions if each is not None and each not in seen]
+    return files
+
+
+@functools.cache
+def _content(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def compiled(function: F) -> F:
-    """Compile without the GIL, cached on disk where numba finds a place to write to."""
-    return _jit(function, fastmath=False)
+    """Compile without the GIL."""
+    return cast(F, compiled_with(nogil=True)(function))
 
 
 def compiled_fast(function: F) -> F:
-    """Like `compiled`, and free to reorder the sum of a dot product."""
-    return _jit(function, fastmath=True)
+    """Compile without the GIL, free to reorder the sum of a dot product."""
+    return cast(F, compiled_with(nogil=True, fastmath=True)(function))
 
 
 def compiled_short(function: F) -> F:
-    """Like `compiled`, and keeps the GIL: for microseconds, taking it back may cost more."""
-    return _jit(function, fastmath=False, nogil=False)
-
-
-def _jit(function: F, *, fastmath: bool, nogil: bool = True) -> F:
-    try:
-        return cast(F, numba.njit(nogil=nogil, cache=True, fastmath=fastmath)(function))
-    except RuntimeError:  # numba: "no locator available", an install without any writable folder
-        return cast(F, numba.njit(nogil=nogil, fastmath=fastmath)(function))
+    """Compile with the GIL: for microseconds, taking it back may cost more."""
+    return cast(F, compiled_with()(function))
 
 
 @compiled

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
+from raysys.data.compiled import compiled
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def best_of_row(row: Any, values: Any, items: Any) -> int:
     """Write the best of scores [N], best first and the first of equals; return how many there are.
 

@@ -10,13 +10,14 @@ from typing import Any
 import numba
 import numpy as np
 
+from raysys.data.compiled import compiled_with
 from raysys.evaluation.row_kernels import best_of_row
 
 LISTED = 100
 _LOWEST = np.float32(-3e38)  # infinities are none of fast math's numbers
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled_with(parallel=True, fastmath=True)
 def list_gains(
     scores: Any,
     factor: Any,

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from raysys.data.compiled import compiled
 
 LOOK_AHEAD = 1 << 20
 WRONG_FIELDS, STRAY_QUOTE = 0, 1
@@ -27,7 +28,7 @@ _LF, _CR, _BLANK, _TAB = 10, 13, 32, 9
 Bytes = NDArray[np.uint8]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def scan_rows(
     data: Bytes,
     last: bool,
@@ -93,7 +94,7 @@ def scan_rows(
     return start, line, n_rows, n_bad, n_blank, n_inside
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scan_row(
     data: Bytes,
     start: int,
@@ -133,7 +134,7 @@ def _scan_row(
         at += len(separator)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scan_plain(data: Bytes, at: int, separator: Bytes, escape: int) -> tuple[int, int]:
     """Return where a value without quotes ends, a return included, and its form."""
     how = PLAIN
@@ -146,7 +147,7 @@ def _scan_plain(data: Bytes, at: int, separator: Bytes, escape: int) -> tuple[in
     return at, how
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _scan_quoted(
     data: Bytes,
     first: int,
@@ -192,14 +193,14 @@ def _scan_quoted(
     return (-1 if last else -2), at, how, crossed
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _without_return(data: Bytes, first: int, at: int) -> int:
     """Return the end of a value that `at` ends, without the return before a line end."""
     ends_line = at >= len(data) or data[at] == _LF
     return at - 1 if ends_line and at > first and data[at - 1] == _CR else at
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _matches(data: Bytes, at: int, separator: Bytes) -> bool:
     if data[at] != separator[0]:
         return False
@@ -211,21 +212,21 @@ def _matches(data: Bytes, at: int, separator: Bytes) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _ends_field(data: Bytes, at: int, separator: Bytes) -> bool:
     if at >= len(data) or data[at] == _LF or _matches(data, at, separator):
         return True
     return data[at] == _CR and (at + 1 >= len(data) or data[at + 1] == _LF)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _line_end(data: Bytes, at: int) -> int:
     while at < len(data) and data[at] != _LF:
         at += 1
     return at
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _is_blank(data: Bytes, at: int, stop: int, separator: Bytes) -> bool:
     while at < stop:
         byte = data[at]
@@ -235,7 +236,7 @@ def _is_blank(data: Bytes, at: int, stop: int, separator: Bytes) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _all_look_like_rows(data: Bytes, at: int, stop: int, separator: Bytes, n_fields: int) -> bool:
     """Tell whether every line, its quotes taken as text, has the right number of fields."""
     fields = 1
@@ -253,7 +254,7 @@ def _all_look_like_rows(data: Bytes, at: int, stop: int, separator: Bytes, n_fie
     return fields == n_fields
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def gather_values(
     data: Bytes,
     begin: NDArray[np.int64],
@@ -312,7 +313,7 @@ def gather_values(
         offsets[row + 1] = size
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def _escaped(byte: Any) -> Any:
     if byte == 110:
         return np.uint8(_LF)
