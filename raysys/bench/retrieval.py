@@ -247,7 +247,8 @@ def _rescored(
                 [ranked.item_nums for ranked in near.of_vectors(queries, top_k=TOP)]
             )
 
-        return Opened(search_at, ladder(1, index.n_lists))
+        least = 2 * N_CANDIDATES * index.n_lists // index.n_items  # that hold enough, mostly
+        return Opened(search_at, ladder(max(1, least), index.n_lists))
 
     facts = IndexFacts.of(build)
     row = measure(open_, data, truth, target=cfg.target_recall)

@@ -15,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.compressor.embeddings import Embeddings
+from raysys.data.arrays import Floats, read_only
 from raysys.data.cells import Cells
+from raysys.data.compiled import compiled_fast, prefetch
 from raysys.errors import SearchError
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.scoring.rankings import N_CANDIDATES
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
+
+_AHEAD = 4  # rows between asking for one and reading it
+_LINE = 16  # floats of a cache line
+_TINY = np.finfo(np.float32).tiny
 
 
 def candidate_count(top_k: int, n_items: int, *, rescore: bool) -> int:
@@ -47,7 +53,7 @@ class Neighbours:
         width: int | None = None,
         fresh: NDArray[np.float32] | None = None,
     ) -> None:
-        self._vectors = vectors
+        self._vectors = read_only(np.asarray(vectors))
         self._fresh = fresh
         self._index = index
         self._width = width or vectors.shape[1]
@@ -148,9 +154,42 @@ class Neighbours:
         )
         for row in range(len(query)):
             found = nums[row][nums[row] >= 0]
-            exact = self._unit(found) @ query[row] if rescore else scores[row][: len(found)]
+            exact = self._cosines(found, query[row]) if rescore else scores[row][: len(found)]
             order = np.argsort(-exact, kind="stable")[:top_k]
             yield Ranked(found[order], exact[order])
+
+    def _cosines(self, nums: Items, query: Floats) -> Floats:
+        """Return the cosines [C] of items with a unit query [H]."""
+        out = np.empty(len(nums), dtype=np.float32)
+        known = np.minimum(nums, len(self._vectors) - 1).astype(np.int64)
+        _cosines(self._vectors, known, np.ascontiguousarray(query), out)
+        fresh = nums >= len(self._vectors)
+        if fresh.any():
+            out[fresh] = self._unit(nums[fresh]) @ query
+        return out
+
+
+@compiled_fast
+def _cosines(
+    rows: NDArray[Any], nums: NDArray[Any], query: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write the cosines of the first H columns of rows[nums] with `query` [H] to `out` [C].
+
+    Rows may lie anywhere: every cache line of one is asked for ahead of its turn.
+    """
+    size, width = query.shape[0], rows.shape[1]
+    n_lines = width // _LINE if width % _LINE == 0 else 1
+    lines = rows.reshape((rows.shape[0] * n_lines, width // n_lines))
+    for c in range(nums.shape[0]):
+        if c + _AHEAD < nums.shape[0]:
+            first = nums[c + _AHEAD] * n_lines
+            for line in range(first, first + min(n_lines, -(-size // _LINE))):
+                prefetch(lines, line)
+        row, product, square = rows[nums[c]], np.float32(0), np.float32(0)
+        for d in range(size):
+            product += row[d] * query[d]
+            square += row[d] * row[d]
+        out[c] = product / np.sqrt(max(square, _TINY))
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
