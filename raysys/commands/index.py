@@ -30,8 +30,8 @@ from raysys.index.build import IndexParams, build_index, sample_probes, set_effo
 from raysys.index.files import SPREAD, IndexFacts, save_index
 from raysys.index.index import Index
 from raysys.index.request import SearchRequest
-from raysys.scoring.normaliser import MAX_EXACT, N_BEST, measured
-from raysys.scoring.rankings import Ranking
+from raysys.scoring.normaliser import MAX_EXACT, measured
+from raysys.scoring.rankings import N_CANDIDATES, Ranking
 from raysys.search.ids import Ids
 from raysys.search.items import ITEM_NAMES, NAMES
 from raysys.search.users import UserStore
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _USERS = 400  # that P(consume) is measured on
 _PURPOSE = 0x5A  # seeds their draw
 _SHARDS = 4  # that they are drawn from
+_LEAST_RECALL = 0.95  # of candidates that a user's exact best items are among
 _LARGE_ERROR = 0.05  # of log P(consume), in nats, that one user in a hundred may have
 
 
@@ -69,9 +70,10 @@ def index(cfg: IndexConfig) -> StageResult:
     )
     record = build.record()
     shown = ("kind", "n_items", "n_lists", "efforts", "recall", "head_recall", "long_recall")
+    answers = ("candidate_recall", "normaliser")
     return StageResult(
         build_ids={build.kind: build.build_id},
-        extra={key: record[key] for key in (*shown, "normaliser", "bytes_per_item")},
+        extra={key: record[key] for key in (*shown, *answers, "bytes_per_item")},
     )
 
 
@@ -99,7 +101,7 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
         plain, headed, long = set_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
-    normaliser = _measure_normaliser(coded, draft, made, cfg.seed)
+    normaliser, candidate_recall = _measure_answers(coded, draft, made, cfg.seed)
     items = embeddings.items(list(NAMES))
     Ids.of(items["item_id"]).save(draft, ITEM_NAMES, items)
     if coded.profiles is not None:
@@ -115,31 +117,32 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         long_recall=long[-1] if long else None,
         recall_table=(*plain, *headed, *long),
         normaliser=normaliser,
+        candidate_recall=candidate_recall,
         build_s=seconds,
     )
 
 
-def _measure_normaliser(
+def _measure_answers(
     coded: Coded, draft: Draft, made: Index, seed: int
-) -> dict[str, float] | None:
-    """Write what P(consume) is normalised by, and return how exact that is for real users.
+) -> tuple[dict[str, float] | None, float | None]:
+    """Write what P(consume) is normalised by; return how exact that and candidates are.
 
-    None where there is no model, or its sums are exact: in a small catalogue, or without users.
+    None where there is no model, or answers are exact: in a small catalogue, or without users.
     """
     if coded.autoencoder is None or coded.profiles is None:
-        return None
+        return None, None
     autoencoder = Autoencoder.open(coded.autoencoder)
     scorer, facts = autoencoder.scorer(), autoencoder.facts
     if scorer.n_items <= MAX_EXACT:
-        return None
+        return None, None
     started = time.perf_counter()
     history = some_users(Profiles.open(coded.profiles), scorer.n_items, seed)
     own = history.item_lists
-    with progress.stage("index normaliser", lines=progress.NONE):
+    with progress.stage("index answers", lines=progress.NONE):
         z = scorer.encode(history, facts.fitted_until)
         query, weights = scorer.query(z, Ranking("consume"))
-        best, _ = made.search(SearchRequest(query, top_k=N_BEST, weights=weights, exclude=own))
-        spread, found = measured(scorer, z, own, best)
+        request = SearchRequest(query, top_k=N_CANDIDATES, weights=weights, exclude=own)
+        spread, found, recall = measured(scorer, z, own, made.search(request)[0])
     np.save(draft.path(SPREAD), spread)
     log.log(
         logging.WARNING if found["error_p99"] > _LARGE_ERROR else logging.INFO,
@@ -147,7 +150,13 @@ def _measure_normaliser(
         *(found["error_median"], found["error_p99"]),
         time.perf_counter() - started,
     )
-    return found
+    if recall < _LEAST_RECALL:
+        log.warning(
+            "candidates recall=%.3f of the exact best 20 by consume: codes of more atoms "
+            "(compressor.n_active) or a higher target_recall find more",
+            recall,
+        )
+    return found, round(recall, 4)
 
 
 def some_users(profiles: Profiles, n_items: int, seed: int) -> Cells:

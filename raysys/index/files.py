@@ -56,6 +56,8 @@ class IndexFacts(Facts):
             long_recall: the last ones of queries without a head, with one, and of long ones.
         normaliser: {measure: value} of log P(consume) over users against the exact sum; None
             where that is taken, in small catalogues, and without a model.
+        candidate_recall: share of users' exact best 20 by consume score that is among their
+            candidates; None as for the normaliser.
         build_s: seconds it took.
     """
 
@@ -84,6 +86,7 @@ class IndexFacts(Facts):
     long_recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
     normaliser: dict[str, float] | None = None
+    candidate_recall: float | None = None
     build_s: float | None = None
 
     @property

@@ -34,6 +34,7 @@ N_BEST = 100  # items outside the profile that are summed exactly
 MAX_EXACT = 4096  # items of a catalogue that is scored as a whole
 _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
 _AT_ONCE = 64  # users whose scores of T are held
+_LISTED = 20  # best items that candidates should hold
 _LONG = 0.95  # quantile of lengths beyond which latents are long
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
@@ -179,31 +180,40 @@ def measured(
     scorer: Scorer,
     z: Floats,
     own: Sequence[NDArray[Any]],
-    best: NDArray[Any],
-) -> tuple[Floats, dict[str, float]]:
-    """Return the spread [2, N] over every second user, and how well the others' log Z is met.
+    candidates: NDArray[Any],
+) -> tuple[Floats, dict[str, float], float]:
+    """Return the spread [2, N] over every second user, and how well the others are answered.
 
     Args:
         scorer: of N items.
         z: [B, H] latents of users, 1 or more.
         own: per user, the items of the profile.
-        best: [B, K] the best other items, padded with -1.
+        candidates: [B, C] other items that the index finds by consume score, the best first,
+            padded with -1.
 
     Returns:
         The spread; the length of long latents, and the median and the 99 % quantile of
-        |log P - exact log P| over users, which is that of log Z, in nats.
+        |log P - exact log P| over users, which is that of log Z, in nats; the share of the exact
+        best items by consume score that is among the candidates.
     """
     lengths = np.linalg.norm(z[:, : scorer.width], axis=1)
-    spread, exact = exact_sums(scorer, z[::2], z[1::2])
+    spread, exact, best = exact_sums(scorer, z[::2], z[1::2], own[1::2])
     normaliser = Normaliser(scorer, spread, float(np.quantile(lengths, _LONG)))
-    asked = joined(own[1::2], best[1::2])
+    asked = joined(own[1::2], candidates[1::2, :N_BEST])
     error = np.abs(normaliser.log_z(z[1::2], asked) - exact)
-    return spread, {
-        "long": normaliser.length,
-        "n_users": len(error),
-        "error_median": float(np.median(error)) if len(error) else 0.0,
-        "error_p99": float(np.quantile(error, 0.99)) if len(error) else 0.0,
-    }
+    pairs = zip(best, candidates[1::2], strict=True)
+    kept = ((wanted[wanted >= 0], offered) for wanted, offered in pairs)
+    found = [np.isin(wanted, offered).mean() for wanted, offered in kept if len(wanted)]
+    return (
+        spread,
+        {
+            "long": normaliser.length,
+            "n_users": len(error),
+            "error_median": float(np.median(error)) if len(error) else 0.0,
+            "error_p99": float(np.quantile(error, 0.99)) if len(error) else 0.0,
+        },
+        float(np.mean(found)) if found else 1.0,
+    )
 
 
 def joined(own: Sequence[NDArray[Any]], best: NDArray[Any]) -> list[NDArray[Any]]:
@@ -215,26 +225,40 @@ def joined(own: Sequence[NDArray[Any]], best: NDArray[Any]) -> list[NDArray[Any]
 
 
 def exact_sums(
-    scorer: Scorer, users: Floats, held_out: Floats
-) -> tuple[Floats, NDArray[np.float64]]:
-    """Return the spread [2, N] of scores over users, and the exact log Z [B] of others.
+    scorer: Scorer, users: Floats, held_out: Floats, own: Sequence[NDArray[Any]] = ()
+) -> tuple[Floats, NDArray[np.float64], NDArray[np.int64]]:
+    """Return the spread [2, N] of scores over users, and sums and lists of others.
 
     Args:
         scorer: of N items.
         users: [A, H] latents, A 1 or more.
         held_out: [B, H] latents.
+        own: per held-out user, items that a list leaves out; empty: none.
+
+    Returns:
+        The spread; the exact log Z [B] of those held out; their best 20 items [B, 20] by consume
+        score, in no order, padded with -1.
     """
     users, held_out = users[:, : scorer.width], held_out[:, : scorer.width]
     spread = np.empty((2, scorer.n_items), dtype=np.float32)
     log_z = np.full(len(held_out), -np.inf)
+    best = np.full((len(held_out), _LISTED), -1, dtype=np.int64)
+    held = np.full(best.shape, -np.inf, dtype=np.float32)
     for start in range(0, scorer.n_items, CHUNK_ROWS):
         nums = np.arange(start, min(start + CHUNK_ROWS, scorer.n_items))
         vectors = scorer.vectors(nums)
         scores = vectors @ users.T
         spread[0, nums], spread[1, nums] = scores.mean(axis=1), scores.std(axis=1)
-        logs = scorer.link(held_out @ vectors.T + scorer.prior[nums]).astype(np.float64)
-        log_z = np.logaddexp(log_z, _log_sum(logs))
-    return spread, log_z
+        scores = held_out @ vectors.T + scorer.prior[nums]
+        log_z = np.logaddexp(log_z, _log_sum(scorer.link(scores).astype(np.float64)))
+        for row, items in enumerate(own):
+            here = items[(items >= start) & (items < start + len(nums))] - start
+            scores[row, here] = -np.inf
+        held = np.concatenate([held, scores], axis=1)
+        both = np.concatenate([best, np.tile(nums, (len(held), 1))], axis=1)
+        top = np.argpartition(-held, _LISTED - 1, axis=1)[:, :_LISTED]
+        held, best = np.take_along_axis(held, top, 1), np.take_along_axis(both, top, 1)
+    return spread, log_z, np.where(np.isfinite(held), best, -1)
 
 
 def _log_sum(logs: NDArray[np.float64]) -> NDArray[np.float64]:

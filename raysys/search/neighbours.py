@@ -160,6 +160,8 @@ class Neighbours:
 
     def _cosines(self, nums: Items, query: Floats) -> Floats:
         """Return the cosines [C] of items with a unit query [H]."""
+        if self._vectors.dtype != np.float32:  # numba knows no float16
+            return np.asarray(self._unit(nums) @ query)
         out = np.empty(len(nums), dtype=np.float32)
         known = np.minimum(nums, len(self._vectors) - 1).astype(np.int64)
         _cosines(self._vectors, known, np.ascontiguousarray(query), out)

@@ -65,16 +65,24 @@ def test_the_exact_sum_is_that_of_all_scores(scorer, users):
 def test_a_sample_meets_the_exact_sum_and_says_how_well(scorer, users):
     nobody = [np.zeros(0, dtype=np.int32)] * N_USERS
     top = best(scorer, users)
-    spread, found = measured(scorer, users, nobody, top)
+    spread, found, recall = measured(scorer, users, nobody, top)
     assert found["n_users"] == N_USERS / 2
     assert found["error_median"] < 0.03
     normaliser = Normaliser(scorer, spread, found["long"])
     error = np.abs(normaliser.log_z(users, joined(nobody, top)) - exact(scorer, users))
     assert found["error_median"] == pytest.approx(np.median(error[1::2]), rel=1e-3)
+    assert recall == 1.0
+
+
+def test_what_candidates_miss_of_the_best_items_is_told(scorer, users):
+    own = [top[:7].astype(np.int32) for top in best(scorer, users)]
+    others = np.stack([top[7:] for top in best(scorer, users, 107)])
+    assert measured(scorer, users, own, others)[2] == 1.0
+    assert measured(scorer, users, own, others[:, 5:])[2] == 0.75
 
 
 def test_a_prior_that_moves_moves_the_sum_with_it(scorer, users):
-    spread, _ = exact_sums(scorer, users, users)
+    spread, *_ = exact_sums(scorer, users, users)
     rng = np.random.default_rng(2)
     moved = scorer.with_prior(rng.permutation(scorer.prior))
     found = Normaliser(moved, spread).log_z(users, [np.zeros(0, dtype=np.int32)] * N_USERS)
@@ -82,7 +90,7 @@ def test_a_prior_that_moves_moves_the_sum_with_it(scorer, users):
 
 
 def test_items_of_the_profile_are_summed_exactly_and_once(scorer, users):
-    spread, _ = exact_sums(scorer, users, users)
+    spread, *_ = exact_sums(scorer, users, users)
     nums, weights = drawn(scorer, spread, N_SAMPLED)
     outside = int(np.setdiff1d(np.arange(N_ITEMS), nums)[0])
     own = np.array([outside, outside, nums[3]])
@@ -96,7 +104,7 @@ def test_items_of_the_profile_are_summed_exactly_and_once(scorer, users):
 
 
 def test_chances_give_the_number_asked_for_and_the_head_is_certain(scorer, users):
-    spread, _ = exact_sums(scorer, users, users)
+    spread, *_ = exact_sums(scorer, users, users)
     nums, weights = drawn(scorer, spread, 500)
     assert len(nums) == pytest.approx(500, abs=2)
     assert (np.diff(nums) > 0).all()
@@ -107,7 +115,7 @@ def test_chances_give_the_number_asked_for_and_the_head_is_certain(scorer, users
 
 
 def test_a_long_latent_gets_more_of_the_catalogue(scorer, users):
-    spread, _ = exact_sums(scorer, users, users)
+    spread, *_ = exact_sums(scorer, users, users)
     z = np.concatenate([users[:20], 2 * users[:20]])
     own = joined([np.zeros(0, dtype=np.int32)] * len(z), best(scorer, z))
     usual, longer = Normaliser(scorer, spread), Normaliser(scorer, spread, 4.0)
@@ -119,7 +127,7 @@ def test_a_long_latent_gets_more_of_the_catalogue(scorer, users):
 
 def test_no_list_is_likelier_than_one(scorer, users):
     """However little a sample knows of a user, the best items are in the sum."""
-    spread, _ = exact_sums(scorer, users, users)
+    spread, *_ = exact_sums(scorer, users, users)
     z = 10 * users[:20]
     top = best(scorer, z)
     log_z = Normaliser(scorer, spread).log_z(z, joined([top[0, :0]] * len(z), top))
