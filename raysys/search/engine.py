@@ -127,6 +127,11 @@ class Engine:
         self._timed = timed
 
     @property
+    def n_items(self) -> int:
+        """Number of items that a list may hold."""
+        return len(self._items) if self._changed is None else int(self._changed.alive.sum())
+
+    @property
     def rankings(self) -> tuple[str, ...]:
         """The rankings that it can give, the default first."""
         return self.scorer.available_rankings if self.scorer is not None else (SIMILAR,)
@@ -170,13 +175,15 @@ class Engine:
         ranking: Ranking | None = None,
         rescore: bool = True,
         exclude_seen: bool = True,
+        seen: Sequence[int] = (),
         allow: Mask | None = None,
         probabilities: bool = True,
     ) -> Iterator[Ranked]:
         """Yield the list of every user of `history` in order; other arguments as in `rank`.
 
-        `allow` [n_items] tells which items may be returned; None: all. Without `probabilities`,
-        P(consume) is only in proportion, which orders lists as well.
+        `seen` are item_nums of upserted rows that count as seen, by every user. `allow` tells which
+        of all item_nums may be returned; None: all. Without `probabilities`, P(consume) is only in
+        proportion, which orders lists as well.
         """
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
@@ -184,6 +191,8 @@ class Engine:
         if history.n_cells and history.item_num.max() >= n_encoded:
             history = history.take(history.item_num < n_encoded)
         exclude = seen_items(history, self._items) if exclude_seen else None
+        if exclude is not None and seen:
+            exclude = [np.append(nums, np.array(seen, dtype=np.int32)) for nums in exclude]
         if self.scorer is None:
             yield from self.neighbours.of_profiles(
                 history, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow

@@ -129,6 +129,10 @@ class ItemTable:
         """
         return self.built.get(item_id) if self._encoded else self._num(item_id)
 
+    def upserted(self, item_id: str) -> int | None:
+        """Return the item_num of an upserted item that no build knows yet, or None."""
+        return None if item_id in self.built else self._fresh.get(item_id)
+
     def _num(self, item_id: str) -> int | None:
         fresh = self._fresh.get(item_id)
         return self.built.get(item_id) if fresh is None else fresh

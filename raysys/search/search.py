@@ -103,8 +103,8 @@ class Search:
 
     @property
     def n_items(self) -> int:
-        """Size of the item_num space: the build's items, then upserted ones."""
-        return len(self._items)
+        """Number of items that a list may hold: neither deleted nor replaced by a later row."""
+        return self.engine.n_items
 
     @property
     def n_users(self) -> int:
@@ -125,8 +125,9 @@ class Search:
         """Answer one query.
 
         An entry of a posted profile counts at the level of its rating, else of its event, else
-        `users.default_level`. Entries outside the catalogue are listed and left out; an
-        empty profile gets the prior.
+        `users.default_level`. Entries outside the catalogue are listed and left out; an empty
+        profile gets the prior. Items that came after the build tell the model nothing, but are not
+        listed again.
 
         Raises:
             UnknownUserError: no stored user has this id.
@@ -134,12 +135,15 @@ class Search:
                 autoencoder, a profile without a known item.
         """
         history, unknown = self.history(query)
+        fresh = self._upserted(query)
+        unknown = [item_id for item_id in unknown if item_id not in fresh]
         ranked = next(
             self.engine.lists(
                 history,
                 top_k=query.k,
                 ranking=query.order(self.rankings[0]),
                 exclude_seen=query.exclude_seen,
+                seen=list(fresh.values()),
                 allow=self.allowed(conditions(query.allow), conditions(query.deny)),
             )
         )
@@ -238,6 +242,11 @@ class Search:
         return explain.explain(
             self.engine.codes, vectors[0], weights[0], num, profile=history.item_num
         )
+
+    def _upserted(self, query: RecommendQuery) -> dict[str, int]:
+        """Return {item_id: item_num} of a posted profile's items that no build knows yet."""
+        found = {e.item_id: self._items.upserted(e.item_id) for e in query.profile or ()}
+        return {item_id: num for item_id, num in found.items() if num is not None}
 
     def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
         """Return which items may be returned under conditions on attributes; None: all."""

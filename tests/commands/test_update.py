@@ -141,6 +141,11 @@ def test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked(tmp_path):
     bias = np.load(workspace.current("embeddings").path("bias.npy"))[num, 0]
     assert new.score == pytest.approx(best.score - bias, abs=1e-5)
     assert new.expected_rating is None
+    assert search.n_items == len(search.items) - 1
+    posted = [ProfileEntry(item_id=name) for name in ("new", "nope", item_id(9))]
+    answer = search.recommend(RecommendQuery(profile=posted, k=99))
+    assert answer.unknown_items == ["nope"]
+    assert not {"new", item_id(9)} & {hit.item_id for hit in answer.items}
     replaced = write_rows(tmp_path / "r.parquet", [item_id(9)], [vectors[9]], title=["Nine"])
     update(UpdateConfig(run=run, upsert=replaced))
     search = Search.open(workspace)
