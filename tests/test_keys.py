@@ -291,6 +291,7 @@ SHOWN = {
         "verify": "test_build_takes_what_a_serve_config_file_typed",
         "replicas": "test_build_describes_one_deployment",
         "cpus": "test_settings_reach_the_deployment",
+        "follow_s": "test_only_the_current_index_is_followed",
         "max_ongoing_requests": "test_settings_reach_the_deployment",
         "max_queued_requests": "test_settings_reach_the_deployment",
         "host": "test_settings_reach_serve",

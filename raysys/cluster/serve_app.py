@@ -5,14 +5,14 @@
 
 One deployment opens the current index of a run and answers HTTP v1. Scale it with `replicas=`: each
 replica maps what it reads, and shares that memory with those on its node. More machines join the
-Ray cluster. All replicas serve the build that was current at the start: to move on to a newer one,
-run the command again.
+Ray cluster. Replicas follow the run: a newer index, or newer changes, are served without a restart.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +25,7 @@ from raysys.config import JobConfig, load, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
 from raysys.http.app import Holder, create_app
+from raysys.http.follow import Following
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
@@ -40,6 +41,8 @@ class ServeConfig(JobConfig):
         name: of the Serve application.
         build_id: of the index to serve; null takes the current one.
         verify: compare every served file with its hash before answering.
+        follow_s: seconds between looks for a newer index or newer changes, which are then served
+            without a restart; 0: never, as with `build_id`.
         replicas: processes that answer, each on `cpus` CPUs; a fraction shares one.
         cpus: CPUs that Ray reserves for one replica.
         max_ongoing_requests: of one replica; the proxy queues what comes beyond.
@@ -53,6 +56,7 @@ class ServeConfig(JobConfig):
     name: str = local_field("raysys")
     build_id: str | None = local_field(None)
     verify: bool = local_field(True)
+    follow_s: float = local_field(10.0)
     replicas: int = local_field(1)
     cpus: float = local_field(1.0)
     max_ongoing_requests: int = local_field(64)
@@ -65,6 +69,7 @@ class ServeConfig(JobConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that Serve would refuse later."""
         require(self.replicas >= 1, "replicas", self.replicas, "1 or more")
+        require(0 <= self.follow_s < math.inf, "follow_s", self.follow_s, "0 or more")
         require(self.cpus >= 0, "cpus", self.cpus, "0 or more")
         most = self.max_ongoing_requests
         require(most >= 1, "max_ongoing_requests", most, "1 or more")
@@ -76,6 +81,11 @@ class ServeConfig(JobConfig):
         ok = prefix == "/" or (prefix.startswith("/") and not prefix.endswith("/"))
         require(ok, "route_prefix", prefix, accepted)
 
+    @property
+    def following_s(self) -> float:
+        """Seconds between looks for newer builds; 0 where one index is served for good."""
+        return 0.0 if self.build_id is not None else self.follow_s
+
 
 @serve.ingress()
 class Service:
@@ -86,15 +96,29 @@ class Service:
         cache_dir: where builds on object stores are fetched to.
         build_id: of the index.
         verify: check hashes on this node too.
+        follow_s: seconds between looks for newer builds; 0: never.
     """
 
-    def __init__(self, run: str, *, cache_dir: str | None, build_id: str, verify: bool) -> None:
+    def __init__(
+        self, run: str, *, cache_dir: str | None, build_id: str, verify: bool, follow_s: float
+    ) -> None:
         workspace = Workspace(run, cache_dir=cache_dir)
-        self._current = Holder(Search.open(workspace, build_id=build_id, verify=verify))
+        search = Search.open(workspace, build_id=build_id, verify=verify)
+        self._app = followed_app(search, workspace, verify=verify, follow_s=follow_s)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
-        return create_app(self._current)
+        return self._app
+
+
+def followed_app(search: Search, workspace: Workspace, *, verify: bool, follow_s: float) -> FastAPI:
+    """Return the app over a search, and begin to follow its run unless `follow_s` is 0."""
+    holder = Holder(search)
+    if follow_s == 0:
+        return create_app(holder)
+    following = Following(holder, workspace, verify=verify, every_s=follow_s)
+    following.start()
+    return create_app(holder, following=following.state)
 
 
 def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
@@ -120,7 +144,11 @@ def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
         logging_config={"enable_access_log": False},
     )
     app = deployment.bind(
-        cfg.run, cache_dir=cfg.cache_dir, build_id=served.index.build_id, verify=cfg.verify
+        cfg.run,
+        cache_dir=cfg.cache_dir,
+        build_id=served.index.build_id,
+        verify=cfg.verify,
+        follow_s=cfg.following_s,
     )
     return app, served.build_ids
 

@@ -14,10 +14,9 @@ import uvicorn
 from ray import serve as ray_serve
 
 from raysys.cluster.connect import connected
-from raysys.cluster.serve_app import ServeConfig, application
+from raysys.cluster.serve_app import ServeConfig, application, followed_app
 from raysys.config import require, require_run
 from raysys.errors import BuildError, ConfigError, find_cause
-from raysys.http.app import Holder, create_app
 from raysys.search.search import Search
 from raysys.store.builds import StageResult, Workspace
 
@@ -52,7 +51,7 @@ def _serve_here(cfg: ServeConfig) -> dict[str, str]:
     _require_free_port(cfg)
     require(cfg.route_prefix == "/", "route_prefix", cfg.route_prefix, "/ with local=true")
     settings = uvicorn.Config(
-        create_app(Holder(search)),
+        followed_app(search, workspace, verify=cfg.verify, follow_s=cfg.following_s),
         host=cfg.host,
         port=cfg.port,
         log_level="warning",

@@ -36,6 +36,7 @@ from raysys.errors import DataError, SearchError, UnknownItemError
 from raysys.http.wire import (
     CONDITIONS,
     ErrorBody,
+    Followed,
     Health,
     SimilarItems,
     Status,
@@ -107,8 +108,16 @@ class _IdConvertor(PathConvertor):
     regex = "(?s:.*)"
 
 
-def create_app(current: Callable[[], Search], options: ServiceOptions | None = None) -> FastAPI:
-    """Return the HTTP service over what `current` returns, which every request asks once."""
+def create_app(
+    current: Callable[[], Search],
+    options: ServiceOptions | None = None,
+    *,
+    following: Callable[[], Followed] | None = None,
+) -> FastAPI:
+    """Return the HTTP service over what `current` returns, which every request asks once.
+
+    `following` tells how what is served follows its run.
+    """
     options = options or ServiceOptions()
     started = time.monotonic()
     counts = _Counts()
@@ -184,6 +193,7 @@ def create_app(current: Callable[[], Search], options: ServiceOptions | None = N
             n_users=search.n_users,
             uptime_s=round(time.monotonic() - started, 3),
             counts=counts.snapshot(),
+            following=following() if following is not None else None,
         )
 
     return app

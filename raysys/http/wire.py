@@ -50,6 +50,15 @@ class Health(_Answer):
     build_id: str
 
 
+class Followed(_Answer):
+    """How a replica follows its run."""
+
+    every_s: float = Field(description="seconds between looks for newer builds")
+    swaps: int = Field(description="newer builds that were taken since the start")
+    served_since: int = Field(description="UTC seconds at which the present builds were taken")
+    refused: str | None = Field(None, description="why something newer is not served")
+
+
 class Status(_Answer):
     """Answer of GET /v1/status, of the one replica that was asked."""
 
@@ -60,6 +69,7 @@ class Status(_Answer):
     n_users: int
     uptime_s: float
     counts: dict[str, int] = Field(description="requests since the start, by outcome")
+    following: Followed | None = Field(None, description="null: one index is served for good")
 
 
 class ErrorDetail(_Answer):

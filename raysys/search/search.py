@@ -36,11 +36,14 @@ class Search:
     Args:
         served: what is searched.
         users: read the stored users' histories, which only queries by user_id need.
+
+    Attributes:
+        served: as given.
     """
 
     def __init__(self, served: Served, *, users: bool = True) -> None:
         coded = served.coded
-        self._served = served
+        self.served = served
         self._embeddings = Embeddings.open(coded.embeddings)
         self._changes = Changes.open(served.changes) if served.changes is not None else None
         encoded = coded.autoencoder is not None
@@ -79,18 +82,18 @@ class Search:
     @property
     def build_id(self) -> str:
         """The build_id of the index."""
-        return self._served.index.build_id
+        return self.served.index.build_id
 
     @property
     def build_ids(self) -> dict[str, str]:
         """{kind: build_id} of everything that is served."""
-        return self._served.build_ids
+        return self.served.build_ids
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifests say of the served set, as JSON values."""
-        coded = self._served.coded
-        shown = {"index": self._served.index.record(), "codes": coded.codes.record()}
+        coded = self.served.coded
+        shown = {"index": self.served.index.record(), "codes": coded.codes.record()}
         if coded.autoencoder is not None and self._levels is not None:
             facts = AutoencoderFacts.of(coded.autoencoder)
             shown["autoencoder"] = {

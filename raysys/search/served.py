@@ -69,6 +69,11 @@ class Served:
         return sorted((build for build in found if build is not None), key=lambda b: b.kind)
 
     @property
+    def refs(self) -> list[dict[str, str]]:
+        """What tells this set from another one: ids and contents of the index and the changes."""
+        return [build.ref() for build in (self.index, self.changes) if build is not None]
+
+    @property
     def build_ids(self) -> dict[str, str]:
         """{kind: build_id} of all that is served."""
         return {build.kind: build.build_id for build in self.builds}

@@ -93,6 +93,15 @@ def test_settings_reach_the_deployment(run):
         build({"run": str(run), "build_id": "nosuch"})
 
 
+def test_only_the_current_index_is_followed(run):
+    [index] = run.glob("index/*/manifest.json")
+    told = [{}, {"follow_s": "0"}, {"build_id": index.parent.name}]
+    found = [build({"run": str(run), "follow_s": "3", **words}) for words in told]
+    assert [app._bound_deployment.init_kwargs["follow_s"] for app in found] == [3, 0, 0]
+    with pytest.raises(click.ClickException, match="follow_s=-1"):
+        build({"run": str(run), "follow_s": "-1"})
+
+
 def test_settings_reach_serve(run, port, monkeypatch):
     asked = {}
 

@@ -269,7 +269,7 @@ def test_unknown_users_and_a_search_without_users(rated):
     search, _, _ = rated
     with pytest.raises(UnknownUserError, match=r"'nobody'.*20 known users"):
         search.recommend(RecommendQuery(user_id="nobody"))
-    blind = Search(search._served, users=False)
+    blind = Search(search.served, users=False)
     with pytest.raises(UnknownUserError, match="stores no users"):
         blind.recommend(RecommendQuery(user_id=user_id(3)))
     assert (search.n_users, blind.n_users) == (20, 0)

@@ -1,0 +1,168 @@
+"""Following a run: a newer index, or newer changes, are served without a restart.
+
+A look compares what is current with what is served. What is newer is opened beside it, its hashes
+are checked, and a few canary queries are asked of both. Then the holder exchanges one for the
+other; requests that run end with the search that they began with. What cannot be opened, or answers
+nothing where the old one did, is refused and named while the old one goes on; it is tried again
+after growing pauses. For that time both are mapped: private memory doubles, mapped files do not
+count twice where they are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+
+import numpy as np
+
+from raysys.errors import BuildError, RaysysError, SearchError
+from raysys.http.app import Holder
+from raysys.http.wire import Followed
+from raysys.search.changes import KIND
+from raysys.search.query import Hit, RecommendQuery
+from raysys.search.search import Search
+from raysys.search.served import Served
+from raysys.store.builds import Workspace
+
+log = logging.getLogger(__name__)
+
+CANARIES = 16  # profiles of one item
+_LISTED = 20
+_LONGEST_PAUSE = 64  # looks without a try at what was refused
+
+
+class Following:
+    """Looks for newer builds of a run and lets a holder serve them.
+
+    Args:
+        holder: of what is served.
+        workspace: the run.
+        verify: check hashes of what is opened.
+        every_s: seconds between looks; replicas take them at different moments.
+    """
+
+    def __init__(
+        self, holder: Holder, workspace: Workspace, *, verify: bool = True, every_s: float
+    ) -> None:
+        self._holder, self._workspace, self._verify = holder, workspace, verify
+        self._every_s = every_s
+        self._done: object = None  # the set that was looked at to the end
+        self._refused: object = None  # the set that was refused
+        self._pause = self._left_out = 0  # looks without another try at it
+        self._state = Followed(
+            every_s=every_s, swaps=0, served_since=int(time.time()), refused=None
+        )
+        self._stopped = threading.Event()
+
+    def state(self) -> Followed:
+        """Return what happened so far."""
+        return self._state
+
+    def start(self) -> None:
+        """Look from time to time in a thread of its own, until the process ends or `stop`."""
+        threading.Thread(target=self._run, name="raysys-follow", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after its present look."""
+        self._stopped.set()
+
+    def look(self) -> bool:
+        """Take one look; return whether something else is served now."""
+        current: object = None
+        try:
+            current = self._current()
+            if current == self._done:
+                self._told(None)
+                return False
+            if current == self._refused and self._left_out < self._pause:
+                self._left_out += 1
+                return False
+            exchanged = self._exchange()
+        except (RaysysError, OSError) as error:
+            self._refused, self._left_out = current, 0
+            self._pause = min(2 * self._pause + 1, _LONGEST_PAUSE)
+            self._told(" ".join(str(error).split()))
+            return False
+        self._done, self._refused, self._pause = current, None, 0
+        self._told(None)
+        return exchanged
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_s * random.uniform(0.5, 1.5)):
+            try:
+                self.look()
+            except Exception:  # a fault of ours: the service goes on with what it has
+                log.exception("following failed")
+
+    def _current(self) -> object:
+        """Return what tells one current set from another: two small files and their manifests."""
+        index = self._workspace.current("index")
+        changes = self._workspace.current(KIND) if self._workspace.has(KIND) else None
+        return [build.ref() for build in (index, changes) if build is not None]
+
+    def _exchange(self) -> bool:
+        """Serve the current set if it is another one; return whether it was."""
+        started = time.perf_counter()
+        served = Served.open(self._workspace, verify=False)
+        before = self._holder()
+        if served.refs == before.served.refs:
+            return False
+        if self._verify:
+            served.verify()
+        search = Search(served)
+        overlap = canaries(before, search)
+        self._holder.exchange(search)
+        self._state = self._state.model_copy(
+            update={"swaps": self._state.swaps + 1, "served_since": int(time.time())}
+        )
+        log.info(
+            "service exchanged index=%s changes=%s overlap=%.2f seconds=%.1f",
+            *(search.build_id, search.build_ids.get(KIND, "none"), overlap),
+            time.perf_counter() - started,
+        )
+        return True
+
+    def _told(self, reason: str | None) -> None:
+        """Keep why nothing newer is served, and log it when that changes."""
+        if reason != self._state.refused:
+            self._state = self._state.model_copy(update={"refused": reason})
+            if reason is not None:
+                log.warning("service stays with index=%s: %s", self._holder().build_id, reason)
+
+
+def canaries(before: Search, after: Search) -> float:
+    """Return the mean share of lists of `before` that `after` gives too, 20 items each.
+
+    The profiles are single items, at equal distances through the catalogue that comes.
+
+    Raises:
+        BuildError: a list has no item, or a score that is not finite.
+    """
+    numbers = np.unique(np.linspace(0, len(after.items) - 1, CANARIES).astype(np.int64))
+    ids = [after.items.item_ids[int(num)] for num in numbers]
+    shares = []
+    for item_id in ids:
+        query = RecommendQuery.model_validate(
+            {"profile": [{"item_id": item_id}], "k": _LISTED, "exclude_seen": False}
+        )
+        lists = [_list_of(search, query) for search in (before, after)]
+        if lists[1] is not None:
+            if not lists[1] or not np.isfinite([hit.score for hit in lists[1]]).all():
+                raise BuildError(
+                    f"index {after.build_id} has no usable list for a profile of {item_id!r}"
+                )
+            old, new = ({hit.item_id for hit in hits or ()} for hits in lists)
+            shares.append(len(old & new) / max(len(old), 1))
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _list_of(search: Search, query: RecommendQuery) -> list[Hit] | None:
+    """Return a list, or None where the search knows no item of the profile."""
+    try:
+        return search.recommend(query).items
+    except SearchError:
+        return None
