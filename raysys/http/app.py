@@ -11,28 +11,32 @@ percent-encoded UTF-8 with an empty safe set (`urllib.parse.quote(item_id, safe=
 slash (`%2F`) and a bare one mean the same. The ids `.` and `..` are `%2E` and `%2E%2E` (clients
 resolve bare dots). Every error has the body
 `{"error": {"type", "message", "details"}}`: 422 for what a client should change, 404 for an unknown
-user or item, 503 when the service is too busy (try again), 500 for our own faults.
+user, item or path, 405 for a method that a path has not, 408 and 413 for bodies that are too slow
+or too large (`limits.py`), 503 when the service is too busy (try again), 500 for our own faults.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from raysys.errors import DataError, SearchError, UnknownItemError
+from raysys.http.limits import REQUEST_ID, Limits
 from raysys.http.wire import (
     CONDITIONS,
     ErrorBody,
@@ -50,6 +54,9 @@ if TYPE_CHECKING:  # keeps the search out of this module
     from raysys.search.search import Search
 
 log = logging.getLogger(__name__)
+A = TypeVar("A")
+
+_SHORT = 100  # items of a list or a profile whose answer takes about a millisecond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +129,12 @@ def create_app(
     started = time.monotonic()
     counts = _Counts()
     errors: dict[int | str, dict[str, Any]] = {
-        code: {"model": ErrorBody} for code in (404, 422, 500, 503)
+        code: {"model": ErrorBody} for code in (404, 405, 408, 413, 422, 500, 503)
     }
     register_url_convertor("id", _IdConvertor())
     app = FastAPI(title="raysys", version="1", responses=errors)
     _handle_errors(app, counts)
+    app.add_middleware(Limits, counted=counts.add)
 
     def asked(k: int) -> Search:
         search = current()
@@ -135,17 +143,17 @@ def create_app(
             raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
         return search
 
-    # Plain functions run in a thread: a long list never delays the health check.
     @app.post("/v1/recommend")
-    def recommend(body: RecommendQuery) -> Answer:
+    async def recommend(body: RecommendQuery) -> Answer:
         """Recommend items to a stored user or for a posted profile."""
         _check_weight(body, options.gamma_limit)
-        answer = asked(body.k).recommend(body)
+        search, size = asked(body.k), max(body.k, len(body.profile or ()))
+        answer = await _answered(size, body.allow or body.deny, search.recommend, body)
         counts.add("recommend")
         return answer
 
     @app.get("/v1/items/{item_id:id}/similar")
-    def similar(
+    async def similar(
         item_id: str,
         k: Annotated[int, Query(ge=1)] = 20,
         allow: str | None = None,
@@ -156,11 +164,17 @@ def create_app(
         `allow` and `deny` are conditions on attributes as JSON, as in /v1/recommend.
         """
         search = asked(k)
-        masks = {"allow": _parsed(allow, "allow"), "deny": _parsed(deny, "deny")}
-        items = search.similar(item_id, top_k=k, **masks)
+        masks: dict[str, Any] = {
+            "allow": _parsed(allow, "allow"),
+            "deny": _parsed(deny, "deny"),
+        }
+        items = await _answered(
+            k, allow or deny, functools.partial(search.similar, top_k=k, **masks), item_id
+        )
         counts.add("similar")
         return SimilarItems(search.build_id, item_id, items)
 
+    # A plain function runs in a thread.
     @app.post("/v1/search")
     def nearest(body: VectorRequest) -> VectorHits:
         """List the items nearest to vectors in the space of the indexed ones."""
@@ -199,6 +213,23 @@ def create_app(
     return app
 
 
+async def _answered(size: int, conditions: object, answer: Callable[..., A], *asked: Any) -> A:
+    """Return an answer, made here if it is short and in a thread if not.
+
+    A thread's hand-over takes as long as a short answer. A long one there never delays the health
+    check; masks of conditions go over all items.
+
+    Args:
+        size: of the list, or of the profile if that is longer.
+        conditions: on attributes; nothing where there are none.
+        answer: called with what is asked.
+        asked: its arguments.
+    """
+    if size <= _SHORT and not conditions:
+        return answer(*asked)
+    return await run_in_threadpool(answer, *asked)
+
+
 def _check_weight(body: RecommendQuery, limit: float) -> None:
     """Refuse a weight above the limit as a field that is out of range."""
     weights = {"gamma": body.gamma}
@@ -233,10 +264,16 @@ def _printable(path: tuple[int | str, ...]) -> str:
 def _handle_errors(app: FastAPI, counts: _Counts) -> None:
     """Give every error the one body."""
 
-    def reply(status: int, kind: str, message: str, details: Any = ()) -> JSONResponse:
+    def reply(
+        status: int,
+        kind: str,
+        message: str,
+        details: Any = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> JSONResponse:
         counts.add(f"error_{status}")
         error = {"type": kind, "message": message, "details": list(details)}
-        return JSONResponse({"error": error}, status_code=status)
+        return JSONResponse({"error": error}, status_code=status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -261,9 +298,13 @@ def _handle_errors(app: FastAPI, counts: _Counts) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return reply(error.status_code, "http", str(error.detail))
+        if error.status_code == 400:  # what the schema calls valid JSON is no text at all
+            return reply(422, "invalid_request", f"body: {error.detail}")
+        return reply(error.status_code, "http", str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
-        log.error("request failed path=%s", request.url.path, exc_info=error)
-        return reply(500, "internal", "the service failed to answer; its log has the details")
+        request_id = request.scope.get(REQUEST_ID, "")
+        log.error("request failed path=%s id=%s", request.url.path, request_id, exc_info=error)
+        message = "the service failed to answer; its log has the details"
+        return reply(500, "internal", message, headers={REQUEST_ID: request_id})

@@ -289,8 +289,8 @@ def test_the_schema_documents_every_answer(http):
         "/v1/status",
     }
     errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
-    assert set(errors) == {"200", "404", "422", "500", "503"}
-    assert json.dumps(errors).count("ErrorBody") == 4
+    assert set(errors) == {"200", "404", "405", "408", "413", "422", "500", "503"}
+    assert json.dumps(errors).count("ErrorBody") == 7
 
 
 def test_filters_levels_and_vectors_over_http(rated, search):
