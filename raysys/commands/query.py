@@ -64,7 +64,9 @@ def _with_request(cls: type[T]) -> type[T]:
 @_with_request
 @dataclasses.dataclass
 class QueryConfig(JobConfig):
-    """One question: exactly one of user_id, profile, titles, similar_to, vector and vectors.
+    """One question: one of user_id, profile, titles, similar_to, vector and vectors.
+
+    With user_id, profile is what the user did since the history was stored.
 
     Attributes:
         url: of a running service; without it the builds of `run` are opened here.
@@ -100,7 +102,7 @@ def query(cfg: QueryConfig) -> str:
         ConfigError: not exactly one question; RaysysError: see `Search` and `ServiceError`.
     """
     asked = [name for name in _QUESTIONS if getattr(cfg, name) is not None]
-    if len(asked) != 1:
+    if len(asked) != 1 and asked != ["user_id", "profile"]:
         raise ConfigError(f"query answers exactly one of {', '.join(f'{q}=' for q in _QUESTIONS)}")
     if cfg.explain is not None and asked[0] not in ("user_id", "profile", "titles"):
         raise ConfigError(f"explain= goes with user_id=, profile= or titles=, not {asked[0]}=")

@@ -210,7 +210,21 @@ def create_app(
             following=following() if following is not None else None,
         )
 
+    app.openapi = functools.partial(_schema, app)  # type: ignore[method-assign]
     return app
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document; FastAPI calls JSON in a query parameter a string."""
+    document = FastAPI.openapi(app)
+    given = CONDITIONS.json_schema(ref_template="#/components/schemas/{model}")
+    given.pop("$defs", None)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] in ("allow", "deny") and parameter.pop("schema", None):
+                    parameter["content"] = {"application/json": {"schema": given}}
+    return document
 
 
 async def _answered(size: int, conditions: object, answer: Callable[..., A], *asked: Any) -> A:

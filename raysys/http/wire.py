@@ -13,6 +13,9 @@ MAX_VECTORS = 1_000
 CONDITIONS = TypeAdapter(dict[str, Condition])
 
 
+_Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +32,7 @@ class SimilarItems:
 class VectorRequest(Wire):
     """Body of POST /v1/search: vectors in the space of the indexed ones."""
 
-    vectors: Annotated[list[list[FiniteFloat]], Field(min_length=1, max_length=MAX_VECTORS)]
+    vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS)]
     k: int = Field(20, ge=1, description="length of every list")
     allow: dict[str, Condition] | None = None
     deny: dict[str, Condition] | None = None

@@ -26,7 +26,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from raysys.errors import ConfigError, DataError
-from raysys.scoring.rankings import DEFAULT_GAMMA, MAX_GAMMA, NAMES, Ranking, spellings
+from raysys.scoring.rankings import (
+    DEFAULT_GAMMA,
+    MAX_GAMMA,
+    NAMES,
+    RANKINGS,
+    Ranking,
+    spellings,
+)
 
 MAX_PROFILE = 10_000
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
@@ -65,12 +72,12 @@ def _ranking_text(value: str) -> str:
 Id = Annotated[
     str, BeforeValidator(_id_text), AfterValidator(_encodable), Field(min_length=1, max_length=4096)
 ]
+_WITH_GAMMA = "|".join(name for name, rule in RANKINGS.items() if rule.gamma is not None)
+_WEIGHTED = rf"^({_WITH_GAMMA})\^[0-9](\.[0-9]{{1,6}})?$"  # a part of what is accepted
 RankingText = Annotated[
     str,
     AfterValidator(_ranking_text),
-    WithJsonSchema(
-        {"type": "string", "anyOf": [{"enum": list(NAMES)}, {"pattern": r"^[a-z]+\^[0-9.]+$"}]}
-    ),
+    WithJsonSchema({"type": "string", "anyOf": [{"enum": list(NAMES)}, {"pattern": _WEIGHTED}]}),
 ]
 
 
@@ -107,11 +114,25 @@ class ProfileEntry(Wire):
 
 
 class RecommendQuery(Wire):
-    """Body of POST /v1/recommend: a stored user, or a profile (empty: the prior)."""
+    """Body of POST /v1/recommend: a stored user, a profile (empty: the prior), or both.
+
+    With both, the profile is what the user did since the history was stored.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["user_id"], "properties": {"user_id": {"not": {"type": "null"}}}},
+                {"required": ["profile"], "properties": {"profile": {"not": {"type": "null"}}}},
+            ]
+        }
+    )
 
     user_id: Id | None = Field(None, description="a stored user")
     profile: Annotated[list[ProfileEntry], Field(max_length=MAX_PROFILE)] | None = Field(
-        None, description="interactions {item_id, rating?, event?, timestamp?}; empty: the prior"
+        None,
+        description="interactions {item_id, rating?, event?, timestamp?}; alone and empty: the "
+        "prior; with user_id: what came after the stored history",
     )
     k: int = Field(20, ge=1, description="length of the list")
     ranking: RankingText | None = Field(
@@ -135,9 +156,9 @@ class RecommendQuery(Wire):
     levels: bool = Field(False, description="return P(level) of every level with each item")
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.user_id is None) == (self.profile is None):
-            raise ValueError("give either user_id or profile")
+    def _some_source(self) -> Self:
+        if self.user_id is None and self.profile is None:
+            raise ValueError("give user_id, profile or both")
         return self
 
     def order(self, default: str) -> Ranking:

@@ -26,7 +26,7 @@ from raysys.search.query import (
     conditions,
 )
 from raysys.search.served import Served
-from raysys.search.users import UserStore, posted_cells
+from raysys.search.users import UserStore, continued, posted_cells
 from raysys.store.builds import Workspace
 
 
@@ -265,13 +265,19 @@ class Search:
         Raises:
             UnknownUserError, SearchError: as `recommend`.
         """
+        stored: Cells | None = None
         if query.user_id is not None:
             if self._users is None:
                 raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
-            return self._users.history(query.user_id), []
-        assert query.profile is not None
+            stored = self._users.history(query.user_id)
+        if query.profile is None:
+            assert stored is not None
+            return stored, []
         now = self.engine.fitted_until or 0
+        if stored is not None and stored.n_cells:
+            now = max(now, int(stored.timestamp[-1]))
         newest = max((e.timestamp or now for e in query.profile), default=now)
-        return posted_cells(
+        posted, unknown = posted_cells(
             query.profile, items=self._items, levels=self._levels, now=max(now, newest)
         )
+        return (posted if stored is None else continued(stored, posted)), unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -180,6 +181,25 @@ def posted_cells(
         window=np.zeros(len(rows), dtype=np.uint8),
     )
     return cells, list(unknown)
+
+
+def continued(stored: Cells, posted: Cells) -> Cells:
+    """Return the history of one user with what was posted; of equal cells the newest counts."""
+    item, level, time = (
+        np.concatenate([getattr(cells, name) for cells in (stored, posted)])
+        for name in ("item_num", "level", "timestamp")
+    )
+    order = np.lexsort((level, item, time))[::-1]
+    pairs = item[order].astype(np.int64) * 256 + level[order]
+    kept = order[np.sort(np.unique(pairs, return_index=True)[1])][::-1]
+    return dataclasses.replace(
+        stored,
+        offsets=np.array([0, len(kept)]),
+        item_num=item[kept],
+        level=level[kept],
+        timestamp=time[kept],
+        window=np.zeros(len(kept), dtype=np.uint8),
+    )
 
 
 def seen_items(cells: Cells, items: ItemTable) -> list[NDArray[np.int32]]:

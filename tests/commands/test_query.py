@@ -66,7 +66,7 @@ def test_number_like_ids_stay_text(tmp_path):
     assert len(ask(tmp_path, "similar_to=42", "top_k=1").splitlines()) == 2
 
 
-@pytest.mark.parametrize("words", [[], ["user_id=a", "similar_to=b"], ["user_id=a", "profile=[]"]])
+@pytest.mark.parametrize("words", [[], ["user_id=a", "similar_to=b"], ["titles=[a]", "profile=[]"]])
 def test_exactly_one_question(run, words):
     with pytest.raises(ConfigError, match="exactly one of"):
         ask(run, *words)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
@@ -179,8 +180,7 @@ def test_a_bare_slash_in_the_path_is_part_of_the_id(http):
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [
-        ({}, "body", "either user_id or profile"),
-        ({"user_id": "a", "profile": []}, "body", "either user_id or profile"),
+        ({}, "body", "give user_id, profile or both"),
         ({"user_id": True}, "body.user_id", "string"),
         ({"user_id": ""}, "body.user_id", "at least 1"),
         ({"user_id": "a", "k": 0}, "body.k", "greater than or equal to 1"),
@@ -291,6 +291,20 @@ def test_the_schema_documents_every_answer(http):
     errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
     assert set(errors) == {"200", "404", "405", "408", "413", "422", "500", "503"}
     assert json.dumps(errors).count("ErrorBody") == 7
+
+
+def test_the_schema_says_what_a_request_needs(http):
+    schema = http.get("/openapi.json").json()
+    parameters = schema["paths"]["/v1/items/{item_id}/similar"]["get"]["parameters"]
+    masks = [each for each in parameters if each["name"] in ("allow", "deny")]
+    assert all(list(mask["content"]) == ["application/json"] for mask in masks)
+    assert "Range" in schema["components"]["schemas"]
+    assert "#/components/schemas/Range" in json.dumps(masks)
+    body = schema["components"]["schemas"]["RecommendQuery"]
+    assert [choice["required"] for choice in body["anyOf"]] == [["user_id"], ["profile"]]
+    [_, weighted] = body["properties"]["ranking"]["anyOf"][0]["anyOf"]
+    assert re.search(weighted["pattern"], "discover^0.3")
+    assert not re.search(weighted["pattern"], "like^0.3")
 
 
 def test_filters_levels_and_vectors_over_http(rated, search):

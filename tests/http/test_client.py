@@ -80,7 +80,7 @@ def test_bad_requests_are_not_sent():
     with pytest.raises(ServiceError, match="ranking") as caught:
         service.recommend(user_id="x", ranking="best")
     assert caught.value.status == 422
-    with pytest.raises(ServiceError, match="either user_id or profile"):
+    with pytest.raises(ServiceError, match="give user_id, profile or both"):
         service.recommend()
     assert requests == []
 

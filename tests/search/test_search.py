@@ -210,6 +210,35 @@ def test_a_posted_profile_is_worth_as_much_as_the_stored_one(rated):
     assert posted == stored
 
 
+def entries(cells):
+    columns = cells.item_num, cells.level, cells.timestamp
+    return [
+        ProfileEntry(item_id=item_id(item), rating=float(level + 1), timestamp=int(time))
+        for item, level, time in zip(*columns, strict=True)
+    ]
+
+
+def test_a_session_goes_on_with_the_stored_history(rated):
+    search, _, cells = rated
+    history = entries(cells.users(np.array([6])))
+    again = history[0].model_copy(update={"timestamp": 1300})
+    session = [ProfileEntry(item_id=item_id(33), rating=5, timestamp=1200), again]
+    both = search.recommend(RecommendQuery(user_id=user_id(6), profile=session, k=60))
+    assert both == search.recommend(RecommendQuery(profile=[*history, *session], k=60))
+    assert item_id(33) not in [hit.item_id for hit in both.items]
+    stored = search.recommend(RecommendQuery(user_id=user_id(6), k=60))
+    assert stored != both
+    assert search.recommend(RecommendQuery(user_id=user_id(6), profile=[], k=60)) == stored
+    untimed = [ProfileEntry(item_id=item_id(33), rating=5)]
+    last = [ProfileEntry(item_id=item_id(33), rating=5, timestamp=1100)]
+    answers = [
+        search.recommend(RecommendQuery(user_id=user_id(6), profile=p)) for p in (untimed, last)
+    ]
+    assert answers[0] == answers[1]
+    newcomer = search.recommend(RecommendQuery(user_id=user_id(0), profile=session))
+    assert newcomer == search.recommend(RecommendQuery(profile=session))
+
+
 def test_only_ages_within_a_profile_count_after_the_fitted_period(rated):
     search, _, cells = rated
     one = cells.users(np.array([6]))
