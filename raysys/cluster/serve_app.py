@@ -18,13 +18,15 @@ from typing import Any
 
 import click
 from fastapi import FastAPI
-from ray import serve
+
+from raysys.cluster import ingress  # noqa: F401  # isort: skip  # before Serve, which reads it
+from ray import serve as serve
 from ray.serve import Application
 
 from raysys.config import JobConfig, load, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
-from raysys.http.app import Holder, create_app
+from raysys.http.app import Holder, ServiceOptions, create_app
 from raysys.http.follow import Following
 from raysys.search.search import Search
 from raysys.search.served import Served
@@ -104,21 +106,31 @@ class Service:
     ) -> None:
         workspace = Workspace(run, cache_dir=cache_dir)
         search = Search.open(workspace, build_id=build_id, verify=verify)
-        self._app = followed_app(search, workspace, verify=verify, follow_s=follow_s)
+        options = ServiceOptions(request_ids=False)
+        self._app = followed_app(
+            search, workspace, verify=verify, follow_s=follow_s, options=options
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
         return self._app
 
 
-def followed_app(search: Search, workspace: Workspace, *, verify: bool, follow_s: float) -> FastAPI:
+def followed_app(
+    search: Search,
+    workspace: Workspace,
+    *,
+    verify: bool,
+    follow_s: float,
+    options: ServiceOptions | None = None,
+) -> FastAPI:
     """Return the app over a search, and begin to follow its run unless `follow_s` is 0."""
     holder = Holder(search)
     if follow_s == 0:
-        return create_app(holder)
+        return create_app(holder, options)
     following = Following(holder, workspace, verify=verify, every_s=follow_s)
     following.start()
-    return create_app(holder, following=following.state)
+    return create_app(holder, options, following=following.state)
 
 
 def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:

@@ -6,15 +6,17 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import httpx
 import ray
 import uvicorn
-from ray import serve as ray_serve
 
 from raysys.cluster.connect import connected
 from raysys.cluster.serve_app import ServeConfig, application, followed_app
+from raysys.cluster.serve_app import serve as ray_serve
 from raysys.config import require, require_run
 from raysys.errors import BuildError, ConfigError, find_cause
 from raysys.search.search import Search
@@ -23,6 +25,8 @@ from raysys.store.builds import StageResult, Workspace
 __all__ = ["ServeConfig", "serve"]
 
 log = logging.getLogger(__name__)
+
+_ANSWERED_S = 60.0  # until a started service answers through what listens
 
 
 def serve(cfg: ServeConfig) -> StageResult:
@@ -67,10 +71,12 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
     app, build_ids = application(cfg)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # ray.init takes SIGTERM over, so it is claimed again once that is done
-    with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg):
+    with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg) as joined:
         _warn_if_too_small(cfg)
         try:
             ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
+            if not joined:
+                _wait_until_answered(cfg)
             _announce(cfg)
             threading.Event().wait()
         except RuntimeError as error:
@@ -83,8 +89,11 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
 
 
 @contextmanager
-def _application_removed(cfg: ServeConfig) -> Iterator[None]:
-    """Start Serve unless it runs; afterwards stop it, or only our application if it ran before."""
+def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
+    """Start Serve unless it runs; afterwards stop it, or only our application if it ran before.
+
+    Gives whether it ran before.
+    """
     status = ray_serve.status()
     joined = bool(status.proxies or status.applications)
     if cfg.name in status.applications:
@@ -95,7 +104,7 @@ def _application_removed(cfg: ServeConfig) -> Iterator[None]:
         _require_free_port(cfg)
         ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
     try:
-        yield
+        yield joined
     finally:
         if joined:
             ray_serve.delete(cfg.name)
@@ -122,9 +131,26 @@ def _require_free_port(cfg: ServeConfig) -> None:
         raise ConfigError(f"cannot listen on host={cfg.host} port={cfg.port}: {error}") from error
 
 
+def _wait_until_answered(cfg: ServeConfig) -> None:
+    """Wait until what listens passes requests on: HAProxy learns of replicas a little later."""
+    url = f"{_url(cfg)}/v1/health"
+    deadline = time.monotonic() + _ANSWERED_S
+    while True:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=_ANSWERED_S).status_code == httpx.codes.OK:
+                return
+        if time.monotonic() > deadline:
+            raise BuildError(f"the service did not start: {url} does not answer")
+        time.sleep(0.1)
+
+
 def _announce(cfg: ServeConfig) -> None:
-    prefix = cfg.route_prefix.rstrip("/")
-    log.info("service ready url=http://%s:%d%s/v1/recommend", cfg.host, cfg.port, prefix)
+    log.info("service ready url=%s/v1/recommend", _url(cfg))
+
+
+def _url(cfg: ServeConfig) -> str:
+    host = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
+    return f"http://{host}:{cfg.port}{cfg.route_prefix.rstrip('/')}"
 
 
 @contextmanager

@@ -66,10 +66,12 @@ class ServiceOptions:
     Attributes:
         k_limit: longest list that is answered; the size of the catalogue where that is more.
         gamma_limit: largest weight of a ranking.
+        request_ids: answers carry `X-Request-ID`; False under Serve, which puts it there.
     """
 
     k_limit: int = 1_000
     gamma_limit: float = MAX_GAMMA
+    request_ids: bool = True
 
 
 class Holder:
@@ -133,8 +135,8 @@ def create_app(
     }
     register_url_convertor("id", _IdConvertor())
     app = FastAPI(title="raysys", version="1", responses=errors)
-    _handle_errors(app, counts)
-    app.add_middleware(Limits, counted=counts.add)
+    _handle_errors(app, counts, options)
+    app.add_middleware(Limits, counted=counts.add, named=options.request_ids)
 
     def asked(k: int) -> Search:
         search = current()
@@ -275,7 +277,7 @@ def _printable(path: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in path).encode(errors="replace").decode()
 
 
-def _handle_errors(app: FastAPI, counts: _Counts) -> None:
+def _handle_errors(app: FastAPI, counts: _Counts, options: ServiceOptions) -> None:
     """Give every error the one body."""
 
     def reply(
@@ -321,4 +323,5 @@ def _handle_errors(app: FastAPI, counts: _Counts) -> None:
         request_id = request.scope.get(REQUEST_ID, "")
         log.error("request failed path=%s id=%s", request.url.path, request_id, exc_info=error)
         message = "the service failed to answer; its log has the details"
-        return reply(500, "internal", message, headers={REQUEST_ID: request_id})
+        headers = {REQUEST_ID: request_id} if options.request_ids else None
+        return reply(500, "internal", message, headers=headers)

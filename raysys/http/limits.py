@@ -42,6 +42,7 @@ class Limits:
     Args:
         app: what answers.
         counted: called with the outcome of each request that is refused here.
+        named: put the request's id on answers; False where what is around does.
         max_body_bytes: of a body.
         body_timeout_s: until a whole body has come.
     """
@@ -51,10 +52,11 @@ class Limits:
         app: App,
         *,
         counted: Callable[[str], None],
+        named: bool = True,
         max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
-        self._app, self._counted = app, counted
+        self._app, self._counted, self._named = app, counted, named
         self._max_bytes, self._timeout_s = max_body_bytes, body_timeout_s
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -69,7 +71,7 @@ class Limits:
         scope[REQUEST_ID] = request_id.decode()  # for what answers outside of this layer
 
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if self._named and message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (REQUEST_ID.encode(), request_id)]
             await send(message)
 

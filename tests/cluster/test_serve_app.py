@@ -117,7 +117,7 @@ def test_settings_reach_serve(run, port, monkeypatch):
     monkeypatch.setattr(command, "ray_serve", fake)
     monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
-    monkeypatch.setattr(command, "_announce", stop)
+    monkeypatch.setattr(command, "_wait_until_answered", stop)
     words = [f"run={run}", "name=mine", "route_prefix=/v2", "host=localhost", f"port={port}"]
     command.serve(load(ServeConfig, words))
     assert asked == {"name": "mine", "route_prefix": "/v2", "host": "localhost", "port": port}

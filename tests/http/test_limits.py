@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from raysys.http import limits
-from raysys.http.app import create_app
+from raysys.http.app import ServiceOptions, create_app
 from raysys.http.limits import MAX_BODY_BYTES, Limits
 from raysys.search.search import Search
 from tests.http.test_app import InProcess
@@ -114,6 +114,16 @@ def test_an_id_that_could_harm_a_log_is_replaced(http, given):
     answer = http.get("/v1/nothing", headers={"X-Request-ID": given})
     assert answer.status_code == 404
     assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_what_is_around_may_put_the_ids_there(search, monkeypatch):
+    app = create_app(lambda: search, ServiceOptions(request_ids=False))
+    with httpx.Client(transport=InProcess(app), base_url="http://service") as client:
+        assert "x-request-id" not in client.get("/v1/health").headers
+        monkeypatch.setattr(Search, "recommend", lambda *_: 1 / 0)
+        answer = client.post("/v1/recommend", json={"profile": []})
+        assert answer.status_code == 500
+        assert "x-request-id" not in answer.headers
 
 
 def test_a_fault_carries_the_id_too_and_logs_it(http, search, monkeypatch, caplog):
