@@ -63,7 +63,7 @@ def test_retrieval(source, learned, monkeypatch, tmp_path):
     assert {row["n_items"] for row in found} == {1440}
     assert (learned, set(targets), threads) == ([1440], {0.95}, [1])
     [row] = rows(
-        *("peers=false", "limit=800", "grow=900", "train_rows=300", "n_active=7"),
+        *("peers=[]", "limit=800", "grow=900", "train_rows=300", "n_active=7"),
         *("target_recall=0.5", f"keep={tmp_path}", "build_threads=3"),
     )
     assert (row["n_items"], learned[1:], targets[2:]) == (900, [300], [0.5])

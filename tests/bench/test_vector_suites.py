@@ -144,7 +144,7 @@ def test_families_of_the_plot():
 
 def test_retrieval_suite_measures_every_engine(source):
     rows = retrieval.rows(
-        retrieval.RetrievalBenchConfig(source=source, n_active=8, queries=60, peers=False)
+        retrieval.RetrievalBenchConfig(source=source, n_active=8, queries=60, peers=[])
     )
     engines = ["raysys flat", "raysys ivf", "raysys ivf, rescored", "raysys graph"]
     assert [row["engine"] for row in rows] == engines
