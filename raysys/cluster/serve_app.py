@@ -48,7 +48,8 @@ class ServeConfig(JobConfig):
         replicas: processes that answer, each on `cpus` CPUs; a fraction shares one.
         cpus: CPUs that Ray reserves for one replica.
         max_ongoing_requests: of one replica; the proxy queues what comes beyond.
-        max_queued_requests: of one proxy; what comes beyond is answered 503. -1: no limit.
+        max_queued_requests: of one proxy, or of one replica behind HAProxy; what comes beyond is
+            answered 503. -1: no limit.
         host: address to listen on; 0.0.0.0 for every interface. There is no authentication.
         port: TCP port to listen on.
         route_prefix: path before /v1.
@@ -96,7 +97,8 @@ class Service:
     Args:
         run: absolute path or URI.
         cache_dir: where builds on object stores are fetched to.
-        build_id: of the index.
+        build_id: of the index; one that follows its run opens the current index, and this one where
+            that is refused.
         verify: check hashes on this node too.
         follow_s: seconds between looks for newer builds; 0: never.
     """
@@ -105,7 +107,7 @@ class Service:
         self, run: str, *, cache_dir: str | None, build_id: str, verify: bool, follow_s: float
     ) -> None:
         workspace = Workspace(run, cache_dir=cache_dir)
-        search = Search.open(workspace, build_id=build_id, verify=verify)
+        search = _opened(workspace, build_id, verify=verify, current=follow_s > 0)
         options = ServiceOptions(request_ids=False)
         self._app = followed_app(
             search, workspace, verify=verify, follow_s=follow_s, options=options
@@ -114,6 +116,19 @@ class Service:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
         return self._app
+
+
+def _opened(workspace: Workspace, build_id: str, *, verify: bool, current: bool) -> Search:
+    """Open the current index or, where that is refused or not asked for, the one of the start.
+
+    A replica that starts anew, long after the service did, begins where the others are.
+    """
+    if current:
+        try:
+            return Search.open(workspace, verify=verify)
+        except RaysysError as error:
+            log.warning("service opens index=%s: %s", build_id, error)
+    return Search.open(workspace, build_id=build_id, verify=verify)
 
 
 def followed_app(

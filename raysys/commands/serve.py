@@ -15,6 +15,7 @@ import ray
 import uvicorn
 
 from raysys.cluster.connect import connected
+from raysys.cluster.ingress import through_haproxy
 from raysys.cluster.serve_app import ServeConfig, application, followed_app
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.config import require, require_run
@@ -26,6 +27,7 @@ __all__ = ["ServeConfig", "serve"]
 
 log = logging.getLogger(__name__)
 
+_HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # it asks replicas on 127.0.0.1
 _ANSWERED_S = 60.0  # until a started service answers through what listens
 
 
@@ -102,6 +104,9 @@ def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
         log.warning("settings ignored keys=host,port reason=Serve runs on this cluster already")
     else:
         _require_free_port(cfg)
+        if through_haproxy() and cfg.host not in _HAPROXY_HOSTS:
+            accepted = f"{', '.join(_HAPROXY_HOSTS)}, or any with RAY_SERVE_ENABLE_HA_PROXY=0 set"
+            raise ConfigError(f"host={cfg.host!r} is not accepted: expected {accepted}")
         ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
     try:
         yield joined
@@ -136,8 +141,9 @@ def _wait_until_answered(cfg: ServeConfig) -> None:
     url = f"{_url(cfg)}/v1/health"
     deadline = time.monotonic() + _ANSWERED_S
     while True:
-        with suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=_ANSWERED_S).status_code == httpx.codes.OK:
+        with suppress(httpx.HTTPError):  # never through a proxy of the environment
+            answer = httpx.get(url, timeout=_ANSWERED_S, trust_env=False)
+            if answer.status_code == httpx.codes.OK:
                 return
         if time.monotonic() > deadline:
             raise BuildError(f"the service did not start: {url} does not answer")

@@ -34,24 +34,32 @@ def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         except RuntimeError:  # numba: "no locator available", an install without writable folders
             loop = numba.njit(**options)(function)
         else:
-            stamp = "".join(sorted(map(_content, _files(function))))
+            files, constants = _made_of(function)
+            stamp = "".join([*sorted(map(_content, files)), *sorted(constants)])
             loop._cache._cache_file._source_stamp = stamp
         return loop
 
     return decorate
 
 
-def _files(function: Any) -> set[str]:
-    """Return the files of a function and of all compiled ones that it calls."""
-    files, todo, seen = {__file__}, [function], set()
+def _made_of(function: Any) -> tuple[set[str], set[str]]:
+    """Return the files of a function and of all compiled ones that it calls, and their constants.
+
+    What it calls in other files is found where it is defined above.
+    """
+    files, constants, todo, seen = {__file__}, set(), [function], set()
     while todo:
         one = todo.pop()
         seen.add(one)
         files.add(inspect.getfile(one))
-        called = (one.__globals__.get(name) for name in one.__code__.co_names)
-        functions = (getattr(each, "py_func", None) for each in called)
-        todo += [each for each in functions if each is not None and each not in seen]
-    return files
+        for name in one.__code__.co_names:
+            value = one.__globals__.get(name)
+            called = getattr(value, "py_func", None)
+            if called is not None and called not in seen:
+                todo.append(called)
+            if isinstance(value, (int, float, str, tuple, np.generic)):
+                constants.add(f"{name}={value!r}")
+    return files, constants
 
 
 @functools.cache

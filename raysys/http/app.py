@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # keeps the search out of this module
 log = logging.getLogger(__name__)
 A = TypeVar("A")
 
+_NAMED = 20  # rejected fields of an answer
 _SHORT = 100  # items of a list or a profile whose answer takes about a millisecond
 
 
@@ -149,8 +150,10 @@ def create_app(
     async def recommend(body: RecommendQuery) -> Answer:
         """Recommend items to a stored user or for a posted profile."""
         _check_weight(body, options.gamma_limit)
-        search, size = asked(body.k), max(body.k, len(body.profile or ()))
-        answer = await _answered(size, body.allow or body.deny, search.recommend, body)
+        search = asked(body.k)
+        answer = await _answered(
+            search.size_of(body), body.allow or body.deny, search.recommend, body
+        )
         counts.add("recommend")
         return answer
 
@@ -171,7 +174,10 @@ def create_app(
             "deny": _parsed(deny, "deny"),
         }
         items = await _answered(
-            k, allow or deny, functools.partial(search.similar, top_k=k, **masks), item_id
+            max(k, search.size_of_scan),
+            allow or deny,
+            functools.partial(search.similar, top_k=k, **masks),
+            item_id,
         )
         counts.add("similar")
         return SimilarItems(search.build_id, item_id, items)
@@ -236,7 +242,7 @@ async def _answered(size: int, conditions: object, answer: Callable[..., A], *as
     check; masks of conditions go over all items.
 
     Args:
-        size: of the list, or of the profile if that is longer.
+        size: of what the answer goes over.
         conditions: on attributes; nothing where there are none.
         answer: called with what is asked.
         asked: its arguments.
@@ -294,7 +300,8 @@ def _handle_errors(app: FastAPI, counts: _Counts, options: ServiceOptions) -> No
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         details = [
-            {"field": _printable(entry["loc"]), "message": entry["msg"]} for entry in error.errors()
+            {"field": _printable(entry["loc"]), "message": entry["msg"]}
+            for entry in error.errors()[:_NAMED]
         ]
         message = "; ".join(f"{entry['field']}: {entry['message']}" for entry in details[:5])
         return reply(422, "invalid_request", message, details)

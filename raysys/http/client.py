@@ -55,7 +55,7 @@ class ServiceError(RaysysError):
 
 
 class Client:
-    """Asks one service. Every call only reads, so all are retried on 503 and lost connections.
+    """Asks one service. Every call only reads, so all are retried where no replica answered.
 
     Args:
         base_url: where the service listens.
@@ -173,11 +173,19 @@ class Client:
                 where = f"{method} {self._http.base_url.join(path)}"
                 raise ServiceError(f"{where}: {type(error).__name__}: {error}") from error
             else:
-                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or not left:
+                if not left or not _passing(response):
                     return response
             time.sleep(pause_s)
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
+
+
+def _passing(response: httpx.Response) -> bool:
+    """Tell whether another try may be answered: it is busy, or no replica was there to answer."""
+    if response.status_code in (502, 503, 504):
+        return True
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    return response.status_code == httpx.codes.INTERNAL_SERVER_ERROR and not is_json
 
 
 def checked(body: type[Body], values: Mapping[str, Any]) -> Body:

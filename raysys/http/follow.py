@@ -11,7 +11,9 @@ count twice where they are the same.
 from __future__ import annotations
 
 import logging
+import math
 import random
+import re
 import threading
 import time
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CANARIES = 16  # profiles of one item
 _LISTED = 20
+_USER = re.compile(r"//[^/@\s]*@")  # of a URI
 _LONGEST_PAUSE = 64  # looks without a try at what was refused
 
 
@@ -74,16 +77,21 @@ class Following:
         try:
             current = self._current()
             if current == self._done:
+                self._pause = 0
                 self._told(None)
                 return False
+            if current != self._refused:
+                self._pause = 0
             if current == self._refused and self._left_out < self._pause:
                 self._left_out += 1
                 return False
             exchanged = self._exchange()
-        except (RaysysError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, (RaysysError, OSError)):  # a fault of ours, or no memory
+                log.exception("following failed")
             self._refused, self._left_out = current, 0
             self._pause = min(2 * self._pause + 1, _LONGEST_PAUSE)
-            self._told(" ".join(str(error).split()))
+            self._told(" ".join(f"{error}".split()) or type(error).__name__)
             return False
         self._done, self._refused, self._pause = current, None, 0
         self._told(None)
@@ -93,10 +101,7 @@ class Following:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._every_s * random.uniform(0.5, 1.5)):
-            try:
-                self.look()
-            except Exception:  # a fault of ours: the service goes on with what it has
-                log.exception("following failed")
+            self.look()
 
     def _current(self) -> object:
         """Return what tells one current set from another: two small files and their manifests."""
@@ -112,7 +117,7 @@ class Following:
         if served.refs == before.served.refs:
             return False
         if self._verify:
-            served.verify()
+            served.verify(known=before.served)
         search = Search(served)
         overlap = canaries(before, search)
         self._holder.exchange(search)
@@ -127,7 +132,8 @@ class Following:
         return True
 
     def _told(self, reason: str | None) -> None:
-        """Keep why nothing newer is served, and log it when that changes."""
+        """Keep why nothing newer is served, without a URI's keys, and log it when it changes."""
+        reason = None if reason is None else _USER.sub("//", reason)
         if reason != self._state.refused:
             self._state = self._state.model_copy(update={"refused": reason})
             if reason is not None:
@@ -151,7 +157,8 @@ def canaries(before: Search, after: Search) -> float:
         )
         lists = [_list_of(search, query) for search in (before, after)]
         if lists[1] is not None:
-            if not lists[1] or not np.isfinite([hit.score for hit in lists[1]]).all():
+            scores = [hit.score for hit in lists[1]]
+            if not scores or not all(s is not None and math.isfinite(s) for s in scores):
                 raise BuildError(
                     f"index {after.build_id} has no usable list for a profile of {item_id!r}"
                 )

@@ -25,6 +25,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 MAX_BODY_BYTES = 16 << 20
 BODY_TIMEOUT_S = 10.0
 REQUEST_ID = "x-request-id"
+_ODD = re.compile(rb"[^!-~]")
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -67,6 +68,8 @@ class Limits:
         headers = dict(scope["headers"])
         given = headers.get(REQUEST_ID.encode(), b"")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        if given and not self._named:  # what is around returns it as it is
+            request_id = _ODD.sub(b"?", given[:128])
 
         scope[REQUEST_ID] = request_id.decode()  # for what answers outside of this layer
 

@@ -13,7 +13,7 @@ MAX_VECTORS = 1_000
 CONDITIONS = TypeAdapter(dict[str, Condition])
 
 
-_Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
+_Vector = Annotated[list[FiniteFloat], Field(min_length=1, fail_fast=True)]
 
 
 class _Answer(BaseModel):
@@ -32,7 +32,7 @@ class SimilarItems:
 class VectorRequest(Wire):
     """Body of POST /v1/search: vectors in the space of the indexed ones."""
 
-    vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS)]
+    vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS, fail_fast=True)]
     k: int = Field(20, ge=1, description="length of every list")
     allow: dict[str, Condition] | None = None
     deny: dict[str, Condition] | None = None

@@ -26,7 +26,7 @@ from raysys.index.files import SPREAD, IndexFacts, open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.scoring.normaliser import N_BEST, Normaliser, joined
-from raysys.scoring.rankings import CONSUME_BIAS, SIMILAR, Needs, Ranking
+from raysys.scoring.rankings import CONSUME_BIAS, N_CANDIDATES, SIMILAR, Needs, Ranking
 from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Mask
@@ -212,6 +212,7 @@ class Engine:
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         asked = [(ranking, exclude)]
         alike = allow is None and self._changed is None  # the normaliser's best are of the build
+        alike = alike and n_candidates <= N_CANDIDATES
         if rescore and probabilities and alike and not (ranking == _CONSUME and exclude):
             asked.append((_CONSUME, history.item_lists))  # one pass over the dictionary for both
         found = self._search(z, asked, n_candidates, allow=allow)

@@ -27,7 +27,7 @@ from raysys.search.query import Items, Ranked
 
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 16  # floats of a cache line
-_TINY = np.finfo(np.float32).tiny
+_SMALL = np.float32(1e-30)
 
 
 def candidate_count(top_k: int, n_items: int, *, rescore: bool) -> int:
@@ -191,7 +191,14 @@ def _cosines(
         for d in range(size):
             product += row[d] * query[d]
             square += row[d] * row[d]
-        out[c] = product / np.sqrt(max(square, _TINY))
+        if square < _SMALL:  # float32 holds no square of it
+            exact, length = 0.0, 0.0
+            for d in range(size):
+                exact += np.float64(row[d]) * np.float64(query[d])
+                length += np.float64(row[d]) * np.float64(row[d])
+            out[c] = exact / np.sqrt(length) if length > 0 else 0.0
+        else:
+            out[c] = product / np.sqrt(square)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

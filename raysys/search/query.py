@@ -36,6 +36,8 @@ from raysys.scoring.rankings import (
 )
 
 MAX_PROFILE = 10_000
+_MAX_FIELDS = 50  # of an object; each that is not known is an error of its own
+_MAX_VALUES = 1_000  # of a condition
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
 
 Items = NDArray[np.int32]
@@ -86,6 +88,13 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > _MAX_FIELDS:
+            raise ValueError(f"{len(given)} fields: expected {_MAX_FIELDS} at most")
+        return given
+
 
 Value = str | bool | int | FiniteFloat
 Bound = str | Annotated[FiniteFloat, Strict()]  # true is no number
@@ -98,7 +107,7 @@ class Range(Wire):
     max: Bound | None = None
 
 
-Condition = Value | list[Value] | Range
+Condition = Value | Annotated[list[Value], Field(max_length=_MAX_VALUES, fail_fast=True)] | Range
 """One value, any of several, or a range; text is compared as text, numbers as numbers."""
 
 
@@ -129,10 +138,12 @@ class RecommendQuery(Wire):
     )
 
     user_id: Id | None = Field(None, description="a stored user")
-    profile: Annotated[list[ProfileEntry], Field(max_length=MAX_PROFILE)] | None = Field(
-        None,
-        description="interactions {item_id, rating?, event?, timestamp?}; alone and empty: the "
-        "prior; with user_id: what came after the stored history",
+    profile: Annotated[list[ProfileEntry], Field(max_length=MAX_PROFILE, fail_fast=True)] | None = (
+        Field(
+            None,
+            description="interactions {item_id, rating?, event?, timestamp?}; alone and empty: the "
+            "prior; with user_id: what came after the stored history",
+        )
     )
     k: int = Field(20, ge=1, description="length of the list")
     ranking: RankingText | None = Field(
@@ -147,10 +158,10 @@ class RecommendQuery(Wire):
         description="weight against likely finds, where the text of the ranking has none",
         json_schema_extra={"maximum": MAX_GAMMA},  # the service's, see `create_app`
     )
-    allow: dict[str, Condition] | None = Field(
+    allow: Annotated[dict[str, Condition], Field(max_length=_MAX_FIELDS)] | None = Field(
         None, description="conditions on item attributes that must hold"
     )
-    deny: dict[str, Condition] | None = Field(
+    deny: Annotated[dict[str, Condition], Field(max_length=_MAX_FIELDS)] | None = Field(
         None, description="conditions on item attributes none of which may hold"
     )
     levels: bool = Field(False, description="return P(level) of every level with each item")

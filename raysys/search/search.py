@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from raysys.search.query import (
 from raysys.search.served import Served
 from raysys.search.users import UserStore, continued, posted_cells
 from raysys.store.builds import Workspace
+
+_FEW_ITEMS = 50_000  # that a flat index scans in a millisecond
 
 
 class Search:
@@ -61,6 +64,8 @@ class Search:
             self._users = stored or UserStore.load(Profiles.open(coded.profiles))
         if encoded:  # compiles what is compiled, before anybody waits for it
             next(self.engine.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
+        with suppress(SearchError):  # an item that nothing is known of has no neighbours
+            self.engine.neighbours.of_item(0, top_k=1)
 
     @classmethod
     def open(
@@ -113,6 +118,22 @@ class Search:
     def n_users(self) -> int:
         """Number of stored users."""
         return len(self._users) if self._users is not None else 0
+
+    def size_of(self, query: RecommendQuery) -> int:
+        """Return how much an answer goes over: its list, its profile, its user's history.
+
+        Where the index scans all items, of more than are scored in a millisecond, it is those.
+        """
+        size = max(query.k, len(query.profile or ()), self.size_of_scan)
+        if query.user_id is not None and self._users is not None:
+            size = max(size, self._users.size_of(query.user_id))
+        return size
+
+    @property
+    def size_of_scan(self) -> int:
+        """Number of items that every query goes over; 0 where a router names some, or few."""
+        scanned = self.served.index.record()["kind"] == "flat" and len(self._items) > _FEW_ITEMS
+        return len(self._items) if scanned else 0
 
     @property
     def rankings(self) -> tuple[str, ...]:

@@ -86,6 +86,11 @@ class UserStore:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def size_of(self, user_id: str) -> int:
+        """Return how many cells a user has, 0 for an unknown one."""
+        row = self._ids.get(user_id)
+        return 0 if row is None else int(self._cells.offsets[row + 1] - self._cells.offsets[row])
+
     def history(self, user_id: str) -> Cells:
         """Return the cells of one user.
 

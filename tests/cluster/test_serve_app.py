@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from raysys.cluster.serve_app import ServeConfig, build
+from raysys.cluster import serve_app
+from raysys.cluster.serve_app import ServeConfig, Service, build
 from raysys.commands import serve as command
 from raysys.config import load
-from raysys.errors import ConfigError
+from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.http.client import Client, ServiceError
+from raysys.store.builds import Workspace
 from tests.support.runs import ITEM_IDS, item_id, vectors_run
 
 
@@ -100,6 +102,40 @@ def test_only_the_current_index_is_followed(run):
     assert [app._bound_deployment.init_kwargs["follow_s"] for app in found] == [3, 0, 0]
     with pytest.raises(click.ClickException, match="follow_s=-1"):
         build({"run": str(run), "follow_s": "-1"})
+
+
+def replica(run, **settings):
+    """Return what a replica's constructor opens."""
+    service = Service.func_or_class
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve_app, "followed_app", lambda search, *_, **__: opened.append(search))
+        service(str(run), cache_dir=None, verify=True, **settings)
+    return opened[0].build_id
+
+
+def test_a_replica_that_starts_anew_opens_what_is_current(run):
+    first = Workspace(str(run)).current("index").build_id
+    vectors_run(run, n_items=70, seed=1)
+    now = Workspace(str(run)).current("index").build_id
+    assert now != first
+    assert replica(run, build_id=first, follow_s=10) == now
+    with pytest.raises(BuildError, match="holds no index build gone"):
+        replica(run, build_id="gone", follow_s=0)
+    path = Workspace(str(run)).current("codes").path("scale.npy")
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(CorruptBuildError):
+        replica(run, build_id=now, follow_s=0)
+
+
+def test_a_host_that_haproxy_does_not_ask_is_one_line(run, port, monkeypatch):
+    fake = SimpleNamespace(status=lambda: SimpleNamespace(proxies={}, applications={}))
+    monkeypatch.setattr(command, "ray_serve", fake)
+    monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command, "through_haproxy", lambda: True)
+    words = [f"run={run}", "host=127.0.0.2", f"port={port}"]
+    with pytest.raises(ConfigError, match="RAY_SERVE_ENABLE_HA_PROXY=0"):
+        command.serve(load(ServeConfig, words))
 
 
 def test_settings_reach_serve(run, port, monkeypatch):

@@ -417,7 +417,7 @@ def test_a_request_that_runs_is_answered_by_the_search_that_it_began_with(rated,
     class Slow:
         """The rated search, which answers when another has taken its place."""
 
-        n_items, build_id = rated.n_items, rated.build_id
+        n_items, build_id, size_of_scan = rated.n_items, rated.build_id, 0
 
         def similar(self, item_id, **limits):
             begun.set()

@@ -59,7 +59,14 @@ def test_gives_up_without_an_answer():
         service.health()
 
 
-@pytest.mark.parametrize("step", [httpx.ReadTimeout("slow"), httpx.Response(500, text="oops")])
+@pytest.mark.parametrize("step", [httpx.Response(500, text="oops"), httpx.Response(502)])
+def test_where_no_replica_answered_it_asks_again(step):
+    service, requests = scripted(step, httpx.Response(200, json={"build_id": "b"}))
+    assert service.health().build_id == "b"
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize("step", [httpx.ReadTimeout("slow"), httpx.Response(500, json={"a": 1})])
 def test_what_may_fail_again_is_not_retried(step):
     service, requests = scripted(step)
     with pytest.raises(ServiceError):

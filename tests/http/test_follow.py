@@ -16,6 +16,7 @@ from raysys.http.client import Client, ServiceError
 from raysys.http.follow import Following, canaries
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
+from raysys.store.builds import Build
 from tests.support.runs import item_id, model_run, user_id, vectors_run
 
 
@@ -103,6 +104,75 @@ def test_a_search_without_answers_is_refused(followed, monkeypatch, tmp_path):
     assert not following.look()
     assert "has no usable list for a profile of '42'" in following.state().refused
     assert holder() is before
+
+
+def test_scores_that_are_no_numbers_and_faults_of_ours_are_refused_too(
+    followed, monkeypatch, tmp_path, caplog
+):
+    _, holder, following = followed
+    before = holder()
+    vectors_run(tmp_path, n_items=70, seed=1)
+    recommend = Search.recommend
+
+    def odd(self, query):
+        answer = recommend(self, query)
+        if self is not before:
+            answer.items[0].score = None
+        return answer
+
+    monkeypatch.setattr(Search, "recommend", odd)
+    assert not following.look()
+    assert "has no usable list" in following.state().refused
+    monkeypatch.setattr("raysys.http.follow.canaries", lambda *_: 1 / 0)
+    assert not any(following.look() for _ in range(3))
+    assert following.state().refused == "division by zero"
+    assert "ZeroDivisionError" in caplog.text
+    assert holder() is before
+
+
+def test_only_new_builds_are_hashed_again(followed, monkeypatch):
+    workspace, _, following = followed
+    checked = []
+    monkeypatch.setattr(Build, "verify", lambda self, *_: checked.append(self.kind))
+    update(UpdateConfig(run=workspace.run, delete=["item-7"]))
+    checked.clear()
+    assert following.look()
+    assert checked == ["changes"]
+
+
+def test_what_a_uri_says_of_keys_is_not_told(followed, monkeypatch):
+    _, _, following = followed
+
+    def failing(kind):
+        raise OSError("cannot read s3://KEY:SECRET@bucket/run/index/current.json")
+
+    monkeypatch.setattr(following._workspace, "current", failing)
+    assert not following.look()
+    told = following.state().refused
+    assert told == "cannot read s3://bucket/run/index/current.json"
+
+
+def test_a_refused_build_is_tried_soon_however_often_a_look_failed_before(
+    followed, monkeypatch, tmp_path
+):
+    workspace, _, following = followed
+    current = workspace.current
+
+    def failing(kind):
+        raise OSError("away")
+
+    for _ in range(7):
+        monkeypatch.setattr(workspace, "current", failing)
+        assert not following.look()
+        monkeypatch.setattr(workspace, "current", current)
+        assert not following.look()
+    vectors_run(tmp_path, n_items=70, seed=1)
+    path = workspace.current("codes").path("scale.npy")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert not following.look()
+    path.write_bytes(whole)
+    assert [following.look() for _ in range(2)] == [False, True]
 
 
 def test_canaries_compare_the_lists_of_two_searches(tmp_path, monkeypatch):

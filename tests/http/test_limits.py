@@ -148,6 +148,20 @@ def test_a_body_that_is_no_json_is_a_422(http, body):
     assert error_of(answer, 422)["type"] == "invalid_request"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"profile": [], "allow": {"x": [None] * 20_000}},
+        {"profile": [], "allow": {str(n): 1 for n in range(20_000)}},
+        {"profile": [{"x": 1}] * 9_000},
+        {"profile": [], **{str(n): 1 for n in range(20_000)}},
+    ],
+)
+def test_an_answer_names_few_of_many_faults(http, body):
+    answer = http.post("/v1/recommend", json=body)
+    assert 1 <= len(error_of(answer, 422)["details"]) <= 20
+
+
 def test_the_schema_names_every_status(http):
     schema = http.get("/openapi.json").json()
     for path in schema["paths"].values():
