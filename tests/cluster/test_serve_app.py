@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from raysys.cluster import serve_app
-from raysys.cluster.serve_app import ServeConfig, Service, build
+from raysys.cluster.serve_app import ServeConfig, _opened, build
 from raysys.commands import serve as command
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError, CorruptBuildError
@@ -104,28 +103,22 @@ def test_only_the_current_index_is_followed(run):
         build({"run": str(run), "follow_s": "-1"})
 
 
-def replica(run, **settings):
-    """Return what a replica's constructor opens."""
-    service = Service.func_or_class
-    opened = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve_app, "followed_app", lambda search, *_, **__: opened.append(search))
-        service(str(run), cache_dir=None, verify=True, **settings)
-    return opened[0].build_id
-
-
-def test_a_replica_that_starts_anew_opens_what_is_current(run):
-    first = Workspace(str(run)).current("index").build_id
+def test_a_replica_that_starts_anew_opens_what_is_current(run, caplog):
+    workspace = Workspace(str(run))
+    first = workspace.current("index").build_id
     vectors_run(run, n_items=70, seed=1)
-    now = Workspace(str(run)).current("index").build_id
+    now = workspace.current("index").build_id
     assert now != first
-    assert replica(run, build_id=first, follow_s=10) == now
+    assert _opened(workspace, first, verify=True, current=True).build_id == now
     with pytest.raises(BuildError, match="holds no index build gone"):
-        replica(run, build_id="gone", follow_s=0)
-    path = Workspace(str(run)).current("codes").path("scale.npy")
+        _opened(workspace, "gone", verify=True, current=False)
+    (run / "index" / "current.json").unlink()
+    assert _opened(workspace, now, verify=True, current=True).build_id == now
+    assert f"service opens index={now}" in caplog.text
+    path = workspace.current("codes").path("scale.npy")
     path.write_bytes(bytes(len(path.read_bytes())))
     with pytest.raises(CorruptBuildError):
-        replica(run, build_id=now, follow_s=0)
+        _opened(workspace, now, verify=True, current=True)
 
 
 def test_a_host_that_haproxy_does_not_ask_is_one_line(run, port, monkeypatch):
