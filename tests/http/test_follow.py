@@ -16,7 +16,7 @@ from raysys.http.client import Client, ServiceError
 from raysys.http.follow import Following, canaries
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
-from raysys.store.builds import Build
+from raysys.store.builds import Build, Workspace
 from tests.support.runs import item_id, model_run, user_id, vectors_run
 
 
@@ -197,6 +197,22 @@ def test_a_model_and_its_stored_users_are_followed(tmp_path):
     update(UpdateConfig(run=workspace.run, delete=[best]))
     assert following.look()
     assert holder().recommend(RecommendQuery(user_id=user_id(4), k=1)).items[0].item_id != best
+
+
+def test_a_run_on_an_object_store_is_followed(s3_bucket, tmp_path):
+    run = f"{s3_bucket}/followed"
+    vectors_run(run)
+    workspace = Workspace(run, cache_dir=str(tmp_path / "cache"))
+    holder = Holder(Search.open(workspace))
+    following = Following(holder, workspace, every_s=60)
+    assert not following.look()
+    update(UpdateConfig(run=run, delete=["item-7"], cache_dir=str(tmp_path / "other")))
+    assert following.look()
+    assert "item-7" not in listed(holder, "item-5")
+    vectors_run(run, n_items=70, seed=1)
+    assert following.look()
+    assert holder().n_items == 70
+    assert following.state().refused is None
 
 
 @pytest.mark.slow
