@@ -138,6 +138,36 @@ def create_app(
     app = FastAPI(title="raysys", version="1", responses=errors)
     _handle_errors(app, counts, options)
     app.add_middleware(Limits, counted=counts.add, named=options.request_ids)
+    _add_lists(app, current, counts, options)
+
+    @app.get("/v1/health")
+    async def health() -> Health:
+        """Tell that the service is up."""
+        return Health(build_id=current().build_id)
+
+    @app.get("/v1/status")
+    async def status() -> Status:
+        """Say what is served and how much was asked of this replica."""
+        search = current()
+        return Status(
+            build_ids=search.build_ids,
+            facts=search.facts,
+            rankings=list(search.rankings),
+            n_items=search.n_items,
+            n_users=search.n_users,
+            uptime_s=round(time.monotonic() - started, 3),
+            counts=counts.snapshot(),
+            following=following() if following is not None else None,
+        )
+
+    app.openapi = functools.partial(_schema, app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_lists(
+    app: FastAPI, current: Callable[[], Search], counts: _Counts, options: ServiceOptions
+) -> None:
+    """Add the routes that answer with lists."""
 
     def asked(k: int) -> Search:
         search = current()
@@ -197,29 +227,6 @@ def create_app(
         )
         counts.add("search")
         return VectorHits(search.build_id, lists)
-
-    @app.get("/v1/health")
-    async def health() -> Health:
-        """Tell that the service is up."""
-        return Health(build_id=current().build_id)
-
-    @app.get("/v1/status")
-    async def status() -> Status:
-        """Say what is served and how much was asked of this replica."""
-        search = current()
-        return Status(
-            build_ids=search.build_ids,
-            facts=search.facts,
-            rankings=list(search.rankings),
-            n_items=search.n_items,
-            n_users=search.n_users,
-            uptime_s=round(time.monotonic() - started, 3),
-            counts=counts.snapshot(),
-            following=following() if following is not None else None,
-        )
-
-    app.openapi = functools.partial(_schema, app)  # type: ignore[method-assign]
-    return app
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

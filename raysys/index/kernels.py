@@ -25,6 +25,7 @@ from raysys.compressor.kernels import (
     integer_products,
 )
 from raysys.data.compiled import compiled, compiled_fast, compiled_short, half, prefetch
+from raysys.index.heap import contains, sift_down, sift_up, sort_heap
 
 _FOUR = np.uintp(4)
 _STEP_MASK = np.uintp(15)
@@ -319,23 +320,8 @@ def _search_rows(
                         found = _keep_best(query, rows, best_nums, best_scores, found)
                         filled = 0
     found = _keep_best(query, rows[:filled], best_nums, best_scores, found)
-    _sort_heap(best_nums, best_scores, found)
+    sort_heap(best_nums, best_scores, found)
     return found
-
-
-@compiled
-def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
-    """Write where the best K of scores [C], K at most C, stand to `places` [K] int32, best first.
-
-    The first of equals comes first.
-    """
-    best = np.empty(places.shape[0], np.float32)
-    for place in range(places.shape[0]):
-        _sift_up(places, best, place, place, scores[place])
-    for place in range(places.shape[0], scores.shape[0]):
-        if scores[place] > best[0]:
-            _sift_down(places, best, places.shape[0], place, scores[place])
-    _sort_heap(places, best, places.shape[0])
 
 
 @compiled
@@ -360,68 +346,11 @@ def _keep_best(
             continue
         if denied.shape[0] > 0 and denied[num]:
             continue
-        if excluded.shape[0] > 0 and _contains(excluded, num):
+        if excluded.shape[0] > 0 and contains(excluded, num):
             continue
         if found < top_k:
-            _sift_up(best_nums, best_scores, found, num, score)
+            sift_up(best_nums, best_scores, found, num, score)
             found += 1
         else:
-            _sift_down(best_nums, best_scores, found, num, score)
+            sift_down(best_nums, best_scores, found, num, score)
     return found
-
-
-@compiled
-def _contains(ordered: NDArray[Any], num: int) -> bool:
-    low, high = 0, ordered.shape[0]
-    while low < high:
-        middle = (low + high) >> 1
-        if ordered[middle] < num:
-            low = middle + 1
-        else:
-            high = middle
-    return bool(low < ordered.shape[0] and ordered[low] == num)
-
-
-@compiled
-def _worse(score_a: float, num_a: int, score_b: float, num_b: int) -> bool:
-    return score_a < score_b or (score_a == score_b and num_a > num_b)
-
-
-@compiled
-def _sift_up(nums: NDArray[Any], scores: NDArray[Any], size: int, num: int, score: float) -> None:
-    """Add to a heap of `size` entries whose root is the worst of them."""
-    child = size
-    while child > 0:
-        parent = (child - 1) >> 1
-        if not _worse(score, num, scores[parent], nums[parent]):
-            break
-        scores[child], nums[child] = scores[parent], nums[parent]
-        child = parent
-    scores[child], nums[child] = score, num
-
-
-@compiled
-def _sift_down(nums: NDArray[Any], scores: NDArray[Any], size: int, num: int, score: float) -> None:
-    """Replace the root of a heap of `size` entries."""
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and _worse(scores[right], nums[right], scores[child], nums[child]):
-            child = right
-        if not _worse(scores[child], nums[child], score, num):
-            break
-        scores[parent], nums[parent] = scores[child], nums[child]
-        parent = child
-    scores[parent], nums[parent] = score, num
-
-
-@compiled
-def _sort_heap(nums: NDArray[Any], scores: NDArray[Any], size: int) -> None:
-    """Order the heap best first, in place."""
-    for last in range(size - 1, 0, -1):
-        num, score = nums[last], scores[last]
-        nums[last], scores[last] = nums[0], scores[0]
-        _sift_down(nums, scores, last, num, score)

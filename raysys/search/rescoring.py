@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from raysys.data.arrays import Floats
-from raysys.index.kernels import best_places
+from raysys.index.heap import best_places
 from raysys.scoring.item_scores import ItemScores
 from raysys.scoring.rankings import Needs, Ranking, meets
 from raysys.scoring.scorer import Scorer
