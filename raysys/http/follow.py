@@ -57,19 +57,14 @@ class Following:
         self._state = Followed(
             every_s=every_s, swaps=0, served_since=int(time.time()), refused=None
         )
-        self._stopped = threading.Event()
 
     def state(self) -> Followed:
         """Return what happened so far."""
         return self._state
 
     def start(self) -> None:
-        """Look from time to time in a thread of its own, until the process ends or `stop`."""
+        """Look from time to time in a thread of its own, until the process ends."""
         threading.Thread(target=self._run, name="raysys-follow", daemon=True).start()
-
-    def stop(self) -> None:
-        """End the thread after its present look."""
-        self._stopped.set()
 
     def look(self) -> bool:
         """Take one look; return whether something else is served now."""
@@ -100,7 +95,8 @@ class Following:
     # -- internals -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._every_s * random.uniform(0.5, 1.5)):
+        while True:
+            time.sleep(self._every_s * random.uniform(0.5, 1.5))
             self.look()
 
     def _current(self) -> object:

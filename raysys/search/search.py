@@ -159,7 +159,8 @@ class Search:
                 autoencoder, a profile without a known item.
         """
         history, unknown = self.history(query)
-        fresh = self._upserted(query)
+        upserted = {item_id: self._items.upserted(item_id) for item_id in unknown}
+        fresh = {item_id: num for item_id, num in upserted.items() if num is not None}
         unknown = [item_id for item_id in unknown if item_id not in fresh]
         ranked = next(
             self.engine.lists(
@@ -266,11 +267,6 @@ class Search:
         return explain.explain(
             self.engine.codes, vectors[0], weights[0], num, profile=history.item_num
         )
-
-    def _upserted(self, query: RecommendQuery) -> dict[str, int]:
-        """Return {item_id: item_num} of a posted profile's items that no build knows yet."""
-        found = {e.item_id: self._items.upserted(e.item_id) for e in query.profile or ()}
-        return {item_id: num for item_id, num in found.items() if num is not None}
 
     def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
         """Return which items may be returned under conditions on attributes; None: all."""
