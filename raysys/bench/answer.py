@@ -129,7 +129,7 @@ def _answers(search: Search, users: list[str], name: str) -> dict[str, Any]:
     scorer = engine.scorer
     assert scorer is not None
     queries = [_query(user, name) for user in users]
-    histories = [search.history(query)[0] for query in queries]
+    histories = [search.asking.history(query)[0] for query in queries]
     histories = [history.take(history.item_num < scorer.n_items) for history in histories]
     z = [engine.encode(history) for history in histories]
 
@@ -205,7 +205,7 @@ def _walk(search: Search, users: list[str]) -> dict[str, float]:
     for start in range(0, len(matrix), 8192):
         nums = np.arange(start, min(start + 8192, len(matrix)))
         matrix[nums] = scorer.vectors(nums)
-    histories = [search.history(_query(user, None))[0] for user in users]
+    histories = [search.asking.history(_query(user, None))[0] for user in users]
     z = [search.engine.encode(history)[0, : scorer.width] for history in histories]
 
     def walk(n: int) -> object:

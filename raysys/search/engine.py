@@ -22,7 +22,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.data.arrays import Floats
 from raysys.data.cells import AHEAD_S, Cells
 from raysys.errors import SearchError
-from raysys.index.files import SPREAD, IndexFacts, open_index
+from raysys.index.files import open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.scoring.normaliser import N_BEST, Normaliser, joined
@@ -34,9 +34,9 @@ from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
 from raysys.search.query import Items, Ranked
 from raysys.search.rescoring import best_of
-from raysys.search.served import Served
+from raysys.search.served import Served, open_spread
+from raysys.search.stages import Stages
 from raysys.search.users import seen_items
-from raysys.store.builds import Build
 from raysys.timing.files import Timed
 
 _CONSUME = Ranking("consume")
@@ -127,9 +127,15 @@ class Engine:
         self._timed = timed
 
     @property
+    def alive(self) -> Mask:
+        """Which items [N] a list may hold: neither deleted nor replaced by a later row."""
+        every = np.ones(len(self._items), dtype=np.bool_)
+        return every if self._changed is None else self._changed.alive
+
+    @property
     def n_items(self) -> int:
         """Number of items that a list may hold."""
-        return len(self._items) if self._changed is None else int(self._changed.alive.sum())
+        return int(self.alive.sum())
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -175,24 +181,28 @@ class Engine:
         ranking: Ranking | None = None,
         rescore: bool = True,
         exclude_seen: bool = True,
-        seen: Sequence[int] = (),
+        left_out: Sequence[Items] | None = None,
         allow: Mask | None = None,
         probabilities: bool = True,
+        stages: Stages | None = None,
     ) -> Iterator[Ranked]:
         """Yield the list of every user of `history` in order; other arguments as in `rank`.
 
-        `seen` are item_nums of upserted rows that count as seen, by every user. `allow` tells which
-        of all item_nums may be returned; None: all. Without `probabilities`, P(consume) is only in
-        proportion, which orders lists as well.
+        `left_out` are item_nums, by user, that no list holds whatever else is asked. `allow` tells
+        which of all item_nums may be returned; None: all. Without `probabilities`, P(consume) is
+        only in proportion, which orders lists as well. `stages` are told of encode and search.
         """
+        stages = stages or Stages()
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
         n_encoded = len(self._items) if self.scorer is None else self._items.n_built
         if history.n_cells and history.item_num.max() >= n_encoded:
             history = history.take(history.item_num < n_encoded)
         exclude = seen_items(history, self._items) if exclude_seen else None
-        if exclude is not None and seen:
-            exclude = [np.append(nums, np.array(seen, dtype=np.int32)) for nums in exclude]
+        whole = exclude is not None and left_out is None  # their own alone
+        if left_out is not None:
+            own = exclude or [np.zeros(0, dtype=np.int32)] * history.n_users
+            exclude = [np.concatenate(pair) for pair in zip(own, left_out, strict=True)]
         if self.scorer is None:
             yield from self.neighbours.of_profiles(
                 history, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow
@@ -204,6 +214,7 @@ class Engine:
             built = np.arange(len(self._items)) < n_encoded
             allow = built if allow is None else allow & built
         z = self.encode(history)
+        stages.end("encode")
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         if rescore and normaliser.exact:  # as cheap as an index, and nothing is missed
@@ -213,10 +224,11 @@ class Engine:
         asked = [(ranking, exclude)]
         alike = allow is None and self._changed is None  # the normaliser's best are of the build
         alike = alike and n_candidates <= N_CANDIDATES
-        if rescore and probabilities and alike and not (ranking == _CONSUME and exclude):
+        if rescore and probabilities and alike and not (ranking == _CONSUME and whole):
             asked.append((_CONSUME, history.item_lists))  # one pass over the dictionary for both
         found = self._search(z, asked, n_candidates, allow=allow)
         nums, scores = found[0]
+        stages.end("search")
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
             best = found[-1][0] if alike else None
@@ -247,9 +259,7 @@ class Engine:
         allow: Mask | None,
     ) -> Iterator[Ranked]:
         """Yield the lists of users z [B, H] from the scores of every item; see `lists`."""
-        every = np.ones(len(self._items), dtype=np.bool_) if allow is None else allow
-        if self._changed is not None:
-            every = every & self._changed.alive
+        every = self.alive if allow is None else allow & self.alive
         fresh = np.zeros(len(self._items) - normaliser.scorer.n_items, dtype=np.float32)
         for start in range(0, len(z), _AT_ONCE):
             consume, log_z = normaliser.of_all(z[start : start + _AT_ONCE])
@@ -381,12 +391,3 @@ def check_length(top_k: int) -> None:
     """Raise SearchError for a list of no length."""
     if top_k < 1:
         raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
-
-
-def open_spread(index: Build) -> tuple[Floats | None, float]:
-    """Return what a `Normaliser` needs of an index build; None: sums are exact."""
-    measured = IndexFacts.of(index).normaliser
-    if measured is None:
-        return None, np.inf
-    spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
-    return spread, measured["long"]

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.attributes import storable
@@ -37,6 +38,7 @@ Conditions = Mapping[str, Any]
 Mask = NDArray[np.bool_]
 
 _RESERVED = ("item_num", "embedding")
+_NAMES = ("item_id", "title")
 _KEPT_MASKS = 32
 _EXACT = 2**53  # numbers from here on are compared by their text
 _DAY_US = 86_400 * 10**6
@@ -65,6 +67,15 @@ class Attributes:
     def names(self) -> list[str]:
         """The attributes by name."""
         return list(self._items.column_names)
+
+    def row(self, num: int) -> dict[str, Any]:
+        """Return the values of one item as JSON knows them, without its id and title."""
+        names = [name for name in self.names if name not in _NAMES]
+        [values] = self._items.select(names).slice(num, 1).to_pylist()
+        found: dict[str, Any] = to_jsonable_python(
+            values, bytes_mode="base64", inf_nan_mode="null", fallback=str
+        )
+        return found
 
     def mask(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
         """Return which items [N] a list may hold; None: all.

@@ -96,6 +96,20 @@ class Neighbours:
             _unit(vectors), top_k=top_k, exclude=None, rescore=True, allow=allow
         )
 
+    def most_like(self, nums: Items, others: Items, *, top_k: int) -> list[list[tuple[int, float]]]:
+        """Return, for every item [K], those of some others [P] that are most like it.
+
+        Each as (item_num, cosine), best first; an item is not like itself.
+        """
+        cosines = self._unit(nums) @ self._unit(others).T
+        cosines[nums[:, None] == others[None, :]] = -np.inf
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
+        rows = zip(order.tolist(), np.take_along_axis(cosines, order, axis=1).tolist(), strict=True)
+        return [
+            [(int(others[p]), value) for p, value in zip(*row, strict=True) if np.isfinite(value)]
+            for row in rows
+        ]
+
     def of_profiles(
         self,
         history: Cells,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from raysys.scoring.rankings import (
 )
 
 MAX_PROFILE = 10_000
+MAX_CURSOR = 1 << 20  # characters
 _MAX_FIELDS = 50  # of an object; each that is not known is an error of its own
 _MAX_VALUES = 1_000  # of a condition
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
@@ -165,6 +166,20 @@ class RecommendQuery(Wire):
         None, description="conditions on item attributes none of which may hold"
     )
     levels: bool = Field(False, description="return P(level) of every level with each item")
+    explain: bool = Field(
+        False, description="name with each item those of the profile that are most like it"
+    )
+    cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = Field(
+        None, description="of the answer before: the list goes on behind it and never repeats"
+    )
+    fallback: bool = Field(
+        False,
+        description="for an unknown user, an unknown ranking or a profile without a known item, "
+        "answer with what is left: the model, similar items, popular items",
+    )
+    scenario: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="a preset of the service: fields that are not given are its own"
+    )
 
     @model_validator(mode="after")
     def _some_source(self) -> Self:
@@ -175,6 +190,21 @@ class RecommendQuery(Wire):
     def order(self, default: str) -> Ranking:
         """Return the ranking asked for, or the default."""
         return Ranking.parse(self.ranking or default, self.gamma)
+
+
+@dataclasses.dataclass
+class FoundItem:
+    """One item of the catalogue."""
+
+    item_id: str
+    title: str | None
+
+
+@dataclasses.dataclass
+class ItemDetails(FoundItem):
+    """One item with its attributes, as JSON values; conditions of `allow` and `deny` name them."""
+
+    attributes: dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -204,6 +234,27 @@ class Hit(SimilarItem):
         dict[str, float] | None,
         Field(description="P(level), on request", exclude_if=lambda levels: not levels),
     ] = None
+    because: Annotated[
+        list[SimilarItem] | None,
+        Field(
+            description="items of the profile that are most like this one, by cosine; on request",
+            exclude_if=lambda because: because is None,
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Degraded:
+    """Why an answer is not the one that was asked for, and what made it.
+
+    Attributes:
+        reason: `unknown_user`; `no_history`: no item of the user or profile is known; `ranking`:
+            the build cannot give it.
+        answered_by: `model`, `similar` or `popular`.
+    """
+
+    reason: Literal["unknown_user", "no_history", "ranking"]
+    answered_by: Literal["model", "similar", "popular"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +268,10 @@ class Answer:
         items: at most k hits.
         counted_until: UTC seconds that the counters of what is taken lately stand at; None where
             lists do not follow time.
+        changes_id: of the changes since the index; None without any.
+        cursor: asks for the next page; None where this list is the last.
+        degraded: why this is not what was asked for; None where it is.
+        took_ms: milliseconds by stage.
     """
 
     build_id: str
@@ -226,6 +281,18 @@ class Answer:
     counted_until: Annotated[
         int | None, Field(description="UTC seconds that the counters of items stand at")
     ] = None
+    changes_id: Annotated[
+        str | None, Field(description="of the changes since the index was built")
+    ] = None
+    cursor: Annotated[
+        str | None, Field(description="asks for the next page; null: this was the last")
+    ] = None
+    degraded: Annotated[
+        Degraded | None, Field(description="why this is not what was asked for; null: it is")
+    ] = None
+    took_ms: Annotated[
+        dict[str, float], Field(description="milliseconds by stage, of a batch as a whole")
+    ] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,21 +14,24 @@ from raysys.autoencoder.files import AutoencoderFacts
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.errors import SearchError
+from raysys.errors import RaysysError, SearchError
 from raysys.search import explain
+from raysys.search.answers import Answers
+from raysys.search.asked import Asking
+from raysys.search.browse import Browse
 from raysys.search.changes import Changes
 from raysys.search.engine import Engine, check_length
 from raysys.search.filters import Attributes, Conditions, Mask
-from raysys.search.items import ItemTable, hits_of, similar_items
+from raysys.search.items import ItemTable, similar_items
 from raysys.search.query import (
     Answer,
+    FoundItem,
+    ItemDetails,
     RecommendQuery,
     SimilarItem,
-    UnknownUserError,
-    conditions,
 )
 from raysys.search.served import Served
-from raysys.search.users import UserStore, continued, posted_cells
+from raysys.search.users import UserStore
 from raysys.store.builds import Workspace
 
 _FEW_ITEMS = 50_000  # that a flat index scans in a millisecond
@@ -42,6 +46,8 @@ class Search:
 
     Attributes:
         served: as given.
+        engine: makes lists by number.
+        asking: reads queries.
     """
 
     def __init__(self, served: Served, *, users: bool = True) -> None:
@@ -62,6 +68,18 @@ class Search:
         if users and coded.profiles is not None:
             stored = UserStore.open(served.index)
             self._users = stored or UserStore.load(Profiles.open(coded.profiles))
+        self.asking = Asking(self.engine, self._items, self._users, self._levels)
+        self._browse = Browse(self._embeddings, self._items)
+        self._answers = Answers(
+            self.engine,
+            asking=self.asking,
+            browse=self._browse,
+            items=self._items,
+            levels=self._levels,
+            allowed=self.allowed,
+            build_id=self.build_id,
+            changes_id=self.changes_id,
+        )
         if encoded:  # compiles what is compiled, before anybody waits for it
             next(self.engine.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
         with suppress(SearchError):  # an item that nothing is known of has no neighbours
@@ -88,6 +106,11 @@ class Search:
     def build_id(self) -> str:
         """The build_id of the index."""
         return self.served.index.build_id
+
+    @property
+    def changes_id(self) -> str | None:
+        """The build_id of the changes since the index was built; None without any."""
+        return None if self.served.changes is None else self.served.changes.build_id
 
     @property
     def build_ids(self) -> dict[str, str]:
@@ -158,23 +181,18 @@ class Search:
             SearchError: a ranking, rating or event that the build does not know; or, without an
                 autoencoder, a profile without a known item.
         """
-        history, unknown = self.history(query)
-        upserted = {item_id: self._items.upserted(item_id) for item_id in unknown}
-        fresh = {item_id: num for item_id, num in upserted.items() if num is not None}
-        unknown = [item_id for item_id in unknown if item_id not in fresh]
-        ranked = next(
-            self.engine.lists(
-                history,
-                top_k=query.k,
-                ranking=query.order(self.rankings[0]),
-                exclude_seen=query.exclude_seen,
-                seen=list(fresh.values()),
-                allow=self.allowed(conditions(query.allow), conditions(query.deny)),
-            )
-        )
-        hits = hits_of(ranked, self._items, self._levels if query.levels else None)
-        asked = query.ranking or self.rankings[0]
-        return Answer(self.build_id, asked, unknown, hits, self.engine.counted_until)
+        [answer] = self._answers.of([query])
+        if isinstance(answer, RaysysError):
+            raise answer
+        return answer
+
+    def recommend_all(self, queries: Sequence[RecommendQuery]) -> list[Answer | RaysysError]:
+        """Answer several queries, those that ask alike in one pass; see `recommend`.
+
+        Returns:
+            In the order of the queries, an answer each, or what is wrong with it.
+        """
+        return self._answers.of(queries)
 
     def observe(self, item_ids: Sequence[str], timestamps: Sequence[int]) -> int:
         """Count new events in memory, so that answers from now on follow them.
@@ -226,6 +244,33 @@ class Search:
             self.engine.neighbours.of_item(num, top_k=top_k, allow=mask), self._items
         )
 
+    def similar_to(
+        self,
+        item_ids: Sequence[str],
+        *,
+        top_k: int = 20,
+        allow: Conditions | None = None,
+        deny: Conditions | None = None,
+    ) -> list[SimilarItem]:
+        """Return the items most like several together; see `similar`.
+
+        They are compared with the mean of the items' unit vectors.
+
+        Raises:
+            UnknownItemError: the catalogue does not hold one of them.
+        """
+        check_length(top_k)
+        nums = [self._items.num(item_id) for item_id in dict.fromkeys(item_ids)]
+        together = Cells.from_lists([[(num, 0) for num in nums]])
+        [ranked] = self.engine.neighbours.of_profiles(
+            together,
+            top_k=top_k,
+            exclude=[np.array(nums, dtype=np.int32)],
+            rescore=True,
+            allow=self.allowed(allow, deny),
+        )
+        return similar_items(ranked, self._items)
+
     def nearest(
         self,
         vectors: NDArray[np.float32],
@@ -262,7 +307,7 @@ class Search:
         num = self._items.num(item_id)
         if num >= self._items.n_built:
             raise SearchError(f"item_id={item_id!r} came after the build: it has no code yet")
-        history, _ = self.history(query)
+        history, _ = self.asking.history(query)
         vectors, weights = self.engine.query(history, query.order(self.rankings[0]))
         return explain.explain(
             self.engine.codes, vectors[0], weights[0], num, profile=history.item_num
@@ -272,29 +317,73 @@ class Search:
         """Return which items may be returned under conditions on attributes; None: all."""
         if not allow and not deny:
             return None
+        return self._read_attributes().mask(allow, deny)
+
+    def _read_attributes(self) -> Attributes:
         if self._attributes is None:
             self._attributes = Attributes.load(self._embeddings, self._changes)
-        return self._attributes.mask(allow, deny)
+        return self._attributes
 
-    def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
-        """Return the cells of a query's profile, and its items outside the catalogue.
+    # -- without a user --------------------------------------------------------------------
+
+    def popular(
+        self, *, top_k: int = 20, allow: Conditions | None = None, deny: Conditions | None = None
+    ) -> list[SimilarItem]:
+        """Return what the model expects of a user of whom nothing is known, by P(consume).
+
+        Where lists follow time, it is what is taken lately. Without a model it is the items with
+        most rows of the log, by their number.
 
         Raises:
-            UnknownUserError, SearchError: as `recommend`.
+            SearchError: the build has neither a model nor a log.
         """
-        stored: Cells | None = None
-        if query.user_id is not None:
-            if self._users is None:
-                raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
-            stored = self._users.history(query.user_id)
-        if query.profile is None:
-            assert stored is not None
-            return stored, []
-        now = self.engine.fitted_until or 0
-        if stored is not None and stored.n_cells:
-            now = max(now, int(stored.timestamp[-1]))
-        newest = max((e.timestamp or now for e in query.profile), default=now)
-        posted, unknown = posted_cells(
-            query.profile, items=self._items, levels=self._levels, now=max(now, newest)
-        )
-        return (posted if stored is None else continued(stored, posted)), unknown
+        check_length(top_k)
+        if self.engine.scorer is None:
+            ranked = self._browse.popular(top_k, self._listable(allow, deny))
+            return similar_items(ranked, self._items)
+        nobody = Cells.from_lists([[]])
+        [ranked] = self.engine.lists(nobody, top_k=top_k, allow=self.allowed(allow, deny))
+        assert ranked.p_consume is not None
+        return similar_items(dataclasses.replace(ranked, scores=ranked.p_consume), self._items)
+
+    def recent(
+        self, *, top_k: int = 20, allow: Conditions | None = None, deny: Conditions | None = None
+    ) -> list[SimilarItem]:
+        """Return the newest items, scored by the UTC second of their first event in the log.
+
+        Those that came after the build stand first, with the newest second.
+
+        Raises:
+            SearchError: the log has no time.
+        """
+        check_length(top_k)
+        return similar_items(self._browse.recent(top_k, self._listable(allow, deny)), self._items)
+
+    def titled(
+        self,
+        text: str,
+        *,
+        top_k: int = 20,
+        allow: Conditions | None = None,
+        deny: Conditions | None = None,
+    ) -> list[FoundItem]:
+        """Return items whose titles hold every word of a text; see `Browse.titled`."""
+        check_length(top_k)
+        nums = self._browse.titled(text, top_k, self._listable(allow, deny)).item_nums
+        ids, titles = self._items.item_ids.of(nums), self._items.titles.of(nums)
+        return [FoundItem(str(i), title) for i, title in zip(ids, titles, strict=True)]
+
+    def item(self, item_id: str) -> ItemDetails:
+        """Return what is known of an item.
+
+        Raises:
+            UnknownItemError: the catalogue does not hold it.
+        """
+        num = self._items.num(item_id)
+        row = self._read_attributes().row(num)
+        return ItemDetails(item_id, self._items.titles[num], row)
+
+    def _listable(self, allow: Conditions | None, deny: Conditions | None) -> Mask:
+        """Return which items [N] a list may hold."""
+        mask, alive = self.allowed(allow, deny), self.engine.alive
+        return alive if mask is None else mask & alive

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from raysys.autoencoder.files import SERVED_FILES
 from raysys.compressor.files import Coded
+from raysys.data.arrays import Floats
+from raysys.index.files import SPREAD, IndexFacts
 from raysys.search.changes import current_changes
 from raysys.search.users import UserStore
 from raysys.store.builds import Build, Workspace
@@ -83,3 +87,12 @@ class Served:
     def build_ids(self) -> dict[str, str]:
         """{kind: build_id} of all that is served."""
         return {build.kind: build.build_id for build in self.builds}
+
+
+def open_spread(index: Build) -> tuple[Floats | None, float]:
+    """Return what a `Normaliser` needs of an index build; None: sums are exact."""
+    measured = IndexFacts.of(index).normaliser
+    if measured is None:
+        return None, np.inf
+    spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
+    return spread, measured["long"]

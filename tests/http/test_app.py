@@ -449,7 +449,7 @@ def test_the_schema_is_that_of_the_answers(http):
     schemas = http.get("/openapi.json").json()["components"]["schemas"]
     answer = ask(http, profile=[{"item_id": "42"}], k=1).json()
     assert set(schemas["Answer"]["properties"]) == set(answer)
-    assert set(schemas["Hit"]["properties"]) == {*answer["items"][0], "levels"}
+    assert set(schemas["Hit"]["properties"]) == {*answer["items"][0], "levels", "because"}
     assert set(schemas["RecommendQuery"]["properties"]) == set(RecommendQuery.model_fields)
     options = str(schemas["RecommendQuery"]["properties"]["ranking"])
     assert all(name in options for name in NAMES)

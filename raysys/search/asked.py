@@ -1,0 +1,153 @@
+"""What a query asks of the engine: whose history, which ranking, what its list leaves out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import numpy as np
+
+from raysys.data.cells import Cells
+from raysys.data.schema import RatingLevels
+from raysys.errors import SearchError
+from raysys.scoring.rankings import Ranking
+from raysys.search.engine import Engine
+from raysys.search.items import ItemTable
+from raysys.search.pages import listed
+from raysys.search.query import Degraded, Items, RecommendQuery, UnknownUserError
+from raysys.search.users import UserStore, continued, posted_cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One query, in numbers.
+
+    Attributes:
+        query: as it came.
+        history: cells of one user.
+        unknown: ids of the profile that the catalogue does not hold.
+        left_out: item_nums that the list may not hold, beside those that were seen.
+        listed: ids that earlier pages gave.
+        ranking: of the list.
+        degraded: why this is not what was asked for; None: it is.
+        changed: the ranking is another one than was asked for.
+    """
+
+    query: RecommendQuery
+    history: Cells
+    unknown: list[str]
+    left_out: Items
+    listed: list[str]
+    ranking: Ranking
+    degraded: Degraded | None
+    changed: bool = False
+
+    @property
+    def alike(self) -> str:
+        """What is the same of queries that one pass may answer."""
+        query = self.query
+        masks = query.model_dump_json(include={"allow", "deny"})
+        return json.dumps(
+            [
+                *(query.k, query.exclude_seen, masks, self.ranking.name, self.ranking.weight),
+                self.history.n_cells > 0,  # without a model, popular items answer for none
+            ]
+        )
+
+
+class Asking:
+    """Reads queries against what is served.
+
+    Args:
+        engine: answers them.
+        items: the served catalogue.
+        users: the stored ones; None: there are none.
+        levels: of the model; None without one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        items: ItemTable,
+        users: UserStore | None,
+        levels: RatingLevels | None,
+    ) -> None:
+        self._engine, self._items, self._users, self._levels = engine, items, users, levels
+
+    def read(self, query: RecommendQuery) -> Asked:
+        """Return what a query asks, or with `fallback` what may be answered in its place.
+
+        Raises:
+            UnknownUserError: no stored user has this id.
+            SearchError: a ranking, rating, event or cursor that is not known.
+        """
+        reason: str | None = None
+        try:
+            history, unknown = self.history(query)
+        except UnknownUserError:
+            if not query.fallback:
+                raise
+            reason = "unknown_user"
+            history, unknown = self.history(
+                query.model_copy(update={"user_id": None, "profile": query.profile or []})
+            )
+        first = self._engine.rankings[0]
+        ranking = query.order(first)
+        changed = query.fallback and ranking.name not in self._engine.rankings
+        if changed:
+            reason, ranking = reason or "ranking", Ranking(first)
+        if not history.n_cells:
+            if query.user_id is not None or query.profile:
+                reason = reason or "no_history"
+            if self._engine.scorer is None and not query.fallback:
+                raise SearchError("this build has no autoencoder: the profile needs a known item")
+        pages = listed(query.cursor)
+        fresh = self._upserted(unknown)
+        nums = [*fresh.values()] if query.exclude_seen else []
+        nums += [num for num in map(self._items.find, pages) if num is not None]
+        return Asked(
+            query=query,
+            history=history,
+            unknown=[item_id for item_id in unknown if item_id not in fresh],
+            left_out=np.array(nums, dtype=np.int32),
+            listed=pages,
+            ranking=self._engine.checked(ranking),
+            degraded=None if reason is None else self._degraded(reason, history),
+            changed=changed,
+        )
+
+    def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:
+        """Return the cells of a query's profile, and its items that no build knows.
+
+        Raises:
+            UnknownUserError: no stored user has this id.
+            SearchError: a rating or event that the build does not know.
+        """
+        stored: Cells | None = None
+        if query.user_id is not None:
+            if self._users is None:
+                raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
+            stored = self._users.history(query.user_id)
+        if query.profile is None:
+            assert stored is not None  # a query has one of both
+            return stored, []
+        now = self._engine.fitted_until or 0
+        if stored is not None and stored.n_cells:
+            now = max(now, int(stored.timestamp[-1]))
+        newest = max((e.timestamp or now for e in query.profile), default=now)
+        posted, unknown = posted_cells(
+            query.profile, items=self._items, levels=self._levels, now=max(now, newest)
+        )
+        return (posted if stored is None else continued(stored, posted)), unknown
+
+    def _upserted(self, unknown: Iterable[str]) -> dict[str, int]:
+        """Return those that came after the build, which tell its model nothing."""
+        found = {item_id: self._items.upserted(item_id) for item_id in unknown}
+        return {item_id: num for item_id, num in found.items() if num is not None}
+
+    def _degraded(self, reason: str, history: Cells) -> Degraded:
+        by = "popular"
+        if history.n_cells:
+            by = "similar" if self._engine.scorer is None else "model"
+        return Degraded(reason, by)  # type: ignore[arg-type]

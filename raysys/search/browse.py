@@ -1,0 +1,128 @@
+"""The catalogue without a user: an item, items by title, the popular and the recent ones.
+
+N items, upserted rows after those of the build
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raysys.compressor.embeddings import Embeddings
+from raysys.errors import SearchError
+from raysys.search.filters import Mask
+from raysys.search.items import ItemTable
+from raysys.search.query import Items, Ranked
+
+_COUNT, _TIME = "n_fit", "first_seen"  # columns of logged items
+_WORDS = 16  # of a title that are looked for
+_NEVER = np.iinfo(np.int64).min
+
+
+class Browse:
+    """Looks into the items of embeddings; columns are read when they are first asked for.
+
+    Args:
+        embeddings: of the served items.
+        items: the served catalogue.
+    """
+
+    def __init__(self, embeddings: Embeddings, items: ItemTable) -> None:
+        self._embeddings, self._items = embeddings, items
+        self._orders: dict[str, tuple[Items, NDArray[np.int64]]] = {}
+        self._reading = threading.Lock()
+
+    def recent(self, top_k: int, allowed: Mask) -> Ranked:
+        """Return the newest items: upserted ones, then by their first event in the log.
+
+        Args:
+            top_k: length of the list.
+            allowed: [N] which items it may hold.
+
+        Raises:
+            SearchError: the log has no time.
+        """
+        return self._first(_TIME, top_k, allowed, "this build knows no time of its items")
+
+    def popular(self, top_k: int, allowed: Mask) -> Ranked:
+        """Return the items with most rows of the log that the builds were fitted to.
+
+        Args:
+            top_k: length of the list.
+            allowed: [N] which items it may hold.
+
+        Raises:
+            SearchError: the vectors come without a log.
+        """
+        return self._first(_COUNT, top_k, allowed, "this build knows no counts of its items")
+
+    def titled(self, text: str, top_k: int, allowed: Mask) -> Ranked:
+        """Return items whose titles hold every word of a text, whatever their case.
+
+        The whole title first, then titles that begin with the text, that hold it, and the others;
+        of equals the shorter ones.
+
+        Args:
+            text: words.
+            top_k: length of the list.
+            allowed: [N] which items it may hold.
+        """
+        titles = self._items.titles.column
+        hit = np.array(allowed)
+        for word in text.split()[:_WORDS]:
+            met = pc.fill_null(pc.match_substring(titles, word, ignore_case=True), False)
+            hit &= met.to_numpy()
+        nums = np.flatnonzero(hit).astype(np.int32)
+        wanted = " ".join(text.casefold().split())
+        found = pc.fill_null(pc.utf8_lower(titles.take(pa.array(nums))), "").to_pylist()
+        order = sorted(range(len(nums)), key=lambda row: (_distance(found[row], wanted), row))
+        kept = np.array(order[:top_k], dtype=np.int64)
+        scores = [-float(_distance(found[row], wanted)[0]) for row in kept]
+        return Ranked(nums[kept], np.array(scores, dtype=np.float32))
+
+    def _first(self, column: str, top_k: int, allowed: Mask, missing: str) -> Ranked:
+        order, values = self._order(column)
+        if not len(order):
+            raise SearchError(missing)
+        nums = order[allowed[order]][:top_k]
+        return Ranked(nums, values[nums].astype(np.float64))
+
+    def _order(self, column: str) -> tuple[Items, NDArray[np.int64]]:
+        """Return item_nums by a column, highest first, and its values [N]; none without it."""
+        with self._reading:
+            if column not in self._orders:
+                self._orders[column] = self._read(column)
+            return self._orders[column]
+
+    def _read(self, column: str) -> tuple[Items, NDArray[np.int64]]:
+        built: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        if column in self._embeddings.columns:
+            texts = self._embeddings.items([column])[column]
+            if pa.types.is_integer(texts.type) and texts.null_count < len(texts):
+                built = pc.fill_null(texts.cast(pa.int64()), _NEVER).to_numpy()
+        if not len(built):
+            return built.astype(np.int32), built
+        n_fresh = len(self._items) - len(built)
+        order = np.argsort(-built.astype(np.float64), kind="stable").astype(np.int32)
+        fresh = np.arange(len(built) + n_fresh - 1, len(built) - 1, -1, dtype=np.int32)
+        if column == _TIME:  # as new as the newest
+            order, value = np.concatenate([fresh, order]), int(built.max())
+        else:
+            order, value = np.concatenate([order, fresh]), 0
+        return order, np.concatenate([built, np.full(n_fresh, value)])
+
+
+def _distance(title: str, wanted: str) -> tuple[int, int]:
+    """Return how far a title is from a text: a class, and its length."""
+    title = " ".join(title.split())
+    if title == wanted:
+        kind = 0
+    elif title.startswith(wanted):
+        kind = 1
+    else:
+        kind = 2 if wanted in title else 3
+    return kind, len(title)
