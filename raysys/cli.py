@@ -83,6 +83,19 @@ COMMANDS = {
         "raysys.commands.atoms", "AtomsConfig", "atoms", "what the atoms of the codes stand for"
     ),
     "serve": Command("raysys.commands.serve", "ServeConfig", "serve", "answer over HTTP"),
+    "serve status": Command(
+        "raysys.commands.serve_admin", "ServiceConfig", "status", "what every replica serves"
+    ),
+    "serve reload": Command(
+        "raysys.commands.serve_admin", "ServiceConfig", "reload", "look for newer builds now"
+    ),
+    "serve rollback": Command(
+        "raysys.commands.serve_admin", "RollbackConfig", "rollback", "serve the index of before"
+    ),
+    "serve key": Command(
+        "raysys.commands.serve_admin", "KeyConfig", "key", "a key of the service, made or removed"
+    ),
+    "load": Command("raysys.commands.load", "LoadConfig", "load", "ask a service, and time it"),
 }
 
 
@@ -93,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write(_usage())
         return 0 if words else 2
     name, *rest = words
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     _set_up_logging()
     try:
         if name not in COMMANDS:
@@ -237,7 +252,7 @@ def _set_up_logging() -> None:
 
 def _usage() -> str:
     lines = ["usage: raysys <command> [--config file.yaml] key=value ...", ""]
-    lines += [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:15} {command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "raysys <command> --help lists the command's keys and defaults."]
     return "\n".join(lines) + "\n"
 

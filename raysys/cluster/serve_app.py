@@ -17,22 +17,34 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import ray
 from fastapi import FastAPI
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from raysys.cluster import ingress  # noqa: F401  # isort: skip  # before Serve, which reads it
 from ray import serve as serve
 from ray.serve import Application
 
-from raysys.config import JobConfig, load, require, require_run
+from raysys import fields
+from raysys.config import JobConfig, load, location, require, require_run
 from raysys.config import local as local_field
 from raysys.errors import RaysysError
-from raysys.http.app import Holder, ServiceOptions, create_app
-from raysys.http.follow import Following
+from raysys.http.admin import Everyone, Order
+from raysys.http.app import create_app
+from raysys.http.follow import Following, canaries
+from raysys.http.keys import KeyRing
+from raysys.http.logs import Logs
+from raysys.http.service import Holder, ServiceOptions
+from raysys.http.wire import Scenario
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
+
+_ORDER_S = 120.0  # for all replicas to carry out an order; opening an index takes seconds
+_TARGET_ONGOING = 8  # requests at a replica; more of them start another one
 
 
 @dataclasses.dataclass
@@ -45,12 +57,18 @@ class ServeConfig(JobConfig):
         verify: compare every served file with its hash before answering.
         follow_s: seconds between looks for a newer index or newer changes, which are then served
             without a restart; 0: never, as with `build_id`.
-        replicas: processes that answer, each on `cpus` CPUs; a fraction shares one.
+        replicas: processes that answer, each on `cpus` CPUs; a fraction shares one. null: two, or
+            one where two would leave no CPU free.
+        max_replicas: replicas that are started as more requests come; null: no more.
         cpus: CPUs that Ray reserves for one replica.
         max_ongoing_requests: of one replica; the proxy queues what comes beyond.
         max_queued_requests: of one proxy, or of one replica behind HAProxy; what comes beyond is
             answered 503. -1: no limit.
-        host: address to listen on; 0.0.0.0 for every interface. There is no authentication.
+        timeout_s: for an answer that is not short; what takes longer is answered 503.
+        keys: file of keys that `raysys serve key` writes; null: whoever reaches the port may ask.
+        logs: folder for the access and the audit log, JSON lines; null: none are written.
+        scenarios: presets by name, such as `scenarios.home.ranking=discover^0.3`.
+        host: address to listen on; 0.0.0.0 for every interface.
         port: TCP port to listen on.
         route_prefix: path before /v1.
         local: serve from this process by uvicorn alone, without Ray.
@@ -60,10 +78,15 @@ class ServeConfig(JobConfig):
     build_id: str | None = local_field(None)
     verify: bool = local_field(True)
     follow_s: float = local_field(10.0)
-    replicas: int = local_field(1)
+    replicas: int | None = local_field(None)
+    max_replicas: int | None = local_field(None)
     cpus: float = local_field(1.0)
     max_ongoing_requests: int = local_field(64)
     max_queued_requests: int = local_field(1024)
+    timeout_s: float = local_field(10.0)
+    keys: str | None = location(None)
+    logs: str | None = location(None)
+    scenarios: dict[str, Any] = local_field(factory=dict)
     host: str = local_field("127.0.0.1")
     port: int = local_field(8000)
     route_prefix: str = local_field("/")
@@ -71,11 +94,14 @@ class ServeConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for settings that Serve would refuse later."""
-        require(self.replicas >= 1, "replicas", self.replicas, "1 or more")
+        require(self.replicas is None or self.replicas >= 1, "replicas", self.replicas, "1 or more")
+        most, least = self.max_replicas, self.replicas or 1
+        require(most is None or most >= least, "max_replicas", most, f"{least} or more")
+        require(0 < self.timeout_s < math.inf, "timeout_s", self.timeout_s, "more than 0")
         require(0 <= self.follow_s < math.inf, "follow_s", self.follow_s, "0 or more")
         require(self.cpus >= 0, "cpus", self.cpus, "0 or more")
-        most = self.max_ongoing_requests
-        require(most >= 1, "max_ongoing_requests", most, "1 or more")
+        ongoing = self.max_ongoing_requests
+        require(ongoing >= 1, "max_ongoing_requests", ongoing, "1 or more")
         queued = self.max_queued_requests
         require(queued >= -1, "max_queued_requests", queued, "-1 or more")
         require(1 <= self.port <= 65535, "port", self.port, "1 to 65535")
@@ -83,6 +109,43 @@ class ServeConfig(JobConfig):
         accepted = "/ or a path that begins and does not end with /"
         ok = prefix == "/" or (prefix.startswith("/") and not prefix.endswith("/"))
         require(ok, "route_prefix", prefix, accepted)
+        self.presets()
+
+    def presets(self) -> dict[str, Scenario]:
+        """Return the scenarios.
+
+        Raises:
+            ConfigError: one says what no preset may.
+        """
+        found = {}
+        for name, given in self.scenarios.items():
+            try:
+                found[str(name)] = Scenario.model_validate(given)
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, ("scenarios", name, *first["loc"])))
+                accepted = first["msg"].removeprefix("Input should be ")
+                raise fields.refused(key, first["input"], accepted) from error
+        return found
+
+    def options(self, *, request_ids: bool) -> ServiceOptions:
+        """Return how a replica answers; it opens the files of keys and logs.
+
+        Raises:
+            ConfigError: one of them cannot be opened.
+        """
+        queued = self.max_queued_requests
+        keys = None if self.keys is None else KeyRing(self.keys)
+        if keys is not None:
+            keys.start()
+        return ServiceOptions(
+            request_ids=request_ids,
+            scenarios=self.presets(),
+            keys=keys,
+            logs=None if self.logs is None else Logs(self.logs),
+            max_ongoing=None if queued < 0 else self.max_ongoing_requests + queued,
+            timeout_s=self.timeout_s,
+        )
 
     @property
     def following_s(self) -> float:
@@ -95,35 +158,81 @@ class Service:
     """One replica: an opened search behind the HTTP app.
 
     Args:
-        run: absolute path or URI.
-        cache_dir: where builds on object stores are fetched to.
+        cfg: of the service.
         build_id: of the index; one that follows its run opens the current index, and this one where
             that is refused.
-        verify: check hashes on this node too.
-        follow_s: seconds between looks for newer builds; 0: never.
     """
 
-    def __init__(
-        self, run: str, *, cache_dir: str | None, build_id: str, verify: bool, follow_s: float
-    ) -> None:
-        workspace = Workspace(run, cache_dir=cache_dir)
-        search = _opened(workspace, build_id, verify=verify, current=follow_s > 0)
-        options = ServiceOptions(request_ids=False)
-        self._app = followed_app(
-            search, workspace, verify=verify, follow_s=follow_s, options=options
+    def __init__(self, cfg: ServeConfig, build_id: str) -> None:
+        context = serve.get_replica_context()
+        self._handle = serve.get_deployment_handle(context.deployment, context.app_name)
+        self._app = app_of(
+            cfg,
+            build_id,
+            request_ids=False,
+            name=context.replica_id.unique_id,
+            everyone=self._everyone,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
         return self._app
 
+    async def obey(self, order: Order) -> Any:
+        """Carry out an order that all replicas have been given."""
+        return await run_in_threadpool(self._app.state.control.obey, order)
 
-def _opened(workspace: Workspace, build_id: str, *, verify: bool, current: bool) -> Search:
+    async def _everyone(self, order: Order) -> list[Any]:
+        sent = self._handle.broadcast("obey", order)
+        results = await sent.results_async(timeout_s=_ORDER_S, return_exceptions=True)
+        return [result for result in results if not isinstance(result, BaseException)]
+
+
+def app_of(
+    cfg: ServeConfig,
+    build_id: str | None = None,
+    *,
+    request_ids: bool = True,
+    name: str = "local",
+    everyone: Everyone | None = None,
+) -> FastAPI:
+    """Return the app of a replica, and begin to follow its run unless one index is asked for.
+
+    Args:
+        cfg: of the service.
+        build_id: of the index of the start; None: the current one.
+        request_ids: put ids on answers.
+        name: of the replica.
+        everyone: has an order carried out by all replicas; None: this is the only one.
+
+    Raises:
+        BuildError: see `Served.open`, or the index gives no usable list.
+    """
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    follows = cfg.following_s > 0
+    search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
+    canaries(search, search)
+    holder = Holder(search)
+    following = None
+    if follows:
+        following = Following(holder, workspace, verify=cfg.verify, every_s=cfg.following_s)
+        following.start()
+    return create_app(
+        holder,
+        cfg.options(request_ids=request_ids),
+        following=following,
+        workspace=workspace if follows else None,
+        name=name,
+        everyone=everyone,
+    )
+
+
+def _opened(workspace: Workspace, build_id: str | None, *, verify: bool, current: bool) -> Search:
     """Open the current index or, where that is refused or not asked for, the one of the start.
 
     A replica that starts anew, long after the service did, begins where the others are.
     """
-    if current:
+    if current and build_id is not None:
         try:
             return Search.open(workspace, verify=verify)
         except RaysysError as error:
@@ -131,53 +240,56 @@ def _opened(workspace: Workspace, build_id: str, *, verify: bool, current: bool)
     return Search.open(workspace, build_id=build_id, verify=verify)
 
 
-def followed_app(
-    search: Search,
-    workspace: Workspace,
-    *,
-    verify: bool,
-    follow_s: float,
-    options: ServiceOptions | None = None,
-) -> FastAPI:
-    """Return the app over a search, and begin to follow its run unless `follow_s` is 0."""
-    holder = Holder(search)
-    if follow_s == 0:
-        return create_app(holder, options)
-    following = Following(holder, workspace, verify=verify, every_s=follow_s)
-    following.start()
-    return create_app(holder, options, following=following.state)
-
-
-def application(cfg: ServeConfig) -> tuple[Application, dict[str, str]]:
-    """Check the builds here, where an error is one clear line, and describe the deployment.
-
-    Returns:
-        The application and the {kind: build_id} that it will serve.
+def checked(cfg: ServeConfig) -> Served:
+    """Check settings and builds here, where an error is one clear line.
 
     Raises:
-        BuildError: see `Served.open`.
+        BuildError: see `Served.open`; ConfigError: the file of keys or the run is not usable.
     """
     require_run(cfg)
+    if cfg.keys is not None:
+        KeyRing(cfg.keys)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    served = Served.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
+    return Served.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
+
+
+def replicas_of(cfg: ServeConfig, cpus: float) -> int:
+    """Return how many replicas begin on a cluster of so many CPUs: two, if one CPU stays free."""
+    if cfg.replicas is not None:
+        return cfg.replicas
+    return min(2, cfg.max_replicas or 2) if cpus >= 2 * cfg.cpus + 1 else 1
+
+
+def application(cfg: ServeConfig, served: Served, *, replicas: int) -> Application:
+    """Describe the deployment.
+
+    Args:
+        cfg: of the service.
+        served: what `checked` returned.
+        replicas: at the start.
+    """
+    scaling: dict[str, Any] = {"num_replicas": replicas}
+    if cfg.max_replicas is not None and cfg.max_replicas > replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": replicas,
+                "max_replicas": cfg.max_replicas,
+                "target_ongoing_requests": _TARGET_ONGOING,
+            }
+        }
     deployment = serve.deployment(
         Service,
         name="search",
-        num_replicas=cfg.replicas,
         ray_actor_options={"num_cpus": cfg.cpus},
         max_ongoing_requests=cfg.max_ongoing_requests,
         max_queued_requests=cfg.max_queued_requests,
+        backpressure_config={"status_code": 503, "retry_after_s": 1},
+        max_surge_percent=100,  # what is new starts before what is old stops
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False},
+        **scaling,
     )
-    app = deployment.bind(
-        cfg.run,
-        cache_dir=cfg.cache_dir,
-        build_id=served.index.build_id,
-        verify=cfg.verify,
-        follow_s=cfg.following_s,
-    )
-    return app, served.build_ids
+    return deployment.bind(cfg, served.index.build_id)
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -191,6 +303,7 @@ def build(args: Mapping[str, Any]) -> Application:
             log.warning("setting ignored key=%s reason=%s", key, "serve run decides it")
     try:
         cfg = load(ServeConfig, args)
-        return application(cfg)[0]
+        cpus = ray.cluster_resources().get("CPU", 0.0) if ray.is_initialized() else 0.0
+        return application(cfg, checked(cfg), replicas=replicas_of(cfg, cpus))
     except RaysysError as error:
         raise click.ClickException(" ".join(str(error).split())) from error

@@ -16,18 +16,19 @@ import uvicorn
 
 from raysys.cluster.connect import connected
 from raysys.cluster.ingress import through_haproxy
-from raysys.cluster.serve_app import ServeConfig, application, followed_app
+from raysys.cluster.serve_app import ServeConfig, app_of, application, checked, replicas_of
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.config import require, require_run
 from raysys.errors import BuildError, ConfigError, find_cause
-from raysys.search.search import Search
-from raysys.store.builds import StageResult, Workspace
+from raysys.store.builds import StageResult
 
 __all__ = ["ServeConfig", "serve"]
 
 log = logging.getLogger(__name__)
 
 _HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # it asks replicas on 127.0.0.1
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_DRAIN_S = 10  # for requests that run when the service is told to stop
 _ANSWERED_S = 60.0  # until a started service answers through what listens
 
 
@@ -52,33 +53,39 @@ def serve(cfg: ServeConfig) -> StageResult:
 
 
 def _serve_here(cfg: ServeConfig) -> dict[str, str]:
-    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
-    search = Search.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
+    served = checked(cfg)
     _require_free_port(cfg)
     require(cfg.route_prefix == "/", "route_prefix", cfg.route_prefix, "/ with local=true")
     settings = uvicorn.Config(
-        followed_app(search, workspace, verify=cfg.verify, follow_s=cfg.following_s),
+        app_of(cfg),
         host=cfg.host,
         port=cfg.port,
         log_level="warning",
         access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S,
     )
     _announce(cfg)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run()
-    return search.build_ids
+    return served.build_ids
 
 
 def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
-    app, build_ids = application(cfg)
+    served = checked(cfg)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # ray.init takes SIGTERM over, so it is claimed again once that is done
     with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg) as joined:
-        _warn_if_too_small(cfg)
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        replicas = replicas_of(cfg, cpus)
+        if replicas * cfg.cpus > cpus:
+            needed = replicas * cfg.cpus
+            log.warning("cluster too small cpus=%g needed=%g: waiting for more", cpus, needed)
         try:
+            app = application(cfg, served, replicas=replicas)
             ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
             if not joined:
                 _wait_until_answered(cfg)
+            log.info("service replicas=%d", replicas)
             _announce(cfg)
             threading.Event().wait()
         except RuntimeError as error:
@@ -87,7 +94,7 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
             raise BuildError(f"the service did not start: {reason}") from error
         except KeyboardInterrupt:
             log.info("service stopping")
-    return build_ids
+    return served.build_ids
 
 
 @contextmanager
@@ -115,12 +122,6 @@ def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
             ray_serve.delete(cfg.name)
         else:
             ray_serve.shutdown()
-
-
-def _warn_if_too_small(cfg: ServeConfig) -> None:
-    needed, there = cfg.replicas * cfg.cpus, ray.cluster_resources().get("CPU", 0.0)
-    if needed > there:
-        log.warning("cluster too small cpus=%g needed=%g: waiting for more nodes", there, needed)
 
 
 def _require_free_port(cfg: ServeConfig) -> None:
@@ -151,6 +152,8 @@ def _wait_until_answered(cfg: ServeConfig) -> None:
 
 
 def _announce(cfg: ServeConfig) -> None:
+    if cfg.keys is None and cfg.host not in _LOOPBACK:
+        log.warning("service open to whoever reaches host=%s: set keys=FILE", cfg.host)
     log.info("service ready url=%s/v1/recommend", _url(cfg))
 
 

@@ -17,99 +17,35 @@ or too large (`limits.py`), 503 when the service is too busy (try again), 500 fo
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
-from raysys.errors import DataError, SearchError, UnknownItemError
-from raysys.http.limits import REQUEST_ID, Limits
-from raysys.http.wire import (
-    CONDITIONS,
-    ErrorBody,
-    Followed,
-    Health,
-    SimilarItems,
-    Status,
-    VectorHits,
-    VectorRequest,
-)
-from raysys.scoring.rankings import MAX_GAMMA, Ranking
-from raysys.search.query import Answer, RecommendQuery, UnknownUserError, conditions
+from raysys.errors import DataError, RaysysError, SearchError
+from raysys.http.access import REQUEST_ID, Access
+from raysys.http.admin import Control, Everyone, Order, add_admin
+from raysys.http.follow import Following
+from raysys.http.items import add_items
+from raysys.http.limits import Limits, RefusedError
+from raysys.http.lists import add_lists, kind_of
+from raysys.http.service import Service, ServiceOptions
+from raysys.http.wire import CONDITIONS, ErrorBody
+from raysys.store.builds import Workspace
 
 if TYPE_CHECKING:  # keeps the search out of this module
     from raysys.search.search import Search
 
 log = logging.getLogger(__name__)
-A = TypeVar("A")
 
 _NAMED = 20  # rejected fields of an answer
-_SHORT = 100  # items of a list or a profile whose answer takes about a millisecond
-
-
-@dataclasses.dataclass(frozen=True)
-class ServiceOptions:
-    """How a service answers.
-
-    Attributes:
-        k_limit: longest list that is answered; the size of the catalogue where that is more.
-        gamma_limit: largest weight of a ranking.
-        request_ids: answers carry `X-Request-ID`; False under Serve, which puts it there.
-    """
-
-    k_limit: int = 1_000
-    gamma_limit: float = MAX_GAMMA
-    request_ids: bool = True
-
-
-class Holder:
-    """The search that is served; another may take its place while requests run.
-
-    A request asks once, so it is answered by one search from start to end.
-    """
-
-    def __init__(self, search: Search) -> None:
-        self._search = search
-        self._exchange = threading.Lock()
-
-    def __call__(self) -> Search:
-        """Return what is served now."""
-        return self._search
-
-    def exchange(self, search: Search) -> Search:
-        """Serve another search; return the one before, which running requests may still use."""
-        with self._exchange:  # else two at once may both return the same search
-            before, self._search = self._search, search
-        return before
-
-
-class _Counts:
-    """Requests by outcome, safe to add to from several threads."""
-
-    def __init__(self) -> None:
-        self._counter: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def add(self, outcome: str) -> None:
-        with self._lock:
-            self._counter[outcome] += 1
-
-    def snapshot(self) -> dict[str, int]:
-        with self._lock:
-            return dict(sorted(self._counter.items()))
 
 
 class _IdConvertor(PathConvertor):
@@ -122,111 +58,54 @@ def create_app(
     current: Callable[[], Search],
     options: ServiceOptions | None = None,
     *,
-    following: Callable[[], Followed] | None = None,
+    following: Following | None = None,
+    workspace: Workspace | None = None,
+    name: str = "local",
+    everyone: Everyone | None = None,
 ) -> FastAPI:
     """Return the HTTP service over what `current` returns, which every request asks once.
 
-    `following` tells how what is served follows its run.
+    Args:
+        current: what is served.
+        options: how it answers.
+        following: the way to newer builds of `workspace`; None: one index is served for good.
+        workspace: the run that is followed.
+        name: of this replica.
+        everyone: has an order carried out by all replicas; None: this is the only one.
+
+    The app's state has the replica's `control`.
     """
     options = options or ServiceOptions()
-    started = time.monotonic()
-    counts = _Counts()
+    service = Service(
+        current, options, following.state if following is not None else None, name=name
+    )
+    control = Control(service, following)
+
+    async def alone(order: Order) -> list[Any]:
+        return [await run_in_threadpool(control.obey, order)]
+
     errors: dict[int | str, dict[str, Any]] = {
-        code: {"model": ErrorBody} for code in (404, 405, 408, 413, 422, 500, 503)
+        code: {"model": ErrorBody} for code in (401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
     }
     register_url_convertor("id", _IdConvertor())
     app = FastAPI(title="raysys", version="1", responses=errors)
-    _handle_errors(app, counts, options)
-    app.add_middleware(Limits, counted=counts.add, named=options.request_ids)
-    _add_lists(app, current, counts, options)
-
-    @app.get("/v1/health")
-    async def health() -> Health:
-        """Tell that the service is up."""
-        return Health(build_id=current().build_id)
-
-    @app.get("/v1/status")
-    async def status() -> Status:
-        """Say what is served and how much was asked of this replica."""
-        search = current()
-        return Status(
-            build_ids=search.build_ids,
-            facts=search.facts,
-            rankings=list(search.rankings),
-            n_items=search.n_items,
-            n_users=search.n_users,
-            uptime_s=round(time.monotonic() - started, 3),
-            counts=counts.snapshot(),
-            following=following() if following is not None else None,
-        )
-
+    app.state.control = control
+    _handle_errors(app, service)
+    add_admin(app, service, everyone or alone, workspace)
+    add_lists(app, service)
+    add_items(app, service)
+    app.add_middleware(Limits, counted=service.counts.add)
+    app.add_middleware(
+        Access,
+        metrics=service.metrics,
+        counted=service.counts.add,
+        keys=options.keys,
+        logs=options.logs,
+        max_ongoing=options.max_ongoing,
+        named=options.request_ids,
+    )
     app.openapi = functools.partial(_schema, app)  # type: ignore[method-assign]
     return app
-
-
-def _add_lists(
-    app: FastAPI, current: Callable[[], Search], counts: _Counts, options: ServiceOptions
-) -> None:
-    """Add the routes that answer with lists."""
-
-    def asked(k: int) -> Search:
-        search = current()
-        limit = max(options.k_limit, search.n_items)
-        if k > limit:
-            raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
-        return search
-
-    @app.post("/v1/recommend")
-    async def recommend(body: RecommendQuery) -> Answer:
-        """Recommend items to a stored user or for a posted profile."""
-        _check_weight(body, options.gamma_limit)
-        search = asked(body.k)
-        answer = await _answered(
-            search.size_of(body), body.allow or body.deny, search.recommend, body
-        )
-        counts.add("recommend")
-        return answer
-
-    @app.get("/v1/items/{item_id:id}/similar")
-    async def similar(
-        item_id: str,
-        k: Annotated[int, Query(ge=1)] = 20,
-        allow: str | None = None,
-        deny: str | None = None,
-    ) -> SimilarItems:
-        """List the items whose vectors have the highest cosine with that of `item_id`.
-
-        `allow` and `deny` are conditions on attributes as JSON, as in /v1/recommend.
-        """
-        search = asked(k)
-        masks: dict[str, Any] = {
-            "allow": _parsed(allow, "allow"),
-            "deny": _parsed(deny, "deny"),
-        }
-        items = await _answered(
-            max(k, search.size_of_scan),
-            allow or deny,
-            functools.partial(search.similar, top_k=k, **masks),
-            item_id,
-        )
-        counts.add("similar")
-        return SimilarItems(search.build_id, item_id, items)
-
-    # A plain function runs in a thread.
-    @app.post("/v1/search")
-    def nearest(body: VectorRequest) -> VectorHits:
-        """List the items nearest to vectors in the space of the indexed ones."""
-        search = asked(body.k)
-        if len({len(vector) for vector in body.vectors}) > 1:
-            raise SearchError("vectors must have one length")
-        lists = search.nearest(
-            np.array(body.vectors, dtype=np.float32),
-            top_k=body.k,
-            allow=conditions(body.allow),
-            deny=conditions(body.deny),
-        )
-        counts.add("search")
-        return VectorHits(search.build_id, lists)
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:
@@ -242,58 +121,16 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-async def _answered(size: int, conditions: object, answer: Callable[..., A], *asked: Any) -> A:
-    """Return an answer, made here if it is short and in a thread if not.
-
-    A thread's hand-over takes as long as a short answer. A long one there never delays the health
-    check; masks of conditions go over all items.
-
-    Args:
-        size: of what the answer goes over.
-        conditions: on attributes; nothing where there are none.
-        answer: called with what is asked.
-        asked: its arguments.
-    """
-    if size <= _SHORT and not conditions:
-        return answer(*asked)
-    return await run_in_threadpool(answer, *asked)
-
-
-def _check_weight(body: RecommendQuery, limit: float) -> None:
-    """Refuse a weight above the limit as a field that is out of range."""
-    weights = {"gamma": body.gamma}
-    if body.ranking is not None:
-        weights["ranking"] = Ranking.parse(body.ranking).weight
-    reason = f"Input should be less than or equal to {limit:g}"
-    errors = [
-        {"loc": ("body", name), "msg": reason if name == "gamma" else f"weight: {reason}"}
-        for name, weight in weights.items()
-        if weight > limit
-    ]
-    if errors:
-        raise RequestValidationError(errors)
-
-
-def _parsed(text: str | None, name: str) -> dict[str, Any] | None:
-    """Return the conditions of a query parameter."""
-    if text is None:
-        return None
-    try:
-        return conditions(CONDITIONS.validate_json(text))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise SearchError(f"{name}={text} is no JSON object of conditions: {reason}") from error
-
-
 def _printable(path: tuple[int | str, ...]) -> str:
     """Join a field's path; JSON keys may hold halves of surrogate pairs, answers may not."""
     return ".".join(str(part) for part in path).encode(errors="replace").decode()
 
 
-def _handle_errors(app: FastAPI, counts: _Counts, options: ServiceOptions) -> None:
+def _handle_errors(app: FastAPI, service: Service) -> None:
     """Give every error the one body."""
+    counts, options = service.counts, service.options
 
-    def reply(
+    def refused(
         status: int,
         kind: str,
         message: str,
@@ -311,26 +148,24 @@ def _handle_errors(app: FastAPI, counts: _Counts, options: ServiceOptions) -> No
             for entry in error.errors()[:_NAMED]
         ]
         message = "; ".join(f"{entry['field']}: {entry['message']}" for entry in details[:5])
-        return reply(422, "invalid_request", message, details)
-
-    @app.exception_handler(UnknownUserError)
-    async def unknown_user(_: Request, error: UnknownUserError) -> JSONResponse:
-        return reply(404, "unknown_user", str(error))
-
-    @app.exception_handler(UnknownItemError)
-    async def unknown_item(_: Request, error: UnknownItemError) -> JSONResponse:
-        return reply(404, "unknown_item", str(error))
+        return refused(422, "invalid_request", message, details)
 
     @app.exception_handler(DataError)
     @app.exception_handler(SearchError)
-    async def bad_query(_: Request, error: Exception) -> JSONResponse:
-        return reply(422, "bad_query", str(error))
+    async def bad_query(_: Request, error: RaysysError) -> JSONResponse:
+        known = kind_of(error)
+        assert known is not None
+        return refused(*known, str(error))
+
+    @app.exception_handler(RefusedError)
+    async def not_now(_: Request, error: RefusedError) -> JSONResponse:
+        return refused(error.status, error.kind, str(error), headers=error.headers)
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # what the schema calls valid JSON is no text at all
-            return reply(422, "invalid_request", f"body: {error.detail}")
-        return reply(error.status_code, "http", str(error.detail), headers=error.headers)
+            return refused(422, "invalid_request", f"body: {error.detail}")
+        return refused(error.status_code, "http", str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
@@ -338,4 +173,4 @@ def _handle_errors(app: FastAPI, counts: _Counts, options: ServiceOptions) -> No
         log.error("request failed path=%s id=%s", request.url.path, request_id, exc_info=error)
         message = "the service failed to answer; its log has the details"
         headers = {REQUEST_ID: request_id} if options.request_ids else None
-        return reply(500, "internal", message, headers=headers)
+        return refused(500, "internal", message, headers=headers)

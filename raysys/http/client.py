@@ -1,66 +1,60 @@
-"""A small typed client of the HTTP service.
+"""A small typed client of the HTTP service, synchronous and asynchronous.
 
 with Client("http://127.0.0.1:8000") as client:
     answer = client.recommend(user_id="42", k=10)
     print([item.title for item in answer.items])
+
+async with AsyncClient("http://127.0.0.1:8000", key=KEY) as client:
+    answer = await client.recommend(user_id="42", k=10)
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from raysys.errors import RaysysError
+from raysys.http import calls
+from raysys.http.calls import Call, Given, ServiceError
+from raysys.http.calls import checked as checked
+from raysys.http.retries import Asking
 from raysys.http.wire import (
-    ErrorBody,
+    BatchAnswer,
+    FoundItems,
     Health,
+    ItemDetailsList,
+    ItemList,
+    Replicas,
+    Scenarios,
     SimilarItems,
     Status,
     VectorHits,
-    VectorRequest,
 )
 from raysys.search.query import Answer, RecommendQuery
 
 if TYPE_CHECKING:  # keeps the search out of the client
     from raysys.search.search import Search
 
+__all__ = ["AsyncClient", "Client", "ServiceError", "checked"]
+
 T = TypeVar("T")
-Body = TypeVar("Body", bound=BaseModel)
-
-_FIRST_PAUSE_S = 0.1
-_ANSWERS: dict[Any, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Answer, SimilarItems, VectorHits, Health, Status)
-}
-
-
-class ServiceError(RaysysError):
-    """The service refused a request or could not be reached.
-
-    Attributes:
-        status: HTTP status, 0 when no answer came.
-        type: the error's type as the service names it, e.g. `unknown_user`.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, type: str = "unreachable") -> None:
-        super().__init__(message)
-        self.status = status
-        self.type = type
 
 
 class Client:
-    """Asks one service. Every call only reads, so all are retried where no replica answered.
+    """Asks one service.
+
+    What only reads is asked again where no replica answered, a connection was lost, or the service
+    is too busy.
 
     Args:
         base_url: where the service listens.
+        key: of the service, where it has keys.
         timeout_s: for one attempt.
-        retries: further attempts after the first; the pause starts at 0.1 s and doubles.
+        retries: further attempts after the first.
         transport: replaces the network, e.g. `httpx.MockTransport`.
     """
 
@@ -68,12 +62,18 @@ class Client:
         self,
         base_url: str,
         *,
+        key: str | None = None,
         timeout_s: float = 10.0,
         retries: int = 3,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
-        self._retries = retries
+        self._asking = Asking(base_url, key, retries)
+        self._http = httpx.Client(
+            base_url=base_url,
+            timeout=timeout_s,
+            transport=transport,
+            headers=self._asking.headers,
+        )
 
     @classmethod
     def local(cls, search: Search) -> Client:
@@ -84,6 +84,18 @@ class Client:
         from raysys.http.local import InProcess  # a server, which most clients do not need
 
         return cls("http://local", transport=InProcess(search))
+
+    @classmethod
+    def open(cls, run: str, *, cache_dir: str | None = None, verify: bool = True) -> Client:
+        """Return a client that the current index of a run answers, opened in this process.
+
+        Raises:
+            BuildError: there is none, or a build is damaged or mixed.
+        """
+        from raysys.search.search import Search
+        from raysys.store.builds import Workspace
+
+        return cls.local(Search.open(Workspace(run, cache_dir=cache_dir), verify=verify))
 
     def recommend(self, query: RecommendQuery | None = None, /, **fields: Any) -> Answer:
         """Recommend items to a stored user or for a profile.
@@ -96,43 +108,76 @@ class Client:
             ServiceError: 404 for an unknown user, 422 for anything a caller should change (also
                 what breaks the wire format and was not sent), 0 when no answer came.
         """
-        query = query or checked(RecommendQuery, fields)
-        return self._call("POST", "/v1/recommend", Answer, json=_sent(query))
+        return self._do(calls.recommend(query, fields))
+
+    def recommend_all(self, queries: Sequence[RecommendQuery | Mapping[str, Any]]) -> BatchAnswer:
+        """Answer up to 256 queries at once; each has an answer, or an error of its own."""
+        return self._do(calls.batch(queries))
 
     def similar(
-        self,
-        item_id: str,
-        *,
-        k: int = 20,
-        allow: Mapping[str, Any] | None = None,
-        deny: Mapping[str, Any] | None = None,
+        self, item_id: str, *, k: int = 20, allow: Given = None, deny: Given = None
     ) -> SimilarItems:
         """List the `k` items most similar to `item_id`; ServiceError 404 when it is unknown."""
-        path = f"/v1/items/{_in_path(item_id)}/similar"
-        given = {"allow": allow, "deny": deny}
-        masks = {name: json.dumps(dict(each)) for name, each in given.items() if each}
-        return self._call("GET", path, SimilarItems, params={"k": k, **masks})
+        return self._do(calls.similar(item_id, k, allow, deny))
+
+    def similar_to(
+        self, items: Sequence[str], *, k: int = 20, allow: Given = None, deny: Given = None
+    ) -> ItemList:
+        """List the `k` items most similar to several together."""
+        return self._do(calls.similar_to(items, k, allow, deny))
 
     def search(
         self,
         vectors: Sequence[Sequence[float]],
         *,
         k: int = 20,
-        allow: Mapping[str, Any] | None = None,
-        deny: Mapping[str, Any] | None = None,
+        allow: Given = None,
+        deny: Given = None,
     ) -> VectorHits:
         """List the `k` items nearest to every vector in the space of the indexed ones."""
-        values = {"vectors": vectors, "k": k, "allow": allow, "deny": deny}
-        body = _sent(checked(VectorRequest, values))
-        return self._call("POST", "/v1/search", VectorHits, json=body)
+        return self._do(calls.search(vectors, k, allow, deny))
+
+    def popular(self, *, k: int = 20, allow: Given = None, deny: Given = None) -> ItemList:
+        """List what is expected of a user of whom nothing is known."""
+        return self._do(calls.nobody("popular", k, allow, deny))
+
+    def recent(self, *, k: int = 20, allow: Given = None, deny: Given = None) -> ItemList:
+        """List the newest items."""
+        return self._do(calls.nobody("recent", k, allow, deny))
+
+    def titles(
+        self, title: str, *, k: int = 20, allow: Given = None, deny: Given = None
+    ) -> FoundItems:
+        """Find items whose titles hold every word of `title`."""
+        return self._do(calls.titles(title, k, allow, deny))
+
+    def items(self, item_ids: Sequence[str]) -> ItemDetailsList:
+        """Return titles and attributes of items."""
+        return self._do(calls.items(item_ids))
+
+    def scenarios(self) -> Scenarios:
+        """Return the presets of the service."""
+        return self._do(calls.scenarios())
 
     def health(self) -> Health:
         """Return the service's health; ServiceError when it is not up."""
-        return self._call("GET", "/v1/health", Health)
+        return self._do(calls.health())
 
     def status(self) -> Status:
         """Return what one replica serves."""
-        return self._call("GET", "/v1/status", Status)
+        return self._do(calls.status())
+
+    def replicas(self) -> Replicas:
+        """Return what every replica serves; needs an admin key."""
+        return self._do(calls.replicas())
+
+    def reload(self) -> Replicas:
+        """Have every replica look for newer builds now; needs an admin key."""
+        return self._do(calls.reload())
+
+    def rollback(self, build_id: str | None = None) -> Replicas:
+        """Have the index of before served, or the one given; needs an admin key."""
+        return self._do(calls.rollback(build_id))
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,83 +194,151 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, answer: type[T], **content: Any) -> T:
-        response = self._send(method, path, **content)
-        if response.status_code != httpx.codes.OK:
-            raise _refused(response)
-        try:
-            value: T = _ANSWERS[answer].validate_json(response.content)
-        except ValidationError as error:
-            text = f"{method} {response.url} answered in an unknown format: {error.errors()[:1]}"
-            raise ServiceError(text, status=response.status_code, type="format") from error
-        return value
-
-    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        pause_s = _FIRST_PAUSE_S
-        for left in range(self._retries, -1, -1):
+    def _do(self, call: Call[T]) -> T:
+        attempt = 0
+        while True:
+            got: httpx.Response | httpx.HTTPError
             try:
-                response = self._http.request(method, path, **content)
-            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
-                if not left:
-                    where = f"{method} {self._http.base_url.join(path)}"
-                    raise ServiceError(f"{where}: no answer: {error}") from error
+                got = self._http.request(call.method, call.path, **call.content)
             except httpx.HTTPError as error:
-                where = f"{method} {self._http.base_url.join(path)}"
-                raise ServiceError(f"{where}: {type(error).__name__}: {error}") from error
-            else:
-                if not left or not _passing(response):
-                    return response
+                got = error
+            pause_s = self._asking.pause_s(call, attempt, got)
+            if pause_s is None:
+                assert isinstance(got, httpx.Response)
+                return call.read(got)
             time.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+            attempt += 1
 
 
-def _passing(response: httpx.Response) -> bool:
-    """Tell whether another try may be answered: it is busy, or no replica was there to answer."""
-    if response.status_code in (502, 503, 504):
-        return True
-    is_json = response.headers.get("content-type", "").startswith("application/json")
-    return response.status_code == httpx.codes.INTERNAL_SERVER_ERROR and not is_json
+class AsyncClient:
+    """The same as `Client` for event loops; see there.
 
-
-def checked(body: type[Body], values: Mapping[str, Any]) -> Body:
-    """Return a request.
-
-    Raises:
-        ServiceError: it breaks the wire format.
+    Args:
+        base_url: where the service listens.
+        key: of the service, where it has keys.
+        timeout_s: for one attempt.
+        retries: further attempts after the first.
+        transport: replaces the network.
     """
-    try:
-        return body.model_validate(values)
-    except ValidationError as error:
-        fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
-        text = "; ".join(f"{name}: {reason}" for name, reason in fields)
-        raise ServiceError(text, status=422, type="invalid_request") from error
 
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None = None,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._asking = Asking(base_url, key, retries)
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=timeout_s,
+            transport=transport,
+            headers=self._asking.headers,
+        )
 
-def _sent(body: BaseModel) -> dict[str, Any]:
-    """Return a request as JSON values."""
-    content: dict[str, Any] = body.model_dump(mode="json", exclude_none=True)
-    return content
+    async def recommend(self, query: RecommendQuery | None = None, /, **fields: Any) -> Answer:
+        """Recommend items; see `Client.recommend`."""
+        return await self._do(calls.recommend(query, fields))
 
+    async def recommend_all(
+        self, queries: Sequence[RecommendQuery | Mapping[str, Any]]
+    ) -> BatchAnswer:
+        """Answer up to 256 queries at once."""
+        return await self._do(calls.batch(queries))
 
-def _in_path(item_id: str) -> str:
-    """Return an id as one segment of a path.
+    async def similar(
+        self, item_id: str, *, k: int = 20, allow: Given = None, deny: Given = None
+    ) -> SimilarItems:
+        """List the `k` items most similar to `item_id`."""
+        return await self._do(calls.similar(item_id, k, allow, deny))
 
-    Raises:
-        ServiceError: it is not valid Unicode.
-    """
-    try:
-        quoted = quote(item_id, safe="")
-    except UnicodeEncodeError as error:
-        text = f"item_id={item_id!r} is not valid Unicode"
-        raise ServiceError(text, status=422, type="invalid_request") from error
-    return quoted.replace(".", "%2E") if item_id in (".", "..") else quoted  # else resolved
+    async def similar_to(
+        self, items: Sequence[str], *, k: int = 20, allow: Given = None, deny: Given = None
+    ) -> ItemList:
+        """List the `k` items most similar to several together."""
+        return await self._do(calls.similar_to(items, k, allow, deny))
 
+    async def search(
+        self,
+        vectors: Sequence[Sequence[float]],
+        *,
+        k: int = 20,
+        allow: Given = None,
+        deny: Given = None,
+    ) -> VectorHits:
+        """List the `k` items nearest to every vector."""
+        return await self._do(calls.search(vectors, k, allow, deny))
 
-def _refused(response: httpx.Response) -> ServiceError:
-    try:
-        error = ErrorBody.model_validate_json(response.content).error
-    except ValidationError:
-        text = f"status {response.status_code}: {response.text[:200]}"
-        return ServiceError(text, status=response.status_code, type="http")
-    return ServiceError(error.message, status=response.status_code, type=error.type)
+    async def popular(self, *, k: int = 20, allow: Given = None, deny: Given = None) -> ItemList:
+        """List what is expected of a user of whom nothing is known."""
+        return await self._do(calls.nobody("popular", k, allow, deny))
+
+    async def recent(self, *, k: int = 20, allow: Given = None, deny: Given = None) -> ItemList:
+        """List the newest items."""
+        return await self._do(calls.nobody("recent", k, allow, deny))
+
+    async def titles(
+        self, title: str, *, k: int = 20, allow: Given = None, deny: Given = None
+    ) -> FoundItems:
+        """Find items by title."""
+        return await self._do(calls.titles(title, k, allow, deny))
+
+    async def items(self, item_ids: Sequence[str]) -> ItemDetailsList:
+        """Return titles and attributes of items."""
+        return await self._do(calls.items(item_ids))
+
+    async def scenarios(self) -> Scenarios:
+        """Return the presets of the service."""
+        return await self._do(calls.scenarios())
+
+    async def health(self) -> Health:
+        """Return the service's health."""
+        return await self._do(calls.health())
+
+    async def status(self) -> Status:
+        """Return what one replica serves."""
+        return await self._do(calls.status())
+
+    async def replicas(self) -> Replicas:
+        """Return what every replica serves."""
+        return await self._do(calls.replicas())
+
+    async def reload(self) -> Replicas:
+        """Have every replica look for newer builds now."""
+        return await self._do(calls.reload())
+
+    async def rollback(self, build_id: str | None = None) -> Replicas:
+        """Have the index of before served, or the one given."""
+        return await self._do(calls.rollback(build_id))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _do(self, call: Call[T]) -> T:
+        attempt = 0
+        while True:
+            got: httpx.Response | httpx.HTTPError
+            try:
+                got = await self._http.request(call.method, call.path, **call.content)
+            except httpx.HTTPError as error:
+                got = error
+            pause_s = self._asking.pause_s(call, attempt, got)
+            if pause_s is None:
+                assert isinstance(got, httpx.Response)
+                return call.read(got)
+            await asyncio.sleep(pause_s)
+            attempt += 1

@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 from raysys.errors import BuildError, RaysysError, SearchError
-from raysys.http.app import Holder
+from raysys.http.service import Holder
 from raysys.http.wire import Followed
 from raysys.search.changes import KIND
 from raysys.search.query import Hit, RecommendQuery
@@ -51,6 +51,7 @@ class Following:
     ) -> None:
         self._holder, self._workspace, self._verify = holder, workspace, verify
         self._every_s = every_s
+        self._looking = threading.Lock()
         self._done: object = None  # the set that was looked at to the end
         self._refused: object = None  # the set that was refused
         self._pause = self._left_out = 0  # looks without another try at it
@@ -66,8 +67,19 @@ class Following:
         """Look from time to time in a thread of its own, until the process ends."""
         threading.Thread(target=self._run, name="raysys-follow", daemon=True).start()
 
-    def look(self) -> bool:
-        """Take one look; return whether something else is served now."""
+    def look(self, *, anew: bool = False) -> bool:
+        """Take one look; return whether something else is served now.
+
+        `anew` tries again at once what was refused before.
+        """
+        with self._looking:  # an order may come while the thread looks
+            if anew:
+                self._refused = None
+            return self._look()
+
+    # -- internals -------------------------------------------------------------------------
+
+    def _look(self) -> bool:
         current: object = None
         try:
             current = self._current()
@@ -91,8 +103,6 @@ class Following:
         self._done, self._refused, self._pause = current, None, 0
         self._told(None)
         return exchanged
-
-    # -- internals -------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:

@@ -11,7 +11,8 @@ import httpx
 from fastapi import Request, Response
 
 from raysys.errors import RaysysError
-from raysys.http.app import Holder, ServiceOptions, create_app
+from raysys.http.app import create_app
+from raysys.http.service import Holder, ServiceOptions
 
 if TYPE_CHECKING:
     from raysys.search.search import Search

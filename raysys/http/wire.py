@@ -3,76 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import metadata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
 
-from raysys.search.query import Condition, SimilarItem, Wire
+from raysys.search.query import (
+    Answer,
+    Condition,
+    FoundItem,
+    Id,
+    ItemDetails,
+    RankingText,
+    RecommendQuery,
+    SimilarItem,
+    Wire,
+)
 
+VERSION = metadata.version("raysys")
 MAX_VECTORS = 1_000
+MAX_QUERIES = 256  # of a batch
+MAX_ITEMS = 1_000  # that are described, or that others are to be like
 CONDITIONS = TypeAdapter(dict[str, Condition])
 
-
 _Vector = Annotated[list[FiniteFloat], Field(min_length=1, fail_fast=True)]
+_Length = Annotated[int, Field(ge=1, description="length of the list")]
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-@dataclasses.dataclass(frozen=True)
-class SimilarItems:
-    """Answer of GET /v1/items/{item_id}/similar; the score is a cosine."""
-
-    build_id: str
-    item_id: str
-    items: list[SimilarItem]
-
-
-class VectorRequest(Wire):
-    """Body of POST /v1/search: vectors in the space of the indexed ones."""
-
-    vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS, fail_fast=True)]
-    k: int = Field(20, ge=1, description="length of every list")
-    allow: dict[str, Condition] | None = None
-    deny: dict[str, Condition] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class VectorHits:
-    """Answer of POST /v1/search: one list per vector; the score is a cosine."""
-
-    build_id: str
-    lists: list[list[SimilarItem]]
-
-
-class Health(_Answer):
-    """Answer of GET /v1/health: the service has loaded its builds and answers."""
-
-    status: Literal["ok"] = "ok"
-    build_id: str
-
-
-class Followed(_Answer):
-    """How a replica follows its run."""
-
-    every_s: float = Field(description="seconds between looks for newer builds")
-    swaps: int = Field(description="newer builds that were taken since the start")
-    served_since: int = Field(description="UTC seconds at which the present builds were taken")
-    refused: str | None = Field(None, description="why something newer is not served")
-
-
-class Status(_Answer):
-    """Answer of GET /v1/status, of the one replica that was asked."""
-
-    build_ids: dict[str, str]
-    facts: dict[str, Any]
-    rankings: list[str]
-    n_items: int
-    n_users: int
-    uptime_s: float
-    counts: dict[str, int] = Field(description="requests since the start, by outcome")
-    following: Followed | None = Field(None, description="null: one index is served for good")
 
 
 class ErrorDetail(_Answer):
@@ -94,3 +53,182 @@ class ErrorBody(_Answer):
     """The body of every answer that is not 200."""
 
     error: ErrorInfo
+
+
+class BatchRequest(Wire):
+    """Body of POST /v1/recommend/batch: queries that are answered each for itself."""
+
+    queries: Annotated[
+        list[RecommendQuery], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)
+    ]
+
+
+class SimilarRequest(Wire):
+    """Body of POST /v1/similar: items of the catalogue that others are to be like together."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+    k: _Length = 20
+    allow: dict[str, Condition] | None = None
+    deny: dict[str, Condition] | None = None
+
+
+class ItemsRequest(Wire):
+    """Body of POST /v1/items: items to be described."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+
+
+class VectorRequest(Wire):
+    """Body of POST /v1/search: vectors in the space of the indexed ones."""
+
+    vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS, fail_fast=True)]
+    k: int = Field(20, ge=1, description="length of every list")
+    allow: dict[str, Condition] | None = None
+    deny: dict[str, Condition] | None = None
+
+
+class Scenario(Wire):
+    """A preset: what a query that names it has where it says nothing itself.
+
+    Its conditions hold beside those of the query; of one attribute the preset's hold.
+    """
+
+    k: int | None = Field(None, ge=1)
+    ranking: RankingText | None = None
+    gamma: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    exclude_seen: bool | None = None
+    levels: bool | None = None
+    explain: bool | None = None
+    fallback: bool | None = None
+    allow: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
+    deny: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
+
+    def filled(self, query: RecommendQuery) -> RecommendQuery:
+        """Return a query with what it does not say itself."""
+        given: dict[str, Any] = {
+            name: value
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None and name not in query.model_fields_set
+        }
+        for name in ("allow", "deny"):
+            own, asked = getattr(self, name), getattr(query, name)
+            if own and asked:
+                given[name] = {**asked, **own}
+        return query.model_copy(update=given)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchEntry:
+    """One answer of a batch, or what is wrong with its query."""
+
+    answer: Answer | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchAnswer:
+    """Answer of POST /v1/recommend/batch, in the order of the queries."""
+
+    answers: list[BatchEntry]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Builds:
+    build_id: str
+    changes_id: str | None = dataclasses.field(default=None, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemList(_Builds):
+    """Items, best first; the score is what the route says."""
+
+    items: list[SimilarItem]
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarItems(_Builds):
+    """Answer of GET /v1/items/{item_id}/similar; the score is a cosine."""
+
+    item_id: str
+    items: list[SimilarItem]
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorHits(_Builds):
+    """Answer of POST /v1/search: one list per vector; the score is a cosine."""
+
+    lists: list[list[SimilarItem]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundItems(_Builds):
+    """Answer of GET /v1/items?title=: items by their title."""
+
+    items: list[FoundItem]
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemDetailsList(_Builds):
+    """Answer of POST /v1/items, in the order of the request."""
+
+    items: list[ItemDetails]
+    unknown_items: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenarios:
+    """Answer of GET /v1/scenarios."""
+
+    scenarios: dict[str, Scenario]
+
+
+class Health(_Answer):
+    """Answer of GET /v1/health: the service has loaded its builds and answers."""
+
+    status: Literal["ok"] = "ok"
+    build_id: str
+    version: str = VERSION
+
+
+class Followed(_Answer):
+    """How a replica follows its run."""
+
+    every_s: float = Field(description="seconds between looks for newer builds")
+    swaps: int = Field(description="newer builds that were taken since the start")
+    served_since: int = Field(description="UTC seconds at which the present builds were taken")
+    refused: str | None = Field(None, description="why something newer is not served")
+
+
+class Replica(_Answer):
+    """What one replica serves, and how it follows."""
+
+    replica: str
+    build_ids: dict[str, str]
+    uptime_s: float
+    following: Followed | None = None
+
+
+class Replicas(_Answer):
+    """Answer of the routes of /v1/admin/: what every replica serves now."""
+
+    replicas: list[Replica]
+
+
+class RollbackRequest(Wire):
+    """Body of POST /v1/admin/rollback."""
+
+    build_id: str | None = Field(None, description="of an index that was served before")
+
+
+class Status(_Answer):
+    """Answer of GET /v1/status, of the one replica that was asked."""
+
+    build_ids: dict[str, str]
+    facts: dict[str, Any]
+    rankings: list[str]
+    n_items: int
+    n_users: int
+    uptime_s: float
+    version: str = VERSION
+    counts: dict[str, int] = Field(description="requests since the start, by outcome")
+    following: Followed | None = Field(None, description="null: one index is served for good")

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats, unit_rows
 from raysys.data.attributes import joined
-from raysys.errors import SearchError, UnknownItemError
+from raysys.errors import BuildError, SearchError, UnknownItemError
 from raysys.index.kernels import products
 from raysys.index.layout import Nums
 from raysys.index.request import SearchRequest
@@ -154,14 +155,24 @@ class Changes:
 
 
 def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
-    """Return the current `changes` build if it was made for these embeddings."""
+    """Return the newest `changes` build that was made for these embeddings.
+
+    It is the current one, or where an index of before is served again one that was so before.
+    """
     if not workspace.has(KIND):
         return None
-    build = workspace.current(KIND)
-    if build.made_from(embeddings):
-        return build
-    if ChangesFacts.of(build).any:
-        log.warning("changes ignored build_id=%s reason=made for other embeddings", build.build_id)
+    current = workspace.current(KIND)
+    if current.made_from(embeddings):
+        return current
+    for build_id in workspace.before(KIND):
+        with suppress(BuildError):  # deleted since
+            build = workspace.open(KIND, build_id)
+            if build.made_from(embeddings):
+                return build
+    if ChangesFacts.of(current).any:
+        log.warning(
+            "changes ignored build_id=%s reason=made for other embeddings", current.build_id
+        )
     return None
 
 

@@ -18,7 +18,7 @@ import difflib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,14 @@ class Attributes:
         """The attributes by name."""
         return list(self._items.column_names)
 
-    def row(self, num: int) -> dict[str, Any]:
-        """Return the values of one item as JSON knows them, without its id and title."""
+    def rows(self, nums: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the values of some items as JSON knows them, without their ids and titles."""
         names = [name for name in self.names if name not in _NAMES]
-        [values] = self._items.select(names).slice(num, 1).to_pylist()
-        found: dict[str, Any] = to_jsonable_python(
-            values, bytes_mode="base64", inf_nan_mode="null", fallback=str
-        )
-        return found
+        values = self._items.select(names).take(pa.array(nums, pa.int64())).to_pylist()
+        return [
+            to_jsonable_python(row, bytes_mode="base64", inf_nan_mode="null", fallback=str)
+            for row in values
+        ]
 
     def mask(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
         """Return which items [N] a list may hold; None: all.

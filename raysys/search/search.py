@@ -373,15 +373,16 @@ class Search:
         ids, titles = self._items.item_ids.of(nums), self._items.titles.of(nums)
         return [FoundItem(str(i), title) for i, title in zip(ids, titles, strict=True)]
 
-    def item(self, item_id: str) -> ItemDetails:
-        """Return what is known of an item.
-
-        Raises:
-            UnknownItemError: the catalogue does not hold it.
-        """
-        num = self._items.num(item_id)
-        row = self._read_attributes().row(num)
-        return ItemDetails(item_id, self._items.titles[num], row)
+    def details(self, item_ids: Sequence[str]) -> tuple[list[ItemDetails], list[str]]:
+        """Return what is known of items, in their order, and the ids that are not known."""
+        given = {item_id: self._items.find(item_id) for item_id in item_ids}
+        known = {item_id: num for item_id, num in given.items() if num is not None}
+        rows = self._read_attributes().rows([*known.values()])
+        found = [
+            ItemDetails(item_id, self._items.titles[num], row)
+            for (item_id, num), row in zip(known.items(), rows, strict=True)
+        ]
+        return found, [item_id for item_id in given if item_id not in known]
 
     def _listable(self, allow: Conditions | None, deny: Conditions | None) -> Mask:
         """Return which items [N] a list may hold."""

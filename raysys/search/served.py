@@ -9,6 +9,7 @@ import numpy as np
 from raysys.autoencoder.files import SERVED_FILES
 from raysys.compressor.files import Coded
 from raysys.data.arrays import Floats
+from raysys.errors import BuildError
 from raysys.index.files import SPREAD, IndexFacts
 from raysys.search.changes import current_changes
 from raysys.search.users import UserStore
@@ -87,6 +88,28 @@ class Served:
     def build_ids(self) -> dict[str, str]:
         """{kind: build_id} of all that is served."""
         return {build.kind: build.build_id for build in self.builds}
+
+
+def roll_back(workspace: Workspace, *, build_id: str | None = None) -> Served:
+    """Make the index current that was so before; the changes that belong to it come with it.
+
+    All of it is verified first. The builds that were current stay; `index` makes them so again.
+
+    Args:
+        workspace: the run.
+        build_id: of an index that was current before; None takes the one right before.
+
+    Raises:
+        BuildError: there is none, it was not current before, or it is damaged or mixed.
+    """
+    before = workspace.before("index")
+    if not before:
+        raise BuildError(f"{workspace.run} holds no index that was current before the present one")
+    if build_id is not None and build_id not in before:
+        raise BuildError(f"index {build_id} was not current before: {', '.join(before)} were")
+    served = Served.open(workspace, build_id=build_id or before[0])
+    workspace.go_back(served.index)
+    return served
 
 
 def open_spread(index: Build) -> tuple[Floats | None, float]:

@@ -1,7 +1,8 @@
 """Builds: what a stage writes, hashed, committed in one step and bound to what it was made from.
 
     <run>/<kind>/<build_id>/manifest.json   and the files that it lists
-    <run>/<kind>/current.json               names the current build, replaced by one write
+    <run>/<kind>/current.json               names the current build, and those before it, replaced
+                                            by one write
 
 `build_id` is known before the work (kind, settings, inputs), `content_id` after it (the files too).
 A build is written under a lease of its identity, so two equal jobs do the work once. It is written
@@ -34,6 +35,7 @@ from raysys.store.storage import FileMark, Storage
 log = logging.getLogger(__name__)
 
 CURRENT = "current.json"
+_KEPT = 100  # builds that are named as current before
 
 
 @dataclasses.dataclass
@@ -219,6 +221,24 @@ class Workspace:
         """Tell whether a current build of `kind` exists."""
         return self.storage.read_json(f"{kind}/{CURRENT}") is not None
 
+    def before(self, kind: str) -> list[str]:
+        """Return the ids of the builds that were current before the present one, newest first."""
+        record = self.storage.read_json(f"{kind}/{CURRENT}") or {}
+        return [str(build_id) for build_id in record.get("before", ())]
+
+    def go_back(self, build: Build) -> None:
+        """Make a build current that was so before; those after it are no longer named.
+
+        Raises:
+            BuildError: the storage cannot be written.
+        """
+        ids = self.before(build.kind)
+        left = ids[ids.index(build.build_id) + 1 :] if build.build_id in ids else ids
+        try:
+            self._set_current(build.manifest, left)
+        except OSError as error:
+            raise BuildError(f"cannot write {build.kind} build to {self.run}: {error}") from error
+
     def open(self, kind: str, build_id: str) -> Build:
         """Open one build by its id.
 
@@ -347,14 +367,28 @@ class Workspace:
         log.info("build reused kind=%s build_id=%s", kind, build_id)
         return build
 
-    def _set_current(self, manifest: Manifest) -> None:
-        record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        text = json.dumps(record) + "\n"
+    def _set_current(self, manifest: Manifest, before: Sequence[str] | None = None) -> None:
+        """Name the current build, and those before it; None: the present one joins them."""
         where = f"{manifest.kind}/{CURRENT}"
-        if self.storage.read(where) == text.encode():
+        named = {"build_id": manifest.build_id, "content_id": manifest.content_id}
+        if before is None and named.items() <= self._named(where).items():
             return
         with leased(self.storage, f"{manifest.kind}/current"):
+            ids = before
+            if ids is None:
+                record = self._named(where)
+                present = [record["build_id"]] if "build_id" in record else []
+                ids = [*present, *record.get("before", ())]
+            ids = [build_id for build_id in dict.fromkeys(ids) if build_id != manifest.build_id]
+            text = json.dumps(named | {"before": ids[:_KEPT]}) + "\n"
             self.storage.write_atomic(where, text)
+
+    def _named(self, where: str) -> dict[str, Any]:
+        """Return what a file of the current build says; nothing where it is damaged."""
+        try:
+            return self.storage.read_json(where) or {}
+        except CorruptBuildError:
+            return {}
 
 
 def _sha256(path: Path) -> str:

@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from raysys.errors import CorruptBuildError
-from raysys.http.app import Holder, ServiceOptions, create_app
+from raysys.http.app import create_app
 from raysys.http.client import Client, ServiceError
+from raysys.http.service import Holder, ServiceOptions
+from raysys.http.wire import VERSION
 from raysys.scoring.rankings import NAMES
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
@@ -269,7 +271,8 @@ def test_health_and_status(http, search):
     ask(http, profile=[{"item_id": "42"}])
     ask(http, profile=[{"item_id": "42"}])
     http.get("/nowhere")
-    assert http.get("/v1/health").json() == {"status": "ok", "build_id": search.build_id}
+    expected = {"status": "ok", "build_id": search.build_id, "version": VERSION}
+    assert [http.get(path).json() for path in ("/v1/health", "/livez", "/readyz")] == [expected] * 3
     status = http.get("/v1/status").json()
     assert status["build_ids"] == search.build_ids
     assert status["rankings"] == ["similar"]
@@ -282,15 +285,15 @@ def test_health_and_status(http, search):
 def test_the_schema_documents_every_answer(http):
     schema = http.get("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/recommend",
-        "/v1/search",
-        "/v1/items/{item_id}/similar",
-        "/v1/health",
-        "/v1/status",
+        *("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/search"),
+        *("/v1/items", "/v1/items/{item_id}/similar", "/v1/popular", "/v1/recent"),
+        *("/v1/scenarios", "/v1/health", "/v1/status", "/livez", "/readyz", "/metrics"),
+        *("/v1/admin/replicas", "/v1/admin/reload", "/v1/admin/rollback"),
     }
     errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
-    assert set(errors) == {"200", "404", "405", "408", "413", "422", "500", "503"}
-    assert json.dumps(errors).count("ErrorBody") == 7
+    named = {401, 403, 404, 405, 408, 413, 422, 429, 500, 503}
+    assert set(map(int, errors)) == {200, *named}
+    assert json.dumps(errors).count("ErrorBody") == len(named)
 
 
 def test_the_schema_says_what_a_request_needs(http):
@@ -417,7 +420,7 @@ def test_a_request_that_runs_is_answered_by_the_search_that_it_began_with(rated,
     class Slow:
         """The rated search, which answers when another has taken its place."""
 
-        n_items, build_id, size_of_scan = rated.n_items, rated.build_id, 0
+        n_items, build_id, changes_id, size_of_scan = rated.n_items, rated.build_id, None, 0
 
         def similar(self, item_id, **limits):
             begun.set()

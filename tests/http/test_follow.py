@@ -11,9 +11,9 @@ import pytest
 
 from raysys.commands.update import UpdateConfig, update
 from raysys.errors import SearchError
-from raysys.http.app import Holder
 from raysys.http.client import Client, ServiceError
 from raysys.http.follow import Following, canaries
+from raysys.http.service import Holder
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Build, Workspace

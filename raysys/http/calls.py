@@ -1,0 +1,218 @@
+"""What a client may ask, as calls that its synchronous and its asynchronous form send alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from raysys.errors import RaysysError
+from raysys.http.wire import (
+    BatchAnswer,
+    BatchRequest,
+    ErrorBody,
+    FoundItems,
+    Health,
+    ItemDetailsList,
+    ItemList,
+    ItemsRequest,
+    Replicas,
+    RollbackRequest,
+    Scenarios,
+    SimilarItems,
+    SimilarRequest,
+    Status,
+    VectorHits,
+    VectorRequest,
+)
+from raysys.search.query import Answer, RecommendQuery
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
+Given = Mapping[str, Any] | None
+
+
+class ServiceError(RaysysError):
+    """The service refused a request or could not be reached.
+
+    Attributes:
+        status: HTTP status, 0 when no answer came.
+        type: the error's type as the service names it, e.g. `unknown_user`.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, type: str = "unreachable") -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and how its answer is read.
+
+    Attributes:
+        method, path: of the request.
+        answer: reads it.
+        content: further arguments of `httpx.Client.request`.
+        repeatable: asking twice does no harm, so a lost connection is no reason to give up.
+    """
+
+    method: str
+    path: str
+    answer: TypeAdapter[T]
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    repeatable: bool = True
+
+    def read(self, response: httpx.Response) -> T:
+        """Return the answer.
+
+        Raises:
+            ServiceError: the service refused, or its answer is in another format.
+        """
+        if response.status_code != httpx.codes.OK:
+            raise _refused(response)
+        try:
+            return self.answer.validate_json(response.content)
+        except ValidationError as error:
+            text = f"{self.method} {response.url} answered in an unknown format: "
+            text += str(error.errors()[:1])
+            raise ServiceError(text, status=response.status_code, type="format") from error
+
+
+_ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
+_SIMILAR, _LIST = TypeAdapter(SimilarItems), TypeAdapter(ItemList)
+_HITS, _FOUND = TypeAdapter(VectorHits), TypeAdapter(FoundItems)
+_DETAILS, _SCENARIOS = TypeAdapter(ItemDetailsList), TypeAdapter(Scenarios)
+_HEALTH, _STATUS, _REPLICAS = TypeAdapter(Health), TypeAdapter(Status), TypeAdapter(Replicas)
+
+
+def recommend(query: RecommendQuery | None, fields: Mapping[str, Any]) -> Call[Answer]:
+    """Ask for one list."""
+    query = query or checked(RecommendQuery, fields)
+    return Call("POST", "/v1/recommend", _ANSWER, {"json": _sent(query)})
+
+
+def batch(queries: Sequence[RecommendQuery | Mapping[str, Any]]) -> Call[BatchAnswer]:
+    """Ask for many lists."""
+    body = checked(BatchRequest, {"queries": list(queries)})
+    return Call("POST", "/v1/recommend/batch", _BATCH, {"json": _sent(body)})
+
+
+def similar(item_id: str, k: int, allow: Given, deny: Given) -> Call[SimilarItems]:
+    """Ask for items like one."""
+    path = f"/v1/items/{_in_path(item_id)}/similar"
+    return Call("GET", path, _SIMILAR, {"params": _params(k, allow, deny)})
+
+
+def similar_to(items: Sequence[str], k: int, allow: Given, deny: Given) -> Call[ItemList]:
+    """Ask for items like several together."""
+    body = checked(SimilarRequest, {"items": list(items), "k": k, "allow": allow, "deny": deny})
+    return Call("POST", "/v1/similar", _LIST, {"json": _sent(body)})
+
+
+def search(
+    vectors: Sequence[Sequence[float]], k: int, allow: Given, deny: Given
+) -> Call[VectorHits]:
+    """Ask for items near vectors."""
+    body = checked(VectorRequest, {"vectors": vectors, "k": k, "allow": allow, "deny": deny})
+    return Call("POST", "/v1/search", _HITS, {"json": _sent(body)})
+
+
+def nobody(name: str, k: int, allow: Given, deny: Given) -> Call[ItemList]:
+    """Ask for the `popular` or the `recent` items."""
+    return Call("GET", f"/v1/{name}", _LIST, {"params": _params(k, allow, deny)})
+
+
+def titles(title: str, k: int, allow: Given, deny: Given) -> Call[FoundItems]:
+    """Ask for items by title."""
+    return Call("GET", "/v1/items", _FOUND, {"params": {"title": title} | _params(k, allow, deny)})
+
+
+def items(item_ids: Sequence[str]) -> Call[ItemDetailsList]:
+    """Ask what is known of items."""
+    body = checked(ItemsRequest, {"items": list(item_ids)})
+    return Call("POST", "/v1/items", _DETAILS, {"json": _sent(body)})
+
+
+def scenarios() -> Call[Scenarios]:
+    """Ask for the presets of the service."""
+    return Call("GET", "/v1/scenarios", _SCENARIOS)
+
+
+def health() -> Call[Health]:
+    """Ask whether the service is up."""
+    return Call("GET", "/v1/health", _HEALTH)
+
+
+def status() -> Call[Status]:
+    """Ask what one replica serves."""
+    return Call("GET", "/v1/status", _STATUS)
+
+
+def replicas() -> Call[Replicas]:
+    """Ask what every replica serves."""
+    return Call("GET", "/v1/admin/replicas", _REPLICAS)
+
+
+def reload() -> Call[Replicas]:
+    """Have every replica look for newer builds."""
+    return Call("POST", "/v1/admin/reload", _REPLICAS)
+
+
+def rollback(build_id: str | None) -> Call[Replicas]:
+    """Have an index of before served; asked twice it would go two steps back."""
+    body = checked(RollbackRequest, {"build_id": build_id})
+    return Call("POST", "/v1/admin/rollback", _REPLICAS, {"json": _sent(body)}, repeatable=False)
+
+
+def checked(body: type[Body], values: Mapping[str, Any]) -> Body:
+    """Return a request.
+
+    Raises:
+        ServiceError: it breaks the wire format.
+    """
+    try:
+        return body.model_validate(values)
+    except ValidationError as error:
+        fields = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        text = "; ".join(f"{name}: {reason}" for name, reason in fields)
+        raise ServiceError(text, status=422, type="invalid_request") from error
+
+
+def _sent(body: BaseModel) -> dict[str, Any]:
+    """Return a request as JSON values: what was given, so that presets fill in the rest."""
+    content: dict[str, Any] = body.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return content
+
+
+def _params(k: int, allow: Given, deny: Given) -> dict[str, Any]:
+    given = {"allow": allow, "deny": deny}
+    return {"k": k} | {name: json.dumps(dict(each)) for name, each in given.items() if each}
+
+
+def _in_path(item_id: str) -> str:
+    """Return an id as one segment of a path.
+
+    Raises:
+        ServiceError: it is not valid Unicode.
+    """
+    try:
+        quoted = quote(item_id, safe="")
+    except UnicodeEncodeError as error:
+        text = f"item_id={item_id!r} is not valid Unicode"
+        raise ServiceError(text, status=422, type="invalid_request") from error
+    return quoted.replace(".", "%2E") if item_id in (".", "..") else quoted  # else resolved
+
+
+def _refused(response: httpx.Response) -> ServiceError:
+    try:
+        error = ErrorBody.model_validate_json(response.content).error
+    except ValidationError:
+        text = f"status {response.status_code}: {response.text[:200]}"
+        return ServiceError(text, status=response.status_code, type="http")
+    return ServiceError(error.message, status=response.status_code, type=error.type)

@@ -1,0 +1,202 @@
+"""What the routes of one replica share: the search of now, how they answer, what they count."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
+from starlette.concurrency import run_in_threadpool
+
+from raysys.errors import SearchError
+from raysys.http.keys import KeyRing
+from raysys.http.limits import RefusedError
+from raysys.http.logs import Logs
+from raysys.http.metrics import Metrics
+from raysys.http.wire import Followed, Scenario
+from raysys.scoring.rankings import MAX_GAMMA, Ranking
+from raysys.search.query import RecommendQuery
+
+if TYPE_CHECKING:  # keeps the search out of this module
+    from raysys.search.search import Search
+
+A = TypeVar("A")
+
+_SHORT = 100  # items of a list or a profile whose answer takes about a millisecond
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceOptions:
+    """How a service answers.
+
+    Attributes:
+        k_limit: longest list that is answered; the size of the catalogue where that is more.
+        gamma_limit: largest weight of a ranking.
+        request_ids: answers carry `X-Request-ID`; False under Serve, which puts it there.
+        scenarios: presets by name.
+        keys: who may ask; None: everybody, but nobody for what administrates.
+        logs: of requests; None: none.
+        max_ongoing: requests that are worked on at once; None: no limit.
+        timeout_s: for an answer; None: no limit.
+    """
+
+    k_limit: int = 1_000
+    gamma_limit: float = MAX_GAMMA
+    request_ids: bool = True
+    scenarios: Mapping[str, Scenario] = dataclasses.field(default_factory=dict)
+    keys: KeyRing | None = None
+    logs: Logs | None = None
+    max_ongoing: int | None = None
+    timeout_s: float | None = None
+
+
+class Holder:
+    """The search that is served; another may take its place while requests run.
+
+    A request asks once, so it is answered by one search from start to end.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+        self._exchange = threading.Lock()
+
+    def __call__(self) -> Search:
+        """Return what is served now."""
+        return self._search
+
+    def exchange(self, search: Search) -> Search:
+        """Serve another search; return the one before, which running requests may still use."""
+        with self._exchange:  # else two at once may both return the same search
+            before, self._search = self._search, search
+        return before
+
+
+class Counts:
+    """Requests by outcome, safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._counter: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, outcome: str) -> None:
+        """Count one request."""
+        with self._lock:
+            self._counter[outcome] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return {outcome: requests}."""
+        with self._lock:
+            return dict(sorted(self._counter.items()))
+
+
+class Service:
+    """One replica.
+
+    Args:
+        current: what is served; every request asks once.
+        options: how it answers.
+        following: how it follows its run; None: it does not.
+        name: of the replica.
+
+    Attributes:
+        current, options, following, name: as given.
+        counts, metrics: of requests.
+    """
+
+    def __init__(
+        self,
+        current: Callable[[], Search],
+        options: ServiceOptions,
+        following: Callable[[], Followed] | None = None,
+        *,
+        name: str = "local",
+    ) -> None:
+        self.current, self.options, self.following, self.name = current, options, following, name
+        self.counts = Counts()
+        self.metrics = Metrics(current, following)
+        self._started = time.monotonic()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start, to the millisecond."""
+        return round(time.monotonic() - self._started, 3)
+
+    def asked(self, k: int) -> Search:
+        """Return the search of now, for a list of this length.
+
+        Raises:
+            SearchError: it is too long.
+        """
+        search = self.current()
+        limit = max(self.options.k_limit, search.n_items)
+        if k > limit:
+            raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
+        return search
+
+    def filled(self, query: RecommendQuery) -> RecommendQuery:
+        """Return a query with the preset that it names.
+
+        Raises:
+            SearchError: there is no such preset; RequestValidationError: a weight is too large.
+        """
+        if query.scenario is not None:
+            scenario = self.options.scenarios.get(query.scenario)
+            if scenario is None:
+                known = ", ".join(map(repr, self.options.scenarios)) or "none"
+                raise SearchError(
+                    f"scenario={query.scenario!r} is unknown: this service has {known}"
+                )
+            query = scenario.filled(query)
+        _check_weight(query, self.options.gamma_limit)
+        return query
+
+    async def run(self, size: int, masked: object, answer: Callable[..., A], *asked: Any) -> A:
+        """Return an answer, made here if it is short and in a thread if not.
+
+        A thread's hand-over takes as long as a short answer. A long one there never delays the
+        health check; masks of conditions go over all items.
+
+        Args:
+            size: of what the answer goes over.
+            masked: conditions on attributes; nothing where there are none.
+            answer: called with what is asked.
+            asked: its arguments.
+
+        Raises:
+            RefusedError: it takes longer than the service waits; what runs is not stopped.
+        """
+        if size <= _SHORT and not masked:
+            return answer(*asked)
+        if self.options.timeout_s is None:
+            return await run_in_threadpool(answer, *asked)
+        with anyio.move_on_after(self.options.timeout_s):
+            return await anyio.to_thread.run_sync(lambda: answer(*asked), abandon_on_cancel=True)
+        text = f"the answer took longer than {self.options.timeout_s:g} s"
+        raise RefusedError(503, "timeout", text, {"retry-after": "1"})
+
+
+def reply(kind: TypeAdapter[A], answer: A) -> Response:
+    """Return an answer as JSON; our own types need no second check on their way out."""
+    return Response(kind.dump_json(answer), media_type="application/json")
+
+
+def _check_weight(body: RecommendQuery, limit: float) -> None:
+    """Refuse a weight above the limit as a field that is out of range."""
+    weights = {"gamma": body.gamma}
+    if body.ranking is not None:
+        weights["ranking"] = Ranking.parse(body.ranking).weight
+    reason = f"Input should be less than or equal to {limit:g}"
+    errors = [
+        {"loc": ("body", name), "msg": reason if name == "gamma" else f"weight: {reason}"}
+        for name, weight in weights.items()
+        if weight > limit
+    ]
+    if errors:
+        raise RequestValidationError(errors)

@@ -1,0 +1,255 @@
+"""Pages, batches, presets, reasons, fallbacks, and lists without a user."""
+
+import json
+
+import httpx
+import pytest
+
+from raysys.http.app import create_app
+from raysys.http.client import Client, ServiceError
+from raysys.http.service import ServiceOptions
+from raysys.http.wire import Scenario
+from raysys.search.pages import MAX_LISTED, cursor_of
+from raysys.search.search import Search
+from tests.http.test_app import InProcess
+from tests.support.runs import ITEM_IDS, item_id, model_run, title, user_id, vectors_run
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    workspace, _ = model_run(tmp_path_factory.mktemp("rated"))
+    return Search.open(workspace)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    workspace, _ = vectors_run(tmp_path_factory.mktemp("run"))
+    return Search.open(workspace)
+
+
+def client_of(search, **options):
+    app = create_app(lambda: search, ServiceOptions(**options))
+    return Client("http://service", transport=InProcess(app), retries=0)
+
+
+def ids(answer):
+    return [item.item_id for item in answer.items]
+
+
+@pytest.mark.parametrize("ranking", ["consume", "like"])
+def test_pages_give_the_whole_list_and_never_repeat(rated, ranking):
+    with client_of(rated) as client:
+        whole = client.recommend(user_id=user_id(7), ranking=ranking, k=53)
+        assert whole.cursor is not None  # it was as long as asked for
+        assert client.recommend(user_id=user_id(7), k=3, cursor=whole.cursor).items == []
+        given, cursor = [], None
+        while True:
+            page = client.recommend(user_id=user_id(7), ranking=ranking, k=10, cursor=cursor)
+            given += ids(page)
+            cursor = page.cursor
+            if cursor is None:
+                break
+    assert given == ids(whole)
+    assert len(page.items) == 3
+
+
+def test_a_page_changes_no_probability(rated):
+    with client_of(rated) as client:
+        whole = client.recommend(user_id=user_id(7), k=20)
+        first = client.recommend(user_id=user_id(7), k=10)
+        second = client.recommend(user_id=user_id(7), k=10, cursor=first.cursor)
+    shares = [item.p_consume for item in whole.items]
+    assert [item.p_consume for item in (*first.items, *second.items)] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "????", cursor_of(["a"])[:-3], "W10x", "e30", "WzFd", "é", "[" * 4000]
+)
+def test_a_cursor_that_no_answer_gave_is_refused(rated, cursor):
+    with client_of(rated) as client, pytest.raises(ServiceError, match="cursor is not one"):
+        client.recommend(profile=[], cursor=cursor)
+
+
+def test_a_cursor_has_an_end(rated):
+    many = cursor_of([str(num) for num in range(MAX_LISTED + 1)])
+    with client_of(rated) as client, pytest.raises(ServiceError, match="10000 at most"):
+        client.recommend(profile=[], cursor=many)
+
+
+def test_a_batch_answers_each_query_for_itself(rated):
+    queries = [
+        {"user_id": user_id(7), "k": 5},
+        {"user_id": "nobody"},
+        {"user_id": user_id(3), "k": 5},
+        {"profile": [], "ranking": "like", "allow": {"zip": "0007"}},
+        {"profile": [{"item_id": "42", "rating": 9}]},
+        {"profile": [], "allow": {"nosuch": 1}},
+        {"user_id": user_id(7), "k": 5, "scenario": "none"},
+        {"profile": [], "k": 20_000},
+    ]
+    with client_of(rated) as client:
+        entries = client.recommend_all(queries).answers
+        for place in (0, 2, 3):
+            assert entries[place].error is None
+            alone = client.recommend(**queries[place])
+            assert ids(entries[place].answer) == ids(alone)
+            shares = [item.p_consume for item in alone.items]
+            found = [item.p_consume for item in entries[place].answer.items]
+            assert found == pytest.approx(shares, rel=1e-5)
+    errors = {place: entries[place].error for place in (1, 4, 5, 6, 7)}
+    assert {place: error.type for place, error in errors.items()} == {
+        1: "unknown_user",
+        **dict.fromkeys((4, 5, 6, 7), "bad_query"),
+    }
+    assert "scenario='none' is unknown: this service has none" in errors[6].message
+
+
+def test_a_batch_of_too_much_is_refused(rated):
+    with client_of(rated) as client:
+        with pytest.raises(ServiceError, match="at most 256"):
+            client.recommend_all([{"profile": []}] * 257)
+        with pytest.raises(ServiceError, match="at least 1"):
+            client.recommend_all([])
+        with pytest.raises(ServiceError, match="add up to 25600: expected 20000 at most"):
+            client.recommend_all([{"profile": [], "k": 100}] * 256)
+
+
+def test_reasons_are_items_of_the_profile(rated):
+    profile = [{"item_id": item_id(num)} for num in (3, 8, 9, 12, 14)]
+    with client_of(rated) as client:
+        answer = client.recommend(profile=profile, k=5, explain=True)
+        for hit in answer.items:
+            near = [item.item_id for item in client.similar(hit.item_id, k=59).items]
+            own = [i for i in near if i in {entry["item_id"] for entry in profile}]
+            assert [reason.item_id for reason in hit.because] == own[:3]
+        assert client.recommend(profile=profile, k=5).items[0].because is None
+        assert client.recommend(profile=[], k=1, explain=True).items[0].because == []
+
+
+def test_a_preset_fills_in_what_a_query_does_not_say(rated):
+    home = {"k": 4, "ranking": "like", "deny": {"zip": {"max": 20}}, "levels": True}
+    with client_of(rated, scenarios={"home": Scenario.model_validate(home)}) as client:
+        answer = client.recommend(user_id=user_id(7), scenario="home")
+        assert (answer.ranking, len(answer.items)) == ("like", 4)
+        assert answer.items[0].levels
+        own = client.recommend(
+            user_id=user_id(7), scenario="home", k=60, allow={"zip": {"max": 30}}
+        )
+        numbers = {int(item.title.split()[1]) for item in own.items}
+        assert numbers
+        assert numbers <= set(range(21, 31))
+        loose = client.recommend(
+            user_id=user_id(7), scenario="home", k=60, deny={"zip": {"max": 1}}
+        )
+        assert {int(item.title.split()[1]) for item in loose.items} <= set(range(21, 60))
+        listed = client.scenarios().scenarios
+        assert listed["home"].ranking == "like"
+        with pytest.raises(ServiceError, match="this service has 'home'"):
+            client.recommend(profile=[], scenario="away")
+
+
+def test_without_fallback_what_is_not_known_is_an_error(rated, plain):
+    with client_of(rated) as client, pytest.raises(ServiceError) as unknown:
+        client.recommend(user_id="nobody")
+    assert (unknown.value.status, unknown.value.type) == (404, "unknown_user")
+    with client_of(plain) as client:
+        with pytest.raises(ServiceError, match="needs a known item"):
+            client.recommend(profile=[{"item_id": "none of ours"}])
+        with pytest.raises(ServiceError, match="ranking='like' is not what this build can give"):
+            client.recommend(profile=[{"item_id": "42"}], ranking="like")
+
+
+def test_a_fallback_says_why_and_who_answered(rated, plain):
+    def degraded(answer):
+        found = answer.degraded
+        return None if found is None else (found.reason, found.answered_by)
+
+    with client_of(rated) as client:
+        popular = client.popular(k=5)
+        lost = client.recommend(user_id="nobody", fallback=True, k=5)
+        assert (degraded(lost), ids(lost)) == (("unknown_user", "popular"), ids(popular))
+        session = client.recommend(
+            user_id="nobody", profile=[{"item_id": "42"}], fallback=True, k=5
+        )
+        assert degraded(session) == ("unknown_user", "model")
+        assert ids(session) == ids(client.recommend(profile=[{"item_id": "42"}], k=5))
+        nothing = client.recommend(profile=[{"item_id": "none of ours"}], k=5)
+        assert degraded(nothing) == ("no_history", "popular")
+        assert degraded(client.recommend(user_id=user_id(0))) == ("no_history", "popular")
+        assert degraded(client.recommend(profile=[])) is None
+        assert degraded(client.recommend(user_id=user_id(7), fallback=True)) is None
+    with client_of(plain) as client:
+        other = client.recommend(profile=[{"item_id": "42"}], ranking="like", fallback=True)
+        assert (degraded(other), other.ranking) == (("ranking", "similar"), "similar")
+        with pytest.raises(ServiceError, match="knows no counts"):  # nothing is left
+            client.recommend(user_id="nobody", fallback=True)
+
+
+def test_popular_and_recent_without_times_or_counts(rated, plain):
+    with client_of(rated) as client:
+        popular = client.popular(k=3, deny={"zip": {"max": 5}})
+        prior = client.recommend(profile=[], k=3, deny={"zip": {"max": 5}})
+        assert [item.score for item in popular.items] == [item.p_consume for item in prior.items]
+    with client_of(plain) as client:
+        for listing in (client.popular, client.recent):
+            with pytest.raises(ServiceError, match="this build knows no"):
+                listing()
+
+
+def test_items_like_several_together(rated):
+    with client_of(rated) as client:
+        assert ids(client.similar_to(["42"], k=9)) == ids(client.similar("42", k=9))
+        several = client.similar_to(["42", item_id(5), "42"], k=60)
+        assert len(several.items) == 58
+        scores = [item.score for item in several.items]
+        assert scores == sorted(scores, reverse=True)
+        with pytest.raises(ServiceError, match="'nope'") as unknown:
+            client.similar_to(["42", "nope"])
+        assert unknown.value.status == 404
+
+
+def test_items_are_found_by_title(rated):
+    with client_of(rated) as client:
+        assert [i.title for i in client.titles("tiTLE 4", k=3).items] == [
+            *("Title 4", "Title 40", "Title 41")
+        ]
+        assert client.titles("5 title").items[0].title == "Title 5"
+        assert len(client.titles("title", k=60).items) == 59  # one has none
+        assert client.titles("title", allow={"zip": "0009"}).items[0].item_id == item_id(9)
+        assert client.titles("a.*").items == []
+        with pytest.raises(ServiceError):
+            client.titles("")
+
+
+def test_items_are_described(rated):
+    asked = [item_id(num) for num in (*ITEM_IDS, 9)]
+    with client_of(rated) as client:
+        found = client.items([*asked, "nope", asked[0]])
+    assert [item.item_id for item in found.items] == asked
+    assert found.unknown_items == ["nope"]
+    nine = found.items[-1]
+    assert nine.title == title(9)
+    assert nine.attributes["zip"] == "0009"
+    assert nine.attributes["categories"] == [["Books", "odd1"]]
+    assert nine.attributes["info"] == {"a": 9}
+
+
+def test_every_answer_names_builds_and_times(rated):
+    app = create_app(lambda: rated)
+    with httpx.Client(transport=InProcess(app), base_url="http://service") as http:
+        answer = http.post("/v1/recommend", json={"user_id": user_id(7)}).json()
+        assert set(answer["took_ms"]) == {"history", "encode", "rescore", "hits"}
+        assert all(ms >= 0 for ms in answer["took_ms"].values())
+        for got in (
+            http.get("/v1/popular"),
+            http.get("/v1/items", params={"title": "title"}),
+            http.post("/v1/items", json={"items": ["42"]}),
+            http.post("/v1/similar", json={"items": ["42"]}),
+            http.get("/v1/items/42/similar"),
+        ):
+            assert got.status_code == 200, got.text
+            assert got.json()["build_id"] == rated.build_id
+            assert got.json()["changes_id"] is None
+        status = http.get("/v1/status").json()["counts"]
+    assert status["popular"] == status["titles"] == status["items"] == 1
+    assert json.dumps(status)
