@@ -275,6 +275,23 @@ SHOWN = {
         "allow": "test_titles_filters_and_levels",
         "deny": "test_titles_filters_and_levels",
         "levels": "test_titles_filters_and_levels",
+        "because": "test_reasons_and_fallbacks",
+        "fallback": "test_reasons_and_fallbacks",
+        "scenario": "test_presets_are_those_of_a_service",
+    },
+    "ServiceConfig": {"url": "test_a_service_is_told_what_to_serve"},
+    "RollbackConfig": {"build_id": "test_a_run_goes_back_without_a_service"},
+    "KeyConfig": dict.fromkeys(
+        ("keys", "name", "scopes", "per_second", "remove"),
+        "test_keys_are_written_replaced_and_removed",
+    ),
+    "LoadConfig": dict.fromkeys(
+        ("connections", "seconds", "k", "ranking", "batch", "users"),
+        "test_a_closed_loop_asks_as_its_settings_say",
+    )
+    | {
+        "per_second": "test_an_open_loop_keeps_its_rate",
+        "retries": "test_lost_answers_are_counted",
     },
     "UpdateConfig": dict.fromkeys(
         ("upsert", "delete"), "test_deletions_of_a_trained_model_hold_and_new_vectors_are_ranked"
@@ -290,6 +307,11 @@ SHOWN = {
         "build_id": "test_settings_reach_the_deployment",
         "verify": "test_build_takes_what_a_serve_config_file_typed",
         "replicas": "test_build_describes_one_deployment",
+        "max_replicas": "test_replicas_follow_the_requests",
+        "timeout_s": "test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings",
+        "keys": "test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings",
+        "logs": "test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings",
+        "scenarios": "test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings",
         "cpus": "test_settings_reach_the_deployment",
         "follow_s": "test_only_the_current_index_is_followed",
         "max_ongoing_requests": "test_settings_reach_the_deployment",

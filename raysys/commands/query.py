@@ -8,6 +8,8 @@ Examples:
     raysys query run=R vector=[0.1,0.7,...]          (or vectors=FILE.npy, one table each)
     raysys query run=R user_id=42 explain=1193
     raysys query url=http://127.0.0.1:8000 user_id=42
+
+The key of a service is read from RAYSYS_KEY.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
+import os
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -24,12 +27,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from raysys import fields
+from raysys.commands.serve_admin import KEY_VARIABLE
 from raysys.config import JobConfig, identifier, location, require_run
 from raysys.errors import ConfigError, DataError
 from raysys.http.client import Client, checked
 from raysys.http.wire import MAX_VECTORS
 from raysys.reports.tables import aligned
-from raysys.scoring.rankings import DEFAULT_GAMMA, warn_of_lone_gamma
+from raysys.scoring.rankings import warn_of_lone_gamma
 from raysys.search.explain import Explained
 from raysys.search.items import ItemTable
 from raysys.search.query import Id, RecommendQuery, SimilarItem
@@ -40,8 +44,9 @@ log = logging.getLogger(__name__)
 
 _TITLE_WIDTH = 48
 _SHOWN = 3
-_LEFT = ("item_id", "title", "P(level)", "in the profile", "most of it")
-_KEYS = {"k": "top_k"}  # fields of a request that the command calls otherwise
+_LEFT = ("item_id", "title", "P(level)", "because", "in the profile", "most of it")
+_KEYS = {"k": "top_k", "explain": "because"}  # fields that the command calls otherwise
+_LEFT_OUT = ("cursor",)  # a shell asks for a longer list
 _QUESTIONS = ("user_id", "profile", "titles", "similar_to", "vector", "vectors")
 
 T = TypeVar("T")
@@ -51,6 +56,8 @@ def _with_request(cls: type[T]) -> type[T]:
     """Add the fields of a `RecommendQuery` to a configuration: what HTTP takes, `query` takes."""
     added, lines = [], []
     for name, info in RecommendQuery.model_fields.items():
+        if name in _LEFT_OUT:
+            continue
         key = _KEYS.get(name, name)
         own = identifier if Id in typing.get_args(info.annotation) else dataclasses.field
         added.append((key, info.annotation, own(default=info.default)))
@@ -107,14 +114,14 @@ def query(cfg: QueryConfig) -> str:
     if cfg.explain is not None and asked[0] not in ("user_id", "profile", "titles"):
         raise ConfigError(f"explain= goes with user_id=, profile= or titles=, not {asked[0]}=")
     request = _request(cfg)
-    if request["ranking"] is None and request["gamma"] != DEFAULT_GAMMA:
+    if "gamma" in request and "ranking" not in request:
         warn_of_lone_gamma()
     if cfg.url is not None:
         if cfg.titles is not None or cfg.explain is not None:
             raise ConfigError(
                 f"{'titles' if cfg.explain is None else 'explain'}= needs run=, not url="
             )
-        with Client(cfg.url) as client:
+        with Client(cfg.url, key=os.environ.get(KEY_VARIABLE)) as client:
             return _answer(client, cfg, request)
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
@@ -129,12 +136,18 @@ def query(cfg: QueryConfig) -> str:
 
 
 def _request(cfg: QueryConfig) -> dict[str, Any]:
-    """Return the fields of a `RecommendQuery`."""
-    return {name: getattr(cfg, _KEYS.get(name, name)) for name in RecommendQuery.model_fields}
+    """Return the fields of a `RecommendQuery` that are not as they are anyway."""
+    given = {
+        name: getattr(cfg, _KEYS.get(name, name))
+        for name in RecommendQuery.model_fields
+        if name not in _LEFT_OUT
+    }
+    fields_of = RecommendQuery.model_fields
+    return {name: value for name, value in given.items() if value != fields_of[name].default}
 
 
 def _answer(client: Client, cfg: QueryConfig, request: dict[str, Any]) -> str:
-    common = {name: request[name] for name in ("k", "allow", "deny")}
+    common = {name: request[name] for name in ("k", "allow", "deny") if name in request}
     if cfg.similar_to is not None:
         return format_table(client.similar(cfg.similar_to, **common).items)
     if cfg.vector is not None or cfg.vectors is not None:
@@ -146,6 +159,8 @@ def _answer(client: Client, cfg: QueryConfig, request: dict[str, Any]) -> str:
     if answer.counted_until is not None:
         moment = datetime.datetime.fromtimestamp(answer.counted_until, datetime.UTC)
         log.info("counted until=%s", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    if answer.degraded is not None:
+        log.warning("answered by=%s reason=%s", answer.degraded.answered_by, answer.degraded.reason)
     if answer.unknown_items:
         ids = ", ".join(map(repr, answer.unknown_items))
         log.warning("items not in the catalogue item_ids=%s", ids)
@@ -212,6 +227,7 @@ def _row(rank: int, item: SimilarItem) -> dict[str, str]:
         return "" if value is None else format(value, form)
 
     levels = getattr(item, "levels", None) or {}
+    reasons = getattr(item, "because", None) or []
     return {
         "rank": str(rank),
         "item_id": item.item_id,
@@ -221,6 +237,7 @@ def _row(rank: int, item: SimilarItem) -> dict[str, str]:
         "P(like)": number("p_like", ".3f"),
         "E(rating)": number("expected_rating", ".2f"),
         "P(level)": " ".join(f"{name}:{share:.2f}" for name, share in levels.items()),
+        "because": "; ".join(_short(reason.title or reason.item_id) for reason in reasons),
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import TextIO
 
 import httpx
 import ray
@@ -28,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # it asks replicas on 127.0.0.1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LAST_LINE = "ServeController.graceful_shutdown failed"
 _DRAIN_S = 10  # for requests that run when the service is told to stop
 _ANSWERED_S = 60.0  # until a started service answers through what listens
 
@@ -74,7 +78,12 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
     served = checked(cfg)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # ray.init takes SIGTERM over, so it is claimed again once that is done
-    with connected(cfg.ray), _interrupted_by_signals(), _application_removed(cfg) as joined:
+    with (
+        _without_the_line_of_the_end(),
+        connected(cfg.ray),
+        _interrupted_by_signals(),
+        _application_removed(cfg) as joined,
+    ):
         cpus = ray.cluster_resources().get("CPU", 0.0)
         replicas = replicas_of(cfg, cpus)
         if replicas * cfg.cpus > cpus:
@@ -122,6 +131,32 @@ def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
             ray_serve.delete(cfg.name)
         else:
             ray_serve.shutdown()
+
+
+class _Sieve(io.TextIOBase):
+    """Passes text on, but for what Ray prints when Serve's controller ends while it is told to.
+
+    Ray says there that it would try again, which nobody has to read.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._dropped = out, False
+
+    def write(self, text: str) -> int:
+        """Write text, unless it is that line or the line feed behind it."""
+        dropped = _LAST_LINE in text or (self._dropped and text == "\n")
+        self._dropped = _LAST_LINE in text
+        return len(text) if dropped else self._out.write(text)
+
+    def flush(self) -> None:
+        """Flush what is behind."""
+        self._out.flush()
+
+
+@contextmanager
+def _without_the_line_of_the_end() -> Iterator[None]:
+    with redirect_stdout(_Sieve(sys.stdout)):
+        yield
 
 
 def _require_free_port(cfg: ServeConfig) -> None:

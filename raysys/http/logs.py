@@ -12,6 +12,7 @@ import logging.handlers
 import os
 import socket
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Logs:
             self._audit = logging.FileHandler(Path(folder) / f"audit-{suffix}", delay=True)
         except OSError as error:
             raise ConfigError(f"logs={folder} cannot be written: {error}") from error
+        for handler in (self._access, self._audit):
+            weakref.finalize(self, handler.close)
 
     def access(self, record: Mapping[str, Any]) -> None:
         """Write a line of the access log."""

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from raysys.cluster.serve_app import ServeConfig, _opened, build
+from raysys.cluster.serve_app import ServeConfig, _opened, app_of, build, replicas_of
 from raysys.commands import serve as command
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.http.client import Client, ServiceError
+from raysys.http.keys import hash_of, with_key
 from raysys.store.builds import Workspace
+from tests.http.test_app import InProcess
 from tests.support.runs import ITEM_IDS, item_id, vectors_run
 
 
@@ -64,7 +66,8 @@ def test_build_describes_one_deployment(run, caplog):
     deployment = app._bound_deployment
     assert deployment.name == "search"
     assert deployment.num_replicas == 3
-    assert deployment.init_args == (str(run),)
+    cfg, _ = deployment.init_args
+    assert cfg.run == str(run)
     assert "setting ignored key=port" in caplog.text
 
 
@@ -72,8 +75,60 @@ def test_build_takes_what_a_serve_config_file_typed(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     app = build({"run": run.name, "replicas": 2, "cpus": 0.5, "verify": False, "build_id": None})
     deployment = app._bound_deployment
-    assert (deployment.num_replicas, deployment.init_args) == (2, (str(run),))
-    assert deployment.init_kwargs["verify"] is False
+    cfg, _ = deployment.init_args
+    assert (deployment.num_replicas, cfg.run, cfg.verify) == (2, str(run), False)
+
+
+def test_two_replicas_where_a_cpu_stays_free(run):
+    def begun(cpus, **given):
+        return replicas_of(ServeConfig(run=str(run), **given), cpus)
+
+    assert [begun(cpus) for cpus in (0, 1, 2, 3, 64)] == [1, 1, 1, 2, 2]
+    assert begun(2, cpus=0.5) == 2
+    assert begun(2, replicas=5) == 5
+    assert begun(64, max_replicas=1) == 1
+
+
+def test_replicas_follow_the_requests(run):
+    app = build({"run": str(run), "replicas": "1", "max_replicas": "4"})
+    scaling = app._bound_deployment._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 4)
+    with pytest.raises(click.ClickException, match="max_replicas=1 is not accepted: expected 2"):
+        build({"run": str(run), "replicas": "2", "max_replicas": "1"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"scenarios.home.rank": "like"}, "scenarios.home.rank"),
+        ({"scenarios.home.k": "0"}, "scenarios.home.k='0' is not accepted"),
+        ({"scenarios.home": "like"}, "scenarios.home='like'"),
+        ({"keys": "{run}/none.yaml"}, "none.yaml is no file"),
+        ({"timeout_s": "0"}, "timeout_s=0"),
+    ],
+)
+def test_presets_and_keys_are_checked_before_anything_starts(run, words, message):
+    with pytest.raises(click.ClickException) as caught:
+        build({"run": str(run)} | {key: value.format(run=run) for key, value in words.items()})
+    assert message in caught.value.message
+
+
+def test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings(run, tmp_path):
+    keys = tmp_path / "keys.yaml"
+    entry = {"sha256": hash_of("rs_x"), "scopes": ["read"]}
+    keys.write_bytes(with_key(None, str(keys), "shop", entry))
+    words = [f"keys={keys}", f"logs={tmp_path}/logs", "scenarios={home: {k: 3}}", "timeout_s=4"]
+    words += ["max_ongoing_requests=5", "max_queued_requests=6"]
+    cfg = load(ServeConfig, [f"run={run}", *words])
+    options = cfg.options(request_ids=True)
+    assert options.keys.find("rs_x").name == "shop"
+    assert options.scenarios["home"].k == 3
+    assert (options.timeout_s, options.max_ongoing) == (4, 11)
+    loose = load(ServeConfig, [f"run={run}", "max_queued_requests=-1"])
+    assert loose.options(request_ids=True).max_ongoing is None
+    with Client("http://service", key="rs_x", transport=InProcess(app_of(cfg))) as client:
+        assert len(client.recommend(profile=[{"item_id": "42"}], scenario="home").items) == 3
+    assert len(list((tmp_path / "logs").glob("access-*"))) == 1
 
 
 @pytest.mark.parametrize("prefix", ["", "v2", "/v2/"])
@@ -89,7 +144,8 @@ def test_settings_reach_the_deployment(run):
     deployment = app._bound_deployment
     assert deployment.ray_actor_options["num_cpus"] == 0.5
     assert (deployment.max_ongoing_requests, deployment.max_queued_requests) == (7, 9)
-    assert deployment.init_kwargs["build_id"] == index.parent.name
+    assert deployment.init_args[1] == index.parent.name
+    assert deployment.backpressure_config.retry_after_s == 1
     with pytest.raises(click.ClickException, match="nosuch"):
         build({"run": str(run), "build_id": "nosuch"})
 
@@ -98,7 +154,7 @@ def test_only_the_current_index_is_followed(run):
     [index] = run.glob("index/*/manifest.json")
     told = [{}, {"follow_s": "0"}, {"build_id": index.parent.name}]
     found = [build({"run": str(run), "follow_s": "3", **words}) for words in told]
-    assert [app._bound_deployment.init_kwargs["follow_s"] for app in found] == [3, 0, 0]
+    assert [app._bound_deployment.init_args[0].following_s for app in found] == [3, 0, 0]
     with pytest.raises(click.ClickException, match="follow_s=-1"):
         build({"run": str(run), "follow_s": "-1"})
 

@@ -7,10 +7,14 @@ import pytest
 from raysys.commands.query import QueryConfig, format_table, query
 from raysys.config import load
 from raysys.errors import ConfigError, CorruptBuildError, DataError, SearchError, UnknownItemError
+from raysys.http.app import create_app
 from raysys.http.client import Client, ServiceError
+from raysys.http.service import ServiceOptions
+from raysys.http.wire import Scenario
 from raysys.search.query import Hit, RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
+from tests.http.test_app import InProcess
 from tests.support.runs import item_id, model_run, user_id, vectors_run
 
 
@@ -73,7 +77,7 @@ def test_exactly_one_question(run, words):
 
 
 def test_a_service_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("raysys.http.client._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("raysys.http.retries._FIRST_PAUSE_S", 0.0)
     with pytest.raises(ServiceError, match="no answer") as caught:
         query(QueryConfig(url="http://127.0.0.1:9", user_id="1"))
     assert "127.0.0.1:9" in str(caught.value)
@@ -136,7 +140,8 @@ def test_ids_with_line_feeds_keep_a_row_each(tmp_path):
 
 def test_what_http_takes_the_command_takes(run):
     keys = {field.name for field in dataclasses.fields(QueryConfig)}
-    assert keys >= (set(RecommendQuery.model_fields) - {"k"}) | {"top_k"}
+    renamed = {"k", "explain", "cursor"}
+    assert keys >= (set(RecommendQuery.model_fields) - renamed) | {"top_k", "because"}
     plain, weighted = ["ranking=discover", "top_k=60"], ["ranking=discover^0.1", "top_k=60"]
     user = f"user_id={user_id(4)}"
     assert ask(run, user, *plain) == ask(run, user, "ranking=discover^0.5", "top_k=60")
@@ -184,5 +189,27 @@ def test_a_service_answers_as_the_builds_do(run, monkeypatch):
     search = Search.open(Workspace(run))
     words = [f"user_id={user_id(4)}", "profile=[{item_id: 42, rating: 5}]", "similar_to=42"]
     answers = [ask(run, word) for word in words]
-    monkeypatch.setattr("raysys.commands.query.Client", lambda url: Client.local(search))
+    monkeypatch.setattr("raysys.commands.query.Client", lambda url, key: Client.local(search))
     assert [query(load(QueryConfig, ["url=http://it", word])) for word in words] == answers
+
+
+def test_reasons_and_fallbacks(run, caplog):
+    text = ask(run, "profile=[{item_id: 42, rating: 5}]", "because=true", "top_k=2")
+    assert text.splitlines()[0].split()[-1] == "because"
+    assert all(line.endswith("Title 0") for line in text.splitlines()[1:])
+    with pytest.raises(ServiceError, match="nobody"):
+        ask(run, "user_id=nobody")
+    assert len(ask(run, "user_id=nobody", "fallback=true").splitlines()) == 21
+    assert "answered by=popular reason=unknown_user" in caplog.text
+
+
+def test_presets_are_those_of_a_service(run, monkeypatch):
+    with pytest.raises(ServiceError, match="this service has none"):
+        ask(run, f"user_id={user_id(4)}", "scenario=home")
+    alone = ask(run, f"user_id={user_id(4)}", "top_k=3", "ranking=like")
+    search = Search.open(Workspace(run))
+    home = ServiceOptions(scenarios={"home": Scenario(k=3, ranking="like")})
+    client = Client("http://it", transport=InProcess(create_app(lambda: search, home)))
+    monkeypatch.setattr("raysys.commands.query.Client", lambda url, key: client)
+    words = ["url=http://it", f"user_id={user_id(4)}", "scenario=home"]
+    assert query(load(QueryConfig, words)) == alone

@@ -351,3 +351,16 @@ def test_a_note_is_in_the_manifest_and_in_no_digest(ws):
     manifest = json.loads(place.read_text())
     assert second.content_id == first.content_id
     assert manifest["notes"]["seconds"] == {"fit": 2.0}
+
+
+def test_what_was_current_before_is_named(ws):
+    ids = [write(ws, "codes", text).build_id for text in ("one", "two", "three", "two")]
+    assert ws.current("codes").build_id == ids[1]
+    assert ws.before("codes") == [ids[2], ids[0]]
+    write(ws, "codes", "two")
+    assert ws.before("codes") == [ids[2], ids[0]]
+    ws.go_back(ws.open("codes", ids[0]))
+    assert (ws.current("codes").build_id, ws.before("codes")) == (ids[0], [])
+    assert ws.before("index") == []
+    write(ws, "codes", "four")
+    assert ws.before("codes") == [ids[0]]
