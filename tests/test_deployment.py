@@ -1,4 +1,6 @@
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,9 @@ import jsonschema
 import pytest
 import ray
 import yaml
+
+from raysys.cluster.serve_app import ServeConfig
+from raysys.config import load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,3 +43,30 @@ def test_a_checkout_serves_by_its_short_name():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "raysys.cluster.serve_app\n"
+
+
+def test_the_serve_config_is_one_that_serve_and_we_take():
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(
+        yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    )
+    [application] = config.applications
+    module, _, function = application.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    cfg = load(ServeConfig, application.args)
+    assert (cfg.replicas, cfg.max_replicas) == (2, 8)
+    assert cfg.presets()["home"].ranking == "discover^0.3"
+
+
+def test_the_dashboard_shows_measures_that_there_are():
+    dashboard = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
+    targets = json.dumps([panel["targets"] for panel in dashboard["panels"]])
+    shown = set(re.findall(r"raysys_\w+", targets))
+    source = (ROOT / "raysys" / "http" / "metrics.py").read_text()
+    named = set(re.findall(r"\"(raysys_\w+)\"", source))
+    named |= {f"{name}_total" for name in re.findall(r"Counter\(\s*\"(\w+)\"", source)}
+    assert len(shown) > 9
+    assert {re.sub("_(bucket|count)$", "", name) for name in shown} <= named
+    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yaml").read_text())
+    assert scrape["scrape_configs"][0]["metrics_path"] == "/metrics"

@@ -146,6 +146,7 @@ class Service:
         Raises:
             SearchError: there is no such preset; RequestValidationError: a weight is too large.
         """
+        _check_weight(query, self.options.gamma_limit)
         if query.scenario is not None:
             scenario = self.options.scenarios.get(query.scenario)
             if scenario is None:
@@ -154,7 +155,6 @@ class Service:
                     f"scenario={query.scenario!r} is unknown: this service has {known}"
                 )
             query = scenario.filled(query)
-        _check_weight(query, self.options.gamma_limit)
         return query
 
     async def run(self, size: int, masked: object, answer: Callable[..., A], *asked: Any) -> A:

@@ -30,6 +30,10 @@ _Vector = Annotated[list[FiniteFloat], Field(min_length=1, fail_fast=True)]
 _Length = Annotated[int, Field(ge=1, description="length of the list")]
 
 
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -58,6 +62,8 @@ class ErrorBody(_Answer):
 class BatchRequest(Wire):
     """Body of POST /v1/recommend/batch: queries that are answered each for itself."""
 
+    model_config = _example({"queries": [{"user_id": "42", "k": 5}, {"profile": [], "k": 5}]})
+
     queries: Annotated[
         list[RecommendQuery], Field(min_length=1, max_length=MAX_QUERIES, fail_fast=True)
     ]
@@ -65,6 +71,8 @@ class BatchRequest(Wire):
 
 class SimilarRequest(Wire):
     """Body of POST /v1/similar: items of the catalogue that others are to be like together."""
+
+    model_config = _example({"items": ["1193", "661"], "k": 5})
 
     items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     k: _Length = 20
@@ -75,11 +83,15 @@ class SimilarRequest(Wire):
 class ItemsRequest(Wire):
     """Body of POST /v1/items: items to be described."""
 
+    model_config = _example({"items": ["1193", "661"]})
+
     items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
 
 
 class VectorRequest(Wire):
     """Body of POST /v1/search: vectors in the space of the indexed ones."""
+
+    model_config = _example({"vectors": [[0.1, 0.7]], "k": 5})
 
     vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS, fail_fast=True)]
     k: int = Field(20, ge=1, description="length of every list")
@@ -216,6 +228,8 @@ class Replicas(_Answer):
 
 class RollbackRequest(Wire):
     """Body of POST /v1/admin/rollback."""
+
+    model_config = _example({})
 
     build_id: str | None = Field(None, description="of an index that was served before")
 

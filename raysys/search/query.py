@@ -134,7 +134,16 @@ class RecommendQuery(Wire):
             "anyOf": [
                 {"required": ["user_id"], "properties": {"user_id": {"not": {"type": "null"}}}},
                 {"required": ["profile"], "properties": {"profile": {"not": {"type": "null"}}}},
-            ]
+            ],
+            "examples": [
+                {"user_id": "42", "k": 10, "ranking": "like"},
+                {
+                    "profile": [{"item_id": "1193", "rating": 5}, {"item_id": "661"}],
+                    "k": 5,
+                    "explain": True,
+                },
+                {"user_id": "42", "profile": [{"item_id": "1193"}], "fallback": True},
+            ],
         }
     )
 

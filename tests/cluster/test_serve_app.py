@@ -80,10 +80,10 @@ def test_build_takes_what_a_serve_config_file_typed(run, monkeypatch):
 
 
 def test_two_replicas_where_a_cpu_stays_free(run):
-    def begun(cpus, **given):
-        return replicas_of(ServeConfig(run=str(run), **given), cpus)
+    def begun(there, **given):
+        return replicas_of(ServeConfig(run=str(run), **given), there)
 
-    assert [begun(cpus) for cpus in (0, 1, 2, 3, 64)] == [1, 1, 1, 2, 2]
+    assert [begun(there) for there in (0, 1, 2, 3, 64)] == [1, 1, 1, 2, 2]
     assert begun(2, cpus=0.5) == 2
     assert begun(2, replicas=5) == 5
     assert begun(64, max_replicas=1) == 1
