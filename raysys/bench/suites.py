@@ -29,6 +29,7 @@ SUITES = {
     "recovery": ("raysys.bench.recovery", "RecoveryBenchConfig"),
     "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
+    "serve": ("raysys.bench.serve", "ServeBenchConfig"),
     "train": ("raysys.bench.training", "TrainBenchConfig"),
 }
 

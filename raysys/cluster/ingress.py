@@ -15,6 +15,8 @@ import socket
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 _DRAINING = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
 _DRAINING_S = 2  # HAProxy learns within .1 s that a replica goes; Serve would wait 30
+_CHECKING = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
+_CHECKING_S = 0.25  # three failures in a row start another proxy; Serve would take half a minute
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
@@ -31,6 +33,7 @@ def prepare() -> None:
         return
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     os.environ.setdefault(_DRAINING, str(_DRAINING_S))
+    os.environ.setdefault(_CHECKING, str(_CHECKING_S))
     with socket.socket() as first, socket.socket() as second:
         for name, probe in zip(_PORTS, (first, second), strict=True):
             probe.bind(("", 0))

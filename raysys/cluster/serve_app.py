@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,7 @@ from raysys.store.builds import Workspace
 log = logging.getLogger(__name__)
 
 _ORDER_S = 120.0  # for all replicas to carry out an order; opening an index takes seconds
+_SWITCH_S = 0.0005  # between threads of Python: what opens an index must not hold up answers
 _TARGET_ONGOING = 8  # requests at a replica; more of them start another one
 
 
@@ -208,6 +210,7 @@ def app_of(
     Raises:
         BuildError: see `Served.open`, or the index gives no usable list.
     """
+    sys.setswitchinterval(_SWITCH_S)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)

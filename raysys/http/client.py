@@ -54,7 +54,7 @@ class Client:
         base_url: where the service listens.
         key: of the service, where it has keys.
         timeout_s: for one attempt.
-        retries: further attempts after the first.
+        retries: further attempts after the first; five take three to five seconds.
         transport: replaces the network, e.g. `httpx.MockTransport`.
     """
 
@@ -64,7 +64,7 @@ class Client:
         *,
         key: str | None = None,
         timeout_s: float = 10.0,
-        retries: int = 3,
+        retries: int = 5,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._asking = Asking(base_url, key, retries)
@@ -217,7 +217,7 @@ class AsyncClient:
         base_url: where the service listens.
         key: of the service, where it has keys.
         timeout_s: for one attempt.
-        retries: further attempts after the first.
+        retries: further attempts after the first; five take three to five seconds.
         transport: replaces the network.
     """
 
@@ -227,7 +227,7 @@ class AsyncClient:
         *,
         key: str | None = None,
         timeout_s: float = 10.0,
-        retries: int = 3,
+        retries: int = 5,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._asking = Asking(base_url, key, retries)

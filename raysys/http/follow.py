@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -30,6 +33,7 @@ from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
 
+_NICE = 10
 CANARIES = 16  # profiles of one item
 _LISTED = 20
 _USER = re.compile(r"//[^/@\s]*@")  # of a URI
@@ -51,7 +55,9 @@ class Following:
     ) -> None:
         self._holder, self._workspace, self._verify = holder, workspace, verify
         self._every_s = every_s
-        self._looking = threading.Lock()
+        self._aside = ThreadPoolExecutor(
+            1, thread_name_prefix="raysys-follow", initializer=_stand_back
+        )
         self._done: object = None  # the set that was looked at to the end
         self._refused: object = None  # the set that was refused
         self._pause = self._left_out = 0  # looks without another try at it
@@ -65,21 +71,21 @@ class Following:
 
     def start(self) -> None:
         """Look from time to time in a thread of its own, until the process ends."""
-        threading.Thread(target=self._run, name="raysys-follow", daemon=True).start()
+        threading.Thread(target=self._run, name="raysys-looks", daemon=True).start()
 
     def look(self, *, anew: bool = False) -> bool:
         """Take one look; return whether something else is served now.
 
-        `anew` tries again at once what was refused before.
+        `anew` tries again at once what was refused before. Looks follow one another in a thread
+        that stands back where a processor is short, so that answers go on as before.
         """
-        with self._looking:  # an order may come while the thread looks
-            if anew:
-                self._refused = None
-            return self._look()
+        return self._aside.submit(self._look, anew=anew).result()
 
     # -- internals -------------------------------------------------------------------------
 
-    def _look(self) -> bool:
+    def _look(self, *, anew: bool) -> bool:
+        if anew:
+            self._refused = None
         current: object = None
         try:
             current = self._current()
@@ -144,6 +150,12 @@ class Following:
             self._state = self._state.model_copy(update={"refused": reason})
             if reason is not None:
                 log.warning("service stays with index=%s: %s", self._holder().build_id, reason)
+
+
+def _stand_back() -> None:
+    """Let this thread alone run when others do not."""
+    with suppress(AttributeError, OSError):  # Linux has a priority for each thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def canaries(before: Search, after: Search) -> float:

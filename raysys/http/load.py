@@ -20,6 +20,8 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.http.retries import FIRST_PAUSE_S, is_passing
+
 SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _STEP = 2**0.5  # of the histogram's bounds
 _FIRST_MS = 0.25
@@ -83,7 +85,7 @@ class Load:
         connections: at once.
         per_second: requests of an open loop; None: a closed one.
         seconds: how long requests begin.
-        retries: further attempts where a connection is lost, or on 429, 502, 503, 504.
+        retries: further attempts where a connection is lost or the service busy.
         timeout_s: of one attempt.
         headers: of every request.
         seed: of the moments of an open loop.
@@ -166,7 +168,7 @@ class _Asking:
                 async with self._session.post(self._load.path, data=body) as answer:
                     await answer.read()
                     outcome = str(answer.status)
-                    passing = answer.status in (429, 502, 503, 504)
+                    passing = is_passing(answer.status, answer.headers.get("content-type", ""))
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 outcome, passing = type(error).__name__, True
             if outcome == "200":
@@ -177,5 +179,6 @@ class _Asking:
             if not passing or not left:
                 break
             self._retried += 1
-            await asyncio.sleep(0.1 * random.uniform(1.0, 1.5))
+            pause_s = FIRST_PAUSE_S * 2.0 ** (self._load.retries - left)
+            await asyncio.sleep(pause_s * random.uniform(1.0, 1.5))
         self._errors[outcome] += 1

@@ -1,6 +1,6 @@
 """The OpenAPI document of HTTP v1, as a file beside the guides.
 
-    python -m raysys.http.openapi docs/openapi.json
+python -m raysys.http.openapi docs/openapi.json
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from raysys.http.wire import VERSION
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.1
+FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0  # that a service may ask for
 _LOST = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 _BUSY = (429, 502, 503, 504)
@@ -45,7 +45,7 @@ class Asking:
             ServiceError: no answer came, and no further attempt is made.
         """
         left = self._retries - attempt
-        pause_s = _FIRST_PAUSE_S * float(2**attempt)
+        pause_s = FIRST_PAUSE_S * float(2**attempt)
         if isinstance(got, httpx.HTTPError):
             where = f"{call.method} {self.base_url}{call.path}"
             if not isinstance(got, _LOST):
@@ -55,7 +55,11 @@ class Asking:
                 raise ServiceError(f"{where}: no answer: {got}") from got
         else:
             self._compare(got)
-            if not left or not call.repeatable or not _passing(got):
+            if (
+                not left
+                or not call.repeatable
+                or not is_passing(got.status_code, got.headers.get("content-type", ""))
+            ):
                 return None
             asked = got.headers.get("retry-after", "")
             if asked.isdigit():
@@ -72,9 +76,10 @@ class Asking:
             log.warning("versions differ client=%s service=%s", VERSION, served)
 
 
-def _passing(response: httpx.Response) -> bool:
+def is_passing(status: int, content_type: str) -> bool:
     """Tell whether another try may be answered: it is busy, or no replica was there to answer."""
-    if response.status_code in _BUSY:
+    if status in _BUSY:
         return True
-    is_json = response.headers.get("content-type", "").startswith("application/json")
-    return response.status_code == httpx.codes.INTERNAL_SERVER_ERROR and not is_json
+    return status == httpx.codes.INTERNAL_SERVER_ERROR and not content_type.startswith(
+        "application/json"
+    )

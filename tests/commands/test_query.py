@@ -77,7 +77,7 @@ def test_exactly_one_question(run, words):
 
 
 def test_a_service_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("raysys.http.retries._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("raysys.http.retries.FIRST_PAUSE_S", 0.0)
     with pytest.raises(ServiceError, match="no answer") as caught:
         query(QueryConfig(url="http://127.0.0.1:9", user_id="1"))
     assert "127.0.0.1:9" in str(caught.value)

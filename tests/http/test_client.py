@@ -13,7 +13,7 @@ ANSWER = {"build_id": "b", "ranking": "consume", "unknown_items": [], "items": [
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.0)
 
 
 def scripted(*steps):
@@ -139,7 +139,7 @@ def test_what_no_service_would_take_is_not_sent():
 def test_a_busy_service_says_when_to_come_again(monkeypatch):
     pauses = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.1)
     many = httpx.Response(429, headers={"retry-after": "7"}, json={})
     long = httpx.Response(503, headers={"retry-after": "86400"}, json={})
     service, _ = scripted(many, busy(), long, httpx.Response(200, json=ANSWER))

@@ -1,0 +1,151 @@
+"""A service that a benchmark starts, in a process of its own, and tells what should happen to it.
+
+It reads orders from standard input, one a line, and answers each with a line of JSON:
+
+    redeploy         the same builds in new replicas, as a new version of the service brings them
+    kill replica     kill -9 of one replica
+    kill proxy       kill -9 of what takes requests in
+    stop             end
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from raysys.errors import BuildError
+
+_START_S = 180.0
+
+
+class Host:
+    """The service, from the outside.
+
+    Args:
+        settings: keys of `raysys serve`.
+        environment: beside that of this process.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        told = f"from raysys.bench.serve_host import main; main({json.dumps(dict(settings))!r})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", told],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.url = f"http://127.0.0.1:{settings['port']}"
+
+    def __enter__(self) -> Self:
+        self._answer()
+        until = time.monotonic() + _START_S
+        while True:
+            try:
+                if httpx.get(f"{self.url}/livez", trust_env=False).status_code == httpx.codes.OK:
+                    return self
+            except httpx.HTTPError:
+                pass
+            if time.monotonic() > until:
+                raise BuildError(f"the service at {self.url} does not answer")
+            time.sleep(0.1)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.tell("stop")
+        self._process.wait(60)
+
+    def tell(self, order: str) -> dict[str, Any]:
+        """Give an order and return what became of it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{order}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise BuildError("the service that was started has ended")
+
+
+def main(settings: str) -> None:
+    """Start Ray and the service, and obey."""
+    import ray
+
+    from raysys.cluster.connect import connected
+    from raysys.cluster.serve_app import ServeConfig, application, checked
+    from raysys.cluster.serve_app import serve as ray_serve
+    from raysys.config import RayConfig, load
+
+    cfg = load(ServeConfig, json.loads(settings))
+    served = checked(cfg)
+
+    def deployed(version: int) -> None:
+        later = dataclasses.replace(cfg, timeout_s=cfg.timeout_s + version)
+        replicas = cfg.replicas or 1
+        ray_serve.run(application(later, served, replicas=replicas), name=cfg.name)
+
+    with connected(RayConfig(address="local")):
+        ray_serve.start(http_options={"host": "127.0.0.1", "port": cfg.port})
+        deployed(0)
+        _say({"pid": os.getpid()})
+        n_deployed = 0
+        for line in sys.stdin:
+            order, answer = line.strip(), {}
+            if order == "stop":
+                break
+            if order == "redeploy":
+                n_deployed += 1
+                deployed(n_deployed)
+            elif order == "kill replica":
+                answer = _killed("ServeReplica:")
+            elif order == "kill proxy":
+                answer = _killed("haproxy") or _killed("ProxyActor")
+            _say(answer)
+        ray_serve.shutdown()
+    ray.shutdown()
+    _say({})
+
+
+def _killed(name: str) -> dict[str, Any]:
+    """Kill one process that this one started, whose command begins with a name."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended since
+            continue
+        parents[int(folder.name)] = parent
+        names[int(folder.name)] = words[0].decode(errors="replace")
+    for pid, command in names.items():
+        ancestor: int | None = pid
+        while ancestor is not None and ancestor != os.getpid():
+            ancestor = parents.get(ancestor)
+        if ancestor is not None and pid != ancestor and name in command:
+            os.kill(pid, signal.SIGKILL)
+            return {"pid": pid, "name": command[:80]}
+    return {}
+
+
+def _say(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
