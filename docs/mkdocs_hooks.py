@@ -38,7 +38,7 @@ log = logging.getLogger("mkdocs.hooks.pages")
 def on_config(config: Any) -> Any:
     """Fill the navigation: decisions by their numbers, then the commands."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
-    commands = [f"commands/raysys-{name}.md" for name in cli.COMMANDS]
+    commands = [_place(name) for name in cli.COMMANDS]
     for entry in config.nav:
         if "Decisions" in entry:
             names = [f"decisions/{path.name}" for path in decisions]
@@ -59,9 +59,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"plots/{plot.name}", abs_src_path=str(plot)))
     files.append(File.generated(config, "commands.md", content=_commands_page()))
     for name in cli.COMMANDS:
-        files.append(
-            File.generated(config, f"commands/raysys-{name}.md", content=_command_page(name))
-        )
+        files.append(File.generated(config, _place(name), content=_command_page(name)))
     return files
 
 
@@ -94,11 +92,16 @@ def _followed(link: re.Match[str], source: str, here: str) -> str:
     return f"{image}[{text}]({posixpath.relpath(site, start)}{anchor or ''})"
 
 
+def _place(name: str) -> str:
+    """Return the page of a command, whose name may have two words."""
+    return f"commands/raysys-{name.replace(' ', '-')}.md"
+
+
 def _commands_page() -> str:
     lines = ["# Commands", "", "`raysys X --help` prints what these pages say.", ""]
     lines += ["| command | does |", "|---|---|"]
     for name, command in cli.COMMANDS.items():
-        lines.append(f"| [`{name}`](commands/raysys-{name}.md) | {command.summary} |")
+        lines.append(f"| [`{name}`]({_place(name)}) | {command.summary} |")
     return "\n".join(lines) + "\n"
 
 

@@ -105,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         _write(_usage())
         return 0 if words else 2
-    name, *rest = words
-    if rest and f"{name} {rest[0]}" in COMMANDS:
-        name, rest = f"{name} {rest[0]}", rest[1:]
+    name, rest = command_of(words)
     _set_up_logging()
     try:
         if name not in COMMANDS:
@@ -125,6 +123,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return _report(error)
     return 0
+
+
+def command_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command that words begin with, of one word or two, and what follows it."""
+    both = " ".join(words[:2])
+    return (both, list(words[2:])) if both in COMMANDS else (words[0], list(words[1:]))
 
 
 def _name_of_today(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:

@@ -62,7 +62,8 @@ def test_every_block_is_text_or_commands(page):
 def test_commands_are_those_of_the_code(page, caplog):
     shells = [block for block in blocks(page.read_text()) if block.info == "sh"]
     words = [shlex.split(line, comments=True) for block in shells for line in block.commands]
-    for _, name, *rest in (line for line in words if line[0] == "raysys"):
+    for line in (line for line in words if line[0] == "raysys"):
+        name, rest = cli.command_of(line[1:])
         if "--config" in rest:
             del rest[rest.index("--config") :][:2]
         _, schema = cli.resolve(name, rest)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysys.http.client import Client, ServiceError
+from raysys.http.keys import hash_of
 from tests.support import processes
 from tests.support.markdown import blocks, unclear
 from tests.support.wheels import ROOT, environment
@@ -214,7 +215,16 @@ def check_explained(shell, out):
     assert lines[-1].startswith("other atoms")
 
 
+def check_key(shell, out):
+    secret = out.strip()
+    assert secret.startswith("rs_")
+    written = (shell.folder / "keys.yaml").read_text()
+    assert hash_of(secret) in written
+    assert secret not in written
+
+
 CHECKS = {
+    "raysys serve key keys=keys.yaml": check_key,
     "raysys look source=logs.parquet": check_look,
     "raysys pipeline run=runs/first source=logs.parquet items=items.parquet": check_pipeline,
     "curl -s localhost:8000/v1/recommend": check_recommended,
@@ -224,7 +234,7 @@ CHECKS = {
     "raysys query run=runs/first vectors=queries.npy": check_vectors,
     "raysys query run=runs/first user_id=42 explain=1193": check_explained,
 }
-SERVERS = ("raysys serve ", "serve run ")
+SERVERS = ("raysys serve run=", "serve run ")
 
 
 def commands_to_run():
