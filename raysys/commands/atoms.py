@@ -21,7 +21,7 @@ from raysys.config import JobConfig, require, require_run
 from raysys.data.arrays import Floats
 from raysys.errors import ConfigError
 from raysys.reports.tables import aligned
-from raysys.search.items import ItemTable
+from raysys.search.items import NAMES, ItemTable
 from raysys.store.builds import Workspace
 
 
@@ -57,7 +57,8 @@ def atoms(cfg: AtomsConfig) -> str:
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     coded = Coded.current(workspace)
-    codes, items = Codes.open(coded.codes), ItemTable.load(Embeddings.open(coded.embeddings))
+    names = Embeddings.open(coded.embeddings).items(list(NAMES))
+    codes, items = Codes.open(coded.codes), ItemTable(names["item_id"], names["title"])
     dictionary = Compressor.open(coded.compressor).dictionary_of(codes)
     if cfg.items is not None:
         rows = _shared(codes, dictionary, items, cfg.items, cfg.top_k)

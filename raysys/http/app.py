@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -35,8 +35,9 @@ from raysys.http.admin import Control, Everyone, Order, add_admin
 from raysys.http.follow import Following
 from raysys.http.items import add_items
 from raysys.http.limits import Limits, RefusedError
-from raysys.http.lists import add_lists, kind_of
+from raysys.http.lists import add_lists
 from raysys.http.service import Service, ServiceOptions
+from raysys.http.shortcut import Shortcut
 from raysys.http.wire import CONDITIONS, ErrorBody
 from raysys.store.builds import Workspace
 
@@ -94,6 +95,7 @@ def create_app(
     add_admin(app, service, everyone or alone, workspace)
     add_lists(app, service)
     add_items(app, service)
+    app.add_middleware(Shortcut, service=service)
     app.add_middleware(Limits, counted=service.counts.add)
     app.add_middleware(
         Access,
@@ -128,18 +130,6 @@ def _printable(path: tuple[int | str, ...]) -> str:
 
 def _handle_errors(app: FastAPI, service: Service) -> None:
     """Give every error the one body."""
-    counts, options = service.counts, service.options
-
-    def refused(
-        status: int,
-        kind: str,
-        message: str,
-        details: Any = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> JSONResponse:
-        counts.add(f"error_{status}")
-        error = {"type": kind, "message": message, "details": list(details)}
-        return JSONResponse({"error": error}, status_code=status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -148,29 +138,31 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
             for entry in error.errors()[:_NAMED]
         ]
         message = "; ".join(f"{entry['field']}: {entry['message']}" for entry in details[:5])
-        return refused(422, "invalid_request", message, details)
+        return service.refusal(422, "invalid_request", message, details)
 
     @app.exception_handler(DataError)
     @app.exception_handler(SearchError)
     async def bad_query(_: Request, error: RaysysError) -> JSONResponse:
-        known = kind_of(error)
-        assert known is not None
-        return refused(*known, str(error))
+        answer = service.refusal_of(error)
+        assert answer is not None
+        return answer
 
     @app.exception_handler(RefusedError)
     async def not_now(_: Request, error: RefusedError) -> JSONResponse:
-        return refused(error.status, error.kind, str(error), headers=error.headers)
+        answer = service.refusal_of(error)
+        assert answer is not None
+        return answer
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # what the schema calls valid JSON is no text at all
-            return refused(422, "invalid_request", f"body: {error.detail}")
-        return refused(error.status_code, "http", str(error.detail), headers=error.headers)
+            return service.refusal(422, "invalid_request", f"body: {error.detail}")
+        return service.refusal(error.status_code, "http", str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
         request_id = request.scope.get(REQUEST_ID, "")
         log.error("request failed path=%s id=%s", request.url.path, request_id, exc_info=error)
         message = "the service failed to answer; its log has the details"
-        headers = {REQUEST_ID: request_id} if options.request_ids else None
-        return refused(500, "internal", message, headers=headers)
+        headers = {REQUEST_ID: request_id} if service.options.request_ids else None
+        return service.refusal(500, "internal", message, headers=headers)

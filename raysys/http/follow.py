@@ -130,7 +130,7 @@ class Following:
             return False
         if self._verify:
             served.verify(known=before.served)
-        search = Search(served)
+        search = Search(served, opened=before.opened if before.opened.is_of(served) else None)
         overlap = canaries(before, search)
         self._holder.exchange(search)
         self._state = self._state.model_copy(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -87,20 +86,22 @@ class Limits:
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._max_bytes:
             raise self._too_large()
-        parts, size, until = [], 0, time.monotonic() + self._timeout_s
-        while True:
-            try:
-                message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0))
-            except TimeoutError:
-                text = f"the body was not complete after {self._timeout_s:g} s"
-                raise RefusedError(408, "slow_request", text) from None
-            part = message.get("body", b"")
-            size += len(part)
-            if size > self._max_bytes:
-                raise self._too_large()
-            parts.append(part)
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return b"".join(parts)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._max_bytes:
+                        raise self._too_large()
+                    parts.append(part)
+                    gone = message["type"] == "http.disconnect"
+                    if gone or not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            text = f"the body was not complete after {self._timeout_s:g} s"
+            raise RefusedError(408, "slow_request", text) from None
 
     def _too_large(self) -> RefusedError:
         return RefusedError(413, "too_large", f"a body may have {self._max_bytes} bytes at most")

@@ -9,8 +9,8 @@ import numpy as np
 from fastapi import FastAPI, Query, Response
 from pydantic import TypeAdapter, ValidationError
 
-from raysys.errors import DataError, RaysysError, SearchError, UnknownItemError
-from raysys.http.service import Service, reply
+from raysys.errors import RaysysError, SearchError
+from raysys.http.service import Service, kind_of, reply
 from raysys.http.wire import (
     CONDITIONS,
     BatchAnswer,
@@ -24,9 +24,10 @@ from raysys.http.wire import (
     VectorHits,
     VectorRequest,
 )
-from raysys.search.query import Answer, RecommendQuery, UnknownUserError, conditions
+from raysys.search.query import Answer, RecommendQuery, conditions
 from raysys.search.search import Search
 
+RECOMMEND = "/v1/recommend"
 _MAX_LISTED = 20_000  # items of all lists of a batch
 
 _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
@@ -41,16 +42,10 @@ def add_lists(app: FastAPI, service: Service) -> None:
     """Add the routes."""
     counts, metrics = service.counts, service.metrics
 
-    @app.post("/v1/recommend", response_model=Answer)
+    @app.post(RECOMMEND, response_model=Answer)
     async def recommend(body: RecommendQuery) -> Response:
         """Recommend items to a stored user or for a posted profile."""
-        query = service.filled(body)
-        search = service.asked(query.k)
-        masked = query.allow or query.deny or query.explain or query.cursor
-        answer = await service.run(search.size_of(query), masked, search.recommend, query)
-        counts.add("recommend")
-        metrics.answered("/v1/recommend", [answer])
-        return reply(_ANSWER, answer)
+        return await recommended(service, body)
 
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def batch(body: BatchRequest) -> Response:
@@ -161,6 +156,17 @@ def add_lists(app: FastAPI, service: Service) -> None:
         return reply(_SCENARIOS, Scenarios(dict(service.options.scenarios)))
 
 
+async def recommended(service: Service, body: RecommendQuery) -> Response:
+    """Answer a request of recommend; what is wrong with it is raised."""
+    query = service.filled(body)
+    search = service.asked(query.k)
+    masked = query.allow or query.deny or query.explain or query.cursor
+    answer = await service.run(search.size_of(query), masked, search.recommend, query)
+    service.counts.add("recommend")
+    service.metrics.answered(RECOMMEND, [answer])
+    return reply(_ANSWER, answer)
+
+
 def masks_of(allow: str | None, deny: str | None) -> dict[str, Any]:
     """Return the conditions of query parameters.
 
@@ -175,17 +181,6 @@ def masks_of(allow: str | None, deny: str | None) -> dict[str, Any]:
             reason = error.errors()[0]["msg"]
             raise SearchError(f"{name}={text} is no JSON object of conditions: {reason}") from error
     return masks
-
-
-def kind_of(error: RaysysError) -> tuple[int, str] | None:
-    """Return the status and the type of an error that a client can act upon; None: it is ours."""
-    if isinstance(error, UnknownUserError):
-        return 404, "unknown_user"
-    if isinstance(error, UnknownItemError):
-        return 404, "unknown_item"
-    if isinstance(error, (DataError, SearchError)):
-        return 422, "bad_query"
-    return None
 
 
 def _entry(answer: Answer | RaysysError) -> BatchEntry:

@@ -17,6 +17,7 @@ FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0  # that a service may ask for
 _LOST = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 _BUSY = (429, 502, 503, 504)
+_OF_A_PROXY = (404, 500)
 
 
 class Asking:
@@ -77,9 +78,10 @@ class Asking:
 
 
 def is_passing(status: int, content_type: str) -> bool:
-    """Tell whether another try may be answered: it is busy, or no replica was there to answer."""
+    """Tell whether another try may be answered: it is busy, or no replica was there to answer.
+
+    What a service refuses itself is JSON; a proxy that knows no replica yet says 404 in text.
+    """
     if status in _BUSY:
         return True
-    return status == httpx.codes.INTERNAL_SERVER_ERROR and not content_type.startswith(
-        "application/json"
-    )
+    return status in _OF_A_PROXY and not content_type.startswith("application/json")

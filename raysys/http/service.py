@@ -6,23 +6,24 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from raysys.errors import SearchError
+from raysys.errors import DataError, RaysysError, SearchError, UnknownItemError
 from raysys.http.keys import KeyRing
 from raysys.http.limits import RefusedError
 from raysys.http.logs import Logs
 from raysys.http.metrics import Metrics
 from raysys.http.wire import Followed, Scenario
 from raysys.scoring.rankings import MAX_GAMMA, Ranking
-from raysys.search.query import RecommendQuery
+from raysys.search.query import RecommendQuery, UnknownUserError
 
 if TYPE_CHECKING:  # keeps the search out of this module
     from raysys.search.search import Search
@@ -180,6 +181,37 @@ class Service:
             return await anyio.to_thread.run_sync(lambda: answer(*asked), abandon_on_cancel=True)
         text = f"the answer took longer than {self.options.timeout_s:g} s"
         raise RefusedError(503, "timeout", text, {"retry-after": "1"})
+
+    def refusal(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        details: Sequence[Any] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> JSONResponse:
+        """Return the answer of an error, and count it."""
+        self.counts.add(f"error_{status}")
+        error = {"type": kind, "message": message, "details": list(details)}
+        return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+    def refusal_of(self, error: RaysysError | RefusedError) -> JSONResponse | None:
+        """Return the answer of an error that a client can act upon; None: it is ours."""
+        if isinstance(error, RefusedError):
+            return self.refusal(error.status, error.kind, str(error), headers=error.headers)
+        known = kind_of(error)
+        return None if known is None else self.refusal(*known, str(error))
+
+
+def kind_of(error: RaysysError) -> tuple[int, str] | None:
+    """Return the status and the type of an error that a client can act upon; None: it is ours."""
+    if isinstance(error, UnknownUserError):
+        return 404, "unknown_user"
+    if isinstance(error, UnknownItemError):
+        return 404, "unknown_item"
+    if isinstance(error, (DataError, SearchError)):
+        return 422, "bad_query"
+    return None
 
 
 def reply(kind: TypeAdapter[A], answer: A) -> Response:

@@ -36,6 +36,7 @@ from raysys.timing.files import Timed
 log = logging.getLogger(__name__)
 
 KIND = "changes"
+_FEW = 100  # items of the build that are gone
 EDIT = f"{KIND}/edit"  # lease under which the current changes are read and others written
 
 
@@ -188,6 +189,8 @@ class Changed:
     Attributes:
         n_items, dim: of all of them, and of queries.
         alive: [N + M] which are neither deleted nor replaced by a later row.
+        few_gone: item_nums of those that are, where they are so few that every query leaves them
+            out one by one, for which a mask of all items would take longer; None: they are many.
     """
 
     def __init__(
@@ -200,6 +203,8 @@ class Changed:
         self._bias = changes.bias
         gone = gone_mask(changes, known, index.n_items)
         self._alive = ~gone if gone.any() else None
+        nums = np.flatnonzero(gone).astype(np.int32)
+        self.few_gone = nums if len(nums) <= _FEW else None
         self.alive = np.concatenate([~gone, np.ones(len(changes.items), dtype=bool)])
         self._cosine = cosine
         self.n_items = index.n_items + len(changes.items)
@@ -222,11 +227,14 @@ class Changed:
                 f"allow has shape {allow.shape} and dtype {allow.dtype}, "
                 f"expected ({self.n_items},) bool"
             )
-        base = self._alive
-        if allow is not None:
-            base = allow[:first] if base is None else allow[:first] & base
         lists = None if request.exclude is None else [np.asarray(nums) for nums in request.exclude]
         old = None if lists is None else [nums[nums < first] for nums in lists]
+        base = None if allow is None else allow[:first]
+        if self._alive is not None and self.few_gone is not None:
+            nobody: list[Nums] = [self.few_gone[:0]] * len(request.queries)
+            old = [np.concatenate([nums, self.few_gone]) for nums in old or nobody]
+        elif self._alive is not None:
+            base = self._alive if base is None else base & self._alive
         answer = self._index.search(dataclasses.replace(request, exclude=old, allow=base))
         fresh = self._score(request.queries, request.weights)
         if allow is not None:

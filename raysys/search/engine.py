@@ -17,29 +17,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.autoencoder.files import Autoencoder
-from raysys.compressor.embeddings import Embeddings
 from raysys.data.arrays import Floats
 from raysys.data.cells import AHEAD_S, Cells
 from raysys.errors import SearchError
-from raysys.index.files import open_index
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
 from raysys.scoring.normaliser import N_BEST, Normaliser, joined
 from raysys.scoring.rankings import CONSUME_BIAS, N_CANDIDATES, SIMILAR, Needs, Ranking
-from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Mask
 from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
+from raysys.search.opened import Opened
 from raysys.search.query import Items, Ranked
 from raysys.search.rescoring import best_of
-from raysys.search.served import Served, open_spread
 from raysys.search.stages import Stages
 from raysys.search.users import seen_items
 from raysys.timing.files import Timed
 
 _CONSUME = Ranking("consume")
+_NOBODY: Items = np.zeros(0, dtype=np.int32)
 _AT_ONCE = 64  # users whose scores of all items are held
 
 
@@ -47,8 +44,7 @@ class Engine:
     """Makes lists of profiles. Calls are thread-safe.
 
     Args:
-        served: what is searched.
-        embeddings: of the served items.
+        opened: what is searched.
         items: the served catalogue.
         changes: since the index was built; None: there are none.
 
@@ -58,40 +54,28 @@ class Engine:
         neighbours: lists by cosine.
     """
 
-    def __init__(
-        self,
-        served: Served,
-        *,
-        embeddings: Embeddings,
-        items: ItemTable,
-        changes: Changes | None,
-    ) -> None:
+    def __init__(self, opened: Opened, *, items: ItemTable, changes: Changes | None) -> None:
         self._items = items
         self._changes = changes
-        self.codes = open_index(served.index, served.coded)
+        self.codes = opened.codes
         self._changed: Changed | None = None
         if changes is not None:
-            cosine = embeddings.similarity == "cosine"
+            cosine = opened.embeddings.similarity == "cosine"
             self._changed = Changed(self.codes, changes, items.built, cosine=cosine)
         self._index: Searchable = self._changed or self.codes
         self._timed: Timed | None = None
         self._observing = threading.Lock()
-        self.scorer: Scorer | None = None
-        self.fitted_until: int | None = None
+        self.scorer, self.fitted_until = opened.scorer, opened.fitted_until
         self.normaliser: Normaliser | None = None
-        if served.coded.autoencoder is not None:
-            autoencoder = Autoencoder.open(served.coded.autoencoder)
-            self.scorer = autoencoder.scorer()
-            self.fitted_until = autoencoder.facts.fitted_until
-            self._spread = open_spread(served.index)
+        if self.scorer is not None:
+            self._spread = opened.spread
             if changes is not None and changes.timed is not None:
                 self._follow(changes.timed)
             else:
-                self._timed = Timed.of_build(served.coded.autoencoder)
-                self.normaliser = Normaliser(self.scorer, *self._spread)
+                self._timed, self.normaliser = opened.timed, opened.normaliser
         width = self.scorer.width if self.scorer is not None else None
         fresh = changes.vectors if changes is not None else None
-        self.neighbours = Neighbours.open(embeddings, self._index, width=width, fresh=fresh)
+        self.neighbours = Neighbours.open(opened.embeddings, self._index, width=width, fresh=fresh)
 
     @property
     def counted_until(self) -> int | None:
@@ -222,7 +206,8 @@ class Engine:
             return
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         asked = [(ranking, exclude)]
-        alike = allow is None and self._changed is None  # the normaliser's best are of the build
+        gone = _NOBODY if self._changed is None else self._changed.few_gone
+        alike = allow is None and gone is not None  # then the normaliser's best are found as well
         alike = alike and n_candidates <= N_CANDIDATES
         if rescore and probabilities and alike and not (ranking == _CONSUME and whole):
             asked.append((_CONSUME, history.item_lists))  # one pass over the dictionary for both
@@ -231,7 +216,11 @@ class Engine:
         stages.end("search")
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
-            best = found[-1][0] if alike else None
+            best = None
+            if alike and gone is not None:
+                best = found[-1][0][:, :N_BEST]
+                best = np.where(best < normaliser.scorer.n_items, best, -1)
+                best = np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)
             log_z = self.log_z(z, history, best, normaliser=normaliser)
         for row in range(history.n_users):
             candidates = nums[row][nums[row] >= 0]
@@ -293,8 +282,8 @@ class Engine:
         Args:
             z: latents [B, H] of `encode`.
             history: the profiles.
-            best: [B, K] the build's best items by consume score that no profile holds, best first;
-                None: they are searched.
+            best: [B, K] the build's best items by consume score that no profile holds, and others
+                that are to be summed exactly, padded with -1; None: they are searched.
             normaliser: the one to use; None: that of now.
         """
         normaliser = self.normaliser if normaliser is None else normaliser
@@ -306,7 +295,7 @@ class Engine:
             query, weights = normaliser.scorer.query(z, _CONSUME)
             request = SearchRequest(query, top_k=N_BEST, weights=weights, exclude=own)
             best = self.codes.search(request)[0]
-        return normaliser.log_z(z, joined(own, best[:, :N_BEST]))
+        return normaliser.log_z(z, joined(own, best))
 
     def encode(self, history: Cells) -> Floats:
         """Return the latents [B, H] of profiles, by the model's items; see `Scorer.encode`."""

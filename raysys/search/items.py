@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from raysys.compressor.embeddings import Embeddings
 from raysys.data.schema import RatingLevels
 from raysys.errors import UnknownItemError
-from raysys.search.changes import Changes, joined_items
+from raysys.search.changes import Changes
 from raysys.search.ids import Ids
 from raysys.search.query import Hit, Ranked, SimilarItem
 from raysys.store.builds import Build
@@ -38,10 +38,11 @@ class Texts(Sequence[Any]):
 
     def of(self, nums: NDArray[np.int32]) -> list[str | None]:
         """Return the texts of some numbers."""
-        if self.column.num_chunks == 1:
-            found: list[str | None] = self.column.chunk(0).take(pa.array(nums)).to_pylist()
+        first = self.column.chunk(0) if self.column.num_chunks else pa.nulls(0)
+        if not len(nums) or nums.max() < len(first):  # `take` would copy all chunks together
+            found: list[str | None] = first.take(pa.array(nums)).to_pylist()
             return found
-        return [self[num] for num in nums.tolist()]  # `take` would copy all chunks together
+        return [self[num] for num in nums.tolist()]
 
 
 class ItemTable:
@@ -82,34 +83,15 @@ class ItemTable:
         self._encoded = encoded
 
     @classmethod
-    def load(
-        cls,
-        embeddings: Embeddings,
-        changes: Changes | None = None,
-        *,
-        index: Build | None = None,
-        encoded: bool = False,
+    def over(
+        cls, built: Ids, names: pa.Table, changes: Changes | None, *, encoded: bool = False
     ) -> ItemTable:
-        """Read the items of embeddings (row number = item_num), and what changed.
-
-        Args:
-            embeddings: of the items.
-            changes: since they were made.
-            index: a build that keeps their ids mapped; None, or one without: they are read.
-            encoded: as of the class.
-        """
-        built: Ids | None = None
-        if index is not None and f"{ITEM_NAMES}.arrow" in index.files():
-            built, table = Ids.open(index, ITEM_NAMES)
-        else:
-            table = embeddings.items(list(NAMES))
-        n_built = len(table)
-        if changes is not None:
-            table = joined_items(table, changes)
+        """Return the items of a build and what changed since; see `open_names` for the first."""
+        table = names if changes is None else _with_fresh(names, changes.items)
         return cls(
             table["item_id"],
             table["title"],
-            n_built=n_built,
+            n_built=len(names),
             deleted=changes.deleted if changes is not None else (),
             encoded=encoded,
             built=built,
@@ -177,6 +159,27 @@ class ItemTable:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         reason = f"is several items: {shown}{more}" if found else "is no item's title"
         raise UnknownItemError(f"title {title!r} {reason}")
+
+
+def open_names(embeddings: Embeddings, index: Build) -> tuple[Ids, pa.Table]:
+    """Return the ids of the items of embeddings as a table, and their ids and titles.
+
+    They are mapped where the index build keeps them, else read. Row number = item_num.
+    """
+    if f"{ITEM_NAMES}.arrow" in index.files():
+        return Ids.open(index, ITEM_NAMES)
+    table = embeddings.items(list(NAMES))
+    return Ids.of(table["item_id"]), table
+
+
+def _with_fresh(names: pa.Table, fresh: pa.Table) -> pa.Table:
+    """Return names with those of upserted rows behind, none of them copied."""
+    kinds = names.schema
+    columns = {
+        name: fresh[name] if name in fresh.column_names else pa.nulls(len(fresh))
+        for name in kinds.names
+    }
+    return pa.concat_tables([names, pa.table(columns).cast(kinds)])
 
 
 def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> list[Hit]:

@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.autoencoder.files import AutoencoderFacts
-from raysys.compressor.embeddings import Embeddings
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
 from raysys.errors import RaysysError, SearchError
 from raysys.search import explain
 from raysys.search.answers import Answers
@@ -23,6 +21,7 @@ from raysys.search.changes import Changes
 from raysys.search.engine import Engine, check_length
 from raysys.search.filters import Attributes, Conditions, Mask
 from raysys.search.items import ItemTable, similar_items
+from raysys.search.opened import Opened
 from raysys.search.query import (
     Answer,
     FoundItem,
@@ -31,7 +30,6 @@ from raysys.search.query import (
     SimilarItem,
 )
 from raysys.search.served import Served
-from raysys.search.users import UserStore
 from raysys.store.builds import Workspace
 
 _FEW_ITEMS = 50_000  # that a flat index scans in a millisecond
@@ -43,31 +41,27 @@ class Search:
     Args:
         served: what is searched.
         users: read the stored users' histories, which only queries by user_id need.
+        opened: of the same index, where it is at hand; None: it is opened.
 
     Attributes:
         served: as given.
+        opened: what it has beside the changes.
         engine: makes lists by number.
         asking: reads queries.
     """
 
-    def __init__(self, served: Served, *, users: bool = True) -> None:
-        coded = served.coded
+    def __init__(self, served: Served, *, users: bool = True, opened: Opened | None = None) -> None:
+        encoded = served.coded.autoencoder is not None
         self.served = served
-        self._embeddings = Embeddings.open(coded.embeddings)
+        self.opened = Opened(served, users=users) if opened is None else opened
+        self._embeddings, self._users = self.opened.embeddings, self.opened.users
         self._changes = Changes.open(served.changes) if served.changes is not None else None
-        encoded = coded.autoencoder is not None
-        self._items = ItemTable.load(
-            self._embeddings, self._changes, index=served.index, encoded=encoded
+        self._items = ItemTable.over(
+            self.opened.built, self.opened.names, self._changes, encoded=encoded
         )
-        self.engine = Engine(
-            served, embeddings=self._embeddings, items=self._items, changes=self._changes
-        )
+        self.engine = Engine(self.opened, items=self._items, changes=self._changes)
         self._levels = self.engine.scorer.levels if self.engine.scorer is not None else None
         self._attributes: Attributes | None = None
-        self._users: UserStore | None = None
-        if users and coded.profiles is not None:
-            stored = UserStore.open(served.index)
-            self._users = stored or UserStore.load(Profiles.open(coded.profiles))
         self.asking = Asking(self.engine, self._items, self._users, self._levels)
         self._browse = Browse(self._embeddings, self._items)
         self._answers = Answers(

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from raysys.autoencoder.files import SERVED_FILES
 from raysys.compressor.files import Coded
-from raysys.data.arrays import Floats
 from raysys.errors import BuildError
-from raysys.index.files import SPREAD, IndexFacts
 from raysys.search.changes import current_changes
 from raysys.search.users import UserStore
 from raysys.store.builds import Build, Workspace
@@ -110,12 +106,3 @@ def roll_back(workspace: Workspace, *, build_id: str | None = None) -> Served:
     served = Served.open(workspace, build_id=build_id or before[0])
     workspace.go_back(served.index)
     return served
-
-
-def open_spread(index: Build) -> tuple[Floats | None, float]:
-    """Return what a `Normaliser` needs of an index build; None: sums are exact."""
-    measured = IndexFacts.of(index).normaliser
-    if measured is None:
-        return None, np.inf
-    spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
-    return spread, measured["long"]

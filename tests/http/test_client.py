@@ -47,15 +47,15 @@ def test_retries_503_and_lost_connections():
 
 
 def test_gives_up_with_the_last_answer():
-    service, requests = scripted(*[busy() for _ in range(4)])
+    service, requests = scripted(*[busy() for _ in range(6)])
     with pytest.raises(ServiceError, match="status 503: busy") as caught:
         service.health()
     assert caught.value.status == 503
-    assert len(requests) == 4
+    assert len(requests) == 6
 
 
 def test_gives_up_without_an_answer():
-    service, _ = scripted(*[httpx.ConnectError("refused") for _ in range(4)])
+    service, _ = scripted(*[httpx.ConnectError("refused") for _ in range(6)])
     with pytest.raises(ServiceError, match=r"GET http://service/v1/health: no answer: refused"):
         service.health()
 
