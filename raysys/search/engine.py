@@ -49,6 +49,8 @@ class Engine:
         changes: since the index was built; None: there are none.
 
     Attributes:
+        alive: [N] which items a list may hold: neither deleted nor replaced by a later row.
+        n_items: how many.
         scorer: the autoencoder; None where the vectors are the user's own.
         normaliser: sums of P(consume) with the scorer of now; None without a model.
         neighbours: lists by cosine.
@@ -63,6 +65,9 @@ class Engine:
             cosine = opened.embeddings.similarity == "cosine"
             self._changed = Changed(self.codes, changes, items.built, cosine=cosine)
         self._index: Searchable = self._changed or self.codes
+        every = np.ones(len(items), dtype=np.bool_)
+        self.alive = every if self._changed is None else self._changed.alive
+        self.n_items = int(self.alive.sum())
         self._timed: Timed | None = None
         self._observing = threading.Lock()
         self.scorer, self.fitted_until = opened.scorer, opened.fitted_until
@@ -109,17 +114,6 @@ class Engine:
         self.scorer = self.scorer.with_prior(prior)
         self.normaliser = Normaliser(self.scorer, *self._spread)
         self._timed = timed
-
-    @property
-    def alive(self) -> Mask:
-        """Which items [N] a list may hold: neither deleted nor replaced by a later row."""
-        every = np.ones(len(self._items), dtype=np.bool_)
-        return every if self._changed is None else self._changed.alive
-
-    @property
-    def n_items(self) -> int:
-        """Number of items that a list may hold."""
-        return int(self.alive.sum())
 
     @property
     def rankings(self) -> tuple[str, ...]:
