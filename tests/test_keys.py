@@ -236,6 +236,12 @@ SHOWN = {
         "test_retrieval",
     ),
     "ScaleBenchConfig": {"sizes": "test_scale"},
+    "ServeBenchConfig": {
+        **dict.fromkeys(
+            ("connections", "seconds", "events"), "test_the_same_app_behind_each_server"
+        ),
+        "swaps": "test_events_are_seen_by_clients",
+    },
     "TrainBenchConfig": {
         **dict.fromkeys(
             ("n_items", "batch", "profile", "latent", "steps", "workers"), "test_steps_of_training"

@@ -41,8 +41,11 @@ from raysys.store.builds import Build, Workspace
 
 log = logging.getLogger(__name__)
 
+SERVERS = ("uvicorn", "haproxy", "serve proxy")
 _OWN_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
 _FOLLOW_S = 1.0
+_SWAP_S = 3.0  # from one exchange to the next
+_REST_S = 3.0  # until what an event began is over
 _BATCH = 100
 _RETRIES = 5  # as the client's
 _WARM = 200  # requests before anything is timed
@@ -88,7 +91,7 @@ def rows(cfg: ServeBenchConfig) -> list[dict[str, Any]]:
     with scratch() as folder:
         run = f"{folder}/run"
         _linked(cfg.run, run)
-        for server in ("uvicorn", "haproxy", "serve proxy"):
+        for server in SERVERS:
             with _started(server, run) as url:
                 Load(url, single[:_WARM], connections=1, seconds=2).run()
                 for connections in cfg.connections:
@@ -133,8 +136,10 @@ def _events(
 
         def swap() -> None:
             for build in changes:
+                started = time.monotonic()
                 workspace.go_back(build)
                 _until(lambda build=build: _serves(host.url, build))  # type: ignore[misc]
+                time.sleep(max(0.0, started + _SWAP_S - time.monotonic()))
 
         def offer() -> None:
             path = damaged.path("vectors.npy")
@@ -183,7 +188,7 @@ def _events(
                         "max_ms": told["ms"]["max"],
                     }
                 )
-                time.sleep(3)  # what the event began is over
+                time.sleep(_REST_S)
 
 
 def _during(asked: Load, event: Callable[[], None]) -> tuple[LoadResult, float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -69,6 +70,9 @@ class Host:
     ) -> None:
         self.tell("stop")
         self._process.wait(60)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
 
     def tell(self, order: str) -> dict[str, Any]:
         """Give an order and return what became of it."""
@@ -95,6 +99,7 @@ def main(settings: str) -> None:
     from raysys.cluster.serve_app import serve as ray_serve
     from raysys.config import RayConfig, load
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cfg = load(ServeConfig, json.loads(settings))
     served = checked(cfg)
 
