@@ -69,7 +69,7 @@ class ServeConfig(JobConfig):
         timeout_s: for an answer that is not short; what takes longer is answered 503.
         keys: file of keys that `raysys serve key` writes; null: whoever reaches the port may ask.
         logs: folder for the access and the audit log, JSON lines; null: none are written.
-        scenarios: presets by name, such as `scenarios.home.ranking=discover^0.3`.
+        scenarios: presets by name, such as `{home: {ranking: discover^0.3, k: 10}}`.
         host: address to listen on; 0.0.0.0 for every interface.
         port: TCP port to listen on.
         route_prefix: path before /v1.

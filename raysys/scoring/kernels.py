@@ -16,6 +16,7 @@ from raysys.data.compiled import compiled_fast, half, prefetch
 
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 32  # halves of a cache line
+_NOTHING = -1e30  # a log whose exponential is 0
 _BLOCK_ROWS = 16  # that several users meet at once
 
 
@@ -46,24 +47,94 @@ def add_rows(
 
 @compiled_fast
 def row_products(
-    rows: NDArray[Any], places: NDArray[Any], vector: NDArray[Any], out: NDArray[Any]
+    rows: NDArray[Any],
+    places: NDArray[Any],
+    offsets: NDArray[Any],
+    vectors: NDArray[Any],
+    out: NDArray[Any],
 ) -> None:
-    """Write rows[places] . vector to `out` [C]; rows [X, W] as in `add_rows`.
+    """Write the products of every user's rows with its vector to `out` [M].
 
     Rows may lie anywhere: every cache line of one is asked for ahead of its turn.
+
+    Args:
+        rows: [X, W] uint16, bits of float16.
+        places: [M] rows, user by user.
+        offsets: [B + 1] places of each user.
+        vectors: [B, W] float32.
+        out: [M] float32.
     """
     width = rows.shape[1]
     n_lines = width // _LINE if width % _LINE == 0 else 1
     lines = rows.reshape((rows.shape[0] * n_lines, width // n_lines))
-    for m in range(places.shape[0]):
-        if m + _AHEAD < places.shape[0]:
-            first = places[m + _AHEAD] * n_lines
-            for line in range(first, first + n_lines):
-                prefetch(lines, line)
-        row, total = rows[places[m]], np.float32(0)
-        for d in range(vector.shape[0]):
-            total += half(row[d]) * vector[d]
-        out[m] = total
+    for user in range(vectors.shape[0]):
+        vector = vectors[user]
+        for m in range(offsets[user], offsets[user + 1]):
+            if m + _AHEAD < places.shape[0]:
+                first = places[m + _AHEAD] * n_lines
+                for line in range(first, first + n_lines):
+                    prefetch(lines, line)
+            row, total = rows[places[m]], np.float32(0)
+            for d in range(vector.shape[0]):
+                total += half(row[d]) * vector[d]
+            out[m] = total
+
+
+@compiled_fast
+def unique_runs(items: NDArray[Any], offsets: NDArray[Any]) -> None:
+    """Sort every user's items [M] in place, each once, and move them together.
+
+    `offsets` [B + 1] become those of what is left at the start of `items`.
+    """
+    end = 0
+    for user in range(offsets.shape[0] - 1):
+        mine = np.sort(items[offsets[user] : offsets[user + 1]])
+        offsets[user] = end  # what stood there was read
+        for m in range(mine.shape[0]):
+            if m == 0 or mine[m] != mine[m - 1]:
+                items[end] = mine[m]
+                end += 1
+    offsets[offsets.shape[0] - 1] = end
+
+
+@compiled_fast
+def log_sums(
+    logs: NDArray[Any],
+    sampled: NDArray[Any],
+    items: NDArray[Any],
+    offsets: NDArray[Any],
+    exact: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write log(sum of exp) of a sample and of exact items to `out` [B].
+
+    Args:
+        logs: [B, T] of what each of the sample stands for; those of exact items are overwritten.
+        sampled: [T] the sample's items, ascending.
+        items: [M] exact items, user by user, ascending and each once.
+        offsets: [B + 1] items of each user.
+        exact: [M] their logs.
+        out: [B] float32.
+    """
+    for user in range(logs.shape[0]):
+        mine = logs[user]
+        start, stop = offsets[user], offsets[user + 1]
+        place = 0
+        for m in range(start, stop):
+            place += np.searchsorted(sampled[place:], items[m])
+            if place < sampled.shape[0] and sampled[place] == items[m]:
+                mine[place] = _NOTHING
+        top = np.float32(_NOTHING)
+        for t in range(mine.shape[0]):
+            top = max(top, mine[t])
+        for m in range(start, stop):
+            top = max(top, exact[m])
+        total, others = np.float32(0), np.float32(0)
+        for t in range(mine.shape[0]):
+            total += np.exp(mine[t] - top)
+        for m in range(start, stop):
+            others += np.exp(exact[m] - top)
+        out[user] = top + np.log(total + others)
 
 
 @compiled_fast

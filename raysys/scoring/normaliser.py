@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import CHUNK_ROWS, Floats
+from raysys.scoring.kernels import log_sums, unique_runs
 from raysys.scoring.scorer import Scorer
 
 N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
@@ -88,17 +89,19 @@ class Normaliser:
         """
         out = np.empty(len(z), dtype=np.float32)
         long = self.long(z)
-        usual = np.setdiff1d(np.arange(len(z)), long)
+        usual = np.setdiff1d(np.arange(len(z)), long) if len(long) else np.arange(len(z))
         for rows, sampled in ((usual, self._usual), (long, self._larger)):
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
-                every = sampled.logs(z[part])
-                for row, logs in zip(part.tolist(), every, strict=True):
-                    mine = np.unique(own[row])
-                    logs[sampled.places(mine)] = -np.inf
-                    exact = self.scorer.link(self.scorer.consume_scores(z[row], mine))
-                    top = max(logs.max(), exact.max(initial=-np.inf))
-                    out[row] = top + np.log(np.exp(logs - top).sum() + np.exp(exact - top).sum())
+                mine = [own[row] for row in part.tolist()]
+                offsets = np.cumsum([0, *map(len, mine)])
+                items = np.concatenate(mine).astype(np.int64)
+                unique_runs(items, offsets)
+                items = items[: offsets[-1]]
+                exact = self.scorer.link(self.scorer.pair_scores(z[part], items, offsets))
+                sums = np.empty(len(part), dtype=np.float32)
+                log_sums(sampled.logs(z[part]), sampled.nums, items, offsets, exact, sums)
+                out[part] = sums
         return out
 
 
@@ -109,10 +112,13 @@ class _Sample:
         scorer: of the items.
         nums: T, ascending.
         weights: 1 / p of each.
+
+    Attributes:
+        nums: T, ascending.
     """
 
     def __init__(self, scorer: Scorer, nums: NDArray[np.int64], weights: Floats) -> None:
-        self._link, self._nums = scorer.link, nums
+        self._link, self.nums = scorer.link, nums
         self._items = scorer.copied(nums)
         self._log_weights = np.log(weights)
 
@@ -123,11 +129,6 @@ class _Sample:
     def logs(self, z: Floats) -> Floats:
         """Return the logs of what the items of T stand for, [B, T], for users z [B, H]."""
         return np.asarray(self._link(self.scores(z)) + self._log_weights)
-
-    def places(self, nums: NDArray[Any]) -> NDArray[np.int64]:
-        """Return where those of the items that are in T stand there; they ascend."""
-        at = np.minimum(np.searchsorted(self._nums, nums), len(self._nums) - 1)
-        return np.asarray(at[self._nums[at] == nums])
 
 
 def importance(scorer: Scorer, spread: Floats) -> Floats:

@@ -79,7 +79,9 @@ class SomeItems:
         out = np.empty((len(z), len(self.rows)), dtype=np.float32)
         width = self.rows.shape[1]
         if len(z) == 1:
-            row_products(read_only(self.rows), np.arange(len(self.rows)), z[0, :width], out[0])
+            places, whole = np.arange(len(self.rows)), np.array([0, len(self.rows)])
+            vector = np.ascontiguousarray(z[:, :width])
+            row_products(read_only(self.rows), places, whole, vector, out[0])
         else:
             all_products(read_only(self.rows), np.ascontiguousarray(z[:, :width]), out)
         return np.asarray(out * self.lengths + self.prior)
@@ -222,8 +224,18 @@ class Scorer:
 
     def consume_scores(self, z: Floats, nums: NDArray[Any]) -> Floats:
         """Return what the consume ranking sorts by, [C], for the user z [H]."""
-        out, nums = np.empty(len(nums), dtype=np.float32), np.asarray(nums, dtype=np.int64)
-        row_products(self._rows, nums, z[: self.width], out)
+        return self.pair_scores(z[None], np.asarray(nums), np.array([0, len(nums)]))
+
+    def pair_scores(self, z: Floats, nums: NDArray[Any], offsets: NDArray[np.int64]) -> Floats:
+        """Return the consume scores [M] of items for several users.
+
+        Args:
+            z: [B, H] latents.
+            nums: [M] items, user by user.
+            offsets: [B + 1] items of each user.
+        """
+        out, nums = np.empty(len(nums), dtype=np.float32), nums.astype(np.int64, copy=False)
+        row_products(self._rows, nums, offsets, np.ascontiguousarray(z[:, : self.width]), out)
         return np.asarray(out * self._scales[1][nums] + self.prior[nums])
 
     def all_consume_scores(self, z: Floats) -> Floats:

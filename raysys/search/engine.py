@@ -216,8 +216,12 @@ class Engine:
                 best = np.where(best < normaliser.scorer.n_items, best, -1)
                 best = np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)
             log_z = self.log_z(z, history, best, normaliser=normaliser)
-        for row in range(history.n_users):
-            candidates = nums[row][nums[row] >= 0]
+        found_nums = [row[row >= 0] for row in nums]
+        places = np.cumsum([0, *map(len, found_nums)])
+        if rescore:  # those of upserts, which the model has no row of, are not read
+            known = np.minimum(np.concatenate(found_nums), normaliser.scorer.n_items - 1)
+            consume = normaliser.scorer.pair_scores(z, known, places)
+        for row, candidates in enumerate(found_nums):
             if rescore:
                 yield best_of(
                     normaliser.scorer,
@@ -227,6 +231,7 @@ class Engine:
                     changes=self._changes,
                     top_k=top_k,
                     ranking=ranking,
+                    consume=consume[places[row] : places[row + 1]],
                 )
             else:
                 yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
