@@ -17,6 +17,10 @@ RaysysError into one line on stderr and exit status 2, also when a Ray worker ra
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"//[^/@\s]*@")  # of a URI
+
 
 class RaysysError(Exception):
     """Base of all errors that a user can act upon."""
@@ -48,6 +52,11 @@ class CorruptBuildError(BuildError):
 
 class SearchError(RaysysError):
     """A query that the index cannot answer."""
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says in one line, without the keys that a URI may hold."""
+    return _USER.sub("//", " ".join(f"{error}".split()) or type(error).__name__)
 
 
 def find_cause(error: BaseException) -> RaysysError | None:

@@ -11,10 +11,11 @@ Ray cluster. Replicas follow the run: a newer index, or newer changes, are serve
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ from ray.serve import Application
 from raysys import fields
 from raysys.config import JobConfig, load, location, require, require_run
 from raysys.config import local as local_field
-from raysys.errors import RaysysError
+from raysys.errors import RaysysError, told
 from raysys.http.admin import Everyone, Order
 from raysys.http.app import create_app
 from raysys.http.follow import Following, canaries
@@ -38,14 +39,16 @@ from raysys.http.keys import KeyRing
 from raysys.http.logs import Logs
 from raysys.http.service import Holder, ServiceOptions
 from raysys.http.wire import Scenario
+from raysys.search.changes import KIND
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
 
-_ORDER_S = 120.0  # for all replicas to carry out an order; opening an index takes seconds
+_ORDER_S = {"state": 5.0, "metrics": 5.0, "look": 500.0}  # to open an index takes its time
 _SWITCH_S = 0.0005  # between threads of Python: what opens an index must not hold up answers
+_TRIED = 3  # changes and indexes of before that a new replica tries
 _TARGET_ONGOING = 8  # requests at a replica; more of them start another one
 
 
@@ -186,8 +189,10 @@ class Service:
 
     async def _everyone(self, order: Order) -> list[Any]:
         sent = self._handle.broadcast("obey", order)
-        results = await sent.results_async(timeout_s=_ORDER_S, return_exceptions=True)
-        return [result for result in results if not isinstance(result, BaseException)]
+        try:
+            return list(await sent.results_async(timeout_s=_ORDER_S[order], return_exceptions=True))
+        except TimeoutError as error:  # the others are not told of
+            return [await self.obey(order), error]
 
 
 def app_of(
@@ -214,7 +219,6 @@ def app_of(
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
-    canaries(search, search)
     holder = Holder(search)
     following = None
     if follows:
@@ -231,16 +235,41 @@ def app_of(
 
 
 def _opened(workspace: Workspace, build_id: str | None, *, verify: bool, current: bool) -> Search:
-    """Open the current index or, where that is refused or not asked for, the one of the start.
+    """Open what is to be served, and ask it canary queries.
 
-    A replica that starts anew, long after the service did, begins where the others are.
+    A replica that starts anew, long after the service did, begins where the others are: with the
+    current index or, where that is refused, with what was served before. Only the first start of a
+    service, which has no `build_id`, takes nothing but what is current.
+
+    Args:
+        workspace: the run.
+        build_id: of the index at the service's start; None: that is now.
+        verify: check hashes.
+        current: take the current index rather than that of the start.
     """
-    if current and build_id is not None:
+    if not current or build_id is None:
+        return _tried(workspace, build_id, verify=verify)
+    changes = [workspace.current(KIND).build_id] if workspace.has(KIND) else []
+    changes = [*changes, *workspace.before(KIND)]
+    indexes = [None, *workspace.before("index")[:_TRIED], build_id]
+    ways = list(itertools.product(indexes, range(min(len(changes), _TRIED) + 1)))
+    for place, (index, n_left_out) in enumerate(ways, start=1):
         try:
-            return Search.open(workspace, verify=verify)
-        except RaysysError as error:
-            log.warning("service opens index=%s: %s", build_id, error)
-    return Search.open(workspace, build_id=build_id, verify=verify)
+            return _tried(workspace, index, verify=verify, without=changes[:n_left_out])
+        except Exception as error:
+            if place == len(ways):
+                raise
+            log.warning("service cannot start with what is current: %s", told(error))
+    raise AssertionError("the last way raises or returns")
+
+
+def _tried(
+    workspace: Workspace, build_id: str | None, *, verify: bool, without: Sequence[str] = ()
+) -> Search:
+    served = Served.open(workspace, build_id=build_id, verify=verify, without=without)
+    search = Search(served)
+    canaries(search, search)
+    return search
 
 
 def checked(cfg: ServeConfig) -> Served:

@@ -79,7 +79,7 @@ def load(cfg: LoadConfig) -> StageResult:
         client.health()
     key = os.environ.get(KEY_VARIABLE)
     asked = Load(
-        url=cfg.url.rstrip("/"),
+        url=cfg.url,
         bodies=bodies(cfg),
         path="/v1/recommend" if cfg.batch == 1 else "/v1/recommend/batch",
         connections=cfg.connections,

@@ -52,7 +52,7 @@ class ServiceConfig(JobConfig):
             ConfigError: there is no url.
         """
         require(bool(self.url), "url", self.url, "that of a service, http://127.0.0.1:8000")
-        return Client(self.url, key=os.environ.get(KEY_VARIABLE), timeout_s=120.0)
+        return Client(self.url, key=os.environ.get(KEY_VARIABLE), timeout_s=600.0)
 
 
 @dataclasses.dataclass

@@ -31,10 +31,11 @@ from raysys.data.attributes import storable, titles_of
 from raysys.data.cells import AHEAD_S
 from raysys.data.profiles import Profiles
 from raysys.data.values import given_ids
-from raysys.errors import ConfigError, DataError
+from raysys.errors import BuildError, ConfigError, DataError
 from raysys.scoring.rankings import CONSUME_BIAS
 from raysys.search.changes import EDIT, KIND, Changes, ChangesFacts, current_changes
 from raysys.search.cold_start import ColdMap
+from raysys.search.served import Served
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.timing.counters import Counters
@@ -77,7 +78,7 @@ def update(cfg: UpdateConfig) -> StageResult:
 
 
 def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
-    coded = Coded.current(workspace)
+    coded = _changed_set(workspace)
     embeddings = Embeddings.open(coded.embeddings)
     before = current_changes(workspace, coded.embeddings)
     items = embeddings.items()
@@ -110,6 +111,20 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     if facts.cold_recall is not None:
         extra |= {"cold_recall@10": facts.cold_recall, "cold_held_out": facts.cold_held_out}
     return StageResult(build_ids={KIND: build.build_id}, extra=extra)
+
+
+def _changed_set(workspace: Workspace) -> Coded:
+    """Return what changes are made for: what the current index serves, else the current codes.
+
+    After a rollback these are not the newest codes.
+    """
+    newest = Coded.current(workspace)
+    if not workspace.has("index"):
+        return newest
+    try:
+        return Served.open(workspace, verify=False).coded
+    except BuildError:  # of builds that are gone: nothing is served
+        return newest
 
 
 def _refreshed(

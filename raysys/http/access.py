@@ -22,10 +22,12 @@ REQUEST_ID = "x-request-id"
 VERSION_HEADER = "x-raysys-version"
 KEY = "raysys.key"  # of a request's scope: the key that it came with
 OPEN = ("/livez", "/readyz", "/v1/health", "/openapi.json", "/docs", "/docs/oauth2-redirect")
+WATCHED = ("/metrics", "/v1/status")  # answered also where the service is too busy
 ADMIN = "/v1/admin/"
 
 _ODD = re.compile(rb"[^!-~]")
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_PATH = 200  # characters of one that the audit log holds
 _BUSY_S = 1  # seconds after which a refused request may come again
 
 
@@ -79,6 +81,7 @@ class Access:
             await send(message)
 
         self._ongoing += 1
+        self._metrics.running.inc()
         try:
             self._check(scope, headers)
             await self._app(scope, receive, named)
@@ -87,6 +90,7 @@ class Access:
             await refuse(refused, named)
         finally:
             self._ongoing -= 1
+            self._metrics.running.dec()
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"] if route != "unknown" else "any"
@@ -107,14 +111,15 @@ class Access:
             return
         wanted = Scope.ADMIN if path.startswith(ADMIN) else Scope.READ
         if self._keys is not None:
-            scope[KEY] = self._found(headers, wanted)
+            self._use(scope, headers, wanted)
         elif wanted is Scope.ADMIN:
             raise RefusedError(403, "no_keys", "this service has no keys: start it with keys=FILE")
-        if self._most is not None and self._ongoing > self._most:
+        told_always = wanted is Scope.ADMIN or path in WATCHED
+        if self._most is not None and self._ongoing > self._most and not told_always:
             text = f"{self._most} requests are worked on already: try again"
             raise RefusedError(503, "busy", text, {"retry-after": str(_BUSY_S)})
 
-    def _found(self, headers: dict[bytes, bytes], wanted: Scope) -> Key:
+    def _use(self, scope: Message, headers: dict[bytes, bytes], wanted: Scope) -> None:
         assert self._keys is not None
         secret = given_key(headers)
         key = None if secret is None else self._keys.find(secret)
@@ -122,13 +127,13 @@ class Access:
             text = "a key is needed: Authorization: Bearer KEY"
             text = text if secret is None else "this key is not known"
             raise RefusedError(401, "unauthorized", text, {"www-authenticate": "Bearer"})
+        scope[KEY] = key
         if not key.may(wanted):
             raise RefusedError(403, "forbidden", f"key {key.name!r} has no scope {wanted.value!r}")
         wait_s = self._keys.spend(key)
         if wait_s:
             text = f"key {key.name!r} has {key.per_second:g} requests a second"
             raise RefusedError(429, "too_many", text, {"retry-after": str(int(wait_s) + 1)})
-        return key
 
     def _log(self, scope: Message, route: str, status: int, seconds: float) -> None:
         assert self._logs is not None
@@ -143,5 +148,5 @@ class Access:
         }
         self._logs.access(record)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path.startswith(ADMIN):
-            self._logs.audit({**record, "path": path})
+        if key is not None and path.startswith(ADMIN):  # others could fill the disk
+            self._logs.audit({**record, "path": path[:_PATH]})

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
-from raysys.errors import RaysysError
+from raysys.errors import RaysysError, told
 from raysys.http.follow import Following
 from raysys.http.limits import RefusedError
 from raysys.http.metrics import CONTENT_TYPE, together
@@ -71,6 +71,11 @@ def add_admin(
         workspace: the run that is followed; None: one index is served for good.
     """
 
+    async def every(order: Order) -> Replicas:
+        answers = await everyone(order)
+        given = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return Replicas(replicas=given, unanswered=len(answers) - len(given))
+
     @app.get("/livez")
     @app.get("/v1/health")
     async def health() -> Health:
@@ -100,19 +105,20 @@ def add_admin(
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Return the measures of every replica, as Prometheus reads them."""
-        texts = dict(await everyone("metrics"))
+        answers = await everyone("metrics")
+        texts = dict(answer for answer in answers if not isinstance(answer, BaseException))
         return Response(together(texts), media_type=CONTENT_TYPE)
 
     @app.get("/v1/admin/replicas")
     async def replicas() -> Replicas:
         """Say what every replica serves."""
-        return Replicas(replicas=await everyone("state"))
+        return await every("state")
 
     @app.post("/v1/admin/reload", responses=_CONFLICT)
     async def reload() -> Replicas:
         """Let every replica look for newer builds now, also for those that it refused before."""
         _require_following(workspace)
-        return Replicas(replicas=await everyone("look"))
+        return await every("look")
 
     @app.post("/v1/admin/rollback", responses=_CONFLICT)
     async def rollback(body: RollbackRequest | None = None) -> Replicas:
@@ -122,9 +128,9 @@ def add_admin(
         try:
             served = await run_in_threadpool(roll_back, run, build_id=build_id)
         except RaysysError as error:
-            raise RefusedError(409, "no_rollback", " ".join(str(error).split())) from error
+            raise RefusedError(409, "no_rollback", told(error)) from error
         log.warning("service rolled back index=%s", served.index.build_id)
-        return Replicas(replicas=await everyone("look"))
+        return await every("look")
 
 
 def _require_following(workspace: Workspace | None) -> Workspace:

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import random
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from raysys.errors import BuildError, RaysysError, SearchError
+from raysys.errors import BuildError, RaysysError, SearchError, told
 from raysys.http.service import Holder
 from raysys.http.wire import Followed
 from raysys.search.changes import KIND
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 _NICE = 10
 CANARIES = 16  # profiles of one item
 _LISTED = 20
-_USER = re.compile(r"//[^/@\s]*@")  # of a URI
 _LONGEST_PAUSE = 64  # looks without a try at what was refused
 
 
@@ -104,7 +102,7 @@ class Following:
                 log.exception("following failed")
             self._refused, self._left_out = current, 0
             self._pause = min(2 * self._pause + 1, _LONGEST_PAUSE)
-            self._told(" ".join(f"{error}".split()) or type(error).__name__)
+            self._told(told(error))
             return False
         self._done, self._refused, self._pause = current, None, 0
         self._told(None)
@@ -132,6 +130,7 @@ class Following:
             served.verify(known=before.served)
         search = Search(served, opened=before.opened if before.opened.is_of(served) else None)
         overlap = canaries(before, search)
+        search.warm_as(before)
         self._holder.exchange(search)
         self._state = self._state.model_copy(
             update={"swaps": self._state.swaps + 1, "served_since": int(time.time())}
@@ -144,8 +143,7 @@ class Following:
         return True
 
     def _told(self, reason: str | None) -> None:
-        """Keep why nothing newer is served, without a URI's keys, and log it when it changes."""
-        reason = None if reason is None else _USER.sub("//", reason)
+        """Keep why nothing newer is served, and log it when it changes."""
         if reason != self._state.refused:
             self._state = self._state.model_copy(update={"refused": reason})
             if reason is not None:

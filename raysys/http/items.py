@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 from pydantic import TypeAdapter
 
 from raysys.http.lists import Given, Length, masks_of
-from raysys.http.service import Service, reply
+from raysys.http.service import Service
 from raysys.http.wire import FoundItems, ItemDetailsList, ItemsRequest
 
 _FOUND, _DETAILS = TypeAdapter(FoundItems), TypeAdapter(ItemDetailsList)
@@ -26,18 +25,32 @@ def add_items(app: FastAPI, service: Service) -> None:
         deny: Given = None,
     ) -> Response:
         """Find items whose titles hold every word, whatever its case; the closest title first."""
-        search = service.asked(k)
-        asked = functools.partial(search.titled, top_k=k, **masks_of(allow, deny))
-        items = await service.run(search.n_items, True, asked, title)
+        search, masks = service.asked(k), masks_of(allow, deny)
+        answer, response = await service.reply(
+            _FOUND,
+            search.n_items,
+            True,
+            lambda: FoundItems(
+                search.build_id,
+                search.titled(title, top_k=k, **masks),
+                changes_id=search.changes_id,
+            ),
+        )
         service.counts.add("titles")
-        return reply(_FOUND, FoundItems(search.build_id, items, changes_id=search.changes_id))
+        service.metrics.listed("/v1/items", len(answer.items))
+        return response
 
     @app.post("/v1/items", response_model=ItemDetailsList)
     async def items(body: ItemsRequest) -> Response:
         """Return titles and attributes of items; those that are not known are listed."""
         search = service.current()
-        found, unknown = await service.run(search.n_items, True, search.details, body.items)
-        service.counts.add("items")
-        return reply(
-            _DETAILS, ItemDetailsList(search.build_id, found, unknown, changes_id=search.changes_id)
+        _, response = await service.reply(
+            _DETAILS,
+            search.n_items,
+            True,
+            lambda: ItemDetailsList(
+                search.build_id, *search.details(body.items), changes_id=search.changes_id
+            ),
         )
+        service.counts.add("items")
+        return response

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raysys.errors import ConfigError, RaysysError
+from raysys.errors import ConfigError, RaysysError, told
 from raysys.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ class KeyFile(BaseModel):
         """
         try:
             found = cls.model_validate(yaml.safe_load(content))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"keys={where} is no YAML: {' '.join(str(error).split())}") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ConfigError(f"keys={where}: {place}: {first['msg']}") from error
+        except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+            raise ConfigError(f"keys={where} is no YAML: {' '.join(str(error).split())}") from error
         names = [key.name for key in found.keys]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -142,7 +142,7 @@ class KeyRing:
             self._keys = self._parsed(content)
         except RaysysError as error:
             if not self._failing:
-                log.warning("service keeps the keys that it has: %s", error)
+                log.warning("service keeps the keys that it has: %s", told(error))
             self._failing, self._refused = True, content
             return False
         self._content, self._failing = content, False
@@ -154,7 +154,10 @@ class KeyRing:
     def _run(self) -> None:
         while True:
             time.sleep(_LOOK_S)
-            self.look()
+            try:
+                self.look()
+            except Exception:  # a fault of ours; keys that go must still count later
+                log.exception("reading keys failed")
 
     def _read(self) -> bytes:
         content = self._storage.read(self._name)

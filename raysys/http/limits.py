@@ -70,6 +70,8 @@ class Limits:
             self._counted(f"error_{refused.status}")
             await refuse(refused, send)
             return
+        if body is None:  # nobody is there any more; half of a request is none
+            return
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
         async def whole() -> Message:
@@ -77,8 +79,8 @@ class Limits:
 
         await self._app(scope, whole, send)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """Return the whole body.
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        """Return the whole body, or None where the client has gone.
 
         Raises:
             RefusedError: it is too large or too slow.
@@ -96,8 +98,9 @@ class Limits:
                     if size > self._max_bytes:
                         raise self._too_large()
                     parts.append(part)
-                    gone = message["type"] == "http.disconnect"
-                    if gone or not message.get("more_body", False):
+                    if message["type"] == "http.disconnect":
+                        return None
+                    if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
             text = f"the body was not complete after {self._timeout_s:g} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from fastapi import FastAPI, Query, Response
 from pydantic import TypeAdapter, ValidationError
 
 from raysys.errors import RaysysError, SearchError
-from raysys.http.service import Service, kind_of, reply
+from raysys.http.service import Service, kind_of
 from raysys.http.wire import (
     CONDITIONS,
     BatchAnswer,
@@ -24,7 +23,7 @@ from raysys.http.wire import (
     VectorHits,
     VectorRequest,
 )
-from raysys.search.query import Answer, RecommendQuery, conditions
+from raysys.search.query import MAX_CURSOR, Answer, RecommendQuery, conditions
 from raysys.search.search import Search
 
 RECOMMEND = "/v1/recommend"
@@ -32,7 +31,7 @@ _MAX_LISTED = 20_000  # items of all lists of a batch
 
 _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
 _SIMILAR, _LIST = TypeAdapter(SimilarItems), TypeAdapter(ItemList)
-_HITS, _SCENARIOS = TypeAdapter(VectorHits), TypeAdapter(Scenarios)
+_HITS = TypeAdapter(VectorHits)
 
 Length = Annotated[int, Query(ge=1, description="length of the list")]
 Given = Annotated[str | None, Query(description="conditions on attributes as JSON")]
@@ -55,57 +54,66 @@ def add_lists(app: FastAPI, service: Service) -> None:
         wrong: dict[int, RaysysError] = {}
         for place, given in enumerate(body.queries):
             try:
-                query = service.filled(given)
+                query = service.filled(given, ("body", "queries", place))
                 service.asked(query.k)
                 queries.append(query)
             except SearchError as error:
                 wrong[place] = error
-        listed = sum(query.k for query in queries)
-        if listed > _MAX_LISTED:
-            raise SearchError(f"all k add up to {listed}: expected {_MAX_LISTED} at most")
+        _hold("all k add up to", sum(query.k for query in queries), _most(search))
+        cursors = sum(len(query.cursor or "") for query in queries)
+        _hold("characters of all cursors:", cursors, MAX_CURSOR)
+
+        def answers() -> BatchAnswer:
+            found = iter(search.recommend_all(queries))
+            every = (wrong.get(place) or next(found) for place in range(len(body.queries)))
+            return BatchAnswer([_entry(answer) for answer in every])
+
         size = sum(search.size_of(query) for query in queries)
-        found = iter(await service.run(size, len(queries) > 1, search.recommend_all, queries))
-        answers = [wrong.get(place) or next(found) for place in range(len(body.queries))]
+        answer, response = await service.reply(_BATCH, size, len(queries) > 1, answers)
         counts.add("batch")
-        metrics.answered("/v1/recommend/batch", [a for a in answers if isinstance(a, Answer)])
-        return reply(_BATCH, BatchAnswer([_entry(answer) for answer in answers]))
+        given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
+        metrics.answered("/v1/recommend/batch", given_answers)
+        return response
 
     @app.get("/v1/items/{item_id:id}/similar", response_model=SimilarItems)
     async def similar(
         item_id: str, k: Length = 20, allow: Given = None, deny: Given = None
     ) -> Response:
         """List the items whose vectors have the highest cosine with that of `item_id`."""
-        search = service.asked(k)
-        items = await service.run(
+        search, masks = service.asked(k), masks_of(allow, deny)
+        answer, response = await service.reply(
+            _SIMILAR,
             max(k, search.size_of_scan),
             allow or deny,
-            functools.partial(search.similar, top_k=k, **masks_of(allow, deny)),
-            item_id,
+            lambda: SimilarItems(
+                search.build_id,
+                item_id,
+                search.similar(item_id, top_k=k, **masks),
+                changes_id=search.changes_id,
+            ),
         )
         counts.add("similar")
-        metrics.listed("/v1/items/{item_id}/similar", len(items))
-        return reply(
-            _SIMILAR, SimilarItems(search.build_id, item_id, items, changes_id=search.changes_id)
-        )
+        metrics.listed("/v1/items/{item_id}/similar", len(answer.items))
+        return response
 
     @app.post("/v1/similar", response_model=ItemList)
     async def similar_to(body: SimilarRequest) -> Response:
         """List the items most like several together, by cosine with their mean direction."""
         search = service.asked(body.k)
-        items = await service.run(
+        masks = {"allow": conditions(body.allow), "deny": conditions(body.deny)}
+        answer, response = await service.reply(
+            _LIST,
             max(body.k, len(body.items), search.size_of_scan),
             body.allow or body.deny,
-            functools.partial(
-                search.similar_to,
-                top_k=body.k,
-                allow=conditions(body.allow),
-                deny=conditions(body.deny),
+            lambda: ItemList(
+                search.build_id,
+                search.similar_to(body.items, top_k=body.k, **masks),
+                changes_id=search.changes_id,
             ),
-            body.items,
         )
         counts.add("similar")
-        metrics.listed("/v1/similar", len(items))
-        return reply(_LIST, ItemList(search.build_id, items, changes_id=search.changes_id))
+        metrics.listed("/v1/similar", len(answer.items))
+        return response
 
     @app.post("/v1/search", response_model=VectorHits)
     async def nearest(body: VectorRequest) -> Response:
@@ -113,19 +121,21 @@ def add_lists(app: FastAPI, service: Service) -> None:
         search = service.asked(body.k)
         if len({len(vector) for vector in body.vectors}) > 1:
             raise SearchError("vectors must have one length")
-        lists = await service.run(
-            max(body.k, search.size_of_scan) * len(body.vectors),
-            len(body.vectors) > 1 or body.allow or body.deny,
-            functools.partial(
-                search.nearest,
-                top_k=body.k,
-                allow=conditions(body.allow),
-                deny=conditions(body.deny),
+        _hold("k of all vectors adds up to", body.k * len(body.vectors), _most(search))
+        masks = {"allow": conditions(body.allow), "deny": conditions(body.deny)}
+        rows = np.array(body.vectors, dtype=np.float32)
+        _, response = await service.reply(
+            _HITS,
+            max(body.k, search.size_of_scan) * len(rows),
+            len(rows) > 1 or body.allow or body.deny,
+            lambda: VectorHits(
+                search.build_id,
+                search.nearest(rows, top_k=body.k, **masks),
+                changes_id=search.changes_id,
             ),
-            np.array(body.vectors, dtype=np.float32),
         )
         counts.add("search")
-        return reply(_HITS, VectorHits(search.build_id, lists, changes_id=search.changes_id))
+        return response
 
     @app.get("/v1/popular", response_model=ItemList)
     async def popular(k: Length = 20, allow: Given = None, deny: Given = None) -> Response:
@@ -133,27 +143,33 @@ def add_lists(app: FastAPI, service: Service) -> None:
 
         Where lists follow time, it is what is taken lately.
         """
-        return await _of_nobody(Search.popular, "popular", k, allow, deny)
+        return await _of_nobody(Search.popular, "popular", k, masks_of(allow, deny))
 
     @app.get("/v1/recent", response_model=ItemList)
     async def recent(k: Length = 20, allow: Given = None, deny: Given = None) -> Response:
         """List the newest items, by the UTC second of their first event in the log."""
-        return await _of_nobody(Search.recent, "recent", k, allow, deny)
+        return await _of_nobody(Search.recent, "recent", k, masks_of(allow, deny))
 
-    async def _of_nobody(
-        listing: Any, name: str, k: int, allow: str | None, deny: str | None
-    ) -> Response:
+    async def _of_nobody(listing: Any, name: str, k: int, masks: dict[str, Any]) -> Response:
         search = service.asked(k)
-        asked = functools.partial(listing, search, top_k=k, **masks_of(allow, deny))
-        items = await service.run(search.n_items, allow or deny, asked)
+        answer, response = await service.reply(
+            _LIST,
+            search.n_items,
+            True,
+            lambda: ItemList(
+                search.build_id,
+                listing(search, top_k=k, **masks),
+                changes_id=search.changes_id,
+            ),
+        )
         counts.add(name)
-        metrics.listed(f"/v1/{name}", len(items))
-        return reply(_LIST, ItemList(search.build_id, items, changes_id=search.changes_id))
+        metrics.listed(f"/v1/{name}", len(answer.items))
+        return response
 
-    @app.get("/v1/scenarios", response_model=Scenarios)
-    async def scenarios() -> Response:
+    @app.get("/v1/scenarios")
+    async def scenarios() -> Scenarios:
         """Name the presets of this service; a query takes one with `scenario`."""
-        return reply(_SCENARIOS, Scenarios(dict(service.options.scenarios)))
+        return Scenarios(dict(service.options.scenarios))
 
 
 async def recommended(service: Service, body: RecommendQuery) -> Response:
@@ -161,10 +177,23 @@ async def recommended(service: Service, body: RecommendQuery) -> Response:
     query = service.filled(body)
     search = service.asked(query.k)
     masked = query.allow or query.deny or query.explain or query.cursor
-    answer = await service.run(search.size_of(query), masked, search.recommend, query)
+    answer, response = await service.reply(
+        _ANSWER, search.size_of(query), masked, lambda: search.recommend(query)
+    )
     service.counts.add("recommend")
     service.metrics.answered(RECOMMEND, [answer])
-    return reply(_ANSWER, answer)
+    return response
+
+
+def _hold(what: str, size: int, most: int) -> None:
+    """Raise SearchError for more than one request may ask for."""
+    if size > most:
+        raise SearchError(f"{what} {size}: expected {most} at most")
+
+
+def _most(search: Search) -> int:
+    """Return how many items the lists of one request may hold together."""
+    return max(_MAX_LISTED, search.n_items)
 
 
 def masks_of(allow: str | None, deny: str | None) -> dict[str, Any]:

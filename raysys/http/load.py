@@ -110,6 +110,7 @@ class Load:
 class _Asking:
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._url = f"{load.url.rstrip('/')}{load.path}"
         self._latency: list[float] = []
         self._at: list[float] = []
         self._errors: Counter[str] = Counter()
@@ -121,7 +122,7 @@ class _Asking:
         connector = aiohttp.TCPConnector(limit=load.connections, force_close=False)
         headers = {"content-type": "application/json", **load.headers}
         async with aiohttp.ClientSession(
-            load.url, timeout=timeout, connector=connector, headers=headers, trust_env=False
+            timeout=timeout, connector=connector, headers=headers, trust_env=False
         ) as self._session:
             self._start = time.perf_counter()
             bodies = self._bodies()
@@ -165,7 +166,7 @@ class _Asking:
         """Ask once, and again where that may help; the clock runs from `due` on."""
         for left in range(self._load.retries, -1, -1):
             try:
-                async with self._session.post(self._load.path, data=body) as answer:
+                async with self._session.post(self._url, data=body) as answer:
                     await answer.read()
                     outcome = str(answer.status)
                     passing = is_passing(answer.status, answer.headers.get("content-type", ""))

@@ -37,6 +37,7 @@ class Logs:
         suffix = f"{socket.gethostname()}-{os.getpid()}.jsonl"
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
+            _prune(Path(folder))
             self._access = logging.handlers.RotatingFileHandler(
                 Path(folder) / f"access-{suffix}", maxBytes=_FILE_BYTES, backupCount=_FILES - 1
             )
@@ -53,6 +54,18 @@ class Logs:
     def audit(self, record: Mapping[str, Any]) -> None:
         """Write a line of the audit log."""
         self._audit.handle(_line(record))
+
+
+def _prune(folder: Path) -> None:
+    """Delete the oldest access logs of this host's processes that have ended."""
+    ended = []
+    for path in folder.glob(f"access-{socket.gethostname()}-*.jsonl*"):
+        pid = path.name.partition(".jsonl")[0].rpartition("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            ended.append(path)
+    ended.sort(key=lambda path: path.stat().st_mtime)
+    for path in ended[:-_FILES]:
+        path.unlink(missing_ok=True)  # another replica may start too
 
 
 def _line(record: Mapping[str, Any]) -> logging.LogRecord:

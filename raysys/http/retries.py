@@ -63,7 +63,7 @@ class Asking:
             ):
                 return None
             asked = got.headers.get("retry-after", "")
-            if asked.isdigit():
+            if asked.isascii() and asked.isdecimal():
                 pause_s = max(pause_s, min(float(asked), _LONGEST_PAUSE_S))
         return pause_s * random.uniform(1.0, 1.5)
 

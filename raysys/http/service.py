@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
-from starlette.concurrency import run_in_threadpool
 
 from raysys.errors import DataError, RaysysError, SearchError, UnknownItemError
 from raysys.http.keys import KeyRing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # keeps the search out of this module
 
 A = TypeVar("A")
 
+_THREADS = 16  # answers that are not short, at once
 _SHORT = 100  # items of a list or a profile whose answer takes about a millisecond
 
 
@@ -121,6 +123,7 @@ class Service:
     ) -> None:
         self.current, self.options, self.following, self.name = current, options, following, name
         self.counts = Counts()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="raysys-answer")
         self.metrics = Metrics(current, following)
         self._started = time.monotonic()
 
@@ -141,13 +144,15 @@ class Service:
             raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
         return search
 
-    def filled(self, query: RecommendQuery) -> RecommendQuery:
-        """Return a query with the preset that it names.
+    def filled(
+        self, query: RecommendQuery, place: tuple[str | int, ...] = ("body",)
+    ) -> RecommendQuery:
+        """Return a query with the preset that it names; `place` says where it stands.
 
         Raises:
             SearchError: there is no such preset; RequestValidationError: a weight is too large.
         """
-        _check_weight(query, self.options.gamma_limit)
+        _check_weight(query, self.options.gamma_limit, place)
         if query.scenario is not None:
             scenario = self.options.scenarios.get(query.scenario)
             if scenario is None:
@@ -175,12 +180,27 @@ class Service:
         """
         if size <= _SHORT and not masked:
             return answer(*asked)
-        if self.options.timeout_s is None:
-            return await run_in_threadpool(answer, *asked)
-        with anyio.move_on_after(self.options.timeout_s):
-            return await anyio.to_thread.run_sync(lambda: answer(*asked), abandon_on_cancel=True)
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._threads, lambda: answer(*asked))
+        with suppress(TimeoutError):  # what waits is taken back, what runs keeps its thread
+            return await asyncio.wait_for(running, self.options.timeout_s)
         text = f"the answer took longer than {self.options.timeout_s:g} s"
         raise RefusedError(503, "timeout", text, {"retry-after": "1"})
+
+    async def reply(
+        self, kind: TypeAdapter[A], size: int, masked: object, answer: Callable[[], A]
+    ) -> tuple[A, Response]:
+        """Return an answer, and as JSON; see `run`.
+
+        Our own types need no check on their way out, and long lists are written in their thread.
+        """
+
+        def made() -> tuple[A, bytes]:
+            value = answer()
+            return value, kind.dump_json(value)
+
+        value, content = await self.run(size, masked, made)
+        return value, Response(content, media_type="application/json")
 
     def refusal(
         self,
@@ -214,19 +234,14 @@ def kind_of(error: RaysysError) -> tuple[int, str] | None:
     return None
 
 
-def reply(kind: TypeAdapter[A], answer: A) -> Response:
-    """Return an answer as JSON; our own types need no second check on their way out."""
-    return Response(kind.dump_json(answer), media_type="application/json")
-
-
-def _check_weight(body: RecommendQuery, limit: float) -> None:
+def _check_weight(body: RecommendQuery, limit: float, place: tuple[str | int, ...]) -> None:
     """Refuse a weight above the limit as a field that is out of range."""
     weights = {"gamma": body.gamma}
     if body.ranking is not None:
         weights["ranking"] = Ranking.parse(body.ranking).weight
     reason = f"Input should be less than or equal to {limit:g}"
     errors = [
-        {"loc": ("body", name), "msg": reason if name == "gamma" else f"weight: {reason}"}
+        {"loc": (*place, name), "msg": reason if name == "gamma" else f"weight: {reason}"}
         for name, weight in weights.items()
         if weight > limit
     ]

@@ -124,8 +124,8 @@ class Scenario(Wire):
         }
         for name in ("allow", "deny"):
             own, asked = getattr(self, name), getattr(query, name)
-            if own and asked:
-                given[name] = {**asked, **own}
+            if own:  # also where a query says that it has none
+                given[name] = {**(asked or {}), **own}
         return query.model_copy(update=given)
 
 
@@ -224,6 +224,7 @@ class Replicas(_Answer):
     """Answer of the routes of /v1/admin/: what every replica serves now."""
 
     replicas: list[Replica]
+    unanswered: int = Field(0, description="replicas that did not answer")
 
 
 class RollbackRequest(Wire):

@@ -14,7 +14,7 @@ from raysys.search.browse import Browse
 from raysys.search.engine import Engine
 from raysys.search.filters import Conditions, Mask
 from raysys.search.items import ItemTable, hits_of, similar_items
-from raysys.search.pages import MAX_LISTED, cursor_of
+from raysys.search.pages import cursor_of
 from raysys.search.query import Answer, Hit, Ranked, RecommendQuery, conditions
 from raysys.search.stages import Stages
 
@@ -66,16 +66,23 @@ class Answers:
                 groups.setdefault(asked.alike if len(queries) > 1 else "", {})[place] = asked
         stages.end("history")
         for group in groups.values():
-            try:
-                given: Sequence[Answer | RaysysError] = self._given([*group.values()], stages)
-            except RaysysError as error:  # in what they ask alike
-                given = [error] * len(group)
-            found |= zip(group, given, strict=True)
+            found |= zip(group, self._given_or_not([*group.values()], stages), strict=True)
         took_ms = stages.took_ms
         for answer in found.values():
             if isinstance(answer, Answer):
                 answer.took_ms.update(took_ms)
         return [found[place] for place in range(len(queries))]
+
+    def _given_or_not(
+        self, group: Sequence[Asked], stages: Stages
+    ) -> Sequence[Answer | RaysysError]:
+        """Return answers; where one cannot be given, each alone."""
+        try:
+            return self._given(group, stages)
+        except RaysysError as error:
+            if len(group) == 1:
+                return [error]
+            return [answer for asked in group for answer in self._given_or_not([asked], stages)]
 
     def _given(self, group: Sequence[Asked], stages: Stages) -> list[Answer]:
         query, ranking = group[0].query, group[0].ranking
@@ -96,7 +103,8 @@ class Answers:
             )
             lists = list(ranked)
         stages.end("rescore")
-        answers = [self._answer(asked, each) for asked, each in zip(group, lists, strict=True)]
+        hits = hits_of(lists, self._items, self._levels if query.levels else None)
+        answers = [self._answer(*each) for each in zip(group, lists, hits, strict=True)]
         stages.end("hits")
         return answers
 
@@ -107,13 +115,12 @@ class Answers:
         allowed[asked.left_out] = False
         return self._browse.popular(asked.query.k, allowed)
 
-    def _answer(self, asked: Asked, ranked: Ranked) -> Answer:
+    def _answer(self, asked: Asked, ranked: Ranked, hits: list[Hit]) -> Answer:
         query = asked.query
-        hits = hits_of(ranked, self._items, self._levels if query.levels else None)
         if query.explain:
             self._explain(hits, ranked, asked)
         given = [*asked.listed, *(hit.item_id for hit in hits)]
-        more = len(hits) == query.k and len(given) <= MAX_LISTED
+        cursor = cursor_of(given) if len(hits) == query.k else None
         return Answer(
             build_id=self._build_id,
             ranking=query.ranking if query.ranking and not asked.changed else asked.ranking.name,
@@ -121,7 +128,7 @@ class Answers:
             items=hits,
             counted_until=self._engine.counted_until,
             changes_id=self._changes_id,
-            cursor=cursor_of(given) if more else None,
+            cursor=cursor,
             degraded=asked.degraded,
         )
 

@@ -18,6 +18,8 @@ from raysys.search.pages import listed
 from raysys.search.query import Degraded, Items, RecommendQuery, UnknownUserError
 from raysys.search.users import UserStore, continued, posted_cells
 
+MAX_EXPLAINED = 1_000  # items of a list whose reasons are named
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -50,7 +52,8 @@ class Asked:
         masks = query.model_dump_json(include={"allow", "deny"})
         return json.dumps(
             [
-                *(query.k, query.exclude_seen, masks, self.ranking.name, self.ranking.weight),
+                *(query.k, query.exclude_seen, query.levels, masks),
+                *(self.ranking.name, self.ranking.weight),
                 self.history.n_cells > 0,  # without a model, popular items answer for none
             ]
         )
@@ -83,6 +86,8 @@ class Asking:
             SearchError: a ranking, rating, event or cursor that is not known.
         """
         reason: str | None = None
+        if query.explain and query.k > MAX_EXPLAINED:
+            raise SearchError(f"k={query.k} with explain: expected {MAX_EXPLAINED} at most")
         try:
             history, unknown = self.history(query)
         except UnknownUserError:
@@ -98,10 +103,11 @@ class Asking:
         if changed:
             reason, ranking = reason or "ranking", Ranking(first)
         if not history.n_cells:
-            if query.user_id is not None or query.profile:
-                reason = reason or "no_history"
-            if self._engine.scorer is None and not query.fallback:
+            without = self._engine.scorer is None
+            if without and not query.fallback:
                 raise SearchError("this build has no autoencoder: the profile needs a known item")
+            if query.user_id is not None or query.profile or without:
+                reason = reason or "no_history"
         pages = listed(query.cursor)
         fresh = self._upserted(unknown)
         nums = [*fresh.values()] if query.exclude_seen else []

@@ -37,7 +37,10 @@ class Browse:
         self._reading = threading.Lock()
 
     def recent(self, top_k: int, allowed: Mask) -> Ranked:
-        """Return the newest items: upserted ones, then by their first event in the log.
+        """Return the newest items by their first event in the log.
+
+        What came after the build is as new as its newest item, and stands before it. Items without
+        an event are left out.
 
         Args:
             top_k: length of the list.
@@ -70,19 +73,31 @@ class Browse:
             text: words.
             top_k: length of the list.
             allowed: [N] which items it may hold.
+
+        Raises:
+            SearchError: there is no word.
         """
+        words = text.split()
+        if not words:
+            raise SearchError("title has no word")
         titles = self._items.titles.column
         hit = np.array(allowed)
-        for word in text.split()[:_WORDS]:
+        for word in words[:_WORDS]:
             met = pc.fill_null(pc.match_substring(titles, word, ignore_case=True), False)
             hit &= met.to_numpy()
         nums = np.flatnonzero(hit).astype(np.int32)
-        wanted = " ".join(text.casefold().split())
-        found = pc.fill_null(pc.utf8_lower(titles.take(pa.array(nums))), "").to_pylist()
-        order = sorted(range(len(nums)), key=lambda row: (_distance(found[row], wanted), row))
-        kept = np.array(order[:top_k], dtype=np.int64)
-        scores = [-float(_distance(found[row], wanted)[0]) for row in kept]
-        return Ranked(nums[kept], np.array(scores, dtype=np.float32))
+        found = pc.fill_null(pc.utf8_lower(titles.take(pa.array(nums))), "")
+        wanted = pc.utf8_lower(pa.scalar(" ".join(words))).as_py()
+        tests = (
+            pc.equal(found, wanted),
+            pc.starts_with(found, wanted),
+            pc.match_substring(found, wanted),
+        )
+        far = np.full(len(nums), len(tests))
+        for test in tests:
+            far -= np.asarray(test)
+        order = np.lexsort((nums, np.asarray(pc.utf8_length(found)), far))[:top_k]
+        return Ranked(nums[order], -far[order].astype(np.float32))
 
     def _first(self, column: str, top_k: int, allowed: Mask, missing: str) -> Ranked:
         order, values = self._order(column)
@@ -106,23 +121,13 @@ class Browse:
                 built = pc.fill_null(texts.cast(pa.int64()), _NEVER).to_numpy()
         if not len(built):
             return built.astype(np.int32), built
-        n_fresh = len(self._items) - len(built)
-        order = np.argsort(-built.astype(np.float64), kind="stable").astype(np.int32)
-        fresh = np.arange(len(built) + n_fresh - 1, len(built) - 1, -1, dtype=np.int32)
+        fresh = np.arange(len(built), len(self._items), dtype=np.int32)
+        replaced = self._items.replaced_by(fresh)  # what changed an item has its value
+        new, old = fresh[replaced < 0], replaced[replaced >= 0]
+        values = np.zeros(len(self._items), dtype=np.int64)
+        values[: len(built)] = built
+        values[fresh[replaced >= 0]] = built[old]
         if column == _TIME:  # as new as the newest
-            order, value = np.concatenate([fresh, order]), int(built.max())
-        else:
-            order, value = np.concatenate([order, fresh]), 0
-        return order, np.concatenate([built, np.full(n_fresh, value)])
-
-
-def _distance(title: str, wanted: str) -> tuple[int, int]:
-    """Return how far a title is from a text: a class, and its length."""
-    title = " ".join(title.split())
-    if title == wanted:
-        kind = 0
-    elif title.startswith(wanted):
-        kind = 1
-    else:
-        kind = 2 if wanted in title else 3
-    return kind, len(title)
+            values[new] = built.max()
+        order = np.lexsort((-np.arange(len(values)), -values.astype(np.float64))).astype(np.int32)
+        return order[values[order] > _NEVER], values

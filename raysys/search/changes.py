@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -155,17 +155,21 @@ class Changes:
         )
 
 
-def current_changes(workspace: Workspace, embeddings: Build) -> Build | None:
-    """Return the newest `changes` build that was made for these embeddings.
+def current_changes(
+    workspace: Workspace, embeddings: Build, without: Collection[str] = ()
+) -> Build | None:
+    """Return the newest `changes` build that was made for these embeddings, but for some ids.
 
     It is the current one, or where an index of before is served again one that was so before.
     """
     if not workspace.has(KIND):
         return None
     current = workspace.current(KIND)
-    if current.made_from(embeddings):
+    if current.made_from(embeddings) and current.build_id not in without:
         return current
     for build_id in workspace.before(KIND):
+        if build_id in without:
+            continue
         with suppress(BuildError):  # deleted since
             build = workspace.open(KIND, build_id)
             if build.made_from(embeddings):

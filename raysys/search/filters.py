@@ -71,7 +71,8 @@ class Attributes:
     def rows(self, nums: Sequence[int]) -> list[dict[str, Any]]:
         """Return the values of some items as JSON knows them, without their ids and titles."""
         names = [name for name in self.names if name not in _NAMES]
-        values = self._items.select(names).take(pa.array(nums, pa.int64())).to_pylist()
+        items = self._items.select(names)  # `take` would copy what lies in several pieces
+        values = [row for num in nums for row in items.slice(num, 1).to_pylist()]
         return [
             to_jsonable_python(row, bytes_mode="base64", inf_nan_mode="null", fallback=str)
             for row in values
@@ -90,7 +91,8 @@ class Attributes:
             key.encode()
         except UnicodeEncodeError as error:
             raise SearchError("conditions hold text that is not valid Unicode") from error
-        if key not in self._masks:
+        mask: Mask | None = self._masks.get(key)
+        if mask is None:
             mask = np.ones(len(self._items), dtype=bool)
             for name, condition in (allow or {}).items():
                 mask &= self._meets(name, condition)
@@ -99,7 +101,7 @@ class Attributes:
             self._masks[key] = mask
             while len(self._masks) > _KEPT_MASKS:
                 self._masks.popitem(last=False)
-        return self._masks[key]
+        return mask
 
     def _meets(self, name: str, condition: Any) -> Mask:
         """Return the items [N] that meet one condition."""

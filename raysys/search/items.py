@@ -124,6 +124,11 @@ class ItemTable:
         newer = [self._newer[num] for num in nums.tolist() if num in self._newer]
         return np.concatenate([nums, np.array(newer, dtype=np.int32)]) if newer else nums
 
+    def replaced_by(self, nums: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the item_nums of the build that upserted rows replaced, -1 where none."""
+        older = {newer: old for old, newer in self._newer.items()}
+        return np.array([older.get(num, -1) for num in nums.tolist()], dtype=np.int32)
+
     def num(self, item_id: str) -> int:
         """Return the item_num of `item_id`.
 
@@ -182,16 +187,33 @@ def _with_fresh(names: pa.Table, fresh: pa.Table) -> pa.Table:
     return pa.concat_tables([names, pa.table(columns).cast(kinds)])
 
 
-def hits_of(ranked: Ranked, items: ItemTable, levels: RatingLevels | None) -> list[Hit]:
-    """Return a list as hits.
+def hits_of(
+    lists: Sequence[Ranked], items: ItemTable, levels: RatingLevels | None
+) -> list[list[Hit]]:
+    """Return lists as hits.
 
     Args:
-        ranked: the list.
+        lists: what was found.
         items: the served catalogue.
         levels: of the model, to give each hit its level distribution; None: without.
     """
-    nums = ranked.item_nums
+    nums = np.concatenate([ranked.item_nums for ranked in lists])
     ids, titles = items.item_ids.of(nums), items.titles.of(nums)
+    found, start = [], 0
+    for ranked in lists:
+        part = slice(start, start + len(ranked.item_nums))
+        found.append(_hits(ranked, ids[part], titles[part], levels))
+        start = part.stop
+    return found
+
+
+def _hits(
+    ranked: Ranked,
+    ids: Sequence[str | None],
+    titles: Sequence[str | None],
+    levels: RatingLevels | None,
+) -> list[Hit]:
+    nums = ranked.item_nums
     columns = [ranked.scores, ranked.p_consume, ranked.p_like, ranked.expected_rating]
     values = [[None] * len(nums) if c is None else _numbers(c) for c in columns]
     hits = [

@@ -28,6 +28,7 @@ from raysys.search.query import Items, Ranked
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 16  # floats of a cache line
 _SMALL = np.float32(1e-30)
+_AT_ONCE = 64  # items that are compared with many others
 
 
 def candidate_count(top_k: int, n_items: int, *, rescore: bool) -> int:
@@ -101,14 +102,19 @@ class Neighbours:
 
         Each as (item_num, cosine), best first; an item is not like itself.
         """
-        cosines = self._unit(nums) @ self._unit(others).T
-        cosines[nums[:, None] == others[None, :]] = -np.inf
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
-        rows = zip(order.tolist(), np.take_along_axis(cosines, order, axis=1).tolist(), strict=True)
-        return [
-            [(int(others[p]), value) for p, value in zip(*row, strict=True) if np.isfinite(value)]
-            for row in rows
-        ]
+        units = self._unit(others).T
+        found = []
+        for start in range(0, len(nums), _AT_ONCE):
+            part = nums[start : start + _AT_ONCE]
+            cosines = self._unit(part) @ units
+            cosines[part[:, None] == others[None, :]] = -np.inf
+            for row in cosines:
+                best = np.arange(len(row))
+                if len(row) > top_k:
+                    best = np.sort(np.argpartition(-row, top_k - 1)[:top_k])
+                best = best[np.argsort(-row[best], kind="stable")]
+                found.append([(int(others[p]), float(row[p])) for p in best if row[p] > -np.inf])
+        return found
 
     def of_profiles(
         self,

@@ -12,14 +12,16 @@ import json
 from collections.abc import Sequence
 
 from raysys.errors import SearchError
+from raysys.search.query import MAX_CURSOR
 
 MAX_LISTED = 10_000  # ids that a cursor may hold
 
 
-def cursor_of(item_ids: Sequence[str]) -> str:
-    """Return the cursor behind these items."""
+def cursor_of(item_ids: Sequence[str]) -> str | None:
+    """Return the cursor behind these items; None where none may hold so many."""
     text = json.dumps(item_ids, ensure_ascii=False, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    cursor = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return cursor if len(cursor) <= MAX_CURSOR and len(item_ids) <= MAX_LISTED else None
 
 
 def listed(cursor: str | None) -> list[str]:
@@ -33,6 +35,7 @@ def listed(cursor: str | None) -> list[str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         ids = json.loads(text)
+        json.dumps(ids, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
     except (ValueError, RecursionError):
         ids = None
     if not isinstance(ids, list) or not all(isinstance(item_id, str) for item_id in ids):

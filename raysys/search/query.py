@@ -36,7 +36,7 @@ from raysys.scoring.rankings import (
 )
 
 MAX_PROFILE = 10_000
-MAX_CURSOR = 1 << 20  # characters
+MAX_CURSOR = 1 << 20  # characters, and those of all queries of a batch
 _MAX_FIELDS = 50  # of an object; each that is not known is an error of its own
 _MAX_VALUES = 1_000  # of a condition
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -62,6 +63,7 @@ class Search:
         self.engine = Engine(self.opened, items=self._items, changes=self._changes)
         self._levels = self.engine.scorer.levels if self.engine.scorer is not None else None
         self._attributes: Attributes | None = None
+        self._reading = threading.Lock()
         self.asking = Asking(self.engine, self._items, self._users, self._levels)
         self._browse = Browse(self._embeddings, self._items)
         self._answers = Answers(
@@ -314,9 +316,15 @@ class Search:
         return self._read_attributes().mask(allow, deny)
 
     def _read_attributes(self) -> Attributes:
-        if self._attributes is None:
-            self._attributes = Attributes.load(self._embeddings, self._changes)
-        return self._attributes
+        with self._reading:  # else many requests at once would each read them all
+            if self._attributes is None:
+                self._attributes = Attributes.load(self._embeddings, self._changes)
+            return self._attributes
+
+    def warm_as(self, other: Search) -> None:
+        """Read beforehand what requests have another search read."""
+        if other._attributes is not None:
+            self._read_attributes()
 
     # -- without a user --------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from raysys.autoencoder.files import SERVED_FILES
 from raysys.compressor.files import Coded
@@ -28,7 +29,12 @@ class Served:
 
     @classmethod
     def open(
-        cls, workspace: Workspace, *, build_id: str | None = None, verify: bool = True
+        cls,
+        workspace: Workspace,
+        *,
+        build_id: str | None = None,
+        verify: bool = True,
+        without: Collection[str] = (),
     ) -> Served:
         """Open an index of a run with everything that it was made from.
 
@@ -36,6 +42,7 @@ class Served:
             workspace: the run.
             build_id: of the index; None takes the current one.
             verify: compare every file that is served with its hash.
+            without: ids of changes that are passed over, for those before them.
 
         Raises:
             BuildError: a build is missing, damaged, or was made from others than those that are
@@ -43,7 +50,7 @@ class Served:
         """
         index = workspace.open("index", build_id) if build_id else workspace.current("index")
         coded = Coded.of(workspace.chain(index), f"index {index.build_id} of {workspace.run}")
-        served = cls(index, coded, current_changes(workspace, coded.embeddings))
+        served = cls(index, coded, current_changes(workspace, coded.embeddings, without))
         if verify:
             served.verify()
         return served
@@ -98,11 +105,11 @@ def roll_back(workspace: Workspace, *, build_id: str | None = None) -> Served:
     Raises:
         BuildError: there is none, it was not current before, or it is damaged or mixed.
     """
-    before = workspace.before("index")
+    present, before = workspace.current("index"), workspace.before("index")
     if not before:
         raise BuildError(f"{workspace.run} holds no index that was current before the present one")
     if build_id is not None and build_id not in before:
         raise BuildError(f"index {build_id} was not current before: {', '.join(before)} were")
     served = Served.open(workspace, build_id=build_id or before[0])
-    workspace.go_back(served.index)
+    workspace.go_back(served.index, present=present)
     return served

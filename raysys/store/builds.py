@@ -226,16 +226,22 @@ class Workspace:
         record = self.storage.read_json(f"{kind}/{CURRENT}") or {}
         return [str(build_id) for build_id in record.get("before", ())]
 
-    def go_back(self, build: Build) -> None:
+    def go_back(self, build: Build, *, present: Build | None = None) -> None:
         """Make a build current that was so before; those after it are no longer named.
 
         Raises:
-            BuildError: the storage cannot be written.
+            BuildError: another one than `present` is current by now, or the storage cannot be
+                written.
         """
-        ids = self.before(build.kind)
-        left = ids[ids.index(build.build_id) + 1 :] if build.build_id in ids else ids
+        where = f"{build.kind}/{CURRENT}"
         try:
-            self._set_current(build.manifest, left)
+            with leased(self.storage, f"{build.kind}/current"):
+                record = self._named(where)
+                if present is not None and record.get("build_id") != present.build_id:
+                    raise BuildError(f"another {build.kind} is current by now: ask again")
+                ids = list(record.get("before", ()))
+                ids = ids[ids.index(build.build_id) + 1 :] if build.build_id in ids else ids
+                self._name(where, build.manifest, ids)
         except OSError as error:
             raise BuildError(f"cannot write {build.kind} build to {self.run}: {error}") from error
 
@@ -367,21 +373,21 @@ class Workspace:
         log.info("build reused kind=%s build_id=%s", kind, build_id)
         return build
 
-    def _set_current(self, manifest: Manifest, before: Sequence[str] | None = None) -> None:
-        """Name the current build, and those before it; None: the present one joins them."""
+    def _set_current(self, manifest: Manifest) -> None:
         where = f"{manifest.kind}/{CURRENT}"
         named = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        if before is None and named.items() <= self._named(where).items():
+        if named.items() <= self._named(where).items():
             return
         with leased(self.storage, f"{manifest.kind}/current"):
-            ids = before
-            if ids is None:
-                record = self._named(where)
-                present = [record["build_id"]] if "build_id" in record else []
-                ids = [*present, *record.get("before", ())]
-            ids = [build_id for build_id in dict.fromkeys(ids) if build_id != manifest.build_id]
-            text = json.dumps(named | {"before": ids[:_KEPT]}) + "\n"
-            self.storage.write_atomic(where, text)
+            record = self._named(where)
+            present = [record["build_id"]] if "build_id" in record else []
+            self._name(where, manifest, [*present, *record.get("before", ())])
+
+    def _name(self, where: str, manifest: Manifest, before: Sequence[str]) -> None:
+        """Write which build is current, and which were so before it."""
+        ids = [build_id for build_id in dict.fromkeys(before) if build_id != manifest.build_id]
+        record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
+        self.storage.write_atomic(where, json.dumps(record | {"before": ids[:_KEPT]}) + "\n")
 
     def _named(self, where: str) -> dict[str, Any]:
         """Return what a file of the current build says; nothing where it is damaged."""

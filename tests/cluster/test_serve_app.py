@@ -12,6 +12,7 @@ import pytest
 
 from raysys.cluster.serve_app import ServeConfig, _opened, app_of, build, replicas_of
 from raysys.commands import serve as command
+from raysys.commands.update import UpdateConfig, update
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.http.client import Client, ServiceError
@@ -170,11 +171,31 @@ def test_a_replica_that_starts_anew_opens_what_is_current(run, caplog):
         _opened(workspace, "gone", verify=True, current=False)
     (run / "index" / "current.json").unlink()
     assert _opened(workspace, now, verify=True, current=True).build_id == now
-    assert f"service opens index={now}" in caplog.text
+    assert "service cannot start with what is current" in caplog.text
     path = workspace.current("codes").path("scale.npy")
     path.write_bytes(bytes(len(path.read_bytes())))
     with pytest.raises(CorruptBuildError):
         _opened(workspace, now, verify=True, current=True)
+
+
+def test_a_replica_starts_with_what_was_served_before_a_damaged_build(run, caplog):
+    workspace = Workspace(str(run))
+    first = workspace.current("index").build_id
+    update(UpdateConfig(run=str(run), delete=["item-7"]))
+    good = workspace.current("changes").build_id
+    update(UpdateConfig(run=str(run), delete=["item-8"]))
+    changes = workspace.current("changes").path("vectors.npy")
+    changes.write_bytes(b"x" * len(changes.read_bytes()))
+    search = _opened(workspace, first, verify=True, current=True)
+    assert (search.build_id, search.changes_id) == (first, good)
+    assert "does not have the hash" in caplog.text
+    vectors_run(run, n_items=70, seed=1)
+    [scale] = [workspace.current("codes").path("scale.npy")]
+    scale.write_bytes(bytes(len(scale.read_bytes())))
+    search = _opened(workspace, "gone", verify=True, current=True)
+    assert (search.build_id, search.changes_id) == (first, good)
+    with pytest.raises(CorruptBuildError):
+        _opened(workspace, None, verify=True, current=True)
 
 
 def test_a_host_that_haproxy_does_not_ask_is_one_line(run, port, monkeypatch):

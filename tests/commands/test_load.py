@@ -107,14 +107,14 @@ def test_an_open_loop_keeps_its_rate(app):
 
 @pytest.mark.slow
 def test_lost_answers_are_counted(app):
-    with Served(app, faults=[503, 500, 429]) as served:
+    with Served(app, faults=[503, 422, 429]) as served:
         words = [f"url={served.url}", "seconds=0.3", "connections=1"]
         record = command.load(load(LoadConfig, words)).extra
-    assert record["errors"] == {"429": 1, "500": 1, "503": 1}
-    with Served(app, faults=[503, 500, 429]) as served:
-        words = [f"url={served.url}", "seconds=0.3", "connections=1", "retries=2"]
+    assert record["errors"] == {"422": 1, "429": 1, "503": 1}
+    with Served(app, faults=[503, 422, 429]) as served:
+        words = [f"url={served.url}", "seconds=1", "connections=1", "retries=2"]
         record = command.load(load(LoadConfig, words)).extra
-    assert (record["errors"], record["retried"]) == ({"500": 1}, 2)
+    assert (record["errors"], record["retried"]) == ({"422": 1}, 2)
 
 
 @pytest.mark.slow
@@ -123,6 +123,17 @@ def test_where_nothing_is_answered_it_is_an_error(app):
         command.load(load(LoadConfig, [f"url={served.url}", "seconds=0.1"]))
     with pytest.raises(ServiceError, match="no answer"):
         command.load(load(LoadConfig, ["url=http://127.0.0.1:9", "seconds=0.1"]))
+
+
+def test_a_path_before_the_routes_is_kept(app):
+    async def prefixed(scope, receive, send):
+        assert scope["path"].startswith("/api/v1/") or scope["path"] == "/api/v1/health"
+        await app({**scope, "path": scope["path"].removeprefix("/api")}, receive, send)
+
+    with Served(prefixed) as served:
+        for url in (f"{served.url}/api", f"{served.url}/api/"):
+            record = command.load(load(LoadConfig, [f"url={url}", "seconds=0.1"])).extra
+            assert record["failed"] == 0
 
 
 def test_what_waits_for_a_connection_waits_on_the_clock():

@@ -12,6 +12,7 @@ from raysys.commands.serve_admin import (
     rollback,
     status,
 )
+from raysys.commands.update import UpdateConfig, update
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError
 from raysys.http.app import create_app
@@ -100,3 +101,22 @@ def test_a_service_is_told_what_to_serve(tmp_path, monkeypatch):
     assert Workspace(str(tmp_path / "run")).current("index").build_id == first
     with pytest.raises(ConfigError, match="url=''"):
         status(load(ServiceConfig, []))
+
+
+def test_what_changes_after_a_way_back_is_made_for_what_is_served(tmp_path):
+    workspace, first, _ = two_indexes(tmp_path)
+    rollback(load(RollbackConfig, [f"run={tmp_path}"]))
+    update(UpdateConfig(run=str(tmp_path), delete=["item-7"]))
+    search = Search.open(workspace)
+    assert search.build_id == first
+    assert search.changes_id == workspace.current("changes").build_id
+    assert "item-7" not in [item.item_id for item in search.similar("item-5", top_k=60)]
+
+
+def test_two_at_once_go_back_one_step(tmp_path):
+    workspace, first, _ = two_indexes(tmp_path)
+    present = workspace.current("index")
+    vectors_run(tmp_path, n_items=80, seed=2)
+    with pytest.raises(BuildError, match="another index is current by now"):
+        workspace.go_back(workspace.open("index", first), present=present)
+    assert len(workspace.before("index")) == 2

@@ -179,3 +179,22 @@ def test_the_layer_leaves_other_protocols_alone():
 
     asyncio.run(limits.Limits(app, counted=print)({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]
+
+
+def test_a_client_that_has_gone_asks_for_nothing():
+    asked = []
+
+    async def app(scope, receive, send):
+        asked.append(await receive())
+
+    messages = iter([{"type": "http.request", "body": b'{"bui', "more_body": True}])
+
+    async def receive():
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message):
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/admin/rollback", "headers": []}
+    asyncio.run(Limits(app, counted=lambda _: None)(scope, receive, send))
+    assert asked == []

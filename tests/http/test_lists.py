@@ -1,10 +1,14 @@
 """Pages, batches, presets, reasons, fallbacks, and lists without a user."""
 
+import base64
 import json
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from raysys.commands.update import UpdateConfig, update
 from raysys.http.app import create_app
 from raysys.http.client import Client, ServiceError
 from raysys.http.service import ServiceOptions
@@ -63,7 +67,8 @@ def test_a_page_changes_no_probability(rated):
 
 
 @pytest.mark.parametrize(
-    "cursor", ["x", "????", cursor_of(["a"])[:-3], "W10x", "e30", "WzFd", "é", "[" * 4000]
+    "cursor",
+    ["x", "????", cursor_of(["a"])[:-3], "W10x", "e30", "WzFd", "é", "[" * 4000, "WyJcdWQ4MDAiXQ"],
 )
 def test_a_cursor_that_no_answer_gave_is_refused(rated, cursor):
     with client_of(rated) as client, pytest.raises(ServiceError, match="cursor is not one"):
@@ -71,7 +76,10 @@ def test_a_cursor_that_no_answer_gave_is_refused(rated, cursor):
 
 
 def test_a_cursor_has_an_end(rated):
-    many = cursor_of([str(num) for num in range(MAX_LISTED + 1)])
+    ids_given = [str(num) for num in range(MAX_LISTED + 1)]
+    many = base64.urlsafe_b64encode(json.dumps(ids_given).encode()).decode()
+    assert cursor_of(ids_given) is None
+    assert cursor_of(["x" * 300] * 4000) is None  # more than a request may hold
     with client_of(rated) as client, pytest.raises(ServiceError, match="10000 at most"):
         client.recommend(profile=[], cursor=many)
 
@@ -253,3 +261,77 @@ def test_every_answer_names_builds_and_times(rated):
         status = http.get("/v1/status").json()["counts"]
     assert status["popular"] == status["titles"] == status["items"] == 1
     assert json.dumps(status)
+
+
+def test_a_preset_holds_whatever_a_query_says(rated):
+    kids = Scenario.model_validate({"deny": {"zip": {"max": 20}}, "k": 60})
+    with client_of(rated, scenarios={"kids": kids}) as client:
+        for own in ({}, {"deny": {}}, {"deny": None}, {"deny": {"zip": "none"}}, {"allow": {}}):
+            answer = client.recommend(profile=[], scenario="kids", **own)
+            assert min(int(item.title.split()[1]) for item in answer.items) == 21
+
+
+def test_one_request_asks_for_so_many_items(rated):
+    with client_of(rated, k_limit=5_000) as client:
+        with pytest.raises(ServiceError, match="k=1001 with explain: expected 1000 at most"):
+            client.recommend(profile=[], k=1001, explain=True)
+        with pytest.raises(ServiceError, match="adds up to 21000: expected 20000 at most"):
+            client.search([[1.0] * 8] * 1000, k=21)
+        with pytest.raises(ServiceError, match="title has no word"):
+            client.titles("  ")
+        long = [{"profile": [], "cursor": "x" * (1 << 19)}] * 3
+        with pytest.raises(ServiceError, match="all cursors: 1572864: expected 1048576"):
+            client.recommend_all(long)
+
+
+def test_a_weight_that_is_too_large_is_named_where_it_stands(rated):
+    with client_of(rated) as client, pytest.raises(ServiceError, match=r"body.queries.1.gamma"):
+        client.recommend_all([{"profile": []}, {"profile": [], "gamma": 11}])
+
+
+@pytest.mark.parametrize("ranking", ["consume", "like"])
+def test_deleted_items_change_no_probability_of_others(tmp_path, monkeypatch, ranking):
+    workspace, _ = model_run(tmp_path, n_items=6_000)  # more than are scored as a whole
+    query = {"user_id": user_id(7), "ranking": ranking, "k": 30, "exclude_seen": False}
+    with Client.local(Search.open(workspace)) as client:
+        whole = client.recommend(**query)
+        gone = [item.item_id for item in whole.items[::3]]
+        update(UpdateConfig(run=str(tmp_path), delete=gone))
+    answers = []
+    for few in (100, 0):  # left out one by one, and by a mask of all items
+        monkeypatch.setattr("raysys.search.changes._FEW", few)
+        with Client.local(Search.open(workspace)) as client:
+            answers.append(client.recommend(**query))
+    left = [item for item in whole.items if item.item_id not in gone]
+    for answer in answers:
+        assert ids(answer)[: len(left)] == [item.item_id for item in left]
+        shares = [item.p_consume for item in answer.items[: len(left)]]
+        assert shares == pytest.approx([item.p_consume for item in left], rel=0.02)
+
+
+def test_what_is_upserted_keeps_its_place_in_time(tmp_path):
+    workspace, vectors = vectors_run(tmp_path / "run")
+    counted = pa.table(
+        {
+            "item_id": [item_id(num) for num in range(60)],
+            "n_fit": [num % 7 for num in range(60)],
+            "first_seen": pa.array([None if num == 5 else 1000 + num for num in range(60)]),
+        }
+    )
+    upserted = {"item_id": [item_id(9), "fresh"], "title": ["Nine", "Fresh"]}
+    upserted["embedding"] = vectors[:2].tolist()
+    pq.write_table(pa.table(upserted), tmp_path / "up.parquet")
+    update(UpdateConfig(run=workspace.run, upsert=str(tmp_path / "up.parquet")))
+    search = Search.open(workspace)
+    search._browse._embeddings = type(
+        "Counted",
+        (),
+        {"columns": counted.column_names, "items": lambda self, names: counted.select(names)},
+    )()
+    recent = search.recent(top_k=60)
+    assert [item.item_id for item in recent][:3] == ["fresh", item_id(59), item_id(58)]
+    assert item_id(5) not in [item.item_id for item in recent]  # it was never seen
+    place = [item.item_id for item in recent].index(item_id(9))
+    assert (recent[place].score, recent[place].title) == (1009, "Nine")
+    popular = {item.item_id: item.score for item in search.popular(top_k=61)}
+    assert (popular[item_id(9)], popular["fresh"]) == (2, 0)
