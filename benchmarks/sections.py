@@ -90,6 +90,14 @@ SECTIONS = (
         "float32 product with all items that an answer needed before.",
     ),
     Section(
+        "serve",
+        "Answers over HTTP, and what clients see of events",
+        "`raysys bench suite=serve`: closed loops at one replica behind HAProxy, behind Serve's "
+        "own proxy, and under uvicorn alone, which is the floor; the load generator runs beside "
+        "it. Then an open loop at half of the capacity of two replicas, while things happen to "
+        "them, without retries and with those of the client.",
+    ),
+    Section(
         "train",
         "Training",
         "`raysys bench suite=train`: the sparse path against one-hot tensors (`textbook`), and "
@@ -196,6 +204,11 @@ COLUMNS = {
     "build_cpu_s": Column("build, CPU s"),
     "load_s": Column("load, s"),
     "resident_bytes": Column("resident, MB", ",.0f", 1 << 20),
+    "per_second": Column("lists/s", ",.0f"),
+    "p50_ms": Column("p50, ms", ".3g"),
+    "p99_ms": Column("p99, ms", ".3g"),
+    "max_ms": Column("longest, ms", ".3g"),
+    "event_s": Column("took, s", ".1f"),
     "setting": Column("setting"),
     "batch": Column("profiles a step", ",.0f"),
     "profiles_per_s": Column("profiles/s", ",.0f"),
@@ -258,6 +271,7 @@ def number(value: Any, column: Column) -> str:
 _KINDS_OF_ROWS = {
     "codes": ("bytes_per_item", "compression", "times_the_products"),
     "answer": ("ranking", "private_mb"),
+    "serve": ("server", "event"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),
