@@ -39,7 +39,9 @@ from raysys.http.keys import KeyRing
 from raysys.http.logs import Logs
 from raysys.http.service import Holder, ServiceOptions
 from raysys.http.wire import Scenario
+from raysys.scoring.rankings import Ranking
 from raysys.search.changes import KIND
+from raysys.search.query import conditions
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
@@ -219,6 +221,7 @@ def app_of(
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
+    _warn_of_presets(search, cfg.presets())
     holder = Holder(search)
     following = None
     if follows:
@@ -232,6 +235,17 @@ def app_of(
         name=name,
         everyone=everyone,
     )
+
+
+def _warn_of_presets(search: Search, presets: Mapping[str, Scenario]) -> None:
+    """Name the presets that every query of this build would be refused with."""
+    for name, preset in presets.items():
+        try:
+            if preset.ranking is not None:
+                search.engine.checked(Ranking.parse(preset.ranking))
+            search.allowed(conditions(preset.allow), conditions(preset.deny))
+        except RaysysError as error:
+            log.warning("scenario=%s does not fit index=%s: %s", name, search.build_id, error)
 
 
 def _opened(workspace: Workspace, build_id: str | None, *, verify: bool, current: bool) -> Search:

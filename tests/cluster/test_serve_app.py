@@ -132,6 +132,15 @@ def test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings(run, tmp_pa
     assert len(list((tmp_path / "logs").glob("access-*"))) == 1
 
 
+def test_presets_that_do_not_fit_the_build_are_named(run, caplog):
+    words = "scenarios={a: {ranking: like}, b: {deny: {nosuch: 1}}, c: {deny: {zip: 1}}}"
+    app_of(load(ServeConfig, [f"run={run}", "follow_s=0", words]))
+    assert "scenario=a does not fit" in caplog.text
+    assert "scenario=b does not fit" in caplog.text
+    assert "items have no attribute 'nosuch'" in caplog.text
+    assert "scenario=c" not in caplog.text
+
+
 @pytest.mark.parametrize("prefix", ["", "v2", "/v2/"])
 def test_route_prefix_must_be_a_path(prefix):
     with pytest.raises(ConfigError, match="route_prefix"):
