@@ -174,7 +174,7 @@ def test_a_suite_that_the_page_does_not_know_gets_a_section():
     assert "## new" in page
     assert "**2027-01-02**, a processor, 4 cores, 16 GiB, load 0.5." in page
     assert "Commit 012345678 with changes; a 1" in page
-    assert page.rstrip().endswith("| engine | p50 ms |\n| --- | --- |\n| a | 1.5 |")
+    assert page.rstrip().endswith("| engine | p50, ms |\n| --- | --- |\n| a | 1.5 |")
 
 
 def test_a_plot_that_nothing_asks_for_goes(site):
