@@ -6,11 +6,12 @@ import dataclasses
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, TypeAdapter
 
 from raysys.search.query import (
     Answer,
     Condition,
+    Count,
     FoundItem,
     Id,
     ItemDetails,
@@ -26,8 +27,8 @@ MAX_QUERIES = 256  # of a batch
 MAX_ITEMS = 1_000  # that are described, or that others are to be like
 CONDITIONS = TypeAdapter(dict[str, Condition])
 
-_Vector = Annotated[list[FiniteFloat], Field(min_length=1, fail_fast=True)]
-_Length = Annotated[int, Field(ge=1, description="length of the list")]
+_Vector = Annotated[list[Annotated[FiniteFloat, Strict()]], Field(min_length=1, fail_fast=True)]
+_Length = Annotated[Count, Field(ge=1, description="length of the list")]
 
 
 def _example(value: dict[str, Any]) -> ConfigDict:
@@ -94,7 +95,7 @@ class VectorRequest(Wire):
     model_config = _example({"vectors": [[0.1, 0.7]], "k": 5})
 
     vectors: Annotated[list[_Vector], Field(min_length=1, max_length=MAX_VECTORS, fail_fast=True)]
-    k: int = Field(20, ge=1, description="length of every list")
+    k: Count = Field(20, ge=1, description="length of every list")
     allow: dict[str, Condition] | None = None
     deny: dict[str, Condition] | None = None
 

@@ -53,6 +53,12 @@ def _id_text(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
 def _encodable(value: str) -> str:
     try:
         value.encode()
@@ -72,9 +78,24 @@ def _ranking_text(value: str) -> str:
     return value
 
 
+_MAX_ID = 4096
 Id = Annotated[
-    str, BeforeValidator(_id_text), AfterValidator(_encodable), Field(min_length=1, max_length=4096)
+    str,
+    BeforeValidator(_id_text),
+    AfterValidator(_encodable),
+    Field(min_length=1, max_length=_MAX_ID),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": _MAX_ID},
+                {"type": "integer", "description": "read as its decimal text"},
+            ]
+        }
+    ),
 ]
+_NO_TRUTH = BeforeValidator(_no_truth)  # texts of numbers are what a command line has
+Count = Annotated[int, Strict()]  # true is no number
+Flag = Annotated[bool, Strict()]  # 1 is neither true nor false
 _WITH_GAMMA = "|".join(name for name, rule in RANKINGS.items() if rule.gamma is not None)
 _WEIGHTED = rf"^({_WITH_GAMMA})\^[0-9](\.[0-9]{{1,6}})?$"  # a part of what is accepted
 RankingText = Annotated[
@@ -116,9 +137,9 @@ class ProfileEntry(Wire):
     """One interaction of a posted profile; without rating and event it counts as a liking."""
 
     item_id: Id
-    rating: FiniteFloat | None = Field(None, description="in rating units")
+    rating: Annotated[FiniteFloat, _NO_TRUTH] | None = Field(None, description="in rating units")
     event: str | None = Field(None, description="an event level, in logs that have events")
-    timestamp: Annotated[int, Field(ge=0, lt=_YEAR_5138)] | None = Field(
+    timestamp: Annotated[int, _NO_TRUTH, Field(ge=0, lt=_YEAR_5138)] | None = Field(
         None, description="UTC seconds"
     )
 
@@ -155,14 +176,14 @@ class RecommendQuery(Wire):
             "prior; with user_id: what came after the stored history",
         )
     )
-    k: int = Field(20, ge=1, description="length of the list")
+    k: Count = Field(20, ge=1, description="length of the list")
     ranking: RankingText | None = Field(
         None,
         description=f"order of the list: {', '.join(spellings())}; default: consume, or similar "
         "where the build has no autoencoder",
     )
-    exclude_seen: bool = Field(True, description="leave out the items of the profile")
-    gamma: FiniteFloat = Field(
+    exclude_seen: Flag = Field(True, description="leave out the items of the profile")
+    gamma: Annotated[FiniteFloat, Strict()] = Field(
         DEFAULT_GAMMA,
         ge=0,
         description="weight against likely finds, where the text of the ranking has none",
@@ -174,14 +195,14 @@ class RecommendQuery(Wire):
     deny: Annotated[dict[str, Condition], Field(max_length=_MAX_FIELDS)] | None = Field(
         None, description="conditions on item attributes none of which may hold"
     )
-    levels: bool = Field(False, description="return P(level) of every level with each item")
-    explain: bool = Field(
+    levels: Flag = Field(False, description="return P(level) of every level with each item")
+    explain: Flag = Field(
         False, description="name with each item those of the profile that are most like it"
     )
     cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = Field(
         None, description="of the answer before: the list goes on behind it and never repeats"
     )
-    fallback: bool = Field(
+    fallback: Flag = Field(
         False,
         description="for an unknown user, an unknown ranking or a profile without a known item, "
         "answer with what is left: the model, similar items, popular items",
