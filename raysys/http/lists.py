@@ -75,6 +75,18 @@ def add_lists(app: FastAPI, service: Service) -> None:
         metrics.answered("/v1/recommend/batch", given_answers)
         return response
 
+    _add_neighbours(app, service)
+    _add_of_nobody(app, service)
+
+    @app.get("/v1/scenarios")
+    async def scenarios() -> Scenarios:
+        """Name the presets of this service; a query takes one with `scenario`."""
+        return Scenarios(dict(service.options.scenarios))
+
+
+def _add_neighbours(app: FastAPI, service: Service) -> None:
+    """Add the routes that list what is near items or vectors."""
+
     @app.get("/v1/items/{item_id:id}/similar", response_model=SimilarItems)
     async def similar(
         item_id: str, k: Length = 20, allow: Given = None, deny: Given = None
@@ -92,8 +104,8 @@ def add_lists(app: FastAPI, service: Service) -> None:
                 changes_id=search.changes_id,
             ),
         )
-        counts.add("similar")
-        metrics.listed("/v1/items/{item_id}/similar", len(answer.items))
+        service.counts.add("similar")
+        service.metrics.listed("/v1/items/{item_id}/similar", len(answer.items))
         return response
 
     @app.post("/v1/similar", response_model=ItemList)
@@ -111,8 +123,8 @@ def add_lists(app: FastAPI, service: Service) -> None:
                 changes_id=search.changes_id,
             ),
         )
-        counts.add("similar")
-        metrics.listed("/v1/similar", len(answer.items))
+        service.counts.add("similar")
+        service.metrics.listed("/v1/similar", len(answer.items))
         return response
 
     @app.post("/v1/search", response_model=VectorHits)
@@ -134,8 +146,12 @@ def add_lists(app: FastAPI, service: Service) -> None:
                 changes_id=search.changes_id,
             ),
         )
-        counts.add("search")
+        service.counts.add("search")
         return response
+
+
+def _add_of_nobody(app: FastAPI, service: Service) -> None:
+    """Add the routes of lists that no user is needed for."""
 
     @app.get("/v1/popular", response_model=ItemList)
     async def popular(k: Length = 20, allow: Given = None, deny: Given = None) -> Response:
@@ -162,14 +178,9 @@ def add_lists(app: FastAPI, service: Service) -> None:
                 changes_id=search.changes_id,
             ),
         )
-        counts.add(name)
-        metrics.listed(f"/v1/{name}", len(answer.items))
+        service.counts.add(name)
+        service.metrics.listed(f"/v1/{name}", len(answer.items))
         return response
-
-    @app.get("/v1/scenarios")
-    async def scenarios() -> Scenarios:
-        """Name the presets of this service; a query takes one with `scenario`."""
-        return Scenarios(dict(service.options.scenarios))
 
 
 async def recommended(service: Service, body: RecommendQuery) -> Response:

@@ -210,11 +210,7 @@ class Engine:
         stages.end("search")
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
-            best = None
-            if alike and gone is not None:
-                best = found[-1][0][:, :N_BEST]
-                best = np.where(best < normaliser.scorer.n_items, best, -1)
-                best = np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)
+            best = _summed(found[-1][0], gone, normaliser.scorer.n_items) if alike else None
             log_z = self.log_z(z, history, best, normaliser=normaliser)
         found_nums = [row[row >= 0] for row in nums]
         places = np.cumsum([0, *map(len, found_nums)])
@@ -379,3 +375,16 @@ def check_length(top_k: int) -> None:
     """Raise SearchError for a list of no length."""
     if top_k < 1:
         raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
+
+
+def _summed(found: Items, gone: Items | None, n_items: int) -> Items:
+    """Return what a sum takes exactly: the best items of the build that were found, and some gone.
+
+    Args:
+        found: [B, K] best first, padded with -1; from `n_items` on they came after the build.
+        gone: items of the build that no search finds; None: none are to be summed.
+        n_items: of the build.
+    """
+    gone = _NOBODY if gone is None else gone
+    best = np.where(found[:, :N_BEST] < n_items, found[:, :N_BEST], -1)
+    return np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)

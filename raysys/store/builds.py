@@ -1,8 +1,7 @@
 """Builds: what a stage writes, hashed, committed in one step and bound to what it was made from.
 
     <run>/<kind>/<build_id>/manifest.json   and the files that it lists
-    <run>/<kind>/current.json               names the current build, and those before it, replaced
-                                            by one write
+    <run>/<kind>/current.json               names the current build, and those before it; one write
 
 `build_id` is known before the work (kind, settings, inputs), `content_id` after it (the files too).
 A build is written under a lease of its identity, so two equal jobs do the work once. It is written
@@ -230,8 +229,7 @@ class Workspace:
         """Make a build current that was so before; those after it are no longer named.
 
         Raises:
-            BuildError: another one than `present` is current by now, or the storage cannot be
-                written.
+            BuildError: another than `present` is current by now, or storage cannot be written.
         """
         where = f"{build.kind}/{CURRENT}"
         try:
