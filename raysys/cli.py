@@ -105,9 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         _write(_usage())
         return 0 if words else 2
-    name, rest = command_of(words)
     _set_up_logging()
     try:
+        name, rest = command_of(words)
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}")
         yaml_path, overrides, wants_help = _split(rest)
@@ -128,7 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command_of(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the command that words begin with, of one word or two, and what follows it."""
     both = " ".join(words[:2])
-    return (both, list(words[2:])) if both in COMMANDS else (words[0], list(words[1:]))
+    if both in COMMANDS:
+        return both, list(words[2:])
+    longer = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if longer and len(words) > 1 and "=" not in words[1] and not words[1].startswith("-"):
+        expected = ", ".join([words[0], *longer])
+        raise ConfigError(f"unknown command {both!r}: expected one of {expected}")
+    return words[0], list(words[1:])
 
 
 def _name_of_today(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:

@@ -124,3 +124,11 @@ def test_jobs_run_from_any_folder(tmp_path):
     assert done.returncode == 2
     assert "unknown key 'rum'; did you mean 'run'" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_second_word_that_is_no_command_is_named(capsys):
+    assert cli.main(["serve", "stats"]) == 2
+    assert (
+        "unknown command 'serve stats': expected one of serve, serve status"
+        in capsys.readouterr().err
+    )

@@ -286,7 +286,10 @@ SHOWN = {
         "scenario": "test_presets_are_those_of_a_service",
     },
     "ServiceConfig": {"url": "test_a_service_is_told_what_to_serve"},
-    "RollbackConfig": {"build_id": "test_a_run_goes_back_without_a_service"},
+    "RollbackConfig": {
+        "build_id": "test_a_run_goes_back_without_a_service",
+        "kind": "test_changes_go_back_and_the_index_stays",
+    },
     "KeyConfig": dict.fromkeys(
         ("keys", "name", "scopes", "per_second", "remove"),
         "test_keys_are_written_replaced_and_removed",

@@ -48,7 +48,7 @@ _SWAP_S = 3.0  # from one exchange to the next
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _REST_S = 3.0  # until what an event began is over
 _BATCH = 100
-_RETRIES = 5  # as the client's
+_RETRIES = 6  # as the client's
 _WARM = 200  # requests before anything is timed
 
 

@@ -19,6 +19,8 @@ _CHECKING = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
 _CHECKING_S = 0.25  # three failures in a row start another proxy; Serve would take half a minute
 _IDLE = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _IDLE_S = 75  # of a client that says nothing, or half of a request; Serve would wait an hour
+_BUFFER = "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"
+_BUFFERED = 1  # lines of a log that wait in memory; Serve would keep a thousand
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
@@ -37,6 +39,7 @@ def prepare() -> None:
     os.environ.setdefault(_DRAINING, str(_DRAINING_S))
     os.environ.setdefault(_CHECKING, str(_CHECKING_S))
     os.environ.setdefault(_IDLE, str(_IDLE_S))
+    os.environ.setdefault(_BUFFER, str(_BUFFERED))
     with socket.socket() as first, socket.socket() as second:
         for name, probe in zip(_PORTS, (first, second), strict=True):
             probe.bind(("", 0))

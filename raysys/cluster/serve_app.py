@@ -171,6 +171,9 @@ class Service:
     """
 
     def __init__(self, cfg: ServeConfig, build_id: str) -> None:
+        ours = logging.getLogger("raysys")  # into the replica's log, each line with its level
+        ours.handlers, ours.propagate = logging.getLogger("ray.serve").handlers, False
+        ours.setLevel(logging.INFO)
         context = serve.get_replica_context()
         self._handle = serve.get_deployment_handle(context.deployment, context.app_name)
         self._app = app_of(

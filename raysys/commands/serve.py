@@ -94,7 +94,7 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
             ray_serve.run(app, name=cfg.name, route_prefix=cfg.route_prefix)
             if not joined:
                 _wait_until_answered(cfg)
-            log.info("service replicas=%d", replicas)
+            log.info("service replicas=%d logs=%s", replicas, _logs())
             _announce(cfg)
             threading.Event().wait()
         except RuntimeError as error:
@@ -103,6 +103,7 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
             raise BuildError(f"the service did not start: {reason}") from error
         except KeyboardInterrupt:
             log.info("service stopping")
+            _end_in_peace()
     return served.build_ids
 
 
@@ -195,6 +196,19 @@ def _announce(cfg: ServeConfig) -> None:
 def _url(cfg: ServeConfig) -> str:
     host = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
     return f"http://{host}:{cfg.port}{cfg.route_prefix.rstrip('/')}"
+
+
+def _logs() -> str:
+    """Return the folder of the replicas' logs on this machine."""
+    node = ray._private.worker._global_node
+    return "unknown" if node is None else f"{node.get_logs_dir_path()}/serve"
+
+
+def _end_in_peace() -> None:
+    """Let what asks once more to stop wait until what was begun has ended."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from raysys.store.storage import Storage
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "RAYSYS_KEY"
+_KINDS = ("index", "changes")
 _SCOPES = ("read", "write", "admin")
 
 
@@ -60,10 +61,18 @@ class RollbackConfig(ServiceConfig):
     """Which run goes back: that of a service, or `run`, whose services follow by themselves.
 
     Attributes:
-        build_id: of an index that was current before; null: the one right before.
+        build_id: of a build that was current before; null: the one right before.
+        kind: `index`, or `changes` of the index that stays.
     """
 
     build_id: str | None = None
+    kind: str = "index"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what is neither."""
+        require(self.kind in _KINDS, "kind", self.kind, " or ".join(_KINDS))
+        if self.url and self.run:
+            raise ConfigError("rollback takes url= or run=, not both")
 
 
 @dataclasses.dataclass
@@ -120,9 +129,10 @@ def rollback(cfg: RollbackConfig) -> str:
     """
     if cfg.url:
         with cfg.client() as client:
-            return _table(client.rollback(cfg.build_id))
+            return _table(client.rollback(cfg.build_id, kind=cfg.kind))
     require_run(cfg)
-    served = roll_back(Workspace(cfg.run, cache_dir=cfg.cache_dir), build_id=cfg.build_id)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    served = roll_back(workspace, build_id=cfg.build_id, kind=cfg.kind)
     return "".join(f"{kind} {build_id}\n" for kind, build_id in served.build_ids.items())
 
 

@@ -84,6 +84,8 @@ def _update(cfg: UpdateConfig, workspace: Workspace) -> StageResult:
     items = embeddings.items()
     known = {item_id: num for num, item_id in enumerate(items["item_id"].to_pylist())}
     cold: ColdMap | None = None
+    if before is not None:
+        before.verify()  # what is damaged must not go on in a build that is whole
     changes = (
         Changes.open(before)
         if before is not None

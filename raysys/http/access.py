@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from raysys.http.keys import Key, KeyRing, Scope, given_key
@@ -42,6 +42,7 @@ class Access:
         logs: of requests; None: none.
         max_ongoing: requests that are worked on at once; more are answered 503.
         named: put the request's id on answers; False where what is around does.
+        routes: paths that logs and measures may name.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Access:
         logs: Logs | None = None,
         max_ongoing: int | None = None,
         named: bool = True,
+        routes: Collection[str] = (),
     ) -> None:
+        self._routes = frozenset(routes)
         self._app, self._metrics, self._counted = app, metrics, counted
         self._keys, self._logs, self._named = keys, logs, named
         self._most, self._ongoing = max_ongoing, 0
@@ -92,7 +95,7 @@ class Access:
             self._ongoing -= 1
             self._metrics.running.dec()
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = getattr(scope.get("route"), "path", None) or self._route(scope)
             method = scope["method"] if route != "unknown" else "any"
             self._metrics.request(method, route, status, seconds)
             if self._logs is not None:
@@ -103,6 +106,11 @@ class Access:
         if given and not self._named:  # what is around returns it as it is
             return _ODD.sub(b"?", given[:128])
         return given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+    def _route(self, scope: Message) -> str:
+        """Return the route of what was refused before one was chosen."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return path if path in self._routes else "unknown"
 
     def _check(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         """Raise RefusedError where a request may not be answered."""

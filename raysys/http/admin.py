@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from raysys.errors import RaysysError, told
@@ -87,6 +87,9 @@ def add_admin(
         """Tell that what is served was verified, asked canary queries, and answers."""
         return Health(build_id=service.current().build_id)
 
+    for path in ("/livez", "/readyz", "/v1/health"):  # some load balancers ask so
+        app.add_route(path, _up, methods=["HEAD"], include_in_schema=False)
+
     @app.get("/v1/status")
     async def status() -> Status:
         """Say what is served and how much was asked of this replica."""
@@ -122,15 +125,20 @@ def add_admin(
 
     @app.post("/v1/admin/rollback", responses=_CONFLICT)
     async def rollback(body: RollbackRequest | None = None) -> Replicas:
-        """Serve the index that was current before, and let every replica take it now."""
-        run = _require_following(workspace)
-        build_id = None if body is None else body.build_id
+        """Serve what was current before, and let every replica take it now."""
+        run, asked = _require_following(workspace), body or RollbackRequest.model_validate({})
         try:
-            served = await run_in_threadpool(roll_back, run, build_id=build_id)
+            served = await run_in_threadpool(
+                roll_back, run, build_id=asked.build_id, kind=asked.kind
+            )
         except RaysysError as error:
             raise RefusedError(409, "no_rollback", told(error)) from error
-        log.warning("service rolled back index=%s", served.index.build_id)
+        log.warning("service rolled back builds=%s", served.build_ids)
         return await every("look")
+
+
+async def _up(_: Request) -> Response:
+    return Response()
 
 
 def _require_following(workspace: Workspace | None) -> Workspace:

@@ -28,6 +28,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from raysys.errors import DataError, RaysysError, SearchError
 from raysys.http.access import REQUEST_ID, Access
@@ -89,7 +90,9 @@ def create_app(
         code: {"model": ErrorBody} for code in (401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
     }
     register_url_convertor("id", _IdConvertor())
-    app = FastAPI(title="raysys", version="1", responses=errors)
+    app = FastAPI(
+        title="raysys", version="1", responses=errors, redoc_url=None, redirect_slashes=False
+    )
     app.state.control = control
     _handle_errors(app, service)
     add_admin(app, service, everyone or alone, workspace)
@@ -105,6 +108,7 @@ def create_app(
         logs=options.logs,
         max_ongoing=options.max_ongoing,
         named=options.request_ids,
+        routes=[route.path for route in app.routes if isinstance(route, Route)],
     )
     app.openapi = functools.partial(_schema, app)  # type: ignore[method-assign]
     return app

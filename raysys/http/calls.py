@@ -164,9 +164,9 @@ def reload() -> Call[Replicas]:
     return Call("POST", "/v1/admin/reload", _REPLICAS)
 
 
-def rollback(build_id: str | None) -> Call[Replicas]:
-    """Have an index of before served; asked twice it would go two steps back."""
-    body = checked(RollbackRequest, {"build_id": build_id})
+def rollback(build_id: str | None, kind: str) -> Call[Replicas]:
+    """Have a build of before served; asked twice it would go two steps back."""
+    body = checked(RollbackRequest, {"build_id": build_id, "kind": kind})
     return Call("POST", "/v1/admin/rollback", _REPLICAS, {"json": _sent(body)}, repeatable=False)
 
 

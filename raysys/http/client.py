@@ -54,7 +54,7 @@ class Client:
         base_url: where the service listens.
         key: of the service, where it has keys.
         timeout_s: for one attempt.
-        retries: further attempts after the first; five take three to five seconds.
+        retries: further attempts after the first; six take six to nine seconds.
         transport: replaces the network, e.g. `httpx.MockTransport`.
     """
 
@@ -64,7 +64,7 @@ class Client:
         *,
         key: str | None = None,
         timeout_s: float = 10.0,
-        retries: int = 5,
+        retries: int = 6,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._asking = Asking(base_url, key, retries)
@@ -175,9 +175,9 @@ class Client:
         """Have every replica look for newer builds now; needs an admin key."""
         return self._do(calls.reload())
 
-    def rollback(self, build_id: str | None = None) -> Replicas:
-        """Have the index of before served, or the one given; needs an admin key."""
-        return self._do(calls.rollback(build_id))
+    def rollback(self, build_id: str | None = None, *, kind: str = "index") -> Replicas:
+        """Have the index or the changes of before served, or a given build; needs an admin key."""
+        return self._do(calls.rollback(build_id, kind))
 
     def close(self) -> None:
         """Close the connections."""
@@ -227,7 +227,7 @@ class AsyncClient:
         *,
         key: str | None = None,
         timeout_s: float = 10.0,
-        retries: int = 5,
+        retries: int = 6,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._asking = Asking(base_url, key, retries)
@@ -309,9 +309,9 @@ class AsyncClient:
         """Have every replica look for newer builds now."""
         return await self._do(calls.reload())
 
-    async def rollback(self, build_id: str | None = None) -> Replicas:
-        """Have the index of before served, or the one given."""
-        return await self._do(calls.rollback(build_id))
+    async def rollback(self, build_id: str | None = None, *, kind: str = "index") -> Replicas:
+        """Have the index (or the changes) of before served, or the build given."""
+        return await self._do(calls.rollback(build_id, kind))
 
     async def close(self) -> None:
         """Close the connections."""

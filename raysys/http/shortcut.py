@@ -38,10 +38,10 @@ class Shortcut:
         if not _is_plain(scope):
             await self._app(scope, receive, send)
             return
+        scope["route"] = _ROUTE
         first = await receive()  # the whole body, see `Limits`
         response = await self._response(first)
         if response is not None:
-            scope["route"] = _ROUTE
             await response(scope, receive, send)
             return
         messages = iter([first])

@@ -233,7 +233,8 @@ class RollbackRequest(Wire):
 
     model_config = _example({})
 
-    build_id: str | None = Field(None, description="of an index that was served before")
+    build_id: str | None = Field(None, description="of a build that was served before")
+    kind: Literal["index", "changes"] = Field("index", description="what goes one step back")
 
 
 class Status(_Answer):

@@ -93,23 +93,33 @@ class Served:
         return {build.kind: build.build_id for build in self.builds}
 
 
-def roll_back(workspace: Workspace, *, build_id: str | None = None) -> Served:
+def roll_back(workspace: Workspace, *, build_id: str | None = None, kind: str = "index") -> Served:
     """Make the index current that was so before; the changes that belong to it come with it.
 
     All of it is verified first. The builds that were current stay; `index` makes them so again.
 
     Args:
         workspace: the run.
-        build_id: of an index that was current before; None takes the one right before.
+        build_id: of a build that was current before; None takes the one right before.
+        kind: `changes`: the index stays, and its changes of before come back.
 
     Raises:
         BuildError: there is none, it was not current before, or it is damaged or mixed.
     """
-    present, before = workspace.current("index"), workspace.before("index")
+    present, before = workspace.current(kind), workspace.before(kind)
     if not before:
-        raise BuildError(f"{workspace.run} holds no index that was current before the present one")
+        raise BuildError(
+            f"{workspace.run} holds no {kind} build that was current before the present one"
+        )
     if build_id is not None and build_id not in before:
-        raise BuildError(f"index {build_id} was not current before: {', '.join(before)} were")
-    served = Served.open(workspace, build_id=build_id or before[0])
-    workspace.go_back(served.index, present=present)
+        raise BuildError(f"{kind} {build_id} was not current before: {', '.join(before)} were")
+    if kind == "index":
+        served = Served.open(workspace, build_id=build_id or before[0])
+        workspace.go_back(served.index, present=present)
+        return served
+    later = [] if build_id is None else before[: before.index(build_id)]
+    served = Served.open(workspace, without=[present.build_id, *later])
+    if served.changes is None:
+        raise BuildError(f"{workspace.run} holds no earlier changes of the index that is served")
+    workspace.go_back(served.changes, present=present)
     return served

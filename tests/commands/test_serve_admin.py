@@ -14,7 +14,7 @@ from raysys.commands.serve_admin import (
 )
 from raysys.commands.update import UpdateConfig, update
 from raysys.config import load
-from raysys.errors import BuildError, ConfigError
+from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.http.app import create_app
 from raysys.http.client import Client, ServiceError
 from raysys.http.follow import Following
@@ -72,7 +72,7 @@ def test_a_run_goes_back_without_a_service(tmp_path):
 
 def test_a_run_of_one_index_has_no_way_back(tmp_path):
     vectors_run(tmp_path)
-    with pytest.raises(BuildError, match="holds no index that was current before"):
+    with pytest.raises(BuildError, match="holds no index build that was current before"):
         rollback(load(RollbackConfig, [f"run={tmp_path}"]))
 
 
@@ -120,3 +120,25 @@ def test_two_at_once_go_back_one_step(tmp_path):
     with pytest.raises(BuildError, match="another index is current by now"):
         workspace.go_back(workspace.open("index", first), present=present)
     assert len(workspace.before("index")) == 2
+
+
+def test_changes_go_back_and_the_index_stays(tmp_path):
+    workspace, _ = vectors_run(tmp_path)
+    for name in ("item-7", "item-8"):
+        update(UpdateConfig(run=str(tmp_path), delete=[name]))
+    damaged = workspace.current("changes").path("deleted.json")
+    damaged.write_bytes(damaged.read_bytes().replace(b"item-7", b"item-5"))
+    with pytest.raises(CorruptBuildError, match=r"deleted\.json"):
+        update(UpdateConfig(run=str(tmp_path), delete=["item-9"]))
+    index = workspace.current("index").build_id
+    told = rollback(load(RollbackConfig, [f"run={tmp_path}", "kind=changes"]))
+    assert f"index {index}\n" in told
+    search = Search.open(workspace)
+    listed = {item.item_id for item in search.similar("item-5", top_k=60)}
+    assert "item-8" in listed
+    assert "item-7" not in listed
+    with pytest.raises(BuildError, match="holds no changes build that was current before"):
+        rollback(load(RollbackConfig, [f"run={tmp_path}", "kind=changes"]))
+    for words in (["kind=codes"], ["url=http://it"]):
+        with pytest.raises(ConfigError):
+            load(RollbackConfig, [f"run={tmp_path}", *words])

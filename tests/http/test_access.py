@@ -167,7 +167,7 @@ def test_logs_name_routes_and_keys_but_no_ids(search, key_file, tmp_path):
         ("unknown", 404, "ops"),
         ("/v1/recommend", 200, "ops"),
         ("/v1/admin/replicas", 200, "ops"),
-        ("unknown", 403, "shop"),
+        ("/v1/admin/reload", 403, "shop"),
     ]
     assert lines[0]["id"] == "mine"
     assert all(line["ms"] > 0 and time.time() - line["time"] < 60 for line in lines)
@@ -385,3 +385,24 @@ def test_an_order_reaches_every_replica(search, key_file):
         found = http.get("/v1/admin/replicas").json()["replicas"]
         assert [replica["replica"] for replica in found] == ["one", "two"]
         assert 'replica="two"' in http.get("/metrics").text
+
+
+def test_heads_and_slashes(search):
+    app = create_app(lambda: search)
+    for path in ("/livez", "/readyz", "/v1/health"):
+        assert status_of(app, path, method="HEAD") == 200
+    assert status_of(app, "/v1/popular/") == 404  # no redirect, which would name a host
+    assert status_of(app, "/redoc") == 404
+
+
+def test_what_fails_is_counted_by_its_route(search, monkeypatch):
+    def fail(query):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(search, "recommend", fail)
+    app = create_app(lambda: search, name="one")
+    with client_of(app) as http:
+        assert http.post("/v1/recommend", json={"profile": [{"item_id": "42"}]}).status_code == 500
+        found = measures(http.get("/metrics").text)
+    labels = ("replica", "one"), ("route", "/v1/recommend"), ("status", "500")
+    assert found["raysys_request_seconds_count", ("method", "POST"), *labels] == 1

@@ -47,15 +47,15 @@ def test_retries_503_and_lost_connections():
 
 
 def test_gives_up_with_the_last_answer():
-    service, requests = scripted(*[busy() for _ in range(6)])
+    service, requests = scripted(*[busy() for _ in range(7)])
     with pytest.raises(ServiceError, match="status 503: busy") as caught:
         service.health()
     assert caught.value.status == 503
-    assert len(requests) == 6
+    assert len(requests) == 7
 
 
 def test_gives_up_without_an_answer():
-    service, _ = scripted(*[httpx.ConnectError("refused") for _ in range(6)])
+    service, _ = scripted(*[httpx.ConnectError("refused") for _ in range(7)])
     with pytest.raises(ServiceError, match=r"GET http://service/v1/health: no answer: refused"):
         service.health()
 
@@ -158,7 +158,7 @@ def test_what_changes_something_is_not_asked_twice():
     never_sent = httpx.ConnectError("refused")
     service, requests = scripted(never_sent, httpx.Response(200, json={"replicas": []}))
     assert service.rollback("b").replicas == []
-    assert json.loads(requests[-1].content) == {"build_id": "b"}
+    assert json.loads(requests[-1].content) == {"build_id": "b", "kind": "index"}
 
 
 def test_a_key_goes_with_every_request():

@@ -1,9 +1,11 @@
 """Pages, batches, presets, reasons, fallbacks, and lists without a user."""
 
 import base64
+import dataclasses
 import json
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,7 @@ from raysys.http.service import ServiceOptions
 from raysys.http.wire import Scenario
 from raysys.search.pages import MAX_LISTED, cursor_of
 from raysys.search.search import Search
+from raysys.search.users import UserStore
 from tests.http.test_app import InProcess
 from tests.support.runs import ITEM_IDS, item_id, model_run, title, user_id, vectors_run
 
@@ -335,3 +338,17 @@ def test_what_is_upserted_keeps_its_place_in_time(tmp_path):
     assert (recent[place].score, recent[place].title) == (1009, "Nine")
     popular = {item.item_id: item.score for item in search.popular(top_k=61)}
     assert (popular[item_id(9)], popular["fresh"]) == (2, 0)
+
+
+def test_reasons_are_the_users_own_whatever_came_after_the_model(tmp_path):
+    workspace, cells = model_run(tmp_path)
+    search = Search.open(workspace)
+    later = dataclasses.replace(
+        cells, item_num=np.where(cells.item_num % 5 == 0, 70, cells.item_num)
+    )
+    search.asking._users = UserStore(search.asking._users._ids, later)
+    query = {"user_id": user_id(12), "k": 5, "explain": True}
+    own = set(later.users(np.array([12])).item_num.tolist()) - {70}
+    with Client.local(search) as client:
+        for hit in client.recommend(**query).items:
+            assert {reason.item_id for reason in hit.because} <= {item_id(num) for num in own}
