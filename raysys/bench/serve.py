@@ -48,7 +48,7 @@ _SWAP_S = 3.0  # from one exchange to the next
 _PLAIN = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _REST_S = 3.0  # until what an event began is over
 _BATCH = 100
-_RETRIES = 6  # as the client's
+TRIED = (0, 6)  # further attempts: none, and as many as the client makes
 _WARM = 200  # requests before anything is timed
 
 
@@ -161,7 +161,7 @@ def _events(
             "damaged build": offer,
         }
         for name, event in events.items():
-            for retries in (0, _RETRIES):
+            for retries in TRIED:
                 result, seconds = _during(
                     Load(
                         host.url,

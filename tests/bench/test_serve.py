@@ -16,10 +16,9 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_the_same_app_behind_each_server(run, monkeypatch):
-    servers = ("uvicorn", "haproxy")
+    servers = ("uvicorn",)  # the others start below
     monkeypatch.setattr("raysys.bench.serve.SERVERS", servers)
     words = [f"run={run}", "suite=serve", "connections=[2]", "seconds=0.3", "events=false"]
     found = rows(load(ServeBenchConfig, words))
@@ -30,20 +29,20 @@ def test_the_same_app_behind_each_server(run, monkeypatch):
     assert not (run / "changes").exists()
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.slow  # on ports of its own, so beside other clusters
 def test_events_are_seen_by_clients(run, monkeypatch):
     monkeypatch.setattr("raysys.bench.serve.SERVERS", ())
     monkeypatch.setattr("raysys.bench.serve._REST_S", 0.5)
+    monkeypatch.setattr("raysys.bench.serve.TRIED", (6,))
     words = [f"run={run}", "suite=serve", "seconds=1", "swaps=2"]
     found = rows(load(ServeBenchConfig, words))
     events = {(row["event"], row.get("retries")): row for row in found}
     names = ("quiet", "swaps", "redeploy", "replica killed", "proxy killed", "damaged build")
-    assert set(events) == {("capacity", None), *((name, n) for name in names for n in (0, 5))}
-    for name in ("quiet", "swaps", "redeploy", "damaged build"):
-        assert json.loads(events[name, 0]["errors"]) == {}
-    assert events["swaps", 0]["event_s"] > 2
-    assert events["proxy killed", 0]["failed"] > 0
+    assert set(events) == {("capacity", None), *((name, 6) for name in names)}
+    for name in names:
+        assert json.loads(events[name, 6]["errors"]) == {}
+    assert events["swaps", 6]["event_s"] > 2
+    assert events["proxy killed", 6]["max_ms"] > 500  # somebody waited for another one
     assert not (run / "changes").exists()
 
 
