@@ -217,7 +217,7 @@ class AsyncClient:
         base_url: where the service listens.
         key: of the service, where it has keys.
         timeout_s: for one attempt.
-        retries: further attempts after the first; five take three to five seconds.
+        retries: further attempts after the first; six take six to nine seconds.
         transport: replaces the network.
     """
 
