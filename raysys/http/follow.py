@@ -53,6 +53,7 @@ class Following:
     ) -> None:
         self._holder, self._workspace, self._verify = holder, workspace, verify
         self._every_s = every_s
+        self._draw = random.Random()  # what others draw in this process stays theirs
         self._aside = ThreadPoolExecutor(
             1, thread_name_prefix="raysys-follow", initializer=_stand_back
         )
@@ -110,7 +111,7 @@ class Following:
 
     def _run(self) -> None:
         while True:
-            time.sleep(self._every_s * random.uniform(0.5, 1.5))
+            time.sleep(self._every_s * self._draw.uniform(0.5, 1.5))
             self.look()
 
     def _current(self) -> object:

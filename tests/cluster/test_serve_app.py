@@ -120,7 +120,7 @@ def test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings(run, tmp_pa
     keys.write_bytes(with_key(None, str(keys), "shop", entry))
     words = [f"keys={keys}", f"logs={tmp_path}/logs", "scenarios={home: {k: 3}}", "timeout_s=4"]
     words += ["max_ongoing_requests=5", "max_queued_requests=6"]
-    cfg = load(ServeConfig, [f"run={run}", *words])
+    cfg = load(ServeConfig, [f"run={run}", "follow_s=0", *words])
     options = cfg.options(request_ids=True)
     assert options.keys.find("rs_x").name == "shop"
     assert options.scenarios["home"].k == 3
