@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from raysys.http.keys import Key, KeyRing, Scope, given_key
-from raysys.http.limits import App, Message, Receive, RefusedError, Send, refuse
+from raysys.http.limits import App, Message, Receive, RefusedError, Send, path_of, refuse
 from raysys.http.logs import Logs
 from raysys.http.metrics import Metrics
 from raysys.http.wire import VERSION
@@ -109,12 +109,12 @@ class Access:
 
     def _route(self, scope: Message) -> str:
         """Return the route of what was refused before one was chosen."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         return path if path in self._routes else "unknown"
 
     def _check(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         """Raise RefusedError where a request may not be answered."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if path in OPEN:
             return
         wanted = Scope.ADMIN if path.startswith(ADMIN) else Scope.READ
@@ -155,6 +155,6 @@ class Access:
             "key": None if key is None else key.name,
         }
         self._logs.access(record)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if key is not None and path.startswith(ADMIN):  # others could fill the disk
             self._logs.audit({**record, "path": path[:_PATH]})

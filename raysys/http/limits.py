@@ -110,6 +110,12 @@ class Limits:
         return RefusedError(413, "too_large", f"a body may have {self._max_bytes} bytes at most")
 
 
+def path_of(scope: Message) -> str:
+    """Return the path of a request as the app's routes have it."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path
+
+
 async def refuse(refused: RefusedError, send: Send) -> None:
     """Answer in place of the app."""
     body = ErrorBody(error=ErrorInfo(type=refused.kind, message=str(refused)))

@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from raysys.errors import RaysysError
-from raysys.http.limits import App, Message, Receive, RefusedError, Send
+from raysys.http.limits import App, Message, Receive, RefusedError, Send, path_of
 from raysys.http.lists import RECOMMEND, recommended
 from raysys.http.service import Service
 from raysys.search.query import RecommendQuery
@@ -65,7 +65,7 @@ class Shortcut:
 def _is_plain(scope: Message) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
-    if scope["path"].removeprefix(scope.get("root_path", "")) != RECOMMEND:
+    if path_of(scope) != RECOMMEND:
         return False
     types = [value for name, value in scope["headers"] if name == b"content-type"]
     return len(types) == 1 and types[0].startswith(b"application/json")

@@ -134,9 +134,7 @@ class Answers:
 
     def _explain(self, hits: Sequence[Hit], ranked: Ranked, asked: Asked) -> None:
         """Name with each hit the items of the profile that are most like it."""
-        n_known = self._items.n_built if self._engine.scorer else len(self._items)
-        own = np.unique(asked.history.item_num)
-        own = own[own < n_known]  # the log may have items that came after the model
+        own = np.unique(self._engine.known(asked.history).item_num)
         alike = self._engine.neighbours.most_like(ranked.item_nums, own, top_k=_REASONS)
         for hit, pairs in zip(hits, alike, strict=True):
             nums, cosines = zip(*pairs, strict=True) if pairs else ((), ())

@@ -173,9 +173,7 @@ class Engine:
         stages = stages or Stages()
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
-        n_encoded = len(self._items) if self.scorer is None else self._items.n_built
-        if history.n_cells and history.item_num.max() >= n_encoded:
-            history = history.take(history.item_num < n_encoded)
+        history, n_encoded = self.known(history), self._n_encoded
         exclude = seen_items(history, self._items) if exclude_seen else None
         whole = exclude is not None and left_out is None  # their own alone
         if left_out is not None:
@@ -263,6 +261,16 @@ class Engine:
                     ranking=ranking,
                     consume=np.concatenate([consume[row], fresh])[nums],
                 )
+
+    @property
+    def _n_encoded(self) -> int:
+        return len(self._items) if self.scorer is None else self._items.n_built
+
+    def known(self, history: Cells) -> Cells:
+        """Return the cells of items that profiles are made of; a log may have later ones."""
+        if history.n_cells and history.item_num.max() >= self._n_encoded:
+            return history.take(history.item_num < self._n_encoded)
+        return history
 
     def log_z(
         self,
