@@ -218,7 +218,6 @@ def _during(asked: Load, event: Callable[[], None]) -> tuple[LoadResult, float]:
     whole = LoadResult(
         sum(part.seconds for part in parts),
         np.concatenate([part.latency_ms for part in parts]),
-        np.concatenate([part.at_s for part in parts]),
         errors,
         sum(part.retried for part in parts),
     )

@@ -34,14 +34,12 @@ class LoadResult:
     Attributes:
         seconds: from the first request to the last answer.
         latency_ms: [n] of answers with status 200, in the order in which they came.
-        at_s: [n] when each came, from the start on.
         errors: {status or what was lost: requests}.
         retried: attempts that were made again.
     """
 
     seconds: float
     latency_ms: NDArray[np.float64]
-    at_s: NDArray[np.float64]
     errors: dict[str, int]
     retried: int
 
@@ -112,7 +110,6 @@ class _Asking:
         self._load = load
         self._url = f"{load.url.rstrip('/')}{load.path}"
         self._latency: list[float] = []
-        self._at: list[float] = []
         self._errors: Counter[str] = Counter()
         self._retried = 0
 
@@ -131,11 +128,9 @@ class _Asking:
             else:
                 await self._in_time(bodies, load.per_second)
             seconds = time.perf_counter() - self._start
-        order = np.argsort(self._at, kind="stable")
         return LoadResult(
             seconds,
-            np.array(self._latency)[order] * 1e3,
-            np.array(self._at)[order],
+            np.array(self._latency) * 1e3,
             dict(sorted(self._errors.items())),
             self._retried,
         )
@@ -175,7 +170,6 @@ class _Asking:
             if outcome == "200":
                 now = time.perf_counter()
                 self._latency.append(now - due)
-                self._at.append(now - self._start)
                 return
             if not passing or not left:
                 break

@@ -163,9 +163,9 @@ def test_users_are_asked_for_in_a_random_order(run):
 
 def test_a_histogram_holds_every_answer():
     drawn = np.random.default_rng(0).lognormal(1, 2, size=1000)
-    result = LoadResult(1.0, drawn, np.zeros(1000), {}, 0)
+    result = LoadResult(1.0, drawn, {}, 0)
     pairs = result.histogram()
     assert sum(count for _, count in pairs) == 1000
     for (below, _), (bound, count) in zip([(0, 0), *pairs], pairs):
         assert ((drawn <= bound) & (drawn > below)).sum() == count
-    assert LoadResult(1.0, np.zeros(0), np.zeros(0), {"503": 2}, 0).histogram() == []
+    assert LoadResult(1.0, np.zeros(0), {"503": 2}, 0).histogram() == []
