@@ -95,6 +95,12 @@ COMMANDS = {
     "serve key": Command(
         "raysys.commands.serve_admin", "KeyConfig", "key", "a key of the service, made or removed"
     ),
+    "events fold": Command(
+        "raysys.commands.events", "FoldConfig", "fold", "events that a service took, to Parquet"
+    ),
+    "events erase": Command(
+        "raysys.commands.events", "EraseConfig", "erase", "forget the events of a user"
+    ),
     "load": Command("raysys.commands.load", "LoadConfig", "load", "ask a service, and time it"),
 }
 
@@ -131,8 +137,10 @@ def command_of(words: Sequence[str]) -> tuple[str, list[str]]:
     if both in COMMANDS:
         return both, list(words[2:])
     longer = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
-    if longer and len(words) > 1 and "=" not in words[1] and not words[1].startswith("-"):
-        expected = ", ".join([words[0], *longer])
+    alone = words[0] in COMMANDS
+    named = len(words) > 1 and "=" not in words[1] and not words[1].startswith("-")
+    if longer and (named or not alone):
+        expected = ", ".join([words[0], *longer] if alone else longer)
         raise ConfigError(f"unknown command {both!r}: expected one of {expected}")
     return words[0], list(words[1:])
 

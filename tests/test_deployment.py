@@ -10,7 +10,7 @@ import pytest
 import ray
 import yaml
 
-from raysys.cluster.serve_app import ServeConfig
+from raysys.cluster.serve_config import ServeConfig
 from raysys.config import load
 
 ROOT = Path(__file__).resolve().parents[1]

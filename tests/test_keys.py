@@ -330,6 +330,10 @@ SHOWN = {
         "route_prefix": "test_settings_reach_serve",
         "local": "test_serving_without_ray",
     },
+    "EventsConfig": dict.fromkeys(
+        ("take", "ttl_days", "kept", "clock"), "test_an_app_takes_events_as_its_settings_say"
+    ),
+    "EraseConfig": {"user_id": "test_an_erased_user_is_gone_from_the_files"},
 }
 
 

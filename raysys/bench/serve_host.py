@@ -95,8 +95,9 @@ def main(settings: str) -> None:
     import ray
 
     from raysys.cluster.connect import connected
-    from raysys.cluster.serve_app import ServeConfig, application, checked
+    from raysys.cluster.serve_app import application, checked
     from raysys.cluster.serve_app import serve as ray_serve
+    from raysys.cluster.serve_config import ServeConfig
     from raysys.config import RayConfig, load
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

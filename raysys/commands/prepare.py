@@ -37,9 +37,9 @@ from raysys.prepare.append import (
     Base,
     add_facts,
     check_settings,
-    check_traits,
     earlier_part,
     find_base,
+    joined_traits,
 )
 from raysys.prepare.clean import N_BUCKETS, LogTraits
 from raysys.prepare.config import PrepareConfig
@@ -158,7 +158,7 @@ def _write_interactions(
         )
     tasks = bucket_ranges(sum(p.n_rows - p.n_ignored - sum(p.reasons.values()) for p in read))
     if earlier is not None:
-        check_traits(earlier.facts, traits)
+        traits = joined_traits(earlier.facts, traits, opened.mapped.columns)
         tasks = _with_earlier(earlier, read, draft)
     merged = distribute(
         functools.partial(

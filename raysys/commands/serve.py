@@ -19,8 +19,9 @@ import uvicorn
 
 from raysys.cluster.connect import connected
 from raysys.cluster.ingress import through_haproxy
-from raysys.cluster.serve_app import ServeConfig, app_of, application, checked, replicas_of
+from raysys.cluster.serve_app import app_of, application, checked, replicas_of
 from raysys.cluster.serve_app import serve as ray_serve
+from raysys.cluster.serve_config import ServeConfig
 from raysys.config import require, require_run
 from raysys.errors import BuildError, ConfigError, find_cause
 from raysys.store.builds import StageResult

@@ -24,6 +24,7 @@ KEY = "raysys.key"  # of a request's scope: the key that it came with
 OPEN = ("/livez", "/readyz", "/v1/health", "/openapi.json", "/docs", "/docs/oauth2-redirect")
 WATCHED = ("/metrics", "/v1/status")  # answered also where the service is too busy
 ADMIN = "/v1/admin/"
+WRITTEN = {"/v1/events": Scope.WRITE}  # what routes of other scopes than `read` want
 
 _ODD = re.compile(rb"[^!-~]")
 _ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -117,7 +118,7 @@ class Access:
         path = path_of(scope)
         if path in OPEN:
             return
-        wanted = Scope.ADMIN if path.startswith(ADMIN) else Scope.READ
+        wanted = Scope.ADMIN if path.startswith(ADMIN) else WRITTEN.get(path, Scope.READ)
         if self._keys is not None:
             self._use(scope, headers, wanted)
         elif wanted is Scope.ADMIN:

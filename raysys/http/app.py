@@ -2,6 +2,7 @@
 
     POST /v1/recommend    RecommendQuery   -> Answer
     POST /v1/search                        -> VectorHits
+    POST /v1/events       EventsRequest    -> Taken
     GET  /v1/items/{item_id}/similar?k=20  -> SimilarItems
     GET  /v1/health                        -> Health
     GET  /v1/status                        -> Status
@@ -31,8 +32,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from raysys.errors import DataError, RaysysError, SearchError
+from raysys.events.feed import Feed
 from raysys.http.access import REQUEST_ID, Access
 from raysys.http.admin import Control, Everyone, Order, add_admin
+from raysys.http.events import add_events
 from raysys.http.follow import Following
 from raysys.http.items import add_items
 from raysys.http.limits import Limits, RefusedError
@@ -64,6 +67,7 @@ def create_app(
     workspace: Workspace | None = None,
     name: str = "local",
     everyone: Everyone | None = None,
+    feed: Feed | None = None,
 ) -> FastAPI:
     """Return the HTTP service over what `current` returns, which every request asks once.
 
@@ -74,12 +78,17 @@ def create_app(
         workspace: the run that is followed.
         name: of this replica.
         everyone: has an order carried out by all replicas; None: this is the only one.
+        feed: takes events; None: none are taken.
 
     The app's state has the replica's `control`.
     """
     options = options or ServiceOptions()
     service = Service(
-        current, options, following.state if following is not None else None, name=name
+        current,
+        options,
+        following.state if following is not None else None,
+        name=name,
+        feed=feed,
     )
     control = Control(service, following)
 
@@ -98,6 +107,7 @@ def create_app(
     add_admin(app, service, everyone or alone, workspace)
     add_lists(app, service)
     add_items(app, service)
+    add_events(app, service)
     app.add_middleware(Shortcut, service=service)
     app.add_middleware(Limits, counted=service.counts.add)
     app.add_middleware(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -15,7 +16,11 @@ from raysys.errors import RaysysError
 from raysys.http.wire import (
     BatchAnswer,
     BatchRequest,
+    Erased,
+    EraseRequest,
     ErrorBody,
+    EventEntry,
+    EventsRequest,
     FoundItems,
     Health,
     ItemDetailsList,
@@ -27,6 +32,7 @@ from raysys.http.wire import (
     SimilarItems,
     SimilarRequest,
     Status,
+    Taken,
     VectorHits,
     VectorRequest,
 )
@@ -87,6 +93,7 @@ class Call(Generic[T]):
 _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
 _SIMILAR, _LIST = TypeAdapter(SimilarItems), TypeAdapter(ItemList)
 _HITS, _FOUND = TypeAdapter(VectorHits), TypeAdapter(FoundItems)
+_TAKEN, _ERASED = TypeAdapter(Taken), TypeAdapter(Erased)
 _DETAILS, _SCENARIOS = TypeAdapter(ItemDetailsList), TypeAdapter(Scenarios)
 _HEALTH, _STATUS, _REPLICAS = TypeAdapter(Health), TypeAdapter(Status), TypeAdapter(Replicas)
 
@@ -144,6 +151,18 @@ def scenarios() -> Call[Scenarios]:
     return Call("GET", "/v1/scenarios", _SCENARIOS)
 
 
+def events(entries: Sequence[EventEntry | Mapping[str, Any]]) -> Call[Taken]:
+    """Tell what users did; events get an id here, so that a repeated request counts once."""
+    body = checked(EventsRequest, {"events": [_with_id(entry) for entry in entries]})
+    return Call("POST", "/v1/events", _TAKEN, {"json": _sent(body)})
+
+
+def erase(user_id: str) -> Call[Erased]:
+    """Have the events of a user forgotten."""
+    body = checked(EraseRequest, {"user_id": user_id})
+    return Call("POST", "/v1/admin/erase", _ERASED, {"json": _sent(body)})
+
+
 def health() -> Call[Health]:
     """Ask whether the service is up."""
     return Call("GET", "/v1/health", _HEALTH)
@@ -193,6 +212,11 @@ def _sent(body: BaseModel) -> dict[str, Any]:
 def _params(k: int, allow: Given, deny: Given) -> dict[str, Any]:
     given = {"allow": allow, "deny": deny}
     return {"k": k} | {name: json.dumps(dict(each)) for name, each in given.items() if each}
+
+
+def _with_id(entry: EventEntry | Mapping[str, Any]) -> Any:
+    given = entry.model_dump(exclude_unset=True) if isinstance(entry, EventEntry) else entry
+    return {"event_id": uuid.uuid4().hex, **given} if isinstance(given, Mapping) else given
 
 
 def _in_path(item_id: str) -> str:

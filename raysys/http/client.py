@@ -24,6 +24,8 @@ from raysys.http.calls import checked as checked
 from raysys.http.retries import Asking
 from raysys.http.wire import (
     BatchAnswer,
+    Erased,
+    EventEntry,
     FoundItems,
     Health,
     ItemDetailsList,
@@ -32,6 +34,7 @@ from raysys.http.wire import (
     Scenarios,
     SimilarItems,
     Status,
+    Taken,
     VectorHits,
 )
 from raysys.search.query import Answer, RecommendQuery
@@ -158,6 +161,18 @@ class Client:
     def scenarios(self) -> Scenarios:
         """Return the presets of the service."""
         return self._do(calls.scenarios())
+
+    def send(self, events: Sequence[EventEntry | Mapping[str, Any]]) -> Taken:
+        """Tell what users did, up to 1,000 events; once this returns they are never lost.
+
+        Args:
+            events: `{"user_id", "item_id", "rating"?, "event"?, "timestamp"?, "event_id"?}` each.
+        """
+        return self._do(calls.events(events))
+
+    def erase(self, user_id: str) -> Erased:
+        """Have the events of a user forgotten; needs an admin key."""
+        return self._do(calls.erase(user_id))
 
     def health(self) -> Health:
         """Return the service's health; ServiceError when it is not up."""
@@ -292,6 +307,14 @@ class AsyncClient:
     async def scenarios(self) -> Scenarios:
         """Return the presets of the service."""
         return await self._do(calls.scenarios())
+
+    async def send(self, events: Sequence[EventEntry | Mapping[str, Any]]) -> Taken:
+        """Tell what users did; see `Client.send`."""
+        return await self._do(calls.events(events))
+
+    async def erase(self, user_id: str) -> Erased:
+        """Have the events of a user forgotten; needs an admin key."""
+        return await self._do(calls.erase(user_id))
 
     async def health(self) -> Health:
         """Return the service's health."""

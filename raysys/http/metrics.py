@@ -20,6 +20,7 @@ from raysys.http.wire import VERSION
 from raysys.search.query import Answer
 
 if TYPE_CHECKING:  # keeps the search out of this module
+    from raysys.events.feed import Feed
     from raysys.http.wire import Followed
     from raysys.search.search import Search
 
@@ -34,12 +35,14 @@ class Metrics:
     Args:
         current: what is served.
         following: how it follows its run; None: it does not.
+        feed: takes events; None: none are taken.
     """
 
     def __init__(
         self,
         current: Callable[[], Search],
         following: Callable[[], Followed] | None,
+        feed: Feed | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Histogram(
@@ -68,7 +71,8 @@ class Metrics:
         self.running = Gauge(
             "raysys_running_requests", "Requests that are answered now", registry=self._registry
         )
-        self._registry.register(_Served(current, following))
+        self._events = Counter("raysys_events", "Events that were taken", registry=self._registry)
+        self._registry.register(_Served(current, following, feed))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -90,6 +94,10 @@ class Metrics:
         if not n_items:
             self._empty.labels(route).inc()
 
+    def took(self, n_events: int) -> None:
+        """Count events that were written down."""
+        self._events.inc(n_events)
+
     def text(self) -> str:
         """Return all measures as Prometheus reads them."""
         return generate_latest(self._registry).decode()
@@ -102,8 +110,9 @@ class _Served:
         self,
         current: Callable[[], Search],
         following: Callable[[], Followed] | None,
+        feed: Feed | None,
     ) -> None:
-        self._current, self._following = current, following
+        self._current, self._following, self._feed = current, following, feed
 
     def collect(self) -> Iterator[Metric]:
         """Yield the measures, as a registry asks for them."""
@@ -133,6 +142,13 @@ class _Served:
             )
             yield GaugeMetricFamily(
                 "raysys_refused", "1: something newer is refused", int(state.refused is not None)
+            )
+        if self._feed is not None:
+            recent = self._feed.recent
+            yield GaugeMetricFamily("raysys_recent_events", "Events in memory", recent.n_events)
+            yield GaugeMetricFamily("raysys_recent_users", "Users with such", recent.n_users)
+            yield GaugeMetricFamily(
+                "raysys_recent_dropped", "Events that made way for newer ones", recent.n_dropped
             )
 
 

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic import TypeAdapter
 
 from raysys.errors import DataError, RaysysError, SearchError, UnknownItemError
+from raysys.events.feed import Feed
 from raysys.http.keys import KeyRing
 from raysys.http.limits import RefusedError
 from raysys.http.logs import Logs
@@ -107,9 +108,10 @@ class Service:
         options: how it answers.
         following: how it follows its run; None: it does not.
         name: of the replica.
+        feed: takes events; None: none are taken.
 
     Attributes:
-        current, options, following, name: as given.
+        current, options, following, name, feed: as given.
         counts, metrics: of requests.
     """
 
@@ -120,11 +122,13 @@ class Service:
         following: Callable[[], Followed] | None = None,
         *,
         name: str = "local",
+        feed: Feed | None = None,
     ) -> None:
         self.current, self.options, self.following, self.name = current, options, following, name
+        self.feed = feed
         self.counts = Counts()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="raysys-answer")
-        self.metrics = Metrics(current, following)
+        self.metrics = Metrics(current, following, feed)
         self._started = time.monotonic()
 
     @property

@@ -17,6 +17,7 @@ from raysys.search.query import (
     ItemDetails,
     RankingText,
     RecommendQuery,
+    Seconds,
     SimilarItem,
     Wire,
 )
@@ -25,6 +26,7 @@ VERSION = metadata.version("raysys")
 MAX_VECTORS = 1_000
 MAX_QUERIES = 256  # of a batch
 MAX_ITEMS = 1_000  # that are described, or that others are to be like
+MAX_EVENTS = 1_000  # of a request
 CONDITIONS = TypeAdapter(dict[str, Condition])
 
 _Vector = Annotated[list[Annotated[FiniteFloat, Strict()]], Field(min_length=1, fail_fast=True)]
@@ -98,6 +100,65 @@ class VectorRequest(Wire):
     k: Count = Field(20, ge=1, description="length of every list")
     allow: dict[str, Condition] | None = None
     deny: dict[str, Condition] | None = None
+
+
+class EventEntry(Wire):
+    """What a user did with an item."""
+
+    event_id: Annotated[Id, Field(max_length=200)] | None = Field(
+        None, description="one that the user has already is the same event; null: it gets a new one"
+    )
+    user_id: Id
+    item_id: Id
+    rating: Annotated[FiniteFloat, Strict()] | None = Field(None, description="in rating units")
+    event: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="its kind, such as `purchase`"
+    )
+    timestamp: Seconds | None = Field(None, description="UTC seconds; null: now")
+
+
+class EventsRequest(Wire):
+    """Body of POST /v1/events."""
+
+    model_config = _example(
+        {"events": [{"event_id": "a1", "user_id": "42", "item_id": "1193", "rating": 4.0}]}
+    )
+
+    events: Annotated[list[EventEntry], Field(min_length=1, max_length=MAX_EVENTS, fail_fast=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """Answer of POST /v1/events: all of them are written down, whatever happens to the service.
+
+    Attributes:
+        accepted: events of the request.
+        not_counted: of these, lists do not follow yet: the build does not know their item or kind.
+    """
+
+    accepted: int
+    not_counted: int
+
+
+class EraseRequest(Wire):
+    """Body of POST /v1/admin/erase."""
+
+    model_config = _example({"user_id": "42"})
+
+    user_id: Id
+
+
+@dataclasses.dataclass(frozen=True)
+class Erased:
+    """Answer of POST /v1/admin/erase.
+
+    Attributes:
+        user_id: whose events go.
+        until_ms: events received by then, UTC milliseconds.
+    """
+
+    user_id: str
+    until_ms: int
 
 
 class Scenario(Wire):

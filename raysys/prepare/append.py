@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 import pyarrow as pa
@@ -82,16 +83,35 @@ def check_settings(base: Build, settings: dict[str, Any]) -> None:
             )
 
 
-def check_traits(base: InteractionsFacts, traits: LogTraits) -> None:
-    """Raise DataError where the new log holds other things than the earlier ones."""
-    for name in ("has_ratings", "has_events", "has_time", "has_folds"):
+def joined_traits(base: InteractionsFacts, traits: LogTraits, columns: Container[str]) -> LogTraits:
+    """Return what the earlier logs and a new one hold together.
+
+    Kinds of events may begin in the middle of a log. What a whole log has may be null throughout a
+    new part of it: nobody has rated for a week.
+
+    Args:
+        base: facts of the earlier logs.
+        traits: of the new one.
+        columns: that the new one has, by our names.
+
+    Raises:
+        DataError: the new log holds other things than the earlier ones.
+    """
+    optional = {"has_ratings": "rating", "has_events": "event", "has_time": "", "has_folds": ""}
+    for name, column in optional.items():
         before, now = bool(getattr(base, name)), bool(getattr(traits, name))
-        if before != now:
+        begins = now > before and name != "has_events"
+        if begins or (before > now and column not in columns):
             what = name.removeprefix("has_")
             raise DataError(
                 f"mode=append: the new log has {'' if now else 'no '}{what}, the earlier ones "
                 f"have {'some' if before else 'none'}: run prepare mode=full on all logs"
             )
+    return dataclasses.replace(
+        traits,
+        has_ratings=traits.has_ratings or base.has_ratings,
+        has_events=traits.has_events or base.has_events,
+    )
 
 
 def earlier_part(uris: list[str], *, first: int) -> str:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
+from raysys.events.records import Event
 from raysys.scoring.rankings import Ranking
 from raysys.search.engine import Engine
 from raysys.search.items import ItemTable
 from raysys.search.pages import listed
 from raysys.search.query import Degraded, Items, RecommendQuery, UnknownUserError
-from raysys.search.users import UserStore, continued, posted_cells
+from raysys.search.users import Levels, UserStore, continued, event_cells, posted_cells
 
 MAX_EXPLAINED = 1_000  # items of a list whose reasons are named
+
+Lately = Callable[[str], Sequence[Event]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Asking:
         items: the served catalogue.
         users: the stored ones; None: there are none.
         levels: of the model; None without one.
+
+    Attributes:
+        lately: gives what a user did since the history was stored; by default nothing.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Asking:
         levels: RatingLevels | None,
     ) -> None:
         self._engine, self._items, self._users, self._levels = engine, items, users, levels
+        self.levels = Levels(levels)
+        self.lately: Lately = _nothing
 
     def read(self, query: RecommendQuery) -> Asked:
         """Return what a query asks, or with `fallback` what may be answered in its place.
@@ -89,12 +97,12 @@ class Asking:
         if query.explain and query.k > MAX_EXPLAINED:
             raise SearchError(f"k={query.k} with explain: expected {MAX_EXPLAINED} at most")
         try:
-            history, unknown = self.history(query)
+            history, unknown, met = self._gathered(query)
         except UnknownUserError:
             if not query.fallback:
                 raise
             reason = "unknown_user"
-            history, unknown = self.history(
+            history, unknown, met = self._gathered(
                 query.model_copy(update={"user_id": None, "profile": query.profile or []})
             )
         first = self._engine.rankings[0]
@@ -109,7 +117,7 @@ class Asking:
             if query.user_id is not None or query.profile or without:
                 reason = reason or "no_history"
         pages = listed(query.cursor)
-        fresh = self._upserted(unknown)
+        fresh = self._upserted([*unknown, *met])
         nums = [*fresh.values()] if query.exclude_seen else []
         nums += [num for num in map(self._items.find, pages) if num is not None]
         return Asked(
@@ -130,14 +138,25 @@ class Asking:
             UnknownUserError: no stored user has this id.
             SearchError: a rating or event that the build does not know.
         """
+        return self._gathered(query)[:2]
+
+    def not_counted(self, events: Iterable[Event]) -> int:
+        """Return how many events lists cannot follow: the build does not know their item or kind.
+
+        An item that came after the build is left out of lists, but tells the model nothing.
+        """
+        find, level = self._items.in_profile, self.levels.of
+        return sum(find(event.item_id) is None or level(event) is None for event in events)
+
+    def _gathered(self, query: RecommendQuery) -> tuple[Cells, list[str], list[str]]:
+        """Return what `history` does, and the items of events that no build knows."""
         stored: Cells | None = None
+        met: list[str] = []
         if query.user_id is not None:
-            if self._users is None:
-                raise UnknownUserError(f"user_id={query.user_id!r}: this build stores no users")
-            stored = self._users.history(query.user_id)
+            stored, met = self._of_user(query.user_id)
         if query.profile is None:
             assert stored is not None  # a query has one of both
-            return stored, []
+            return stored, [], met
         now = self._engine.fitted_until or 0
         if stored is not None and stored.n_cells:
             now = max(now, int(stored.timestamp[-1]))
@@ -145,7 +164,23 @@ class Asking:
         posted, unknown = posted_cells(
             query.profile, items=self._items, levels=self._levels, now=max(now, newest)
         )
-        return (posted if stored is None else continued(stored, posted)), unknown
+        return (posted if stored is None else continued(stored, posted)), unknown, met
+
+    def _of_user(self, user_id: str) -> tuple[Cells, list[str]]:
+        """Return a user's stored history with what came since, and items that no build knows."""
+        events = self.lately(user_id)
+        if not events:
+            return self._stored(user_id), []
+        cells, met = event_cells(events, items=self._items, levels=self.levels)
+        try:
+            return continued(self._stored(user_id), cells), met
+        except UnknownUserError:  # a new one
+            return cells, met
+
+    def _stored(self, user_id: str) -> Cells:
+        if self._users is None:
+            raise UnknownUserError(f"user_id={user_id!r}: this build stores no users")
+        return self._users.history(user_id)
 
     def _upserted(self, unknown: Iterable[str]) -> dict[str, int]:
         """Return those that came after the build, which tell its model nothing."""
@@ -157,3 +192,7 @@ class Asking:
         if history.n_cells:
             by = "similar" if self._engine.scorer is None else "model"
         return Degraded(reason, by)  # type: ignore[arg-type]
+
+
+def _nothing(_: str) -> Sequence[Event]:
+    return ()

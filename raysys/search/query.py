@@ -94,6 +94,7 @@ Id = Annotated[
     ),
 ]
 _NO_TRUTH = BeforeValidator(_no_truth)  # texts of numbers are what a command line has
+Seconds = Annotated[int, _NO_TRUTH, Field(ge=0, lt=_YEAR_5138)]  # UTC
 Count = Annotated[int, Strict()]  # true is no number
 Flag = Annotated[bool, Strict()]  # 1 is neither true nor false
 _WITH_GAMMA = "|".join(name for name, rule in RANKINGS.items() if rule.gamma is not None)
@@ -139,9 +140,7 @@ class ProfileEntry(Wire):
     item_id: Id
     rating: Annotated[FiniteFloat, _NO_TRUTH] | None = Field(None, description="in rating units")
     event: str | None = Field(None, description="an event level, in logs that have events")
-    timestamp: Annotated[int, _NO_TRUTH, Field(ge=0, lt=_YEAR_5138)] | None = Field(
-        None, description="UTC seconds"
-    )
+    timestamp: Seconds | None = Field(None, description="UTC seconds")
 
 
 class RecommendQuery(Wire):

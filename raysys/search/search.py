@@ -322,7 +322,8 @@ class Search:
             return self._attributes
 
     def warm_as(self, other: Search) -> None:
-        """Read beforehand what requests have another search read."""
+        """Read beforehand what requests have another search read, and follow the same events."""
+        self.asking.lately = other.asking.lately
         if other._attributes is not None:
             self._read_attributes()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
+from raysys.events.records import Event
 from raysys.search.ids import Ids
 from raysys.search.items import ItemTable
 from raysys.search.query import ProfileEntry, UnknownUserError
@@ -25,6 +26,7 @@ USER_NAMES = "names/users"  # of an index build
 _HISTORIES = "histories/"
 _COLUMNS = {"offsets": np.int64, "item_num": np.int32, "level": np.uint8, "timestamp": np.int64}
 _UNRATED = "unrated"
+_KINDS = 10_000  # of events, whose levels are remembered
 
 
 class UserStore:
@@ -175,9 +177,76 @@ def posted_cells(
             continue
         time = now if entry.timestamp is None else entry.timestamp
         times[num, level] = max(time, times.get((num, level), time))
+    return _cells(times), list(unknown)
+
+
+class Levels:
+    """The levels of events as they come while a service runs.
+
+    Args:
+        levels: that the model was fitted on; None: ratings and kinds of events are ignored.
+    """
+
+    def __init__(self, levels: RatingLevels | None) -> None:
+        self._levels = levels
+        self._known: dict[tuple[str | None, float | None], int | str] = {}
+
+    def of(self, event: Event) -> int | None:
+        """Return the level of an event; None where the model knows none."""
+        found = self._found(event)
+        return found if isinstance(found, int) else None
+
+    def refusal(self, event: Event) -> str | None:
+        """Return why no log of these levels can take an event: its rating; None: it can.
+
+        A kind of event that is new is one that the next model will know.
+        """
+        found = self._found(event)
+        return found if isinstance(found, str) and event.rating is not None else None
+
+    def _found(self, event: Event) -> int | str:
+        """Return the level of an event, or why it has none."""
+        if self._levels is None:
+            return 0
+        pair = (event.event, event.rating)
+        found = self._known.get(pair)
+        if found is None:
+            if len(self._known) > _KINDS:  # ratings of any value are binned
+                self._known.clear()
+            entry = ProfileEntry.model_construct(
+                item_id="0", event=event.event, rating=event.rating
+            )
+            try:
+                found = entry_level(entry, self._levels)
+            except SearchError as error:
+                found = f"{error}".removeprefix("item_id='0': ")
+            self._known[pair] = found
+        return found
+
+
+def event_cells(
+    events: Iterable[Event], *, items: ItemTable, levels: Levels
+) -> tuple[Cells, list[str]]:
+    """Turn events into the cells of one user, as `posted_cells` does.
+
+    Events of a level that the model does not know are left out.
+    """
+    times: dict[tuple[int, int], int] = {}
+    unknown: dict[str, None] = {}
+    for event in events:
+        num, level = items.in_profile(event.item_id), levels.of(event)
+        if num is None:
+            unknown[event.item_id] = None
+        elif level is not None:
+            times[num, level] = max(event.timestamp, times.get((num, level), event.timestamp))
+    return _cells(times), list(unknown)
+
+
+def _cells(times: Mapping[tuple[int, int], int]) -> Cells:
+    """Return the cells of one user, {(item_num, level): UTC seconds}, by time."""
     rows = sorted((time, num, level) for (num, level), time in times.items())
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    cells = Cells(
+    return Cells(
         user_num=np.zeros(1, dtype=np.int32),
         offsets=np.array([0, len(rows)], dtype=np.int64),
         item_num=columns[:, 1].astype(np.int32),
@@ -185,7 +254,6 @@ def posted_cells(
         timestamp=columns[:, 0],
         window=np.zeros(len(rows), dtype=np.uint8),
     )
-    return cells, list(unknown)
 
 
 def continued(stored: Cells, posted: Cells) -> Cells:

@@ -123,6 +123,7 @@ class Storage:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(partial.parent)
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file `name`."""
@@ -139,11 +140,7 @@ class Storage:
         final = Path(self.root) / target
         final.parent.mkdir(parents=True, exist_ok=True)
         (Path(self.root) / source).rename(final)
-        handle = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(final.parent)
 
     def remove(self, name: str) -> None:
         """Delete file `name`; nothing happens where it is gone."""
@@ -243,6 +240,15 @@ class Storage:
             pass
         except OSError as error:
             log.warning("clean-up failed folder=%s error=%s", folder, error)
+
+
+def sync_folder(path: Path) -> None:
+    """Let the names in a local folder outlive the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _default_cache() -> Path:

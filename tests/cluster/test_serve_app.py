@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from raysys.cluster.serve_app import ServeConfig, _opened, app_of, build, replicas_of
+from raysys.cluster.serve_app import _opened, app_of, build, replicas_of
+from raysys.cluster.serve_config import ServeConfig
 from raysys.commands import serve as command
 from raysys.commands.update import UpdateConfig, update
 from raysys.config import load
@@ -130,6 +131,38 @@ def test_an_app_has_the_keys_logs_presets_and_limits_of_its_settings(run, tmp_pa
     with Client("http://service", key="rs_x", transport=InProcess(app_of(cfg))) as client:
         assert len(client.recommend(profile=[{"item_id": "42"}], scenario="home").items) == 3
     assert len(list((tmp_path / "logs").glob("access-*"))) == 1
+
+
+def test_an_app_takes_events_as_its_settings_say(run):
+    old = {"user_id": "new", "item_id": "42", "timestamp": 1_600_000_000}
+    words = [f"run={run}", "follow_s=0"]
+    for clock, known in (("machine", False), ("events", True)):
+        app = app_of(load(ServeConfig, [*words, f"events.clock={clock}", "events.ttl_days=1"]))
+        with Client("http://service", transport=InProcess(app), retries=0) as client:
+            client.send([old | {"event_id": clock}])
+            if known:
+                assert client.recommend(user_id="new").items
+                continue
+            with pytest.raises(ServiceError, match="new"):
+                client.recommend(user_id="new")
+    words += ["events.kept=1", "events.clock=events"]
+    with Client("http://service", transport=InProcess(app_of(load(ServeConfig, words)))) as client:
+        client.send([old | {"user_id": name} for name in ("first", "second")])
+        assert client.recommend(user_id="second").degraded is None
+        with pytest.raises(ServiceError, match="first"):
+            client.recommend(user_id="first")
+    app = app_of(load(ServeConfig, [*words, "events.take=false"]))
+    with Client("http://service", transport=InProcess(app)) as client:
+        with pytest.raises(ServiceError, match="takes no events"):
+            client.send([old])
+        with pytest.raises(ServiceError, match="second"):
+            client.recommend(user_id="second")
+
+
+@pytest.mark.parametrize("wrong", ["ttl_days=0", "kept=0", "clock=sun", "colour=1"])
+def test_settings_of_events_are_checked(wrong):
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+        load(ServeConfig, [f"events.{wrong}"])
 
 
 def test_presets_that_do_not_fit_the_build_are_named(run, caplog):

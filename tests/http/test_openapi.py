@@ -13,6 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from raysys.events.feed import Feed
 from raysys.http.app import create_app
 from raysys.http.openapi import text
 from raysys.http.service import ServiceOptions
@@ -30,9 +31,10 @@ def test_the_committed_document_is_that_of_the_service():
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    search = Search.open(model_run(tmp_path_factory.mktemp("run"))[0])
+    workspace, _ = model_run(tmp_path_factory.mktemp("run"))
+    search, feed = Search.open(workspace), Feed(workspace.storage)
     home = Scenario(k=3, ranking="like")
-    return create_app(lambda: search, ServiceOptions(scenarios={"home": home}))
+    return create_app(lambda: search, ServiceOptions(scenarios={"home": home}), feed=feed)
 
 
 UNKNOWN = ("unknown_user", "unknown_item", "bad_query")  # of this build
