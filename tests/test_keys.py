@@ -333,6 +333,9 @@ SHOWN = {
     "EventsConfig": dict.fromkeys(
         ("take", "ttl_days", "kept", "clock"), "test_an_app_takes_events_as_its_settings_say"
     ),
+    "ExperimentConfig": dict.fromkeys(
+        ("name", "arms", "salt", "impressions"), "test_an_app_runs_the_experiment_of_its_settings"
+    ),
     "EraseConfig": {"user_id": "test_an_erased_user_is_gone_from_the_files"},
 }
 

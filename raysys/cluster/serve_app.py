@@ -31,6 +31,7 @@ from raysys.errors import RaysysError, told
 from raysys.events.feed import Feed
 from raysys.http.admin import Everyone, Order
 from raysys.http.app import create_app
+from raysys.http.arms import Arm, Experiment
 from raysys.http.follow import Following, canaries
 from raysys.http.keys import KeyRing
 from raysys.http.service import Holder
@@ -114,7 +115,9 @@ def app_of(
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
-    _warn_of_presets(search, cfg.presets())
+    arms = {f"arm {name}": entry for name, entry in cfg.experiment.entries().items()}
+    settings = {name: entry.settings for name, entry in arms.items() if entry.build_id is None}
+    _warn_of_presets(search, cfg.presets() | settings)
     holder = Holder(search)
     feed = None
     if cfg.events.take:
@@ -127,12 +130,38 @@ def app_of(
         following.start()
     return create_app(
         holder,
-        cfg.options(request_ids=request_ids),
+        cfg.options(request_ids=request_ids, experiment=_experiment(cfg, workspace, feed)),
         following=following,
         workspace=workspace if follows else None,
         name=name,
         everyone=everyone,
         feed=feed,
+    )
+
+
+def _experiment(cfg: ServeConfig, workspace: Workspace, feed: Feed | None) -> Experiment | None:
+    """Open the indexes of the arms that have their own.
+
+    Raises:
+        BuildError: see `Served.open`; ConfigError: an arm asks for what its index cannot give.
+    """
+    chosen = cfg.experiment
+    if chosen.name is None:
+        return None
+    entries = chosen.entries()
+    total = sum(entry.weight for entry in entries.values())
+    arms = []
+    for name, entry in entries.items():
+        search = None
+        if entry.build_id is not None:
+            search = Holder(_tried(workspace, entry.build_id, verify=cfg.verify))
+            search().asking.lately = feed.of if feed is not None else search().asking.lately
+        arms.append(Arm(name, entry.weight / total, search, entry.settings))
+    return Experiment(
+        chosen.name,
+        arms,
+        salt=chosen.name if chosen.salt is None else chosen.salt,
+        feed=feed if chosen.impressions else None,
     )
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from raysys import fields
 from raysys.config import JobConfig, location, require
 from raysys.config import local as local_field
 from raysys.events.feed import FeedOptions
+from raysys.http.arms import Experiment
 from raysys.http.keys import KeyRing
 from raysys.http.logs import Logs
 from raysys.http.service import ServiceOptions
 from raysys.http.wire import Scenario
+from raysys.search.query import Wire
+
+Form = TypeVar("Form", bound=Wire)
 
 _CLOCKS = ("machine", "events")
 _DAY_S = 86_400
@@ -49,6 +54,51 @@ class EventsConfig:
         return FeedOptions(ttl_s=self.ttl_days * _DAY_S, most=self.kept, event_time=event_time)
 
 
+class ArmEntry(Wire):
+    """An arm as a configuration has it.
+
+    `build_id` is that of an index; without one the arm is answered from what the service follows.
+    """
+
+    weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    build_id: str | None = None
+    settings: Scenario = Scenario.model_validate({})
+
+
+@dataclasses.dataclass
+class ExperimentConfig:
+    """An experiment on the users of the service.
+
+    Attributes:
+        name: of the experiment; null: there is none.
+        arms: by name, such as `{a: {weight: 2}, b: {build_id: X, settings: {ranking: like}}}`.
+        salt: gives users to arms; null: the name of the experiment.
+        impressions: write down which lists users were given, for `raysys experiment report`.
+    """
+
+    name: str | None = None
+    arms: dict[str, Any] = dataclasses.field(default_factory=dict)
+    salt: str | None = None
+    impressions: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an experiment that is none."""
+        entries = self.entries()
+        if self.name is None:
+            require(not entries, "experiment.name", None, "a name where there are arms")
+            return
+        require(bool(self.name), "experiment.name", self.name, "a name")
+        require(len(entries) > 1, "experiment.arms", self.arms, "two arms or more")
+
+    def entries(self) -> dict[str, ArmEntry]:
+        """Return the arms.
+
+        Raises:
+            ConfigError: one says what no arm may.
+        """
+        return parsed(ArmEntry, "experiment.arms", self.arms)
+
+
 @dataclasses.dataclass
 class ServeConfig(JobConfig):
     """Settings of the service.
@@ -71,6 +121,7 @@ class ServeConfig(JobConfig):
         logs: folder for the access and the audit log, JSON lines; null: none are written.
         scenarios: presets by name, such as `{home: {ranking: discover^0.3, k: 10}}`.
         events: what users did, as POST /v1/events brings it.
+        experiment: on users: some are answered by another index, or with other settings.
         host: address to listen on; 0.0.0.0 for every interface.
         port: TCP port to listen on.
         route_prefix: path before /v1.
@@ -91,6 +142,7 @@ class ServeConfig(JobConfig):
     logs: str | None = location(None)
     scenarios: dict[str, Any] = local_field(factory=dict)
     events: EventsConfig = local_field(factory=EventsConfig)
+    experiment: ExperimentConfig = local_field(factory=ExperimentConfig)
     host: str = local_field("127.0.0.1")
     port: int = local_field(8000)
     route_prefix: str = local_field("/")
@@ -114,6 +166,10 @@ class ServeConfig(JobConfig):
         ok = prefix == "/" or (prefix.startswith("/") and not prefix.endswith("/"))
         require(ok, "route_prefix", prefix, accepted)
         self.presets()
+        logged = self.experiment.impressions
+        require(
+            self.events.take or not logged, "experiment.impressions", logged, "false without events"
+        )
 
     def presets(self) -> dict[str, Scenario]:
         """Return the scenarios.
@@ -121,18 +177,9 @@ class ServeConfig(JobConfig):
         Raises:
             ConfigError: one says what no preset may.
         """
-        found = {}
-        for name, given in self.scenarios.items():
-            try:
-                found[str(name)] = Scenario.model_validate(given)
-            except ValidationError as error:
-                first = error.errors()[0]
-                key = ".".join(map(str, ("scenarios", name, *first["loc"])))
-                accepted = first["msg"].removeprefix("Input should be ")
-                raise fields.refused(key, first["input"], accepted) from error
-        return found
+        return parsed(Scenario, "scenarios", self.scenarios)
 
-    def options(self, *, request_ids: bool) -> ServiceOptions:
+    def options(self, *, request_ids: bool, experiment: Experiment | None = None) -> ServiceOptions:
         """Return how a replica answers; it opens the files of keys and logs.
 
         Raises:
@@ -149,9 +196,28 @@ class ServeConfig(JobConfig):
             logs=None if self.logs is None else Logs(self.logs),
             max_ongoing=None if queued < 0 else self.max_ongoing_requests + queued,
             timeout_s=self.timeout_s,
+            experiment=experiment,
         )
 
     @property
     def following_s(self) -> float:
         """Seconds between looks for newer builds; 0 where one index is served for good."""
         return 0.0 if self.build_id is not None else self.follow_s
+
+
+def parsed(form: type[Form], key: str, given: Mapping[str, Any]) -> dict[str, Form]:
+    """Return the values of a mapping in their form.
+
+    Raises:
+        ConfigError: one has another; the message names its key.
+    """
+    found = {}
+    for name, value in given.items():
+        try:
+            found[str(name)] = form.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (key, name, *first["loc"])))
+            accepted = first["msg"].removeprefix("Input should be ")
+            raise fields.refused(place, first["input"], accepted) from error
+    return found

@@ -14,7 +14,16 @@ from raysys.http.follow import Following
 from raysys.http.limits import RefusedError
 from raysys.http.metrics import CONTENT_TYPE, together
 from raysys.http.service import Service
-from raysys.http.wire import ErrorBody, Health, Replica, Replicas, RollbackRequest, Status
+from raysys.http.wire import (
+    ArmState,
+    ErrorBody,
+    ExperimentState,
+    Health,
+    Replica,
+    Replicas,
+    RollbackRequest,
+    Status,
+)
 from raysys.search.served import roll_back
 from raysys.store.builds import Workspace
 
@@ -103,6 +112,7 @@ def add_admin(
             uptime_s=service.uptime_s,
             counts=service.counts.snapshot(),
             following=service.following() if service.following is not None else None,
+            experiment=_experiment(service),
         )
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -135,6 +145,17 @@ def add_admin(
             raise RefusedError(409, "no_rollback", told(error)) from error
         log.warning("service rolled back builds=%s", served.build_ids)
         return await every("look")
+
+
+def _experiment(service: Service) -> ExperimentState | None:
+    experiment = service.options.experiment
+    if experiment is None:
+        return None
+    arms = [
+        ArmState(arm=arm.name, share=arm.share, build_id=(arm.search or service.current)().build_id)
+        for arm in experiment.arms
+    ]
+    return ExperimentState(experiment=experiment.name, arms=arms)
 
 
 async def _up(_: Request) -> Response:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from fastapi import FastAPI, Query, Response
 from pydantic import TypeAdapter, ValidationError
 
 from raysys.errors import RaysysError, SearchError
+from raysys.http.arms import Arm
 from raysys.http.service import Service, kind_of
 from raysys.http.wire import (
     CONDITIONS,
@@ -49,26 +51,26 @@ def add_lists(app: FastAPI, service: Service) -> None:
     @app.post("/v1/recommend/batch", response_model=BatchAnswer)
     async def batch(body: BatchRequest) -> Response:
         """Answer up to 256 queries of recommend; what is wrong with one does not touch others."""
-        search = service.current()
-        queries: list[RecommendQuery] = []
+        asked: list[_Asked] = []
         wrong: dict[int, RaysysError] = {}
         for place, given in enumerate(body.queries):
             try:
-                query = service.filled(given, ("body", "queries", place))
-                service.asked(query.k)
-                queries.append(query)
+                arm = service.arm_of(given)
+                query = service.filled(given, arm, ("body", "queries", place))
+                asked.append(_Asked(arm, query, service.asked(query.k, arm)))
             except SearchError as error:
                 wrong[place] = error
-        _hold("all k add up to", sum(query.k for query in queries), _most(search))
+        queries = [each.query for each in asked]
+        _hold("all k add up to", sum(query.k for query in queries), _most(service.current()))
         cursors = sum(len(query.cursor or "") for query in queries)
         _hold("characters of all cursors:", cursors, MAX_CURSOR)
 
         def answers() -> BatchAnswer:
-            found = iter(search.recommend_all(queries))
+            found = iter(_answers(service, asked))
             every = (wrong.get(place) or next(found) for place in range(len(body.queries)))
             return BatchAnswer([_entry(answer) for answer in every])
 
-        size = sum(search.size_of(query) for query in queries)
+        size = sum(each.search.size_of(each.query) for each in asked)
         answer, response = await service.reply(_BATCH, size, len(queries) > 1, answers)
         counts.add("batch")
         given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
@@ -185,15 +187,40 @@ def _add_of_nobody(app: FastAPI, service: Service) -> None:
 
 async def recommended(service: Service, body: RecommendQuery) -> Response:
     """Answer a request of recommend; what is wrong with it is raised."""
-    query = service.filled(body)
-    search = service.asked(query.k)
+    arm = service.arm_of(body)
+    query = service.filled(body, arm)
+    search = service.asked(query.k, arm)
     masked = query.allow or query.deny or query.explain or query.cursor
-    answer, response = await service.reply(
-        _ANSWER, search.size_of(query), masked, lambda: search.recommend(query)
-    )
+
+    def listed() -> Answer:
+        answer = search.recommend(query)
+        return answer if arm is None else service.given([(arm, query, answer)])[0]
+
+    answer, response = await service.reply(_ANSWER, search.size_of(query), masked, listed)
     service.counts.add("recommend")
     service.metrics.answered(RECOMMEND, [answer])
     return response
+
+
+class _Asked(NamedTuple):
+    """One query of a batch, whom it is for and what answers it."""
+
+    arm: Arm | None
+    query: RecommendQuery
+    search: Search
+
+
+def _answers(service: Service, asked: Sequence[_Asked]) -> list[Answer | RaysysError]:
+    """Return the answers of a batch in its order; each search answers its queries at once."""
+    found: dict[int, Answer | RaysysError] = {}
+    for search in {id(each.search): each.search for each in asked}.values():
+        places = [place for place, each in enumerate(asked) if each.search is search]
+        given = search.recommend_all([asked[place].query for place in places])
+        found |= zip(places, given, strict=True)
+    lists = {place: a for place, a in found.items() if isinstance(a, Answer)}
+    shown = [(asked[place].arm, asked[place].query, answer) for place, answer in lists.items()]
+    found |= zip(lists, service.given(shown), strict=True)
+    return [found[place] for place in range(len(asked))]
 
 
 def _hold(what: str, size: int, most: int) -> None:

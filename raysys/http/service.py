@@ -19,13 +19,14 @@ from pydantic import TypeAdapter
 
 from raysys.errors import DataError, RaysysError, SearchError, UnknownItemError
 from raysys.events.feed import Feed
+from raysys.http.arms import Arm, Experiment
 from raysys.http.keys import KeyRing
 from raysys.http.limits import RefusedError
 from raysys.http.logs import Logs
 from raysys.http.metrics import Metrics
 from raysys.http.wire import Followed, Scenario
 from raysys.scoring.rankings import MAX_GAMMA, Ranking
-from raysys.search.query import RecommendQuery, UnknownUserError
+from raysys.search.query import Answer, RecommendQuery, UnknownUserError
 
 if TYPE_CHECKING:  # keeps the search out of this module
     from raysys.search.search import Search
@@ -49,6 +50,7 @@ class ServiceOptions:
         logs: of requests; None: none.
         max_ongoing: requests that are worked on at once; None: no limit.
         timeout_s: for an answer; None: no limit.
+        experiment: that users take part in; None: there is none.
     """
 
     k_limit: int = 1_000
@@ -59,6 +61,7 @@ class ServiceOptions:
     logs: Logs | None = None
     max_ongoing: int | None = None
     timeout_s: float | None = None
+    experiment: Experiment | None = None
 
 
 class Holder:
@@ -136,22 +139,34 @@ class Service:
         """Seconds since the start, to the millisecond."""
         return round(time.monotonic() - self._started, 3)
 
-    def asked(self, k: int) -> Search:
-        """Return the search of now, for a list of this length.
+    def asked(self, k: int, arm: Arm | None = None) -> Search:
+        """Return the search of now, or that of an arm, for a list of this length.
 
         Raises:
             SearchError: it is too long.
         """
-        search = self.current()
+        search = self.current() if arm is None or arm.search is None else arm.search()
         limit = max(self.options.k_limit, search.n_items)
         if k > limit:
             raise SearchError(f"k={k} is not accepted: expected 1 to {limit}")
         return search
 
+    def arm_of(self, query: RecommendQuery) -> Arm | None:
+        """Return the arm that a query's user is in; None: none."""
+        experiment = self.options.experiment
+        if experiment is None or query.user_id is None:
+            return None
+        return experiment.arm_of(query.user_id)
+
     def filled(
-        self, query: RecommendQuery, place: tuple[str | int, ...] = ("body",)
+        self,
+        query: RecommendQuery,
+        arm: Arm | None = None,
+        place: tuple[str | int, ...] = ("body",),
     ) -> RecommendQuery:
-        """Return a query with the preset that it names; `place` says where it stands.
+        """Return a query with the preset that it names, and an arm's settings.
+
+        `place` says where the query stands.
 
         Raises:
             SearchError: there is no such preset; RequestValidationError: a weight is too large.
@@ -165,7 +180,17 @@ class Service:
                     f"scenario={query.scenario!r} is unknown: this service has {known}"
                 )
             query = scenario.filled(query)
-        return query
+        return query if arm is None else arm.settings.filled(query, over=True)
+
+    def given(self, shown: Sequence[tuple[Arm | None, RecommendQuery, Answer]]) -> list[Answer]:
+        """Return answers with the arms that made them, and write their impressions down."""
+        experiment = self.options.experiment
+        if experiment is not None:
+            experiment.show((arm, q, answer) for arm, q, answer in shown if arm is not None)
+        return [
+            answer if arm is None else dataclasses.replace(answer, arm=arm.name)
+            for arm, _, answer in shown
+        ]
 
     async def run(self, size: int, masked: object, answer: Callable[..., A], *asked: Any) -> A:
         """Return an answer, made here if it is short and in a thread if not.

@@ -177,12 +177,13 @@ class Scenario(Wire):
     allow: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
     deny: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
 
-    def filled(self, query: RecommendQuery) -> RecommendQuery:
-        """Return a query with what it does not say itself."""
+    def filled(self, query: RecommendQuery, *, over: bool = False) -> RecommendQuery:
+        """Return a query with what it does not say itself; `over` it says nothing here itself."""
+        said = frozenset() if over else query.model_fields_set
         given: dict[str, Any] = {
             name: value
             for name in type(self).model_fields
-            if (value := getattr(self, name)) is not None and name not in query.model_fields_set
+            if (value := getattr(self, name)) is not None and name not in said
         }
         for name in ("allow", "deny"):
             own, asked = getattr(self, name), getattr(query, name)
@@ -298,6 +299,21 @@ class RollbackRequest(Wire):
     kind: Literal["index", "changes"] = Field("index", description="what goes one step back")
 
 
+class ArmState(_Answer):
+    """One arm of an experiment."""
+
+    arm: str
+    share: float = Field(description="of users")
+    build_id: str = Field(description="of the index that its users are answered from")
+
+
+class ExperimentState(_Answer):
+    """The experiment that a service runs."""
+
+    experiment: str
+    arms: list[ArmState]
+
+
 class Status(_Answer):
     """Answer of GET /v1/status, of the one replica that was asked."""
 
@@ -310,3 +326,4 @@ class Status(_Answer):
     version: str = VERSION
     counts: dict[str, int] = Field(description="requests since the start, by outcome")
     following: Followed | None = Field(None, description="null: one index is served for good")
+    experiment: ExperimentState | None = Field(None, description="null: none is run")

@@ -300,6 +300,7 @@ class Answer:
         changes_id: of the changes since the index; None without any.
         cursor: asks for the next page; None where this list is the last.
         degraded: why this is not what was asked for; None where it is.
+        arm: of the experiment that the user is in; None where there is none.
         took_ms: milliseconds by stage.
     """
 
@@ -318,6 +319,9 @@ class Answer:
     ] = None
     degraded: Annotated[
         Degraded | None, Field(description="why this is not what was asked for; null: it is")
+    ] = None
+    arm: Annotated[
+        str | None, Field(description="of the experiment that the user is in; null: in none")
     ] = None
     took_ms: Annotated[
         dict[str, float], Field(description="milliseconds by stage, of a batch as a whole")

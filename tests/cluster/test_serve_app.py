@@ -159,6 +159,51 @@ def test_an_app_takes_events_as_its_settings_say(run):
             client.recommend(user_id="second")
 
 
+def test_an_app_runs_the_experiment_of_its_settings(run, tmp_path):
+    [index] = run.glob("index/*/manifest.json")
+    arms = f"{{a: {{weight: 3}}, b: {{build_id: {index.parent.name}, settings: {{k: 2}}}}}}"
+    words = [f"run={run}", "follow_s=0", "experiment.name=first", f"experiment.arms={arms}"]
+    app = app_of(load(ServeConfig, [*words, "experiment.impressions=true"]))
+    with Client("http://service", transport=InProcess(app)) as client:
+        state = client.status().experiment
+        assert {arm.arm: arm.share for arm in state.arms} == {"a": 0.75, "b": 0.25}
+        first, again = (
+            [client.recommend(user_id=str(n), profile=[{"item_id": "42"}], fallback=True, k=5)]
+            for n in (1, 1)
+        )
+        assert first == again
+        answers = [
+            client.recommend(user_id=str(n), profile=[{"item_id": "42"}], fallback=True, k=5)
+            for n in range(40)
+        ]
+        assert {(answer.arm, len(answer.items)) for answer in answers} == {("a", 5), ("b", 2)}
+    app = app_of(load(ServeConfig, [*words, "experiment.salt=another"]))
+    with Client("http://service", transport=InProcess(app)) as client:
+        arms = [
+            client.recommend(user_id=str(n), profile=[{"item_id": "42"}], fallback=True).arm
+            for n in range(40)
+        ]
+    assert arms != [answer.arm for answer in answers]
+    deadline = time.monotonic() + 5
+    while not list((run / "journal" / "impressions").glob("*")):
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment.arms={a: {}, b: {}}"], "experiment.name"),
+        (["experiment.name=x", "experiment.arms={a: {}}"], "two arms or more"),
+        (["experiment.name=x", "experiment.arms={a: {}, b: {weight: 0}}"], "arms.b.weight='0'"),
+        (["experiment.name=x", "experiment.arms={a: {}, b: {settings: {k: 0}}}"], "b.settings.k='0'"),
+        (["experiment.impressions=true", "events.take=false"], "experiment.impressions"),
+    ],
+)
+def test_settings_of_experiments_are_checked(words, message):
+    with pytest.raises(ConfigError, match=message):
+        load(ServeConfig, words)
+
+
 @pytest.mark.parametrize("wrong", ["ttl_days=0", "kept=0", "clock=sun", "colour=1"])
 def test_settings_of_events_are_checked(wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
