@@ -12,11 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -27,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from raysys.bench.resources import load_average
-from raysys.bench.serve_host import Host
+from raysys.bench.serve_host import Alone, Host, free_port, linked
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import scratch
 from raysys.commands.load import LoadConfig, bodies
@@ -91,7 +86,7 @@ def rows(cfg: ServeBenchConfig) -> list[dict[str, Any]]:
 
     with scratch() as folder:
         run = f"{folder}/run"
-        _linked(cfg.run, run)
+        linked(cfg.run, run)
         for server in SERVERS:
             with _started(server, run) as url:
                 Load(url, single[:_WARM], connections=1, seconds=2).run()
@@ -128,7 +123,7 @@ def _events(
     workspace = Workspace(run)
     changes = _changes(run, cfg.swaps + 1)
     damaged = changes.pop()
-    settings = {"run": run, "replicas": 2, "cpus": 0.5, "follow_s": _FOLLOW_S, "port": _free_port()}
+    settings = {"run": run, "replicas": 2, "cpus": 0.5, "follow_s": _FOLLOW_S, "port": free_port()}
     with Host(settings, {}) as host:
         Load(host.url, single[:_WARM], connections=2, seconds=2).run()
         most = Load(host.url, single, connections=8, seconds=cfg.seconds).run().record()
@@ -227,37 +222,14 @@ def _during(asked: Load, event: Callable[[], None]) -> tuple[LoadResult, float]:
 @contextmanager
 def _started(server: str, run: str) -> Iterator[str]:
     """Start a service and give its URL."""
-    port = _free_port()
+    port = free_port()
     if server != "uvicorn":
         environment: Mapping[str, str] = _OWN_PROXY if server == "serve proxy" else {}
         with Host({"run": run, "replicas": 1, "port": port}, environment) as host:
             yield host.url
         return
-    words = [sys.executable, "-m", "raysys.cli", "serve", f"run={run}", f"port={port}"]
-    process = subprocess.Popen([*words, "local=true"], stdout=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _until(lambda: _get(f"{url}/livez") is not None, seconds=180)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _linked(source: str, run: str) -> None:
-    """Make a run of the same builds; nothing is written into what is finished, so links do."""
-    workspace = Workspace(source)
-    served = Served.open(workspace, verify=False)
-    for build in served.builds:
-        shutil.copytree(f"{source}/{build.place}", f"{run}/{build.place}", copy_function=_link)
-        shutil.copy(f"{source}/{build.kind}/current.json", f"{run}/{build.kind}/current.json")
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+    with Alone(run, port=port) as alone:
+        yield alone.url
 
 
 def _changes(run: str, n: int) -> list[Build]:
@@ -296,10 +268,3 @@ def _until(happened: Callable[[], bool], *, seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while not happened() and time.monotonic() < until:
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

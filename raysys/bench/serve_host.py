@@ -14,11 +14,13 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +28,8 @@ from typing import Any, Self
 import httpx
 
 from raysys.errors import BuildError
+from raysys.search.served import Served
+from raysys.store.builds import Workspace
 
 _START_S = 180.0
 
@@ -51,16 +55,8 @@ class Host:
 
     def __enter__(self) -> Self:
         self._answer()
-        until = time.monotonic() + _START_S
-        while True:
-            try:
-                if httpx.get(f"{self.url}/livez", trust_env=False).status_code == httpx.codes.OK:
-                    return self
-            except httpx.HTTPError:
-                pass
-            if time.monotonic() > until:
-                raise BuildError(f"the service at {self.url} does not answer")
-            time.sleep(0.1)
+        _wait_for(self.url)
+        return self
 
     def __exit__(
         self,
@@ -88,6 +84,83 @@ class Host:
                 found: dict[str, Any] = json.loads(line)
                 return found
         raise BuildError("the service that was started has ended")
+
+
+class Alone:
+    """A service of one process, without Ray.
+
+    Args:
+        run: that is served.
+        port: to listen on.
+        words: further settings of `raysys serve`.
+        cpu: the only CPU that it may use; None: any.
+    """
+
+    def __init__(
+        self, run: str, *, port: int, words: Sequence[str] = (), cpu: int | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "raysys.cli", "serve", f"run={run}", f"port={port}"]
+        self.process = subprocess.Popen(
+            [*command, "local=true", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if cpu is not None:
+            os.sched_setaffinity(self.process.pid, {cpu})
+        self.url = f"http://127.0.0.1:{port}"
+
+    def __enter__(self) -> Self:
+        _wait_for(self.url)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait_for(url: str) -> None:
+    until = time.monotonic() + _START_S
+    while True:
+        try:
+            if httpx.get(f"{url}/livez", trust_env=False).status_code == httpx.codes.OK:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > until:
+            raise BuildError(f"the service at {url} does not answer")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def linked(source: str, run: str) -> None:
+    """Make a run of the same builds; nothing is written into what is finished, so links do."""
+    workspace = Workspace(source)
+    served = Served.open(workspace, verify=False)
+    for build in served.builds:
+        shutil.copytree(f"{source}/{build.place}", f"{run}/{build.place}", copy_function=_link)
+        shutil.copy(f"{source}/{build.kind}/current.json", f"{run}/{build.kind}/current.json")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def main(settings: str) -> None:

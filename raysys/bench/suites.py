@@ -22,6 +22,7 @@ SUITES = {
     "answer": ("raysys.bench.answer", "AnswerBenchConfig"),
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
+    "events": ("raysys.bench.events", "EventsBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),
     "minutes": ("raysys.bench.minutes", "MinutesBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),

@@ -195,7 +195,10 @@ def test_an_app_runs_the_experiment_of_its_settings(run, tmp_path):
         (["experiment.arms={a: {}, b: {}}"], "experiment.name"),
         (["experiment.name=x", "experiment.arms={a: {}}"], "two arms or more"),
         (["experiment.name=x", "experiment.arms={a: {}, b: {weight: 0}}"], "arms.b.weight='0'"),
-        (["experiment.name=x", "experiment.arms={a: {}, b: {settings: {k: 0}}}"], "b.settings.k='0'"),
+        (
+            ["experiment.name=x", "experiment.arms={a: {}, b: {settings: {k: 0}}}"],
+            "b.settings.k='0'",
+        ),
         (["experiment.impressions=true", "events.take=false"], "experiment.impressions"),
     ],
 )

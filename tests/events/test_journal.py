@@ -11,7 +11,7 @@ import pytest
 
 from raysys.errors import BuildError
 from raysys.events.feed import Feed, FeedOptions, now_ms
-from raysys.events.fold import Erasure, erasures, files_of, fold, segments
+from raysys.events.fold import Erasure, erasures, files_of, fold, read_file, segments
 from raysys.events.journal import Journal, is_complete, whole_lines
 from raysys.events.records import EVENTS, IMPRESSIONS, Event, events_in, lines_of
 from raysys.events.tail import Tail
@@ -279,3 +279,31 @@ def test_signals_do_not_lose_what_was_acknowledged(storage):
     for number, last in acknowledged.items():
         sent = {f"{number}-{n}-{k}" for n in range(last + 1) for k in range(7)}
         assert sent <= set(found)
+
+
+# -- in an object store --------------------------------------------------------------------
+
+
+def test_replicas_follow_each_other_in_an_object_store(s3_bucket):
+    storage = Storage(f"{s3_bucket}/events-{now_ms()}")
+    first, second = (Feed(storage, FeedOptions(event_time=True)) for _ in range(2))
+    for feed in (first, second):
+        feed.start()
+    now = now_ms()
+    batches = [[event(10 * n + k, received_ms=now) for k in range(5)] for n in range(4)]
+    for done in [first.accept(batch) for batch in batches]:
+        done.result(timeout=20)
+    in_time(lambda: len(second.of("u")) == 20)
+    second.accept([event(0, received_ms=now), event(1, user="other", received_ms=now)]).result()
+    for feed in (first, second):
+        feed.stop()
+    done = fold(storage, settled_s=-5)["events"]  # clocks of stores have no fractions
+    assert (done.added, done.repeated) == (21, 1)
+    Erasure("u", now).order(storage)
+    assert fold(storage, settled_s=-5)["events"].erased == 20
+    [name] = files_of(storage, EVENTS)
+    assert [row["user_id"] for row in read_file(storage, name).to_pylist()] == ["other"]
+    late = Feed(storage, FeedOptions(event_time=True))
+    late.look()
+    assert [e.event_id for e in late.of("other")] == ["e1"]
+    assert not late.of("u")
