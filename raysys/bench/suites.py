@@ -24,6 +24,7 @@ SUITES = {
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "events": ("raysys.bench.events", "EventsBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),
+    "loop": ("raysys.bench.loop", "LoopBenchConfig"),
     "minutes": ("raysys.bench.minutes", "MinutesBenchConfig"),
     "prepare": ("raysys.bench.prepare", "PrepareBenchConfig"),
     "ratings": ("raysys.bench.ratings", "RatingsBenchConfig"),

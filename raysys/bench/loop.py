@@ -1,0 +1,246 @@
+"""The loop: simulated users come to a real service for weeks and answer its lists by events.
+
+Part `weeks`: three services of one index, each met by the same users with the same luck. `frozen`
+is told nothing. `events` is told every click and all that users take elsewhere. `refreshed` is told
+the same, and each week its events go into the log and its counters are refreshed. The rows say, a
+week, which share of visits clicks and which share of what users then took elsewhere the list of
+the week had.
+
+Part `ab`: models are trained and evaluated on the log before the first week. The two that offline
+metrics prefer meet the users as arms of one service, and `raysys experiment report` says which is
+better. Then the agreement of the metrics with the table of the report says whether they had picked
+it. The truth is known: the mean chance of a click over all users.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysys import progress
+from raysys.bench.resources import load_average
+from raysys.bench.serve_host import Alone, free_port, linked
+from raysys.bench.suites import BenchConfig
+from raysys.bench.vectors import scratch
+from raysys.cluster.connect import connected
+from raysys.commands.events import FoldConfig, fold
+from raysys.commands.index import IndexConfig, index
+from raysys.commands.prepare import prepare
+from raysys.commands.train import TrainConfig, train
+from raysys.commands.update import UpdateConfig, update
+from raysys.config import load, require
+from raysys.http.client import Client
+from raysys.prepare.config import PrepareConfig
+from raysys.reports.plots import Line, Panel, draw
+from raysys.simulate.site import Site, SiteSpec
+from raysys.simulate.visitors import Ids, Taken, Visitors
+from raysys.simulate.world import WorldSpec
+from raysys.store.builds import Workspace
+
+log = logging.getLogger(__name__)
+
+CONDITIONS = ("frozen", "events", "refreshed")
+_LISTED = 10
+_BATCH = 256
+_SENT = 1_000
+_SWAP_S = 60.0
+
+
+@dataclasses.dataclass
+class LoopBenchConfig(BenchConfig):
+    """Settings of the loop suite; it makes a run of its own.
+
+    Attributes:
+        weeks: that users come.
+        n_users, n_items, n_interactions: size of the site, over a year.
+        bias: exponent of what the site offers by popularity.
+        taste_drift: share of the way to another taste that users go in the year.
+        latent: of the model.
+    """
+
+    weeks: int = 20
+    n_users: int = 2_000
+    n_items: int = 1_000
+    n_interactions: int = 120_000
+    bias: float = 0.5
+    taste_drift: float = 0.3
+    latent: int = 128
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range."""
+        require(1 <= self.weeks <= 30, "weeks", self.weeks, "1 to 30")
+        for name, least in (("n_users", 100), ("n_items", 100), ("n_interactions", 1_000)):
+            require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
+
+    def site(self) -> Site:
+        """Return the site, of a year that ends with the last week."""
+        world = WorldSpec(
+            n_users=self.n_users,
+            n_items=self.n_items,
+            n_interactions=self.n_interactions,
+            seed=self.seed,
+        )
+        return Site(SiteSpec(world, bias=self.bias, taste_drift=self.taste_drift))
+
+
+def rows(cfg: LoopBenchConfig) -> list[dict[str, Any]]:
+    """Return a row for every condition and week."""
+    site = cfg.site()
+    visitors = Visitors(site, first_day=site.spec.world.days - 7 * cfg.weeks)
+    found: list[dict[str, Any]] = []
+    with scratch() as folder, connected(cfg.ray):
+        base = f"{folder}/base"
+        _train(cfg, base, _written(visitors.before(), site, Path(folder, "log.parquet")))
+        for condition in CONDITIONS:
+            run = f"{folder}/{condition}"
+            linked(base, run)
+            for row in _weeks(cfg, visitors, run, condition):
+                found.append({"part": "weeks", "condition": condition, **row})
+                log.info("bench %s", found[-1])
+    if cfg.run:
+        plot(found, Path(cfg.run))
+    return found
+
+
+def _train(cfg: LoopBenchConfig, run: str, source: str) -> None:
+    """Make the index of the log before the first week."""
+    with progress.shown("off"):
+        prepare(load(PrepareConfig, {"run": run, "source": source}))
+        train(load(TrainConfig, {"run": run, "autoencoder": {"latent": cfg.latent}}))
+        index(load(IndexConfig, {"run": run}))
+
+
+def _written(taken: Taken, site: Site, path: Path) -> str:
+    """Write a log and return where."""
+    users, items = pa.array(site.world.user_ids()), pa.array(site.world.item_ids())
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": users.take(pa.array(taken.user)),
+                "item_id": items.take(pa.array(taken.item)),
+                "timestamp": taken.time,
+            }
+        ),
+        path,
+    )
+    return str(path)
+
+
+class _Site:
+    """A service as the site's users meet it."""
+
+    def __init__(self, client: Client, site: Site) -> None:
+        self._client = client
+        self._users, self._items = site.world.user_ids(), site.world.item_ids()
+        self._number = {item_id: number for number, item_id in enumerate(self._items)}
+
+    def lists(self, users: Ids) -> Ids:
+        """Return the items of the users' lists, [V, L], -1 where one is shorter."""
+        shown = np.full((len(users), _LISTED), -1, dtype=np.int64)
+        for start in range(0, len(users), _BATCH):
+            block = users[start : start + _BATCH]
+            queries = [{"user_id": self._users[user], "k": _LISTED} for user in block]
+            for row, entry in enumerate(self._client.recommend_all(queries).answers, start):
+                if entry.answer is not None:
+                    numbers = [self._number[hit.item_id] for hit in entry.answer.items]
+                    shown[row, : len(numbers)] = numbers
+        return shown
+
+    def tell(self, taken: Taken, name: str) -> None:
+        """Send events."""
+        events = [
+            {
+                "event_id": f"{name}-{number}",
+                "user_id": self._users[user],
+                "item_id": self._items[item],
+                "timestamp": int(when),
+            }
+            for number, (user, item, when) in enumerate(
+                zip(taken.user, taken.item, taken.time, strict=True)
+            )
+        ]
+        for start in range(0, len(events), _SENT):
+            self._client.send(events[start : start + _SENT])
+
+
+def _weeks(
+    cfg: LoopBenchConfig, visitors: Visitors, run: str, condition: str
+) -> Iterator[dict[str, Any]]:
+    """Yield what each week brings."""
+    words = ["events.clock=events", "events.ttl_days=400", "follow_s=0.5"]
+    with Alone(run, port=free_port(), words=words) as service, Client(service.url) as client:
+        site = _Site(client, visitors.site)
+        for week in range(cfg.weeks):
+            started = time.perf_counter()
+            users = visitors.visitors(week)
+            lists = site.lists(users)
+            clicks = visitors.clicks(users, lists, week)
+            organic = visitors.organic(week)
+            if condition != "frozen":
+                site.tell(clicks.taken, f"click-{week}")
+                site.tell(organic, f"organic-{week}")
+            if condition == "refreshed" and week + 1 < cfg.weeks:
+                _refresh(run, client)
+            hits, targets = _recall(users, lists, organic)
+            yield {
+                "week": week,
+                "visits": len(users),
+                "conversion": round(float(clicks.chance.mean()), 4),
+                "clicks": round(len(clicks.taken.user) / len(users), 4),
+                "recall": round(hits / max(targets, 1), 4),
+                "targets": targets,
+                "seconds": round(time.perf_counter() - started, 1),
+                "load_average": load_average(),
+            }
+
+
+def _recall(users: Ids, lists: Ids, organic: Taken) -> tuple[int, int]:
+    """Return how many of the items that visitors took elsewhere lists had, and of how many."""
+    place = {int(user): row for row, user in enumerate(users)}
+    rows = np.array([place.get(int(user), -1) for user in organic.user], dtype=np.int64)
+    met = rows >= 0
+    return int((lists[rows[met]] == organic.item[met, None]).any(axis=1).sum()), int(met.sum())
+
+
+def _refresh(run: str, client: Client) -> None:
+    """Take the events into the log, refresh the counters, and wait until they are served."""
+    with progress.shown("off"):
+        fold(FoldConfig(run=run))
+        prepare(load(PrepareConfig, {"run": run, "source": f"{run}/events", "mode": "append"}))
+        update(UpdateConfig(run=run, refresh=True))
+    build_id = Workspace(run).current("changes").build_id
+    until = time.monotonic() + _SWAP_S
+    while client.status().build_ids.get("changes") != build_id:
+        require(time.monotonic() < until, "run", run, "changes that the service takes")
+        time.sleep(0.1)
+
+
+def plot(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Draw conversion and recall by week into `<folder>/loop.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    titles = {"conversion": "share of visits that click", "recall": f"recall@{_LISTED}"}
+    panels = [
+        Panel(
+            title=title,
+            x="week",
+            y=title,
+            lines=[
+                Line(
+                    name=condition,
+                    points=[(r["week"], r[key]) for r in found if r.get("condition") == condition],
+                    colour=number,
+                )
+                for number, condition in enumerate(CONDITIONS)
+            ],
+        )
+        for key, title in titles.items()
+    ]
+    draw(panels, folder / "loop.png")
