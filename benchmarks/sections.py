@@ -137,6 +137,16 @@ SECTIONS = (
         "Share of online winners picked against the popularity penalty of the metric",
     ),
     Section(
+        "experiments",
+        "How often reports of experiments are wrong",
+        "`raysys bench suite=experiments`: simulated logs through what `raysys experiment report` "
+        "does. Users differ a hundredfold in impressions, and their habits drift. Arms that are "
+        "alike: false alarms of the test that is read after every user, at 5 %, and those of a "
+        "z-test read as often. An arm that is better: users until that is decided, beside those "
+        "that a z-test read once needs for a power of 80 %. Then the coverage of 95 % intervals, "
+        "and alarms of the check of the split at 1 %.",
+    ),
+    Section(
         "evaluate",
         "Evaluation",
         "`raysys bench suite=evaluate`: the stage on simulated users, and its metrics alone "
@@ -234,6 +244,16 @@ COLUMNS = {
     "nll": Column("NLL"),
     "rmse": Column("RMSE"),
     "ece": Column("ECE"),
+    "z_test_alarms": Column("alarms of a z-test", ",.0f"),
+    "control": Column("converted, control", ".4f"),
+    "better": Column("converted, better", ".4f"),
+    "wrong": Column("decided wrongly", ",.0f"),
+    "median_users": Column("median users", ",.0f"),
+    "z_test_users": Column("users of the z-test", ",.0f"),
+    "decided_at_z_test_users": Column("decided by then", ",.0f"),
+    "called_at_any_time": Column("called, read after every user", ",.0f"),
+    "chi_square_once": Column("chi-square, read once", ",.0f"),
+    "chi_square_every_user": Column("chi-square, read after every user", ",.0f"),
     "enjoyment": Column("true enjoyment", ".3f"),
     "exposure": Column("exposure", ".3g"),
 }
@@ -275,6 +295,7 @@ _KINDS_OF_ROWS = {
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),
+    "experiments": ("alarms", "decided", "coverage", "split"),
     "evaluate": ("items", "users"),
 }
 

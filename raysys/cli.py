@@ -101,6 +101,12 @@ COMMANDS = {
     "events erase": Command(
         "raysys.commands.events", "EraseConfig", "erase", "forget the events of a user"
     ),
+    "experiment report": Command(
+        "raysys.commands.experiment_report",
+        "ExperimentReportConfig",
+        "report",
+        "which arm of an experiment is better",
+    ),
     "load": Command("raysys.commands.load", "LoadConfig", "load", "ask a service, and time it"),
 }
 
@@ -270,7 +276,7 @@ def _set_up_logging() -> None:
 
 def _usage() -> str:
     lines = ["usage: raysys <command> [--config file.yaml] key=value ...", ""]
-    lines += [f"  {name:15} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:17} {command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "raysys <command> --help lists the command's keys and defaults."]
     return "\n".join(lines) + "\n"
 

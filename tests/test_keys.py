@@ -213,6 +213,9 @@ SHOWN = {
             "test_evaluate",
         ),
     },
+    "ExperimentsBenchConfig": dict.fromkeys(
+        ("streams", "n_users", "lifts"), "test_reports_are_hardly_ever_wrong"
+    ),
     "OrderBenchConfig": dict.fromkeys(
         ("data", "methods", "epochs", "minutes", "replicates"),
         "test_only_what_sees_the_order_finds_the_next_item",
@@ -294,6 +297,11 @@ SHOWN = {
         ("keys", "name", "scopes", "per_second", "remove"),
         "test_keys_are_written_replaced_and_removed",
     ),
+    "ExperimentReportConfig": dict.fromkeys(
+        ("events", "min_rating", "window_s", "horizon_s", "outcome", "control", "alpha"),
+        "test_settings_of_the_report",
+    )
+    | {"name": "test_a_name_may_hold_anything"},
     "LoadConfig": dict.fromkeys(
         ("connections", "seconds", "k", "ranking", "batch", "users"),
         "test_a_closed_loop_asks_as_its_settings_say",

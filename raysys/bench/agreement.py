@@ -39,6 +39,7 @@ from raysys.bench.contenders import fit_all, site_recommender
 from raysys.bench.suites import BenchConfig
 from raysys.config import location, require, require_run
 from raysys.data.schema import period_windows
+from raysys.errors import DataError
 from raysys.evaluation import protocols
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
@@ -109,7 +110,7 @@ def rows(cfg: AgreementBenchConfig) -> list[dict[str, Any]]:
     """Return one row per metric, and for simulated sites some per value of the grid's axes."""
     if cfg.table is not None:
         found = agreement(
-            read_table(Path(cfg.table)),
+            complete(read_table(Path(cfg.table)), cfg),
             online=cfg.online,
             system=cfg.system,
             reference=cfg.reference,
@@ -124,6 +125,39 @@ def rows(cfg: AgreementBenchConfig) -> list[dict[str, Any]]:
     table = simulate(cfg)
     pq.write_table(table, folder / "worlds.parquet", compression="zstd")
     return _analyse(cfg, table, folder)
+
+
+def complete(table: pa.Table, cfg: AgreementBenchConfig) -> pa.Table:
+    """Return a table without the systems that lack a number, and warn which these are.
+
+    Raises:
+        DataError: that leaves none, or there is no offline metric at all.
+    """
+    is_number = {field.name: _is_number(field.type) for field in table.schema}
+    metrics = cfg.metrics or [n for n, is_one in is_number.items() if is_one]
+    metrics = [n for n in metrics if n in is_number and n not in (cfg.online, cfg.system)]
+    if not metrics:
+        raise DataError(f"{cfg.table} holds no offline metric: expected a column of numbers")
+    if cfg.system is None or not {cfg.system, cfg.online} <= set(table.column_names):
+        return table  # agreement names the row, or the column
+    gaps = pc.is_null(table[cfg.online])
+    for name in metrics:
+        gaps = pc.or_(gaps, pc.is_null(table[name]))
+    lacking = pc.unique(table[cfg.system].filter(gaps))
+    if not len(lacking):
+        return table
+    whole = table.filter(pc.invert(pc.is_in(table[cfg.system], value_set=lacking)))
+    names = ", ".join(map(str, lacking.to_pylist()))
+    if not len(whole):
+        raise DataError(
+            f"every {cfg.system} of {cfg.table} lacks a number in some column: choose with metrics="
+        )
+    log.warning("left out, as numbers are missing: %s=%s", cfg.system, names)
+    return whole
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def simulate(cfg: AgreementBenchConfig) -> pa.Table:

@@ -23,6 +23,7 @@ SUITES = {
     "codes": ("raysys.bench.codes", "CodesBenchConfig"),
     "evaluate": ("raysys.bench.evaluate", "EvaluateBenchConfig"),
     "events": ("raysys.bench.events", "EventsBenchConfig"),
+    "experiments": ("raysys.bench.experiments", "ExperimentsBenchConfig"),
     "order": ("raysys.bench.order", "OrderBenchConfig"),
     "loop": ("raysys.bench.loop", "LoopBenchConfig"),
     "minutes": ("raysys.bench.minutes", "MinutesBenchConfig"),

@@ -4,7 +4,8 @@
 
 Writes `<run>/reports/<name>.json` (all metrics and slices of all methods), `<name>.md` (the same as
 a page) and `<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which
-`compare` works). The first is written last and names the last.
+`compare` works). The first is written last and names the last. The metrics alone are kept for every
+build that was evaluated, in `<run>/reports/of-builds`.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         )
         page.draw_days(record, folder)
     files.publish(workspace, f"{REPORTS}/{name}", record, page.page(record, name))
+    files.keep(workspace, subject.head, name, record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
     for line in [*tables.table(methods), *page.lines(record)]:
         log.info("%s", line)

@@ -17,7 +17,10 @@ import pyarrow.parquet as pq
 from raysys.errors import CorruptBuildError
 from raysys.evaluation.evaluator import Evaluator
 from raysys.reports.passes import Evaluated
-from raysys.store.builds import Workspace
+from raysys.store.builds import Build, Workspace
+
+OF_BUILDS = "reports/of-builds"
+_KEPT = ("period", "via", "rescore", "protocol", "ranking", "evaluated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,29 @@ def publish(workspace: Workspace, report: str, record: dict[str, Any], page: str
     workspace.storage.write_atomic(f"{report}.json", json.dumps(record, indent=1) + "\n")
     if before.get("report_id"):
         workspace.storage.delete(f"{report}/{before['report_id']}")
+
+
+def keep(workspace: Workspace, head: Build, name: str, record: dict[str, Any]) -> None:
+    """Keep the metrics of an evaluation beside those of other builds: `publish` replaces its page.
+
+    Args:
+        workspace: of the run.
+        head: the build that was evaluated.
+        name: of the report.
+        record: the report.
+    """
+    kept = {key: record[key] for key in (*_KEPT, "build_ids")}
+    methods = {record["via"]: {"metrics": record["methods"][record["via"]]["metrics"]}}
+    where = f"{OF_BUILDS}/{head.kind}-{head.build_id}/{name}.json"
+    workspace.storage.write_atomic(where, json.dumps(kept | {"methods": methods}) + "\n")
+
+
+def of_build(workspace: Workspace, kind: str, build_id: str) -> list[dict[str, Any]]:
+    """Return what `keep` keeps of a build, in order of the reports' names."""
+    folder = f"{OF_BUILDS}/{kind}-{build_id}"
+    names = [name for name in workspace.storage.files(folder) if name.endswith(".json")]
+    records = [workspace.storage.read_json(f"{folder}/{name}") for name in names]
+    return [record for record in records if record is not None]
 
 
 def merge(results: Iterable[Evaluated], folder: Path) -> Outcome:

@@ -132,11 +132,11 @@ def page(record: Report, title: str) -> str:
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
     evaluated = ", ".join(f"{n} {name}" for name, n in record["evaluated"].items())
     parts = [f"# {title}", f"Period {record['period']}, via {record['via']}: {evaluated}."]
-    parts += ["\n".join(_markdown(tables.cells(methods)))]
+    parts += ["\n".join(tables.markdown(tables.cells(methods)))]
     parts += [f"{line}." for line in leads(record["differences"])]
     for kind in record["horizons"]:
         parts += [f"## {TITLES[kind]}", f"![{TITLES[kind]}]({_plot(record, title, kind)})"]
-        parts += ["\n".join(_markdown(by_days(record, kind, every=True)))]
+        parts += ["\n".join(tables.markdown(by_days(record, kind, every=True)))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -182,8 +182,3 @@ def _mean(slices: Report, name: str) -> float | None:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---"] * len(rows[0])
-    return [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]

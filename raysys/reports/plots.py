@@ -54,7 +54,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Axes and what is drawn in them. An axis is logarithmic, or begins at zero.
+    """Axes and what is drawn in them. An axis is logarithmic, or holds zero.
 
     Attributes:
         title: above.
@@ -146,9 +146,10 @@ def _scale(axis: Any, panels: Sequence[Panel]) -> None:
     lines = [*itertools.chain.from_iterable(panel.lines for panel in panels)]
     points = [*itertools.chain.from_iterable(line.points for line in lines)]
     points += [
-        (x, high)
+        (x, end)
         for line in lines
-        for (x, _), (_, high) in zip(line.points, line.band, strict=False)
+        for (x, _), ends in zip(line.points, line.band, strict=False)
+        for end in ends
     ]
     for side, values in zip("xy", zip(*points, strict=True), strict=True):
         if side == "y" and names:
@@ -157,7 +158,7 @@ def _scale(axis: Any, panels: Sequence[Panel]) -> None:
         elif side in log:
             _log_ticks(axis, side, max(values) / min(values))
         else:
-            axis.set(**{f"{side}lim": (0, 1.05 * max(values))})
+            axis.set(**{f"{side}lim": (1.05 * min(0, *values), 1.05 * max(values))})
             getattr(axis, f"{side}axis").set_major_formatter(lambda value, _: plain(value))
 
 

@@ -243,7 +243,8 @@ def test_agreement(monkeypatch, tmp_path):
             0.75,
             0.125,
         )
-    monkeypatch.setattr(agreement, "read_table", lambda path: None)
+    models = pa.table({"clicks": [0.1, 0.2], "recall@5": [0.3, 0.4]})
+    monkeypatch.setattr(agreement, "read_table", lambda path: models)
 
     def measured(*_, online, replicates, **__):
         asked.append((online, replicates))

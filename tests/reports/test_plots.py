@@ -59,6 +59,15 @@ def test_an_axis_is_logarithmic_or_begins_at_zero(tmp_path, monkeypatch):
     assert [label.get_text() for label in named.get_yticklabels()] == ["flat", "ivf"]
 
 
+def test_an_axis_reaches_below_zero_where_a_band_does(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    draw([Panel("", "x", "y", [Line("", [(1, 1)], band=[(-2, 3)])])], tmp_path / "a.svg")
+    assert figures[0].axes[0].get_ylim() == pytest.approx((-2.1, 3.15))
+
+
 def test_panels_share_axes_that_hold_the_points_of_all(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
