@@ -15,6 +15,7 @@ it. The truth is known: the mean chance of a click over all users.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +27,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys import progress
+from raysys.bench.agreement_measures import agreement, read_table
 from raysys.bench.resources import load_average
 from raysys.bench.serve_host import Alone, free_port, linked
 from raysys.bench.suites import BenchConfig
 from raysys.bench.vectors import scratch
 from raysys.cluster.connect import connected
+from raysys.commands.evaluate import EvaluateConfig, evaluate
 from raysys.commands.events import FoldConfig, fold
+from raysys.commands.experiment_report import ExperimentReportConfig, report
 from raysys.commands.index import IndexConfig, index
 from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
@@ -39,9 +43,10 @@ from raysys.commands.update import UpdateConfig, update
 from raysys.config import load, require
 from raysys.http.client import Client
 from raysys.prepare.config import PrepareConfig
+from raysys.reports.experiment_offline import ONLINE, SYSTEM, metrics_of
 from raysys.reports.plots import Line, Panel, draw
 from raysys.simulate.site import Site, SiteSpec
-from raysys.simulate.visitors import Ids, Taken, Visitors
+from raysys.simulate.visitors import WEEK, Ids, Taken, Visitors
 from raysys.simulate.world import WorldSpec
 from raysys.store.builds import Workspace
 
@@ -52,6 +57,14 @@ _LISTED = 10
 _BATCH = 256
 _SENT = 1_000
 _SWAP_S = 60.0
+_REPLAYED = ("events.clock=events", "events.ttl_days=400")
+_TEST = "experiment"
+_CONTENDERS: dict[str, dict[str, Any]] = {
+    "wide": {},
+    "narrow": {"latent": 8},
+    "likelihood": {"latent": 32, "consume_loss": "likelihood"},
+}
+_OFFLINE = ("model.cutoff.recall@20", "model.cutoff.recall@20^0.3")
 
 
 @dataclasses.dataclass
@@ -64,12 +77,14 @@ class LoopBenchConfig(BenchConfig):
         bias: exponent of what the site offers by popularity.
         taste_drift: share of the way to another taste that users go in the year.
         latent: of the model.
+        ab_weeks: that the experiment runs.
     """
 
     weeks: int = 20
-    n_users: int = 2_000
+    n_users: int = 4_000
     n_items: int = 1_000
-    n_interactions: int = 120_000
+    n_interactions: int = 240_000
+    ab_weeks: int = 8
     bias: float = 0.5
     taste_drift: float = 0.3
     latent: int = 128
@@ -77,50 +92,59 @@ class LoopBenchConfig(BenchConfig):
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
         require(1 <= self.weeks <= 30, "weeks", self.weeks, "1 to 30")
+        require(3 <= self.ab_weeks <= 30, "ab_weeks", self.ab_weeks, "3 to 30")
         for name, least in (("n_users", 100), ("n_items", 100), ("n_interactions", 1_000)):
             require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
 
-    def site(self) -> Site:
-        """Return the site, of a year that ends with the last week."""
+    def visitors(self) -> Visitors:
+        """Return users of a site, of a year that ends with the last week."""
         world = WorldSpec(
             n_users=self.n_users,
             n_items=self.n_items,
             n_interactions=self.n_interactions,
             seed=self.seed,
         )
-        return Site(SiteSpec(world, bias=self.bias, taste_drift=self.taste_drift))
+        site = Site(SiteSpec(world, bias=self.bias, taste_drift=self.taste_drift))
+        return Visitors(site, first_day=world.days - 7 * self.weeks)
 
 
 def rows(cfg: LoopBenchConfig) -> list[dict[str, Any]]:
     """Return a row for every condition and week."""
-    site = cfg.site()
-    visitors = Visitors(site, first_day=site.spec.world.days - 7 * cfg.weeks)
     found: list[dict[str, Any]] = []
+
+    def add(row: Mapping[str, Any]) -> None:
+        found.append({**row, "load_average": load_average()})
+        log.info("bench %s", found[-1])
+
     with scratch() as folder, connected(cfg.ray):
         base = f"{folder}/base"
-        _train(cfg, base, _written(visitors.before(), site, Path(folder, "log.parquet")))
+        source = _written(cfg.visitors(), Path(folder, "log.parquet"))
+        with progress.shown("off"):
+            prepare(load(PrepareConfig, {"run": base, "source": source}))
+        _indexed(base, {"latent": cfg.latent})
         for condition in CONDITIONS:
             run = f"{folder}/{condition}"
             linked(base, run)
-            for row in _weeks(cfg, visitors, run, condition):
-                found.append({"part": "weeks", "condition": condition, **row})
-                log.info("bench %s", found[-1])
+            for row in _weeks(cfg, run, condition):
+                add({"part": "weeks", "condition": condition, **row})
+        for row in _arms(cfg, base):
+            add(row)
     if cfg.run:
         plot(found, Path(cfg.run))
     return found
 
 
-def _train(cfg: LoopBenchConfig, run: str, source: str) -> None:
-    """Make the index of the log before the first week."""
+def _indexed(run: str, autoencoder: Mapping[str, Any]) -> str:
+    """Train a model and make its index; return the index's build_id."""
     with progress.shown("off"):
-        prepare(load(PrepareConfig, {"run": run, "source": source}))
-        train(load(TrainConfig, {"run": run, "autoencoder": {"latent": cfg.latent}}))
-        index(load(IndexConfig, {"run": run}))
+        train(load(TrainConfig, {"run": run, "autoencoder": autoencoder}))
+        return index(load(IndexConfig, {"run": run})).build_ids["index"]
 
 
-def _written(taken: Taken, site: Site, path: Path) -> str:
-    """Write a log and return where."""
-    users, items = pa.array(site.world.user_ids()), pa.array(site.world.item_ids())
+def _written(visitors: Visitors, path: Path) -> str:
+    """Write the log before the first week and return where."""
+    taken, world = visitors.before(), visitors.site.world
+    users, items = pa.array(world.user_ids()), pa.array(world.item_ids())
     pq.write_table(
         pa.table(
             {
@@ -140,16 +164,19 @@ class _Site:
     def __init__(self, client: Client, site: Site) -> None:
         self._client = client
         self._users, self._items = site.world.user_ids(), site.world.item_ids()
+        self.arms: list[str] = []
         self._number = {item_id: number for number, item_id in enumerate(self._items)}
 
     def lists(self, users: Ids) -> Ids:
-        """Return the items of the users' lists, [V, L], -1 where one is shorter."""
+        """Return the items of users' lists, [V, L], -1 where one is shorter; keep their arms."""
         shown = np.full((len(users), _LISTED), -1, dtype=np.int64)
+        self.arms = []
         for start in range(0, len(users), _BATCH):
             block = users[start : start + _BATCH]
             queries = [{"user_id": self._users[user], "k": _LISTED} for user in block]
             for row, entry in enumerate(self._client.recommend_all(queries).answers, start):
                 if entry.answer is not None:
+                    self.arms.append(entry.answer.arm or "")
                     numbers = [self._number[hit.item_id] for hit in entry.answer.items]
                     shown[row, : len(numbers)] = numbers
         return shown
@@ -171,11 +198,10 @@ class _Site:
             self._client.send(events[start : start + _SENT])
 
 
-def _weeks(
-    cfg: LoopBenchConfig, visitors: Visitors, run: str, condition: str
-) -> Iterator[dict[str, Any]]:
+def _weeks(cfg: LoopBenchConfig, run: str, condition: str) -> Iterator[dict[str, Any]]:
     """Yield what each week brings."""
-    words = ["events.clock=events", "events.ttl_days=400", "follow_s=0.5"]
+    visitors = cfg.visitors()
+    words = [*_REPLAYED, "follow_s=0.5"]
     with Alone(run, port=free_port(), words=words) as service, Client(service.url) as client:
         site = _Site(client, visitors.site)
         for week in range(cfg.weeks):
@@ -198,8 +224,71 @@ def _weeks(
                 "recall": round(hits / max(targets, 1), 4),
                 "targets": targets,
                 "seconds": round(time.perf_counter() - started, 1),
-                "load_average": load_average(),
             }
+
+
+def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for every contender, and one of the test of the two that metrics prefer."""
+    workspace, contenders = Workspace(run), {}
+    for name, settings in _CONTENDERS.items():
+        build_id = _indexed(run, {"latent": cfg.latent, **settings})
+        with progress.shown("off"):
+            evaluate(load(EvaluateConfig, {"run": run}))
+        offline = metrics_of(workspace, build_id, "")
+        contenders[name] = {"build_id": build_id, **{m: offline[m] for m in _OFFLINE}}
+        yield {"part": "contender", "arm": name, **{m: round(offline[m], 4) for m in _OFFLINE}}
+    chosen = _winners(contenders)
+    arms = {name: {"build_id": contenders[name]["build_id"]} for name in chosen}
+    words = [*_REPLAYED, "follow_s=0", f"experiment.name={_TEST}", "experiment.impressions=true"]
+    words.append(f"experiment.arms={json.dumps(arms)}")
+    visitors = cfg.visitors()
+    chances: dict[str, list[float]] = {name: [] for name in chosen}
+    with Alone(run, port=free_port(), words=words) as service, Client(service.url) as client:
+        site = _Site(client, visitors.site)
+        for week in range(cfg.ab_weeks):
+            users = visitors.visitors(week)
+            lists = site.lists(users)
+            clicks = visitors.clicks(users, lists, week)
+            for arm, chance in zip(site.arms, clicks.chance, strict=True):
+                chances[arm].append(float(chance))
+            site.tell(clicks.taken, f"click-{week}")
+    with progress.shown("off"):
+        fold(FoldConfig(run=run))
+        settings = {
+            "outcome": "conversions",
+            "horizon_s": cfg.ab_weeks * WEEK,
+            "control": chosen[1],
+        }
+        told = report(load(ExperimentReportConfig, {"run": run, "name": _TEST, **settings}))
+    comparison = told.extra["comparisons"][0]
+    yield {
+        "part": "ab",
+        "arm": chosen[0],
+        "control": chosen[1],
+        "truth": {name: round(float(np.mean(chance)), 4) for name, chance in chances.items()},
+        "verdict": told.extra["verdict"],
+        "comparison": comparison,
+        "split": told.extra["split"],
+    }
+    for entry in agreement(
+        read_table(Path(told.extra["table"])),
+        online=ONLINE,
+        system=SYSTEM,
+        reference=None,
+        metrics=list(_OFFLINE),
+        seed=cfg.seed,
+        replicates=0,
+    ):
+        yield {"part": "agreement", "metric": entry.metric, "picked": entry.picked}
+
+
+def _winners(contenders: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the winners of both metrics; where one wins both, it and the second of the last."""
+    names = [max(contenders, key=lambda name: contenders[name][m]) for m in _OFFLINE]
+    if names[0] == names[1]:
+        others = [name for name in contenders if name != names[0]]
+        names[1] = max(others, key=lambda name: contenders[name][_OFFLINE[-1]])
+    return names
 
 
 def _recall(users: Ids, lists: Ids, organic: Taken) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 Letters: V visits, L list length.
 
 A visit is shown a list and clicks one item or none, by the choice of `raysys.simulate.site`: the
-utility of none is log(L) + 2. Beside that the site goes on as its log began: users take what it
-offers by popularity and trend, whatever the service says. All luck is drawn from (seed, week), so
-that services meet the same users with the same luck.
+utility of none is log(L) + 2, and what the user has taken before is worth nothing. Beside that the
+site goes on as its log began: users take what it offers by popularity and trend, whatever the
+service says. All luck is drawn from (seed, week), so that services meet the same users with the
+same luck.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Clicks:
 
 
 class Visitors:
-    """The users of a site from a day on.
+    """The users of a site from a day on, who remember what they took; weeks come in their order.
 
     Args:
         site: theirs.
@@ -73,6 +74,8 @@ class Visitors:
         item, time = made.items[made.cells.item_num], made.cells.timestamp
         order = np.argsort(time, kind="stable")
         self._all = Taken(user[order], item[order], time[order])
+        self._has = np.zeros((site.spec.world.n_users, site.spec.world.n_items), dtype=np.bool_)
+        self._remember(self.before())
 
     def start(self, week: int) -> int:
         """Return when a week begins, UTC seconds."""
@@ -83,8 +86,12 @@ class Visitors:
         return self._all.between(0, self.start(0))
 
     def organic(self, week: int) -> Taken:
-        """Return what users take in a week without the service."""
-        return self._all.between(self.start(week), self.start(week + 1))
+        """Return what users newly take in a week without the service."""
+        taken = self._all.between(self.start(week), self.start(week + 1))
+        new = ~self._has[taken.user, taken.item]
+        taken = Taken(taken.user[new], taken.item[new], taken.time[new])
+        self._remember(taken)
+        return taken
 
     def visitors(self, week: int) -> Ids:
         """Return the users who visit in a week: some of those who are in the log before it."""
@@ -102,7 +109,8 @@ class Visitors:
         length = lists.shape[1]
         days = np.full(len(users), self._first_day + 7.0 * week)
         items = np.maximum(lists, 0)
-        utility = np.where(lists >= 0, self.site.utility(users, items, days), -np.inf)
+        new = (lists >= 0) & ~self._has[users[:, None], items]
+        utility = np.where(new, self.site.utility(users, items, days), -np.inf)
         none = np.log(length) + _NONE
         worth = np.exp(utility).sum(axis=1)
         world = self.site.spec.world
@@ -114,7 +122,11 @@ class Visitors:
         time = self.start(week) + self._draw(week, 3).integers(60, DAY, len(users))
         order = clicked[np.argsort(time[clicked], kind="stable")]
         taken = Taken(users[order], lists[order, best[order]], time[order])
+        self._remember(taken)
         return Clicks(worth / (worth + np.exp(none)), taken)
+
+    def _remember(self, taken: Taken) -> None:
+        self._has[taken.user, taken.item] = True
 
     def _draw(self, week: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.site.spec.world.seed, 7, purpose, week])
