@@ -9,6 +9,8 @@ from tests.support.wheels import ROOT, environment
 
 pytestmark = pytest.mark.slow
 
+PAGE = ("index.html", "explorer.css", "explorer.js")
+
 IMPORT_EVERYTHING = """
 import importlib.util, json, pkgutil, raysys
 names = [m.name for m in pkgutil.walk_packages(raysys.__path__, "raysys.")]
@@ -34,7 +36,10 @@ def test_it_holds_raysys_alone_and_all_of_it(wheel_file):
     about = "-".join(wheel_file.name.split("-")[:2]) + ".dist-info"
     assert {name.split("/")[0] for name in names} == {"raysys", about}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "raysys").rglob("*.py")}
-    assert sources | {"raysys/py.typed"} == {name for name in names if name.startswith("raysys/")}
+    page = {f"raysys/http/explorer/{name}" for name in PAGE}
+    assert sources | page | {"raysys/py.typed"} == {
+        name for name in names if name.startswith("raysys/")
+    }
 
 
 def test_every_module_comes_from_the_wheel(wheel_commands, tmp_path):

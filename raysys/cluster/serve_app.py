@@ -133,6 +133,7 @@ def app_of(
         cfg.options(request_ids=request_ids, experiment=_experiment(cfg, workspace, feed)),
         following=following,
         workspace=workspace if follows else None,
+        run=workspace,
         name=name,
         everyone=everyone,
         feed=feed,

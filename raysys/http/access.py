@@ -16,12 +16,16 @@ from raysys.http.keys import Key, KeyRing, Scope, given_key
 from raysys.http.limits import App, Message, Receive, RefusedError, Send, path_of, refuse
 from raysys.http.logs import Logs
 from raysys.http.metrics import Metrics
+from raysys.http.page import PAGE_PATHS
 from raysys.http.wire import VERSION
 
 REQUEST_ID = "x-request-id"
 VERSION_HEADER = "x-raysys-version"
 KEY = "raysys.key"  # of a request's scope: the key that it came with
-OPEN = ("/livez", "/readyz", "/v1/health", "/openapi.json", "/docs", "/docs/oauth2-redirect")
+OPEN = (
+    *("/livez", "/readyz", "/v1/health", "/openapi.json", "/docs", "/docs/oauth2-redirect"),
+    *PAGE_PATHS,
+)
 WATCHED = ("/metrics", "/v1/status")  # answered also where the service is too busy
 ADMIN = "/v1/admin/"
 WRITTEN = {"/v1/events": Scope.WRITE}  # what routes of other scopes than `read` want

@@ -6,6 +6,7 @@
     GET  /v1/items/{item_id}/similar?k=20  -> SimilarItems
     GET  /v1/health                        -> Health
     GET  /v1/status                        -> Status
+    GET  /                                 the explorer page, no part of v1
 
 Ids are strings; JSON integers are accepted and read as their decimal text. In paths, an id is
 percent-encoded UTF-8 with an empty safe set (`urllib.parse.quote(item_id, safe="")`); an encoded
@@ -35,11 +36,13 @@ from raysys.errors import DataError, RaysysError, SearchError
 from raysys.events.feed import Feed
 from raysys.http.access import REQUEST_ID, Access
 from raysys.http.admin import Control, Everyone, Order, add_admin
+from raysys.http.evaluation import add_evaluation
 from raysys.http.events import add_events
 from raysys.http.follow import Following
 from raysys.http.items import add_items
 from raysys.http.limits import Limits, RefusedError
 from raysys.http.lists import add_lists
+from raysys.http.page import add_page
 from raysys.http.service import Service, ServiceOptions
 from raysys.http.shortcut import Shortcut
 from raysys.http.wire import CONDITIONS, ErrorBody
@@ -65,6 +68,7 @@ def create_app(
     *,
     following: Following | None = None,
     workspace: Workspace | None = None,
+    run: Workspace | None = None,
     name: str = "local",
     everyone: Everyone | None = None,
     feed: Feed | None = None,
@@ -76,6 +80,7 @@ def create_app(
         options: how it answers.
         following: the way to newer builds of `workspace`; None: one index is served for good.
         workspace: the run that is followed.
+        run: that what is served lies in, where its evaluations are to be shown.
         name: of this replica.
         everyone: has an order carried out by all replicas; None: this is the only one.
         feed: takes events; None: none are taken.
@@ -108,6 +113,8 @@ def create_app(
     add_lists(app, service)
     add_items(app, service)
     add_events(app, service)
+    add_evaluation(app, service, run)
+    add_page(app)
     app.add_middleware(Shortcut, service=service)
     app.add_middleware(Limits, counted=service.counts.add)
     app.add_middleware(

@@ -274,6 +274,35 @@ class Followed(_Answer):
     refused: str | None = Field(None, description="why something newer is not served")
 
 
+class Estimate(_Answer):
+    """A metric with its 95 % interval, where one was drawn."""
+
+    mean: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class Evaluation(_Answer):
+    """Headline metrics of `raysys evaluate`, of what is served."""
+
+    reports: list[str] = Field(description="their names in the run")
+    period: str = Field(description="the window of the targets: val or test")
+    cutoffs: dict[str, int] | None = Field(description="UTC seconds at which the windows begin")
+    split: str
+    protocol: str
+    users: int = Field(description="rows of the evaluation")
+    methods: dict[str, dict[str, Estimate]] = Field(
+        description="metrics by method: index, model and codes are what is served"
+    )
+
+
+class EvaluationAnswer(_Answer):
+    """Answer of GET /v1/evaluation."""
+
+    build_id: str
+    evaluation: Evaluation | None = Field(description="null: what is served was not evaluated")
+
+
 class Replica(_Answer):
     """What one replica serves, and how it follows."""
 

@@ -125,6 +125,7 @@ class Search:
                 "fitted_until": facts.fitted_until,
                 "n_levels": facts.n_levels,
                 "levels": list(self._levels.names),
+                "liked": list(self._levels.liked),
             }
         return shown
 

@@ -289,6 +289,7 @@ def test_the_schema_documents_every_answer(http):
         *("/v1/items", "/v1/items/{item_id}/similar", "/v1/popular", "/v1/recent"),
         *("/v1/events", "/v1/admin/erase"),
         *("/v1/scenarios", "/v1/health", "/v1/status", "/livez", "/readyz", "/metrics"),
+        "/v1/evaluation",
         *("/v1/admin/replicas", "/v1/admin/reload", "/v1/admin/rollback"),
     }
     errors = schema["paths"]["/v1/recommend"]["post"]["responses"]
