@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ _BATCH = 256
 _SENT = 1_000
 _SWAP_S = 60.0
 _REPLAYED = ("events.clock=events", "events.ttl_days=400")
+_EARLY_S = 6 * 3600  # of a week, before anybody clicks: the clock is that of events
 _TEST = "experiment"
 _CONTENDERS: dict[str, dict[str, Any]] = {
     "wide": {},
@@ -91,8 +93,8 @@ class LoopBenchConfig(BenchConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values out of range."""
-        require(1 <= self.weeks <= 30, "weeks", self.weeks, "1 to 30")
-        require(3 <= self.ab_weeks <= 30, "ab_weeks", self.ab_weeks, "3 to 30")
+        require(3 <= self.weeks <= 30, "weeks", self.weeks, "3 to 30")
+        require(3 <= self.ab_weeks <= self.weeks, "ab_weeks", self.ab_weeks, "3 to weeks")
         for name, least in (("n_users", 100), ("n_items", 100), ("n_interactions", 1_000)):
             require(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
 
@@ -181,18 +183,22 @@ class _Site:
                     shown[row, : len(numbers)] = numbers
         return shown
 
-    def tell(self, taken: Taken, name: str) -> None:
-        """Send events."""
+    def tell(
+        self, taken: Taken, name: str, *, kind: str | None = None, until: float = math.inf
+    ) -> None:
+        """Send events of a kind, up to a time."""
         events = [
             {
                 "event_id": f"{name}-{number}",
                 "user_id": self._users[user],
                 "item_id": self._items[item],
                 "timestamp": int(when),
+                "event": kind,
             }
             for number, (user, item, when) in enumerate(
                 zip(taken.user, taken.item, taken.time, strict=True)
             )
+            if when < until
         ]
         for start in range(0, len(events), _SENT):
             self._client.send(events[start : start + _SENT])
@@ -212,7 +218,7 @@ def _weeks(cfg: LoopBenchConfig, run: str, condition: str) -> Iterator[dict[str,
             organic = visitors.organic(week)
             if condition != "frozen":
                 site.tell(clicks.taken, f"click-{week}")
-                site.tell(organic, f"organic-{week}")
+                site.tell(organic, f"elsewhere-{week}")
             if condition == "refreshed" and week + 1 < cfg.weeks:
                 _refresh(run, client)
             hits, targets = _recall(users, lists, organic)
@@ -246,12 +252,14 @@ def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
     with Alone(run, port=free_port(), words=words) as service, Client(service.url) as client:
         site = _Site(client, visitors.site)
         for week in range(cfg.ab_weeks):
-            users = visitors.visitors(week)
+            organic, users = visitors.organic(week), visitors.visitors(week)
+            site.tell(organic, f"elsewhere-{week}", until=visitors.start(week) + _EARLY_S)
             lists = site.lists(users)
             clicks = visitors.clicks(users, lists, week)
             for arm, chance in zip(site.arms, clicks.chance, strict=True):
                 chances[arm].append(float(chance))
-            site.tell(clicks.taken, f"click-{week}")
+            site.tell(clicks.taken, f"click-{week}", kind="click")
+            site.tell(organic, f"elsewhere-{week}")  # also what was told before: it counts once
     with progress.shown("off"):
         fold(FoldConfig(run=run))
         settings = {

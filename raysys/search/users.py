@@ -16,6 +16,7 @@ from raysys.data.profiles import Profiles
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
 from raysys.events.records import Event
+from raysys.prepare.levels import CONSUMED
 from raysys.search.ids import Ids
 from raysys.search.items import ItemTable
 from raysys.search.query import ProfileEntry, UnknownUserError
@@ -206,8 +207,10 @@ class Levels:
 
     def _found(self, event: Event) -> int | str:
         """Return the level of an event, or why it has none."""
-        if self._levels is None:
-            return 0
+        plain = self._levels is None or self._levels.names == (CONSUMED,)
+        if plain and (self._levels is None or event.rating is None):
+            return 0  # where nothing tells events apart, each is one more
+        assert self._levels is not None
         pair = (event.event, event.rating)
         found = self._known.get(pair)
         if found is None:

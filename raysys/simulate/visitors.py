@@ -23,6 +23,8 @@ WEEK = 7 * DAY
 _COMES = 0.7  # chance that a user visits in a week
 _NONE = 2.0  # utility of no click, beside that of a list of utility 0
 
+_SOONEST = DAY // 4  # seconds from the begin of a week to the first click
+
 Ids = NDArray[np.int64]
 
 
@@ -119,7 +121,7 @@ class Visitors:
         best = np.argmax(drawn, axis=1)
         rows = np.arange(len(users))
         clicked = np.flatnonzero(drawn[rows, best] > none + luck[:, -1])
-        time = self.start(week) + self._draw(week, 3).integers(60, DAY, len(users))
+        time = self.start(week) + self._draw(week, 3).integers(_SOONEST, _SOONEST + DAY, len(users))
         order = clicked[np.argsort(time[clicked], kind="stable")]
         taken = Taken(users[order], lists[order, best[order]], time[order])
         self._remember(taken)
