@@ -245,6 +245,16 @@ SHOWN = {
         ),
         "swaps": "test_events_are_seen_by_clients",
     },
+    "EventsBenchConfig": dict.fromkeys(
+        ("seconds", "events", "kills"), "test_events_are_taken_seen_and_not_lost"
+    ),
+    "LoopBenchConfig": dict.fromkeys(
+        (
+            *("weeks", "n_users", "n_items", "n_interactions", "bias", "taste_drift"),
+            *("latent", "ab_weeks"),
+        ),
+        "test_users_answer_lists_and_two_models_meet",
+    ),
     "TrainBenchConfig": {
         **dict.fromkeys(
             ("n_items", "batch", "profile", "latent", "steps", "workers"), "test_steps_of_training"

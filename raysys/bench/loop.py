@@ -48,7 +48,7 @@ from raysys.reports.experiment_offline import ONLINE, SYSTEM, metrics_of
 from raysys.reports.plots import Line, Panel, draw
 from raysys.simulate.site import Site, SiteSpec
 from raysys.simulate.visitors import WEEK, Ids, Taken, Visitors
-from raysys.simulate.world import WorldSpec
+from raysys.simulate.world import DAY, WorldSpec
 from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
@@ -262,12 +262,10 @@ def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
             site.tell(organic, f"elsewhere-{week}")  # also what was told before: it counts once
     with progress.shown("off"):
         fold(FoldConfig(run=run))
-        settings = {
-            "outcome": "conversions",
-            "horizon_s": cfg.ab_weeks * WEEK,
-            "control": chosen[1],
-        }
-        told = report(load(ExperimentReportConfig, {"run": run, "name": _TEST, **settings}))
+        asked = {"outcome": "conversions", "events": ["click"], "window_s": 2 * DAY}
+        horizon_s = (cfg.ab_weeks - 2) * WEEK  # of most users it has passed by then
+        asked |= {"control": chosen[1], "horizon_s": horizon_s}
+        told = report(load(ExperimentReportConfig, {"run": run, "name": _TEST, **asked}))
     comparison = told.extra["comparisons"][0]
     yield {
         "part": "ab",
