@@ -90,6 +90,17 @@ SECTIONS = (
         "float32 product with all items that an answer needed before.",
     ),
     Section(
+        "steer",
+        "Steering by atoms",
+        "`raysys bench suite=steer`: one atom at a time, of those of which a user's list of 20 has "
+        "one of the ten strongest items. Muted at -1: users and pairs of a user and an atom whose "
+        "list then has none of the ten; of what went, the share that holds the atom, and how often "
+        "it holds more of it than what stayed. By weight: the share of the list that changes, the "
+        "strongest ten in the list before and after, and the share of the list that scores of all "
+        "items would give too. Time: CPU time of an answer without atoms, and the median ratio to "
+        "it, also of asking again without.",
+    ),
+    Section(
         "serve",
         "Answers over HTTP, and what clients see of events",
         "`raysys bench suite=serve`: closed loops at one replica behind HAProxy, behind Serve's "
@@ -292,6 +303,7 @@ _KINDS_OF_ROWS = {
     "codes": ("bytes_per_item", "compression", "times_the_products"),
     "answer": ("ranking", "private_mb"),
     "serve": ("server", "event"),
+    "steer": ("users_without", "changed", "share", "plain_ms"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),

@@ -238,6 +238,7 @@ SHOWN = {
         ),
         "test_retrieval",
     ),
+    "SteerBenchConfig": dict.fromkeys(("users", "timed"), "test_muting_is_measured"),
     "ScaleBenchConfig": {"sizes": "test_scale"},
     "ServeBenchConfig": {
         **dict.fromkeys(
@@ -294,6 +295,7 @@ SHOWN = {
         "allow": "test_titles_filters_and_levels",
         "deny": "test_titles_filters_and_levels",
         "levels": "test_titles_filters_and_levels",
+        "atoms": "test_atoms_on_the_command_line",
         "because": "test_reasons_and_fallbacks",
         "fallback": "test_reasons_and_fallbacks",
         "scenario": "test_presets_are_those_of_a_service",
@@ -327,6 +329,7 @@ SHOWN = {
     "AtomsConfig": {
         "atom": "test_strongest_items_of_an_atom",
         "items": "test_shared_atoms_of_two_items",
+        "names": "test_names_are_proposed_and_corrections_stay",
         "top_k": "test_strongest_items_of_an_atom",
     },
     "ServeConfig": {

@@ -42,6 +42,7 @@ from raysys.commands.prepare import prepare
 from raysys.commands.train import TrainConfig, train
 from raysys.commands.update import UpdateConfig, update
 from raysys.config import load, require
+from raysys.errors import BuildError
 from raysys.http.client import Client
 from raysys.prepare.config import PrepareConfig
 from raysys.reports.experiment_offline import ONLINE, SYSTEM, metrics_of
@@ -177,10 +178,11 @@ class _Site:
             block = users[start : start + _BATCH]
             queries = [{"user_id": self._users[user], "k": _LISTED} for user in block]
             for row, entry in enumerate(self._client.recommend_all(queries).answers, start):
-                if entry.answer is not None:
-                    self.arms.append(entry.answer.arm or "")
-                    numbers = [self._number[hit.item_id] for hit in entry.answer.items]
-                    shown[row, : len(numbers)] = numbers
+                if entry.answer is None:
+                    raise BuildError(f"the service does not answer: {entry.error}")
+                self.arms.append(entry.answer.arm or "")
+                numbers = [self._number[hit.item_id] for hit in entry.answer.items]
+                shown[row, : len(numbers)] = numbers
         return shown
 
     def tell(

@@ -33,6 +33,7 @@ SUITES = {
     "scale": ("raysys.bench.scale", "ScaleBenchConfig"),
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
     "serve": ("raysys.bench.serve", "ServeBenchConfig"),
+    "steer": ("raysys.bench.steer", "SteerBenchConfig"),
     "train": ("raysys.bench.training", "TrainBenchConfig"),
 }
 

@@ -4,12 +4,14 @@ Examples:
     raysys atoms run=R                       the atoms in use, most used first, with an item each
     raysys atoms run=R atom=17 top_k=10      the items in which an atom is strongest
     raysys atoms run=R 'items=["1193","661"]'  the atoms that two items share
+    raysys atoms run=R names=propose         names for all atoms, into a file of the run to edit
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +22,21 @@ from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, require, require_run
 from raysys.data.arrays import Floats
 from raysys.errors import ConfigError
+from raysys.index.index import Index
+from raysys.index.strengths import Strengths
 from raysys.reports.tables import aligned
+from raysys.search.atom_names import (
+    AtomName,
+    path_of,
+    proposed_again,
+    read_names,
+    write_names,
+)
+from raysys.search.atom_proposals import proposals
 from raysys.search.items import NAMES, ItemTable
 from raysys.store.builds import Workspace
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -32,19 +46,23 @@ class AtomsConfig(JobConfig):
     Attributes:
         atom: row of the dictionary whose strongest items are listed.
         items: two item_ids whose shared atoms are listed.
+        names: `propose`: name every atom by what its strongest items have in common, into a file
+            of the run. What a person changed there stays.
         top_k: length of the list.
     """
 
     atom: int | None = None
     items: list[str] | None = None
+    names: str | None = None
     top_k: int = 20
 
     def __post_init__(self) -> None:
         """Raise ConfigError for questions that make no sense."""
         require(self.top_k >= 1, "top_k", self.top_k, "1 or more")
         require(self.items is None or len(self.items) == 2, "items", self.items, "two item_ids")
-        if self.items is not None and self.atom is not None:
-            raise ConfigError("atoms answers one of atom= and items= at a time")
+        require(self.names in (None, "propose"), "names", self.names, "propose")
+        if sum(key is not None for key in (self.items, self.atom, self.names)) > 1:
+            raise ConfigError("atoms answers one of atom=, items= and names= at a time")
 
 
 def atoms(cfg: AtomsConfig) -> str:
@@ -52,7 +70,8 @@ def atoms(cfg: AtomsConfig) -> str:
 
     Raises:
         ConfigError: there is no such atom. UnknownItemError: no such item. SearchError: the codes
-            are dense ones. BuildError: there are no codes.
+            are dense ones. BuildError: there are no codes. DataError: the file of names is not as
+            it should be.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
@@ -60,6 +79,8 @@ def atoms(cfg: AtomsConfig) -> str:
     names = Embeddings.open(coded.embeddings).items(list(NAMES))
     codes, items = Codes.open(coded.codes), ItemTable(names["item_id"], names["title"])
     dictionary = Compressor.open(coded.compressor).dictionary_of(codes)
+    if cfg.names is not None:
+        return _propose(coded, codes, dictionary)
     if cfg.items is not None:
         rows = _shared(codes, dictionary, items, cfg.items, cfg.top_k)
     elif cfg.atom is not None:
@@ -67,7 +88,8 @@ def atoms(cfg: AtomsConfig) -> str:
         require(0 <= cfg.atom < max(limit, 1), "atom", cfg.atom, f"0..{limit - 1}")
         rows = _top(codes, items, cfg.atom, cfg.top_k)
     else:
-        rows = _most_used(codes, items, len(dictionary), cfg.top_k)
+        called = read_names(coded.compressor, n_atoms=len(dictionary))
+        rows = _most_used(codes, items, called, len(dictionary), cfg.top_k)
     return "\n".join(aligned(rows)) + "\n"
 
 
@@ -96,11 +118,44 @@ def _shared(
     return [["strongest in", "atom", *names, "share"], *lines]
 
 
-def _most_used(codes: Codes, items: ItemTable, code_dim: int, top_k: int) -> list[list[str]]:
+def _most_used(
+    codes: Codes, items: ItemTable, called: Mapping[int, AtomName], code_dim: int, top_k: int
+) -> list[list[str]]:
     counts = atom_usage(codes, code_dim)
     order = np.argsort(-counts, kind="stable")[:top_k]
-    lines = [[_strongest(codes, items, int(a)), str(a), str(counts[a])] for a in order if counts[a]]
-    return [["strongest in", "atom", "items"], *lines]
+    used = [int(atom) for atom in order if counts[atom]]
+    lines = [[_strongest(codes, items, atom), str(atom), str(counts[atom])] for atom in used]
+    if not called:
+        return [["strongest in", "atom", "items"], *lines]
+    names = [called[atom].name if atom in called else "" for atom in used]
+    named = [[name, *line] for name, line in zip(names, lines, strict=True)]
+    return [["name", "strongest in", "atom", "items"], *named]
+
+
+def _propose(coded: Coded, codes: Codes, dictionary: Floats) -> str:
+    """Write names into the file of the run, and return it as text."""
+    embeddings = Embeddings.open(coded.embeddings)
+    index = Index(
+        kind="flat",
+        similarity=embeddings.similarity,
+        codes=codes,
+        bias=np.zeros((codes.n_items, 0), dtype=np.float32),
+        dictionary=dictionary,
+    )
+    strengths = Strengths(index)
+    before = read_names(coded.compressor, n_atoms=len(dictionary))
+    names = proposed_again(before, proposals(strengths, embeddings.items()))
+    write_names(coded.compressor, names)
+    n_corrected = sum(entry.is_corrected for entry in names.values())
+    log.info(
+        "names written path=%s atoms=%d corrected=%d",
+        *(coded.compressor.storage.url(path_of(coded.compressor)), len(names), n_corrected),
+    )
+    lines = [
+        [str(atom), entry.name, "" if entry.is_corrected else "proposed"]
+        for atom, entry in names.items()
+    ]
+    return "\n".join(aligned([["atom", "name", ""], *lines], left=[1, 2])) + "\n"
 
 
 def _strongest(codes: Codes, items: ItemTable, atom: int) -> str:

@@ -35,7 +35,6 @@ from raysys.http.wire import MAX_VECTORS
 from raysys.reports.tables import aligned
 from raysys.scoring.rankings import warn_of_lone_gamma
 from raysys.search.explain import Explained
-from raysys.search.items import ItemTable
 from raysys.search.query import Id, RecommendQuery, SimilarItem
 from raysys.search.search import Search
 from raysys.store.builds import Workspace
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _TITLE_WIDTH = 48
 _SHOWN = 3
-_LEFT = ("item_id", "title", "P(level)", "because", "in the profile", "most of it")
+_LEFT = ("item_id", "title", "name", "P(level)", "because", "atoms", "in the profile", "most of it")
 _KEYS = {"k": "top_k", "explain": "because"}  # fields that the command calls otherwise
 _LEFT_OUT = ("cursor",)  # a shell asks for a longer list
 _QUESTIONS = ("user_id", "profile", "titles", "similar_to", "vector", "vectors")
@@ -132,7 +131,7 @@ def query(cfg: QueryConfig) -> str:
         if cfg.explain is None:
             return _answer(client, cfg, request)
         explained = search.explain(cfg.explain, checked(RecommendQuery, request))
-        return _format_explained(explained, search.items)
+        return _format_explained(explained, search)
 
 
 def _request(cfg: QueryConfig) -> dict[str, Any]:
@@ -198,8 +197,9 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _format_explained(explained: Explained, items: ItemTable) -> str:
+def _format_explained(explained: Explained, search: Search) -> str:
     """Return one line per atom: what it brought, and who else holds it."""
+    items = search.items
 
     def names(nums: Sequence[int]) -> str:
         shown = [_short(items.titles[num] or items.item_ids[num]) for num in nums[:_SHOWN]]
@@ -208,6 +208,7 @@ def _format_explained(explained: Explained, items: ItemTable) -> str:
     rows = [
         {
             "atom": str(shared.atom),
+            "name": search.atoms.name(shared.atom) or "",
             "brought": format(shared.contribution, "+.4g"),
             "in the profile": names(shared.profile),
             "most of it": names(shared.examples),
@@ -228,6 +229,7 @@ def _row(rank: int, item: SimilarItem) -> dict[str, str]:
 
     levels = getattr(item, "levels", None) or {}
     reasons = getattr(item, "because", None) or []
+    atoms = getattr(item, "atoms", None) or []
     return {
         "rank": str(rank),
         "item_id": item.item_id,
@@ -238,6 +240,7 @@ def _row(rank: int, item: SimilarItem) -> dict[str, str]:
         "E(rating)": number("expected_rating", ".2f"),
         "P(level)": " ".join(f"{name}:{share:.2f}" for name, share in levels.items()),
         "because": "; ".join(_short(reason.title or reason.item_id) for reason in reasons),
+        "atoms": "; ".join(_short(atom.name or str(atom.atom)) for atom in atoms[:_SHOWN]),
     }
 
 

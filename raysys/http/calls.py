@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from raysys.errors import RaysysError
 from raysys.http.wire import (
+    AtomList,
     BatchAnswer,
     BatchRequest,
     Erased,
@@ -94,6 +95,7 @@ _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
 _SIMILAR, _LIST = TypeAdapter(SimilarItems), TypeAdapter(ItemList)
 _HITS, _FOUND = TypeAdapter(VectorHits), TypeAdapter(FoundItems)
 _TAKEN, _ERASED = TypeAdapter(Taken), TypeAdapter(Erased)
+_ATOMS = TypeAdapter(AtomList)
 _DETAILS, _SCENARIOS = TypeAdapter(ItemDetailsList), TypeAdapter(Scenarios)
 _HEALTH, _STATUS, _REPLICAS = TypeAdapter(Health), TypeAdapter(Status), TypeAdapter(Replicas)
 
@@ -144,6 +146,12 @@ def items(item_ids: Sequence[str]) -> Call[ItemDetailsList]:
     """Ask what is known of items."""
     body = checked(ItemsRequest, {"items": list(item_ids)})
     return Call("POST", "/v1/items", _DETAILS, {"json": _sent(body)})
+
+
+def atoms(k: int, atom: int | None) -> Call[AtomList]:
+    """Ask for the atoms that most items hold, or for the strongest items of one."""
+    params = {"k": k} if atom is None else {"k": k, "atom": atom}
+    return Call("GET", "/v1/atoms", _ATOMS, {"params": params})
 
 
 def scenarios() -> Call[Scenarios]:

@@ -23,6 +23,7 @@ from raysys.http.calls import Call, Given, ServiceError
 from raysys.http.calls import checked as checked
 from raysys.http.retries import Asking
 from raysys.http.wire import (
+    AtomList,
     BatchAnswer,
     Erased,
     EventEntry,
@@ -157,6 +158,10 @@ class Client:
     def items(self, item_ids: Sequence[str]) -> ItemDetailsList:
         """Return titles and attributes of items."""
         return self._do(calls.items(item_ids))
+
+    def atoms(self, *, k: int = 20, atom: int | None = None) -> AtomList:
+        """List the atoms that most items hold, or one of them with its `k` strongest items."""
+        return self._do(calls.atoms(k, atom))
 
     def scenarios(self) -> Scenarios:
         """Return the presets of the service."""
@@ -303,6 +308,10 @@ class AsyncClient:
     async def items(self, item_ids: Sequence[str]) -> ItemDetailsList:
         """Return titles and attributes of items."""
         return await self._do(calls.items(item_ids))
+
+    async def atoms(self, *, k: int = 20, atom: int | None = None) -> AtomList:
+        """List the atoms that most items hold, or the strongest items of one."""
+        return await self._do(calls.atoms(k, atom))
 
     async def scenarios(self) -> Scenarios:
         """Return the presets of the service."""

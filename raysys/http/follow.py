@@ -84,7 +84,7 @@ class Following:
 
     def _look(self, *, anew: bool) -> bool:
         if anew:
-            self._refused = None
+            self._refused = self._done = None
         current: object = None
         try:
             current = self._current()
@@ -126,6 +126,7 @@ class Following:
         served = Served.open(self._workspace, verify=False)
         before = self._holder()
         if served.refs == before.served.refs:
+            before.atoms.read_names()
             return False
         if self._verify:
             served.verify(known=before.served)

@@ -1,4 +1,4 @@
-"""The routes of the catalogue."""
+"""The routes of the catalogue: its items, and the atoms of their codes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pydantic import TypeAdapter
 
 from raysys.http.lists import Given, Length, masks_of
 from raysys.http.service import Service
-from raysys.http.wire import FoundItems, ItemDetailsList, ItemsRequest
+from raysys.http.wire import AtomList, FoundItems, ItemDetailsList, ItemsRequest
 
 _FOUND, _DETAILS = TypeAdapter(FoundItems), TypeAdapter(ItemDetailsList)
+_ATOMS = TypeAdapter(AtomList)
 
 
 def add_items(app: FastAPI, service: Service) -> None:
@@ -53,4 +54,24 @@ def add_items(app: FastAPI, service: Service) -> None:
             ),
         )
         service.counts.add("items")
+        return response
+
+    @app.get("/v1/atoms", response_model=AtomList)
+    async def atoms(
+        k: Length = 20,
+        atom: Annotated[int | None, Query(description="its number: its k strongest items")] = None,
+    ) -> Response:
+        """List the atoms that most items hold, each with its strongest items, or one of them."""
+        search = service.asked(k)
+        _, response = await service.reply(
+            _ATOMS,
+            search.n_items,
+            True,
+            lambda: AtomList(
+                search.build_id,
+                search.atoms.used(k) if atom is None else [search.atoms.of(atom, k)],
+                changes_id=search.changes_id,
+            ),
+        )
+        service.counts.add("atoms")
         return response

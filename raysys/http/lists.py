@@ -190,7 +190,8 @@ async def recommended(service: Service, body: RecommendQuery) -> Response:
     arm = service.arm_of(body)
     query = service.filled(body, arm)
     search = service.asked(query.k, arm)
-    masked = query.allow or query.deny or query.explain or query.cursor
+    counts = bool(query.atoms) and not search.opened.has_strengths  # what items hold, once
+    masked = query.allow or query.deny or query.explain or query.cursor or counts
 
     def listed() -> Answer:
         answer = search.recommend(query)

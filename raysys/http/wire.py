@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, TypeAdap
 
 from raysys.search.query import (
     Answer,
+    Atom,
+    AtomWeights,
     Condition,
     Count,
     FoundItem,
@@ -174,6 +176,7 @@ class Scenario(Wire):
     levels: bool | None = None
     explain: bool | None = None
     fallback: bool | None = None
+    atoms: AtomWeights | None = None
     allow: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
     deny: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
 
@@ -233,6 +236,13 @@ class VectorHits(_Builds):
     """Answer of POST /v1/search: one list per vector; the score is a cosine."""
 
     lists: list[list[SimilarItem]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtomList(_Builds):
+    """Answer of GET /v1/atoms: those that most items hold first, or the one that was asked for."""
+
+    atoms: list[Atom]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
+from raysys.compressor.kernels import Stored
 from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
 from raysys.index.batch import Batch
@@ -111,6 +112,11 @@ class Index:
     def bias(self) -> Floats:
         """Biases [rows, n_bias] in row order."""
         return np.asarray(self._stored.bias)
+
+    @property
+    def stored(self) -> Stored:
+        """The rows, as kernels read them."""
+        return self._stored
 
     @property
     def dim(self) -> int:

@@ -10,6 +10,7 @@ from raysys.data.cells import concat
 from raysys.data.schema import RatingLevels
 from raysys.errors import RaysysError
 from raysys.search.asked import Asked, Asking
+from raysys.search.atoms import Atoms
 from raysys.search.browse import Browse
 from raysys.search.engine import Engine
 from raysys.search.filters import Conditions, Mask
@@ -32,6 +33,7 @@ class Answers:
         browse: knows what is popular where no model does.
         items: the served catalogue.
         levels: of the model; None without one.
+        atoms: says what codes are made of.
         allowed: which items may be returned under conditions `allow` and `deny`; None: all.
         build_id, changes_id: of what is served.
     """
@@ -44,13 +46,14 @@ class Answers:
         browse: Browse,
         items: ItemTable,
         levels: RatingLevels | None,
+        atoms: Atoms,
         allowed: Allowed,
         build_id: str,
         changes_id: str | None,
     ) -> None:
         self._engine, self._asking, self._browse = engine, asking, browse
         self._items, self._levels, self._allowed = items, levels, allowed
-        self._build_id, self._changes_id = build_id, changes_id
+        self._build_id, self._changes_id, self._atoms = build_id, changes_id, atoms
 
     def of(self, queries: Sequence[RecommendQuery]) -> list[Answer | RaysysError]:
         """Return, in the order of the queries, an answer each, or what is wrong with it."""
@@ -100,6 +103,7 @@ class Answers:
                 left_out=left_out if any(map(len, left_out)) else None,
                 allow=allow,
                 stages=stages,
+                steerings=[asked.steering for asked in group],
             )
             lists = list(ranked)
         stages.end("rescore")
@@ -133,10 +137,13 @@ class Answers:
         )
 
     def _explain(self, hits: Sequence[Hit], ranked: Ranked, asked: Asked) -> None:
-        """Name with each hit the items of the profile that are most like it."""
+        """Name with each hit the items of the profile most like it, and atoms of its code."""
         own = np.unique(self._engine.known(asked.history).item_num)
         alike = self._engine.neighbours.most_like(ranked.item_nums, own, top_k=_REASONS)
         for hit, pairs in zip(hits, alike, strict=True):
             nums, cosines = zip(*pairs, strict=True) if pairs else ((), ())
             reasons = Ranked(np.array(nums, dtype=np.int32), np.array(cosines, dtype=np.float64))
             hit.because = similar_items(reasons, self._items)
+        atoms = self._atoms.of_hits(ranked.item_nums, asked.history, asked.ranking)
+        for hit, found in zip(hits, atoms or (), strict=False):
+            hit.atoms = found

@@ -12,11 +12,13 @@ from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
 from raysys.events.records import Event
+from raysys.index.strengths import Strengths
 from raysys.scoring.rankings import Ranking
 from raysys.search.engine import Engine
 from raysys.search.items import ItemTable
 from raysys.search.pages import listed
 from raysys.search.query import Degraded, Items, RecommendQuery, UnknownUserError
+from raysys.search.steering import Steering, steering_of
 from raysys.search.users import Levels, UserStore, continued, event_cells, posted_cells
 
 MAX_EXPLAINED = 1_000  # items of a list whose reasons are named
@@ -37,6 +39,7 @@ class Asked:
         ranking: of the list.
         degraded: why this is not what was asked for; None: it is.
         changed: the ranking is another one than was asked for.
+        steering: what is raised and muted; None: nothing.
     """
 
     query: RecommendQuery
@@ -47,6 +50,7 @@ class Asked:
     ranking: Ranking
     degraded: Degraded | None
     changed: bool = False
+    steering: Steering | None = None
 
     @property
     def alike(self) -> str:
@@ -70,6 +74,7 @@ class Asking:
         items: the served catalogue.
         users: the stored ones; None: there are none.
         levels: of the model; None without one.
+        strengths: what items hold of atoms, for queries that raise or mute some.
 
     Attributes:
         lately: gives what a user did since the history was stored; by default nothing.
@@ -81,18 +86,22 @@ class Asking:
         items: ItemTable,
         users: UserStore | None,
         levels: RatingLevels | None,
+        *,
+        strengths: Callable[[], Strengths],
     ) -> None:
         self._engine, self._items, self._users, self._levels = engine, items, users, levels
         self.levels = Levels(levels)
         self.lately: Lately = _nothing
+        self._strengths = strengths
 
     def read(self, query: RecommendQuery) -> Asked:
         """Return what a query asks, or with `fallback` what may be answered in its place.
 
         Raises:
             UnknownUserError: no stored user has this id.
-            SearchError: a ranking, rating, event or cursor that is not known.
+            SearchError: a ranking, rating, event, cursor or atom that is not known.
         """
+        steering = steering_of(query.atoms, self._strengths()) if query.atoms else None
         reason: str | None = None
         if query.explain and query.k > MAX_EXPLAINED:
             raise SearchError(f"k={query.k} with explain: expected {MAX_EXPLAINED} at most")
@@ -129,6 +138,7 @@ class Asking:
             ranking=self._engine.checked(ranking),
             degraded=None if reason is None else self._degraded(reason, history),
             changed=changed,
+            steering=steering,
         )
 
     def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:

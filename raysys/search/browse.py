@@ -18,7 +18,7 @@ from raysys.search.filters import Mask
 from raysys.search.items import ItemTable
 from raysys.search.query import Items, Ranked
 
-_COUNT, _TIME = "n_fit", "first_seen"  # columns of logged items
+COUNT, TIME = "n_fit", "first_seen"  # columns of logged items
 _WORDS = 16  # of a title that are looked for
 _NEVER = np.iinfo(np.int64).min
 
@@ -49,7 +49,7 @@ class Browse:
         Raises:
             SearchError: the log has no time.
         """
-        return self._first(_TIME, top_k, allowed, "this build knows no time of its items")
+        return self._first(TIME, top_k, allowed, "this build knows no time of its items")
 
     def popular(self, top_k: int, allowed: Mask) -> Ranked:
         """Return the items with most rows of the log that the builds were fitted to.
@@ -61,7 +61,7 @@ class Browse:
         Raises:
             SearchError: the vectors come without a log.
         """
-        return self._first(_COUNT, top_k, allowed, "this build knows no counts of its items")
+        return self._first(COUNT, top_k, allowed, "this build knows no counts of its items")
 
     def titled(self, text: str, top_k: int, allowed: Mask) -> Ranked:
         """Return items whose titles hold every word of a text, whatever their case.
@@ -127,7 +127,7 @@ class Browse:
         values = np.zeros(len(self._items), dtype=np.int64)
         values[: len(built)] = built
         values[fresh[replaced >= 0]] = built[old]
-        if column == _TIME:  # as new as the newest
+        if column == TIME:  # as new as the newest
             values[new] = built.max()
         order = np.lexsort((-np.arange(len(values)), -values.astype(np.float64))).astype(np.int32)
         return order[values[order] > _NEVER], values

@@ -30,14 +30,14 @@ from raysys.search.items import ItemTable
 from raysys.search.neighbours import Neighbours, candidate_count
 from raysys.search.opened import Opened
 from raysys.search.query import Items, Ranked
-from raysys.search.rescoring import best_of
+from raysys.search.rescoring import best_of_all, best_of_some, summed
 from raysys.search.stages import Stages
+from raysys.search.steering import Limits, Steerings, steered_candidates
 from raysys.search.users import seen_items
 from raysys.timing.files import Timed
 
 _CONSUME = Ranking("consume")
 _NOBODY: Items = np.zeros(0, dtype=np.int32)
-_AT_ONCE = 64  # users whose scores of all items are held
 
 
 class Engine:
@@ -80,7 +80,9 @@ class Engine:
                 self._timed, self.normaliser = opened.timed, opened.normaliser
         width = self.scorer.width if self.scorer is not None else None
         fresh = changes.vectors if changes is not None else None
-        self.neighbours = Neighbours.open(opened.embeddings, self._index, width=width, fresh=fresh)
+        self.neighbours = Neighbours.open(
+            opened.embeddings, self._index, width=width, fresh=fresh, alive=self.alive
+        )
 
     @property
     def counted_until(self) -> int | None:
@@ -163,38 +165,47 @@ class Engine:
         allow: Mask | None = None,
         probabilities: bool = True,
         stages: Stages | None = None,
+        steerings: Steerings = None,
     ) -> Iterator[Ranked]:
         """Yield the list of every user of `history` in order; other arguments as in `rank`.
 
         `left_out` are item_nums, by user, that no list holds whatever else is asked. `allow` tells
         which of all item_nums may be returned; None: all. Without `probabilities`, P(consume) is
         only in proportion, which orders lists as well. `stages` are told of encode and search.
+        `steerings` are what users raise and mute; None: nothing.
         """
         stages = stages or Stages()
         check_length(top_k)
         ranking = self.checked(ranking or Ranking(self.rankings[0]))
-        history, n_encoded = self.known(history), self._n_encoded
-        exclude = seen_items(history, self._items) if exclude_seen else None
-        whole = exclude is not None and left_out is None  # their own alone
-        if left_out is not None:
-            own = exclude or [np.zeros(0, dtype=np.int32)] * history.n_users
-            exclude = [np.concatenate(pair) for pair in zip(own, left_out, strict=True)]
+        history = self.known(history)
+        exclude, allow = self._limits(history, ranking, exclude_seen, left_out, allow)
+        limits = Limits(exclude, self.alive, allow)
+        steerings = steerings if any(steerings or ()) else None
+        whole = exclude_seen and left_out is None  # their own alone
         if self.scorer is None:
             yield from self.neighbours.of_profiles(
-                history, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow
+                history,
+                top_k=top_k,
+                exclude=exclude,
+                rescore=rescore,
+                allow=allow,
+                steerings=steerings,
             )
             return
-        if (
-            ranking.rule.needs is Needs.RATED and len(self._items) > n_encoded
-        ):  # new items have no levels
-            built = np.arange(len(self._items)) < n_encoded
-            allow = built if allow is None else allow & built
         z = self.encode(history)
         stages.end("encode")
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
         if rescore and normaliser.exact:  # as cheap as an index, and nothing is missed
-            yield from self._of_all(z, normaliser, ranking, top_k, exclude=exclude, allow=allow)
+            yield from best_of_all(
+                normaliser,
+                z,
+                limits,
+                changes=self._changes,
+                top_k=top_k,
+                ranking=ranking,
+                steerings=steerings,
+            )
             return
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         asked = [(ranking, exclude)]
@@ -204,63 +215,65 @@ class Engine:
         if rescore and probabilities and alike and not (ranking == _CONSUME and whole):
             asked.append((_CONSUME, history.item_lists))  # one pass over the dictionary for both
         found = self._search(z, asked, n_candidates, allow=allow)
-        nums, scores = found[0]
         stages.end("search")
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
-            best = _summed(found[-1][0], gone, normaliser.scorer.n_items) if alike else None
+            best = summed(found[-1][0], gone, normaliser.scorer.n_items) if alike else None
             log_z = self.log_z(z, history, best, normaliser=normaliser)
-        found_nums = [row[row >= 0] for row in nums]
-        places = np.cumsum([0, *map(len, found_nums)])
-        if rescore:  # those of upserts, which the model has no row of, are not read
-            known = np.minimum(np.concatenate(found_nums), normaliser.scorer.n_items - 1)
-            consume = normaliser.scorer.pair_scores(z, known, places)
-        for row, candidates in enumerate(found_nums):
-            if rescore:
-                yield best_of(
-                    normaliser.scorer,
-                    z[row],
-                    candidates,
-                    log_z=float(log_z[row]),
-                    changes=self._changes,
-                    top_k=top_k,
-                    ranking=ranking,
-                    consume=consume[places[row] : places[row + 1]],
-                )
-            else:
-                yield Ranked(candidates[:top_k], scores[row][: len(candidates)][:top_k])
+        found_nums = [row[row >= 0] for row in found[0][0]]
+        if not rescore:
+            for found_row, row in zip(found_nums, found[0][1], strict=True):
+                yield Ranked(found_row[:top_k], row[: len(found_row)][:top_k])
+            return
+        found_nums, shares = self._steered(z, found_nums, steerings, ranking, top_k, limits)
+        yield from best_of_some(
+            *(normaliser.scorer, z, found_nums, log_z),
+            changes=self._changes,
+            top_k=top_k,
+            ranking=ranking,
+            shares=shares,
+        )
 
-    def _of_all(
+    def _limits(
+        self,
+        history: Cells,
+        ranking: Ranking,
+        exclude_seen: bool,
+        left_out: Sequence[Items] | None,
+        allow: Mask | None,
+    ) -> tuple[list[Items] | None, Mask | None]:
+        """Return what the lists of users leave out, and which items they may hold; None: all."""
+        exclude = seen_items(history, self._items) if exclude_seen else None
+        if left_out is not None:
+            own = exclude or [_NOBODY] * history.n_users
+            exclude = [np.concatenate(pair) for pair in zip(own, left_out, strict=True)]
+        n_encoded = self._n_encoded
+        if self.scorer is None or len(self._items) == n_encoded:
+            return exclude, allow
+        if ranking.rule.needs is Needs.RATED:  # new items have no levels
+            built = np.arange(len(self._items)) < n_encoded
+            allow = built if allow is None else allow & built
+        return exclude, allow
+
+    def _steered(
         self,
         z: Floats,
-        normaliser: Normaliser,
+        found: list[Items],
+        steerings: Steerings,
         ranking: Ranking,
         top_k: int,
-        *,
-        exclude: Sequence[Items] | None,
-        allow: Mask | None,
-    ) -> Iterator[Ranked]:
-        """Yield the lists of users z [B, H] from the scores of every item; see `lists`."""
-        every = self.alive if allow is None else allow & self.alive
-        fresh = np.zeros(len(self._items) - normaliser.scorer.n_items, dtype=np.float32)
-        for start in range(0, len(z), _AT_ONCE):
-            consume, log_z = normaliser.of_all(z[start : start + _AT_ONCE])
-            for row in range(len(consume)):
-                allowed = every
-                if exclude is not None:
-                    allowed = every.copy()
-                    allowed[exclude[start + row]] = False
-                nums = np.flatnonzero(allowed).astype(np.int32)
-                yield best_of(
-                    normaliser.scorer,
-                    z[start + row],
-                    nums,
-                    log_z=float(log_z[row]),
-                    changes=self._changes,
-                    top_k=top_k,
-                    ranking=ranking,
-                    consume=np.concatenate([consume[row], fresh])[nums],
-                )
+        limits: Limits,
+    ) -> tuple[list[Items], list[Floats | None]]:
+        """Return candidates of users z [B, H] and their shares, see `steered_candidates`."""
+        if steerings is None:
+            return found, [None] * len(found)
+        exclude, _, allow = limits
+
+        def more(row: int, size: int) -> Items:
+            left, part = None if exclude is None else [exclude[row]], z[row : row + 1]
+            return self.candidates(part, ranking, size, exclude=left, allow=allow)[0]
+
+        return steered_candidates(found, steerings, limits, top_k=top_k, more=more)
 
     @property
     def _n_encoded(self) -> int:
@@ -383,16 +396,3 @@ def check_length(top_k: int) -> None:
     """Raise SearchError for a list of no length."""
     if top_k < 1:
         raise SearchError(f"top_k={top_k} is not accepted: expected 1 or more")
-
-
-def _summed(found: Items, gone: Items | None, n_items: int) -> Items:
-    """Return what a sum takes exactly: the best items of the build that were found, and some gone.
-
-    Args:
-        found: [B, K] best first, padded with -1; from `n_items` on they came after the build.
-        gone: items of the build that no search finds; None: none are to be summed.
-        n_items: of the build.
-    """
-    gone = _NOBODY if gone is None else gone
-    best = np.where(found[:, :N_BEST] < n_items, found[:, :N_BEST], -1)
-    return np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)

@@ -8,6 +8,7 @@ the first H dimensions is.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from raysys.index.shards import Searchable
 from raysys.scoring.rankings import N_CANDIDATES
 from raysys.search.filters import Mask
 from raysys.search.query import Items, Ranked
+from raysys.search.steering import Limits, Steerings, lifted, steered_candidates
 
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 16  # floats of a cache line
@@ -44,6 +46,7 @@ class Neighbours:
         index: over the same items.
         width: H, the leading dimensions that are compared; None takes all.
         fresh: [M, D] vectors of upserted rows, item_nums N and up.
+        alive: [N + M] which items may be listed; None: all.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class Neighbours:
         *,
         width: int | None = None,
         fresh: NDArray[np.float32] | None = None,
+        alive: Mask | None = None,
     ) -> None:
         self._vectors = read_only(np.asarray(vectors))
         self._fresh = fresh
         self._index = index
         self._width = width or vectors.shape[1]
+        self._alive = np.ones(index.n_items, dtype=np.bool_) if alive is None else alive
 
     @classmethod
     def open(
@@ -67,9 +72,10 @@ class Neighbours:
         *,
         width: int | None = None,
         fresh: NDArray[np.float32] | None = None,
+        alive: Mask | None = None,
     ) -> Neighbours:
         """Map the vectors of embeddings."""
-        return cls(embeddings.vectors, index, width=width, fresh=fresh)
+        return cls(embeddings.vectors, index, width=width, fresh=fresh, alive=alive)
 
     def of_item(self, num: int, *, top_k: int, allow: Mask | None = None) -> Ranked:
         """Return the items most like item `num`, itself left out."""
@@ -124,6 +130,7 @@ class Neighbours:
         exclude: Sequence[Items] | None,
         rescore: bool,
         allow: Mask | None = None,
+        steerings: Steerings = None,
     ) -> Iterator[Ranked]:
         """Yield the items most like the mean of every profile's unit vectors.
 
@@ -131,7 +138,14 @@ class Neighbours:
             SearchError: a profile holds no item, so there is nothing to be like.
         """
         query = self.mean_of(history)
-        yield from self._nearest(query, top_k=top_k, exclude=exclude, rescore=rescore, allow=allow)
+        yield from self._nearest(
+            query,
+            top_k=top_k,
+            exclude=exclude,
+            rescore=rescore,
+            allow=allow,
+            steerings=steerings,
+        )
 
     def mean_of(self, history: Cells) -> NDArray[np.float32]:
         """Return the mean direction [B, H] of every profile's unit vectors.
@@ -164,17 +178,28 @@ class Neighbours:
         exclude: Sequence[Items] | None,
         rescore: bool,
         allow: Mask | None = None,
+        steerings: Steerings = None,
     ) -> Iterator[Ranked]:
-        """Yield the list of every unit query [B, H]."""
+        """Yield the list of every unit query [B, H]; `steerings` raise and mute atoms."""
         padded = np.zeros((len(query), self._index.dim), dtype=np.float32)
         padded[:, : self._width] = query
         n_candidates = candidate_count(top_k, self._index.n_items, rescore=rescore)
-        nums, scores = self._index.search(
-            SearchRequest(padded, top_k=n_candidates, exclude=exclude, allow=allow)
-        )
-        for row in range(len(query)):
-            found = nums[row][nums[row] >= 0]
+        request = SearchRequest(padded, top_k=n_candidates, exclude=exclude, allow=allow)
+        nums, scores = self._index.search(request)
+        lists = [row[row >= 0] for row in nums]
+        shares: Sequence[Floats | None] = [None] * len(lists)
+        if rescore and steerings is not None:
+
+            def more(row: int, size: int) -> Items:
+                one = dataclasses.replace(request.only(np.array([row])), top_k=size)
+                return self._index.search(one)[0]
+
+            limits = Limits(exclude, self._alive, allow)
+            lists, shares = steered_candidates(lists, steerings, limits, top_k=top_k, more=more)
+        for row, found in enumerate(lists):
             exact = self._cosines(found, query[row]) if rescore else scores[row][: len(found)]
+            held = shares[row]
+            exact = exact if held is None else lifted(exact, held)
             order = np.argsort(-exact, kind="stable")[:top_k]
             yield Ranked(found[order], exact[order])
 

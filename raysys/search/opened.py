@@ -7,6 +7,7 @@ the tables of ids and users, the sample that P(consume) is normalised by.
 from __future__ import annotations
 
 import functools
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.data.arrays import Floats
 from raysys.data.profiles import Profiles
 from raysys.index.files import SPREAD, IndexFacts, open_index
+from raysys.index.strengths import Strengths
 from raysys.scoring.normaliser import Normaliser
 from raysys.scoring.scorer import Scorer
 from raysys.search.ids import Ids
@@ -34,6 +36,7 @@ class Opened:
         users: read the stored users too.
 
     Attributes:
+        compressor: the build of the dictionary.
         embeddings: of the items.
         codes: the index over them, with the biases of its build.
         scorer: the model, with the prior of its build; None without one.
@@ -47,6 +50,7 @@ class Opened:
     def __init__(self, served: Served, *, users: bool = True) -> None:
         coded = served.coded
         self._ref = served.index.ref()
+        self.compressor = coded.compressor
         self.embeddings = Embeddings.open(coded.embeddings)
         self.codes = open_index(served.index, coded)
         self.scorer: Scorer | None = None
@@ -66,10 +70,29 @@ class Opened:
         self.built: Ids
         self.names: pa.Table
         self.built, self.names = open_names(self.embeddings, served.index)
+        self._counting = threading.Lock()
+        self._strengths: Strengths | None = None
 
     def is_of(self, served: Served) -> bool:
         """Tell whether a set has the same index, and so all that this was opened from."""
         return self._ref == served.index.ref()
+
+    @property
+    def strengths(self) -> Strengths:
+        """What items hold of atoms, counted when something first asks for it.
+
+        Raises:
+            SearchError: the codes have no atoms.
+        """
+        with self._counting:  # else many requests at once would each go over all codes
+            if self._strengths is None:
+                self._strengths = Strengths(self.codes)
+            return self._strengths
+
+    @property
+    def has_strengths(self) -> bool:
+        """Tell whether `strengths` is there already."""
+        return self._strengths is not None
 
     @functools.cached_property
     def normaliser(self) -> Normaliser:

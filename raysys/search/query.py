@@ -36,6 +36,7 @@ from raysys.scoring.rankings import (
 )
 
 MAX_PROFILE = 10_000
+MAX_ATOMS = 32  # that one query raises or mutes
 MAX_CURSOR = 1 << 20  # characters, and those of all queries of a batch
 _MAX_FIELDS = 50  # of an object; each that is not known is an error of its own
 _MAX_VALUES = 1_000  # of a condition
@@ -130,6 +131,11 @@ class Range(Wire):
     max: Bound | None = None
 
 
+AtomNumber = Annotated[str, BeforeValidator(_id_text), Field(max_length=20)]
+AtomWeights = Annotated[
+    dict[AtomNumber, Annotated[FiniteFloat, _NO_TRUTH, Field(ge=-1, le=1)]],
+    Field(max_length=MAX_ATOMS),
+]
 Condition = Value | Annotated[list[Value], Field(max_length=_MAX_VALUES, fail_fast=True)] | Range
 """One value, any of several, or a range; text is compared as text, numbers as numbers."""
 
@@ -194,9 +200,16 @@ class RecommendQuery(Wire):
     deny: Annotated[dict[str, Condition], Field(max_length=_MAX_FIELDS)] | None = Field(
         None, description="conditions on item attributes none of which may hold"
     )
+    atoms: AtomWeights | None = Field(
+        None,
+        description="atoms of the codes to raise (up to 1) or mute (down to -1), by their number: "
+        '{"17": 1, "204": -1}; scores follow, probabilities stay',
+    )
     levels: Flag = Field(False, description="return P(level) of every level with each item")
     explain: Flag = Field(
-        False, description="name with each item those of the profile that are most like it"
+        False,
+        description="name with each item those of the profile that are most like it, and the atoms "
+        "that brought most to its score in the index",
     )
     cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = Field(
         None, description="of the answer before: the list goes on behind it and never repeats"
@@ -246,6 +259,27 @@ class SimilarItem:
 
 
 @dataclasses.dataclass
+class AtomShare:
+    """One atom of an item's code, and its part of the sum of all atoms' sizes, with its sign."""
+
+    atom: int
+    name: str | None
+    share: Annotated[float, Field(description="of the item's score in the index")]
+
+
+@dataclasses.dataclass
+class Atom:
+    """One atom of the codes."""
+
+    atom: int
+    name: str | None
+    n_items: Annotated[int, Field(description="items that hold it with its sign")]
+    items: Annotated[
+        list[SimilarItem], Field(description="that hold most of it; the score is how much")
+    ]
+
+
+@dataclasses.dataclass
 class Hit(SimilarItem):
     """One recommended item; probabilities are null where the build has no autoencoder.
 
@@ -268,6 +302,14 @@ class Hit(SimilarItem):
         Field(
             description="items of the profile that are most like this one, by cosine; on request",
             exclude_if=lambda because: because is None,
+        ),
+    ] = None
+    atoms: Annotated[
+        list[AtomShare] | None,
+        Field(
+            description="at most 5 atoms that brought most, on request; none of items that came "
+            "after the index",
+            exclude_if=lambda atoms: atoms is None,
         ),
     ] = None
 

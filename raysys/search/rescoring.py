@@ -11,6 +11,7 @@ expected rating.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,14 @@ from scipy.special import expit
 from raysys.data.arrays import Floats
 from raysys.index.heap import best_places
 from raysys.scoring.item_scores import ItemScores
+from raysys.scoring.normaliser import N_BEST, Normaliser
 from raysys.scoring.rankings import Needs, Ranking, meets
 from raysys.scoring.scorer import Scorer
 from raysys.search.changes import Changes
 from raysys.search.query import Items, Ranked
+from raysys.search.steering import Limits, Steerings, lifted, shares_of
+
+_AT_ONCE = 64  # users whose scores of all items are held
 
 
 def best_of(
@@ -35,6 +40,7 @@ def best_of(
     top_k: int,
     ranking: Ranking,
     consume: Floats | None = None,
+    shares: Floats | None = None,
 ) -> Ranked:
     """Return the best candidates by the exact score of a ranking.
 
@@ -47,13 +53,18 @@ def best_of(
         top_k: length of the list.
         ranking: one of the model's.
         consume: consume scores [C] of the candidates, where they are at hand.
+        shares: [C] what they hold of steered atoms, see `steering.py`; None: nothing is steered.
     """
+    steered: Floats | None = None
     if ranking.rule.needs is Needs.NOTHING and changes is None:  # levels of the best alone
         consume = scorer.consume_scores(z, nums) if consume is None else consume
-        order = _best(consume, top_k)
-        nums, consume = nums[order], consume[order]
+        steered = consume if shares is None else lifted(consume, shares)
+        order = _best(steered, top_k)
+        nums, consume, steered = nums[order], consume[order], steered[order]
     exact = exact_scores(scorer, z, nums, log_z, changes, consume)
     scores = ranking.exact(exact)
+    if shares is not None:
+        scores = lifted(scores, shares) if steered is None else steered
     order = _best(scores, top_k)
     rating = exact.expected_rating
     return Ranked(
@@ -64,6 +75,92 @@ def best_of(
         expected_rating=None if rating is None else rating[order],
         level_probs=exact.level_probs[order],
     )
+
+
+def best_of_all(
+    normaliser: Normaliser,
+    z: Floats,
+    limits: Limits,
+    *,
+    changes: Changes | None,
+    top_k: int,
+    ranking: Ranking,
+    steerings: Steerings,
+) -> Iterator[Ranked]:
+    """Yield the lists of users from the scores of every item, where the normaliser is exact.
+
+    Args:
+        normaliser: of the model's items.
+        z: latents [B, H].
+        limits: what lists may hold, of [N + M] items.
+        changes: upserted items, where there are any.
+        top_k: length of the lists.
+        ranking: one of the model's.
+        steerings: what users raise and mute; None: nothing.
+    """
+    exclude, alive, allow = limits
+    alive = alive if allow is None else allow & alive
+    fresh = np.zeros(len(alive) - normaliser.scorer.n_items, dtype=np.float32)
+    for start in range(0, len(z), _AT_ONCE):
+        consume, log_z = normaliser.of_all(z[start : start + _AT_ONCE])
+        for row in range(len(consume)):
+            allowed = alive
+            if exclude is not None:
+                allowed = alive.copy()
+                allowed[exclude[start + row]] = False
+            nums = np.flatnonzero(allowed).astype(np.int32)
+            yield best_of(
+                normaliser.scorer,
+                z[start + row],
+                nums,
+                log_z=float(log_z[row]),
+                changes=changes,
+                top_k=top_k,
+                ranking=ranking,
+                consume=np.concatenate([consume[row], fresh])[nums],
+                shares=shares_of(steerings, start + row, nums),
+            )
+
+
+def best_of_some(
+    scorer: Scorer,
+    z: Floats,
+    found: Sequence[Items],
+    log_z: Floats,
+    *,
+    changes: Changes | None,
+    top_k: int,
+    ranking: Ranking,
+    shares: Sequence[Floats | None],
+) -> Iterator[Ranked]:
+    """Yield the lists of users z [B, H] from their candidates; other arguments as in `best_of`.
+
+    Args:
+        scorer: the model.
+        z: latents [B, H].
+        found: candidates by user.
+        log_z: [B].
+        changes: upserted items, where there are any.
+        top_k: length of the lists.
+        ranking: one of the model's.
+        shares: by user.
+    """
+    places = np.cumsum([0, *map(len, found)])
+    # those of upserts, which the model has no row of, are not read
+    known = np.minimum(np.concatenate(found), scorer.n_items - 1)
+    consume = scorer.pair_scores(z, known, places)
+    for row, nums in enumerate(found):
+        yield best_of(
+            scorer,
+            z[row],
+            nums,
+            log_z=float(log_z[row]),
+            changes=changes,
+            top_k=top_k,
+            ranking=ranking,
+            consume=consume[places[row] : places[row + 1]],
+            shares=shares[row],
+        )
 
 
 def exact_scores(
@@ -112,3 +209,16 @@ def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Float
     out = values.copy()
     out[where] = new
     return out
+
+
+def summed(found: Items, gone: Items | None, n_items: int) -> Items:
+    """Return what a sum takes exactly: the best items of the build that were found, and some gone.
+
+    Args:
+        found: [B, K] best first, padded with -1; from `n_items` on they came after the build.
+        gone: items of the build that no search finds; None: none are to be summed.
+        n_items: of the build.
+    """
+    gone = np.zeros(0, dtype=np.int32) if gone is None else gone
+    best = np.where(found[:, :N_BEST] < n_items, found[:, :N_BEST], -1)
+    return np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)

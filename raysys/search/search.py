@@ -17,6 +17,7 @@ from raysys.errors import RaysysError, SearchError
 from raysys.search import explain
 from raysys.search.answers import Answers
 from raysys.search.asked import Asking
+from raysys.search.atoms import Atoms
 from raysys.search.browse import Browse
 from raysys.search.changes import Changes
 from raysys.search.engine import Engine, check_length
@@ -49,6 +50,7 @@ class Search:
         opened: what it has beside the changes.
         engine: makes lists by number.
         asking: reads queries.
+        atoms: what codes are made of.
     """
 
     def __init__(self, served: Served, *, users: bool = True, opened: Opened | None = None) -> None:
@@ -64,7 +66,9 @@ class Search:
         self._levels = self.engine.scorer.levels if self.engine.scorer is not None else None
         self._attributes: Attributes | None = None
         self._reading = threading.Lock()
-        self.asking = Asking(self.engine, self._items, self._users, self._levels)
+        known = self._items, self._users, self._levels
+        self.asking = Asking(self.engine, *known, strengths=lambda: self.opened.strengths)
+        self.atoms = Atoms(self.opened, self.engine, self._items)
         self._browse = Browse(self._embeddings, self._items)
         self._answers = Answers(
             self.engine,
@@ -72,6 +76,7 @@ class Search:
             browse=self._browse,
             items=self._items,
             levels=self._levels,
+            atoms=self.atoms,
             allowed=self.allowed,
             build_id=self.build_id,
             changes_id=self.changes_id,
@@ -152,8 +157,8 @@ class Search:
     @property
     def size_of_scan(self) -> int:
         """Number of items that every query goes over; 0 where a router names some, or few."""
-        scanned = self.served.index.record()["kind"] == "flat" and len(self._items) > _FEW_ITEMS
-        return len(self._items) if scanned else 0
+        size = len(self._items)
+        return size if self.served.index.record()["kind"] == "flat" and size > _FEW_ITEMS else 0
 
     @property
     def rankings(self) -> tuple[str, ...]:
@@ -289,10 +294,8 @@ class Search:
             SearchError: a vector of another length, not finite, or zero.
         """
         check_length(top_k)
-        mask = self.allowed(allow, deny)
-        lists = self.engine.neighbours.of_vectors(
-            np.asarray(vectors, dtype=np.float32), top_k=top_k, allow=mask
-        )
+        rows, mask = np.asarray(vectors, dtype=np.float32), self.allowed(allow, deny)
+        lists = self.engine.neighbours.of_vectors(rows, top_k=top_k, allow=mask)
         return [similar_items(ranked, self._items) for ranked in lists]
 
     def explain(self, item_id: str, query: RecommendQuery) -> explain.Explained:
@@ -327,6 +330,9 @@ class Search:
         self.asking.lately = other.asking.lately
         if other._attributes is not None:
             self._read_attributes()
+        if other.opened.has_strengths:
+            with suppress(SearchError):  # other codes, without atoms
+                _ = self.opened.strengths
 
     # -- without a user --------------------------------------------------------------------
 

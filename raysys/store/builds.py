@@ -53,18 +53,17 @@ class StageResult:
 
 
 class Build:
-    """A finished build; its files are local or fetched on first use.
-
-    What it holds is known to the owner of its kind, such as `Profiles.open` and `ProfilesFacts.of`.
+    """A finished build; its files are local or fetched on first use, and known to its kind's owner.
 
     Attributes:
         manifest: what it is and was made from.
         place: where it lies in its run.
+        storage: the run's.
     """
 
     def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._storage = workspace.storage
+        self.storage = workspace.storage
         self.place = f"{manifest.kind}/{manifest.build_id}"
         self._folder = f"{self.place}/{manifest.folder}" if manifest.folder else self.place
         self._files_id = digest(manifest.files)
@@ -95,7 +94,7 @@ class Build:
 
     def url(self, name: str) -> str:
         """Return the local path or URI of file `name`, which workers on any node can read."""
-        return self._storage.url(f"{self._folder}/{name}")
+        return self.storage.url(f"{self._folder}/{name}")
 
     def urls(self, suffix: str = "", *, prefix: str = "") -> list[str]:
         """Return `url` of the files that start with `prefix` and end with `suffix`, sorted."""
@@ -110,7 +109,7 @@ class Build:
         size = self._entry(name)["bytes"]
         path = self._fetched(name)
         actual = path.stat().st_size if path.is_file() else None
-        if actual != size and not self._storage.is_local:
+        if actual != size and not self.storage.is_local:
             path = self._fetched(name, anew=True)
             actual = path.stat().st_size
         if actual != size:
@@ -133,7 +132,7 @@ class Build:
             path = self.path(name)
             if _sha256(path) == entry["sha256"]:
                 continue
-            if self._storage.is_local or _sha256(self._fetched(name, anew=True)) != entry["sha256"]:
+            if self.storage.is_local or _sha256(self._fetched(name, anew=True)) != entry["sha256"]:
                 raise CorruptBuildError(f"{path} does not have the hash that its manifest lists")
 
     def check(self) -> None:
@@ -142,7 +141,7 @@ class Build:
         Raises:
             CorruptBuildError: naming the first file that differs from the manifest.
         """
-        marks = self._storage.files(self._folder)
+        marks = self.storage.files(self._folder)
         for name, entry in self.manifest.files.items():
             where = self.url(name)
             if name not in marks:
@@ -151,19 +150,19 @@ class Build:
                 raise CorruptBuildError(
                     f"{where} has {marks[name].size_bytes} bytes, manifest says {entry['bytes']}"
                 )
-        if self._storage.remembers(self._folder, self._marks(marks)):
+        if self.storage.remembers(self._folder, self._marks(marks)):
             return
         for name, entry in self.manifest.files.items():
-            if self._storage.sha256(f"{self._folder}/{name}") != entry["sha256"]:
+            if self.storage.sha256(f"{self._folder}/{name}") != entry["sha256"]:
                 raise CorruptBuildError(
                     f"{self.url(name)} does not have the hash that its manifest lists"
                 )
-        self._storage.remember(self._folder, self._marks(marks))
+        self.storage.remember(self._folder, self._marks(marks))
 
     def remember(self) -> None:
         """Take it that the files, as they are now, have their hashes."""
-        marks = self._storage.files(self._folder)
-        self._storage.remember(self._folder, self._marks(marks))
+        marks = self.storage.files(self._folder)
+        self.storage.remember(self._folder, self._marks(marks))
 
     def made_from(self, other: Build) -> bool:
         """Tell whether this build was made from the content of another one."""
@@ -182,7 +181,7 @@ class Build:
 
     def _fetched(self, name: str, *, anew: bool = False) -> Path:
         key = f"{self.kind}/{self._files_id}/{name}"
-        return self._storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
+        return self.storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
 
     def _marks(self, marks: Mapping[str, FileMark]) -> dict[str, Any]:
         """Return what identifies the content and the files that hold it."""

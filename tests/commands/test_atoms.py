@@ -60,3 +60,17 @@ def test_questions_without_an_answer(run):
         ask(run, "items=[i0]")
     with pytest.raises(ConfigError, match="at a time"):
         ask(run, "items=[i0,i1]", "atom=1")
+
+
+def test_names_are_proposed_and_corrections_stay(run):
+    header, *lines = ask(run, "names=propose")
+    assert header == ["atom", "name"]
+    assert [line[0] for line in lines] == ["0", "1", "2", "3"]
+    assert lines[0][1:] == ["Alien", "proposed"]
+    header, first, *_ = ask(run)
+    assert header == ["name", "strongest", "in", "atom", "items"]
+    assert first[0] == "Alien"
+    with pytest.raises(ConfigError, match="names='x'"):
+        ask(run, "names=x")
+    with pytest.raises(ConfigError, match="one of"):
+        ask(run, "names=propose", "atom=1")

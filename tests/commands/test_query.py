@@ -47,6 +47,21 @@ def test_settings_of_the_ranking(run):
     assert lists[0] != lists[1] != lists[2] != lists[0]
 
 
+def test_atoms_on_the_command_line(tmp_path):
+    workspace, _ = model_run(tmp_path, n_items=300, sparse=True)
+    user = f"user_id={user_id(9)}"
+    plain = ask(workspace.run, user)
+    with Client.open(workspace.run) as client:
+        atom = client.atoms(k=1).atoms[0].atom
+    assert ask(workspace.run, user, f"atoms={{{atom}: -1, 3: 0}}") != plain
+    assert ask(workspace.run, user, f"atoms={{{atom}: 0}}") == plain
+    with pytest.raises(ConfigError, match="atoms='3' is not accepted"):
+        ask(workspace.run, user, f"atoms={{{atom}: 3}}")
+    with pytest.raises(ServiceError, match="no atom of this build"):
+        ask(workspace.run, user, "atoms={48: 1}")
+    assert "atoms" in ask(workspace.run, user, "because=true").splitlines()[0]
+
+
 def test_a_profile_on_the_command_line(run, caplog):
     text = ask(run, "profile=[{item_id: 42, rating: 5}, {item_id: nope}]", "top_k=60")
     assert len(text.splitlines()) == 60

@@ -287,7 +287,7 @@ def test_the_schema_documents_every_answer(http):
     assert set(schema["paths"]) == {
         *("/v1/recommend", "/v1/recommend/batch", "/v1/similar", "/v1/search"),
         *("/v1/items", "/v1/items/{item_id}/similar", "/v1/popular", "/v1/recent"),
-        *("/v1/events", "/v1/admin/erase"),
+        *("/v1/events", "/v1/admin/erase", "/v1/atoms"),
         *("/v1/scenarios", "/v1/health", "/v1/status", "/livez", "/readyz", "/metrics"),
         "/v1/evaluation",
         *("/v1/admin/replicas", "/v1/admin/reload", "/v1/admin/rollback"),
@@ -454,7 +454,7 @@ def test_the_schema_is_that_of_the_answers(http):
     schemas = http.get("/openapi.json").json()["components"]["schemas"]
     answer = ask(http, profile=[{"item_id": "42"}], k=1).json()
     assert set(schemas["Answer"]["properties"]) == set(answer)
-    assert set(schemas["Hit"]["properties"]) == {*answer["items"][0], "levels", "because"}
+    assert set(schemas["Hit"]["properties"]) == {*answer["items"][0], "levels", "because", "atoms"}
     assert set(schemas["RecommendQuery"]["properties"]) == set(RecommendQuery.model_fields)
     options = str(schemas["RecommendQuery"]["properties"]["ranking"])
     assert all(name in options for name in NAMES)

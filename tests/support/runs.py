@@ -130,10 +130,27 @@ def write_autoencoder(ws, profiles, levels, n_items, *, fitted_until, timed=None
     return plant_autoencoder(ws, model, settings=settings, timed=timed, fitted_until=fitted_until)
 
 
-def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100, timed=None):
+def write_sparse_index(ws, embeddings, vectors, *, similarity, n_atoms=48, n_active=6):
+    """Compress to a few atoms of a random dictionary, and index without lists."""
+    dictionary = np.random.default_rng(3).normal(size=(n_atoms, vectors.shape[1]))
+    dictionary = (dictionary / np.linalg.norm(dictionary, axis=1, keepdims=True)).astype(np.float32)
+    products = vectors @ dictionary.T
+    atoms = np.argsort(-np.abs(products), axis=1)[:, :n_active]
+    values = np.take_along_axis(products, atoms, 1)
+    kind = {"similarity": similarity}
+    codes = Codes.pack(atoms, values, dictionary=dictionary, vectors=vectors, **kind)
+    coded = plant_codes(ws, codes, dictionary, embeddings, **kind)
+    bias = Embeddings.open(embeddings).bias
+    index = Index(kind="flat", codes=codes, bias=bias, dictionary=dictionary, **kind)
+    return plant_index(ws, index, coded)[0]
+
+
+def model_run(
+    path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100, timed=None, sparse=False
+):
     """A run with an untrained autoencoder and users; returns (workspace, cells).
 
-    `timed`: what its prior follows from.
+    `timed`: what its prior follows from; `sparse`: codes have atoms.
     """
     ws = Workspace(str(path))
     cells = random_cells(n_users, n_items, levels.n_levels)
@@ -143,5 +160,6 @@ def model_run(path, *, n_items=60, n_users=20, levels=STARS, fitted_until=1100, 
     vectors, bias = retrieval_vectors(Autoencoder.open(autoencoder).model)
     inputs = [autoencoder, profiles]
     embeddings = write_embeddings(ws, vectors, bias, similarity="inner_product", inputs=inputs)
-    write_flat_index(ws, embeddings, vectors, similarity="inner_product")
+    write = write_sparse_index if sparse else write_flat_index
+    write(ws, embeddings, vectors, similarity="inner_product")
     return ws, cells
