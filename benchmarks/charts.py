@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from raysys.bench.codes_plot import codes_panel
+from raysys.bench.loop_plot import loop_panels
 from raysys.bench.records import Record
 from raysys.bench.recovery import recovery_panel
 from raysys.reports.plots import Line, Panel
@@ -156,4 +157,5 @@ _CHARTS: dict[str, Callable[[list[Row]], list[Panel]]] = {
     "train": _train,
     "prepare": _prepare,
     "agreement": _agreement,
+    "loop": loop_panels,
 }

@@ -101,6 +101,26 @@ SECTIONS = (
         "it, also of asking again without.",
     ),
     Section(
+        "events",
+        "Events that a service takes",
+        "`raysys bench suite=events`: batches of 1,000 to a service that may use one CPU, beside "
+        "the sender; how long after the acknowledgement another service of the run knows the "
+        "user; the median answer for a user of one event and of 100; and what was lost or doubled "
+        "of that which a service acknowledged before it was killed.",
+    ),
+    Section(
+        "loop",
+        "The loop, on a simulated site",
+        "`raysys bench suite=loop`: the same users with the same luck come to three services of "
+        "one index for weeks. `frozen` is told nothing, `events` every click and all that users "
+        "take elsewhere; `refreshed` also counts them anew each week, without training. Then the "
+        "two models that offline metrics prefer meet in an experiment: exact chances of a click "
+        "by the truth, the difference of clicks per visit as the report has it, and whether each "
+        "metric picks the winner.",
+        "Two panels over weeks: the share of visits that click, and recall of what users take "
+        "elsewhere. Without events both fall steeply.",
+    ),
+    Section(
         "serve",
         "Answers over HTTP, and what clients see of events",
         "`raysys bench suite=serve`: closed loops at one replica behind HAProxy, behind Serve's "
@@ -303,6 +323,8 @@ _KINDS_OF_ROWS = {
     "codes": ("bytes_per_item", "compression", "times_the_products"),
     "answer": ("ranking", "private_mb"),
     "serve": ("server", "event"),
+    "events": ("seen_p50_s", "per_second", "few_p50_ms", "kills"),
+    "loop": ("condition", "contender", "control", "metric"),
     "steer": ("users_without", "changed", "share", "plain_ms"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),

@@ -19,7 +19,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from raysys import progress
 from raysys.bench.agreement_measures import agreement, read_table
+from raysys.bench.loop_plot import CONDITIONS, loop_panels
 from raysys.bench.resources import load_average
 from raysys.bench.serve_host import Alone, free_port, linked
 from raysys.bench.suites import BenchConfig
@@ -46,7 +47,7 @@ from raysys.errors import BuildError
 from raysys.http.client import Client
 from raysys.prepare.config import PrepareConfig
 from raysys.reports.experiment_offline import ONLINE, SYSTEM, metrics_of
-from raysys.reports.plots import Line, Panel, draw
+from raysys.reports.plots import draw
 from raysys.simulate.site import Site, SiteSpec
 from raysys.simulate.visitors import WEEK, Ids, Taken, Visitors
 from raysys.simulate.world import DAY, WorldSpec
@@ -54,7 +55,6 @@ from raysys.store.builds import Workspace
 
 log = logging.getLogger(__name__)
 
-CONDITIONS = ("frozen", "events", "refreshed")
 _LISTED = 10
 _BATCH = 256
 _SENT = 1_000
@@ -133,7 +133,8 @@ def rows(cfg: LoopBenchConfig) -> list[dict[str, Any]]:
         for row in _arms(cfg, base):
             add(row)
     if cfg.run:
-        plot(found, Path(cfg.run))
+        Path(cfg.run).mkdir(parents=True, exist_ok=True)
+        draw(loop_panels(found), Path(cfg.run) / "loop.png")
     return found
 
 
@@ -244,7 +245,8 @@ def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
             evaluate(load(EvaluateConfig, {"run": run}))
         offline = metrics_of(workspace, build_id, "")
         contenders[name] = {"build_id": build_id, **{m: offline[m] for m in _OFFLINE}}
-        yield {"part": "contender", "arm": name, **{m: round(offline[m], 4) for m in _OFFLINE}}
+        shown = {m.removeprefix("model.cutoff."): round(offline[m], 4) for m in _OFFLINE}
+        yield {"part": "contender", "contender": name, **shown}
     chosen = _winners(contenders)
     arms = {name: {"build_id": contenders[name]["build_id"]} for name in chosen}
     words = [*_REPLAYED, "follow_s=0", f"experiment.name={_TEST}", "experiment.impressions=true"]
@@ -268,15 +270,23 @@ def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
         horizon_s = (cfg.ab_weeks - 2) * WEEK  # of most users it has passed by then
         asked |= {"control": chosen[1], "horizon_s": horizon_s}
         told = report(load(ExperimentReportConfig, {"run": run, "name": _TEST, **asked}))
-    comparison = told.extra["comparisons"][0]
+    [compared] = told.extra["comparisons"]
+    clicks_of = {name: float(np.mean(chance)) for name, chance in chances.items()}
+    seen = compared["per_impression"]
     yield {
         "part": "ab",
         "arm": chosen[0],
         "control": chosen[1],
-        "truth": {name: round(float(np.mean(chance)), 4) for name, chance in chances.items()},
-        "verdict": told.extra["verdict"],
-        "comparison": comparison,
-        "split": told.extra["split"],
+        "users": compared["users"],
+        "clicks_control": round(clicks_of[chosen[1]], 4),
+        "clicks_arm": round(clicks_of[chosen[0]], 4),
+        "difference": seen["difference"],
+        "difference_low": seen["low"],
+        "difference_high": seen["high"],
+        "p_at_any_time": compared["p_value"],
+        "decided_at": compared["decided_at"],
+        "better": compared["better"],
+        "p_split": told.extra["split"]["p_value"],
     }
     for entry in agreement(
         read_table(Path(told.extra["table"])),
@@ -287,7 +297,7 @@ def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
         seed=cfg.seed,
         replicates=0,
     ):
-        yield {"part": "agreement", "metric": entry.metric, "picked": entry.picked}
+        yield {"part": "agreement", "metric": entry.metric, "picks_the_winner": entry.picked == 1}
 
 
 def _winners(contenders: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -318,26 +328,3 @@ def _refresh(run: str, client: Client) -> None:
     while client.status().build_ids.get("changes") != build_id:
         require(time.monotonic() < until, "run", run, "changes that the service takes")
         time.sleep(0.1)
-
-
-def plot(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Draw conversion and recall by week into `<folder>/loop.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    titles = {"conversion": "share of visits that click", "recall": f"recall@{_LISTED}"}
-    panels = [
-        Panel(
-            title=title,
-            x="week",
-            y=title,
-            lines=[
-                Line(
-                    name=condition,
-                    points=[(r["week"], r[key]) for r in found if r.get("condition") == condition],
-                    colour=number,
-                )
-                for number, condition in enumerate(CONDITIONS)
-            ],
-        )
-        for key, title in titles.items()
-    ]
-    draw(panels, folder / "loop.png")

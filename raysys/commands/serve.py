@@ -191,7 +191,7 @@ def _wait_until_answered(cfg: ServeConfig) -> None:
 def _announce(cfg: ServeConfig) -> None:
     if cfg.keys is None and cfg.host not in _LOOPBACK:
         log.warning("service open to whoever reaches host=%s: set keys=FILE", cfg.host)
-    log.info("service ready url=%s/v1/recommend", _url(cfg))
+    log.info("service ready url=%s/v1/recommend page=%s/", _url(cfg), _url(cfg))
 
 
 def _url(cfg: ServeConfig) -> str:
