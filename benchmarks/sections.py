@@ -113,10 +113,10 @@ SECTIONS = (
         "The loop, on a simulated site",
         "`raysys bench suite=loop`: the same users with the same luck come to three services of "
         "one index for weeks. `frozen` is told nothing, `events` every click and all that users "
-        "take elsewhere; `refreshed` also counts them anew each week, without training. Then the "
-        "two models that offline metrics prefer meet in an experiment: exact chances of a click "
-        "by the truth, the difference of clicks per visit as the report has it, and whether each "
-        "metric picks the winner.",
+        "take elsewhere; `refreshed` also counts them anew each week, without training. Then "
+        "models meet in experiments, those that two offline metrics prefer, and the first and the "
+        "last: chances of a click by the truth, and the difference of clicks a visit as the "
+        "report has it. `picked` says of how many experiments a metric had picked the winner.",
         "Two panels over weeks: the share of visits that click, and recall of what users take "
         "elsewhere. Without events both fall steeply.",
     ),

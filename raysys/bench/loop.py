@@ -6,10 +6,10 @@ the same, and each week its events go into the log and its counters are refreshe
 week, which share of visits clicks and which share of what users then took elsewhere the list of
 the week had.
 
-Part `ab`: models are trained and evaluated on the log before the first week. The two that offline
-metrics prefer meet the users as arms of one service, and `raysys experiment report` says which is
-better. Then the agreement of the metrics with the table of the report says whether they had picked
-it. The truth is known: the mean chance of a click over all users.
+Part `ab`: models are trained and evaluated on the log before the first week. Pairs of them meet the
+users as arms of one service: those that two offline metrics prefer, and the first and the last.
+`raysys experiment report` says which is better. Then the agreement of the metrics with the table of
+the reports says how often they had picked it. The truth is known: the mean chance of a click.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ _SENT = 1_000
 _SWAP_S = 60.0
 _REPLAYED = ("events.clock=events", "events.ttl_days=400")
 _EARLY_S = 6 * 3600  # of a week, before anybody clicks: the clock is that of events
-_TEST = "experiment"
 _CONTENDERS: dict[str, dict[str, Any]] = {
     "wide": {},
     "narrow": {"latent": 8},
@@ -130,7 +129,7 @@ def rows(cfg: LoopBenchConfig) -> list[dict[str, Any]]:
             linked(base, run)
             for row in _weeks(cfg, run, condition):
                 add({"part": "weeks", "condition": condition, **row})
-        for row in _arms(cfg, base):
+        for row in _tests(cfg, base):
             add(row)
     if cfg.run:
         Path(cfg.run).mkdir(parents=True, exist_ok=True)
@@ -236,77 +235,89 @@ def _weeks(cfg: LoopBenchConfig, run: str, condition: str) -> Iterator[dict[str,
             }
 
 
-def _arms(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
-    """Yield a row for every contender, and one of the test of the two that metrics prefer."""
-    workspace, contenders = Workspace(run), {}
+def _tests(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
+    """Yield rows of the contenders, of the experiments, and of what metrics make of them."""
+    workspace = Workspace(run)
+    builds: dict[str, str] = {}
+    offline: dict[str, dict[str, float]] = {}
     for name, settings in _CONTENDERS.items():
-        build_id = _indexed(run, {"latent": cfg.latent, **settings})
+        builds[name] = _indexed(run, {"latent": cfg.latent, **settings})
         with progress.shown("off"):
             evaluate(load(EvaluateConfig, {"run": run}))
-        offline = metrics_of(workspace, build_id, "")
-        contenders[name] = {"build_id": build_id, **{m: offline[m] for m in _OFFLINE}}
-        shown = {m.removeprefix("model.cutoff."): round(offline[m], 4) for m in _OFFLINE}
+        offline[name] = metrics_of(workspace, builds[name], "")
+        shown = {m.removeprefix("model.cutoff."): round(offline[name][m], 4) for m in _OFFLINE}
         yield {"part": "contender", "contender": name, **shown}
-    chosen = _winners(contenders)
-    arms = {name: {"build_id": contenders[name]["build_id"]} for name in chosen}
-    words = [*_REPLAYED, "follow_s=0", f"experiment.name={_TEST}", "experiment.impressions=true"]
+    table = ""
+    for name, (arm, control) in _pairs(offline).items():
+        row, table = _test(cfg, run, name, {arm: builds[arm], control: builds[control]})
+        yield row
+    settings = {"online": ONLINE, "system": SYSTEM, "metrics": list(_OFFLINE), "replicates": 0}
+    for entry in agreement(read_table(Path(table)), reference=None, seed=cfg.seed, **settings):
+        yield {
+            "part": "agreement",
+            "metric": entry.metric,
+            "picked": entry.picked,
+            "experiments": entry.cells,
+        }
+
+
+def _pairs(offline: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[str, str]]:
+    """Return who meets: the winners of both metrics, and the first and the last by the penalised.
+
+    Where one contender wins both metrics, it meets the second by the penalised.
+    """
+    plain, penalised = (sorted(offline, key=lambda c: -offline[c][m]) for m in _OFFLINE)
+    other = penalised[0] if penalised[0] != plain[0] else penalised[1]
+    return {"winners": (plain[0], other), "first and last": (penalised[0], penalised[-1])}
+
+
+def _test(
+    cfg: LoopBenchConfig, run: str, name: str, builds: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """Let users meet an arm and a control; return what the report says, and its table."""
+    arms = {arm: {"build_id": build_id} for arm, build_id in builds.items()}
+    words = [*_REPLAYED, "follow_s=0", f"experiment.name={name}", "experiment.impressions=true"]
     words.append(f"experiment.arms={json.dumps(arms)}")
     visitors = cfg.visitors()
-    chances: dict[str, list[float]] = {name: [] for name in chosen}
+    chances: dict[str, list[float]] = {arm: [] for arm in builds}
     with Alone(run, port=free_port(), words=words) as service, Client(service.url) as client:
         site = _Site(client, visitors.site)
         for week in range(cfg.ab_weeks):
             organic, users = visitors.organic(week), visitors.visitors(week)
-            site.tell(organic, f"elsewhere-{week}", until=visitors.start(week) + _EARLY_S)
+            told = f"{name}-elsewhere-{week}"
+            site.tell(organic, told, until=visitors.start(week) + _EARLY_S)
             lists = site.lists(users)
             clicks = visitors.clicks(users, lists, week)
             for arm, chance in zip(site.arms, clicks.chance, strict=True):
                 chances[arm].append(float(chance))
-            site.tell(clicks.taken, f"click-{week}", kind="click")
-            site.tell(organic, f"elsewhere-{week}")  # also what was told before: it counts once
+            site.tell(clicks.taken, f"{name}-click-{week}", kind="click")
+            site.tell(organic, told)  # also what was told before: it counts once
+    arm, control = builds
     with progress.shown("off"):
         fold(FoldConfig(run=run))
         asked = {"outcome": "conversions", "events": ["click"], "window_s": 2 * DAY}
         horizon_s = (cfg.ab_weeks - 2) * WEEK  # of most users it has passed by then
-        asked |= {"control": chosen[1], "horizon_s": horizon_s}
-        told = report(load(ExperimentReportConfig, {"run": run, "name": _TEST, **asked}))
-    [compared] = told.extra["comparisons"]
-    clicks_of = {name: float(np.mean(chance)) for name, chance in chances.items()}
+        asked |= {"run": run, "name": name, "control": control, "horizon_s": horizon_s}
+        found = report(load(ExperimentReportConfig, asked))
+    [compared] = found.extra["comparisons"]
     seen = compared["per_impression"]
-    yield {
+    row = {
         "part": "ab",
-        "arm": chosen[0],
-        "control": chosen[1],
+        "experiment": name,
+        "arm": arm,
+        "control": control,
         "users": compared["users"],
-        "clicks_control": round(clicks_of[chosen[1]], 4),
-        "clicks_arm": round(clicks_of[chosen[0]], 4),
-        "difference": seen["difference"],
-        "difference_low": seen["low"],
-        "difference_high": seen["high"],
-        "p_at_any_time": compared["p_value"],
+        "clicks_arm": round(float(np.mean(chances[arm])), 4),
+        "clicks_control": round(float(np.mean(chances[control])), 4),
+        "difference": round(seen["difference"], 4),
+        "difference_low": round(seen["low"], 4),
+        "difference_high": round(seen["high"], 4),
+        "p_at_any_time": round(compared["p_value"], 4),
         "decided_at": compared["decided_at"],
         "better": compared["better"],
-        "p_split": told.extra["split"]["p_value"],
+        "p_split": round(found.extra["split"]["p_value"], 3),
     }
-    for entry in agreement(
-        read_table(Path(told.extra["table"])),
-        online=ONLINE,
-        system=SYSTEM,
-        reference=None,
-        metrics=list(_OFFLINE),
-        seed=cfg.seed,
-        replicates=0,
-    ):
-        yield {"part": "agreement", "metric": entry.metric, "picks_the_winner": entry.picked == 1}
-
-
-def _winners(contenders: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the winners of both metrics; where one wins both, it and the second of the last."""
-    names = [max(contenders, key=lambda name: contenders[name][m]) for m in _OFFLINE]
-    if names[0] == names[1]:
-        others = [name for name in contenders if name != names[0]]
-        names[1] = max(others, key=lambda name: contenders[name][_OFFLINE[-1]])
-    return names
+    return row, found.extra["table"]
 
 
 def _recall(users: Ids, lists: Ids, organic: Taken) -> tuple[int, int]:

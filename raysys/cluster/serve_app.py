@@ -27,7 +27,7 @@ from ray.serve import Application
 
 from raysys.cluster.serve_config import ServeConfig
 from raysys.config import load, require_run
-from raysys.errors import RaysysError, told
+from raysys.errors import BuildError, ConfigError, RaysysError, told
 from raysys.events.feed import Feed
 from raysys.http.admin import Everyone, Order
 from raysys.http.app import create_app
@@ -121,7 +121,8 @@ def app_of(
     holder = Holder(search)
     feed = None
     if cfg.events.take:
-        feed = Feed(workspace.storage, cfg.events.options())
+        begin = search.engine.fitted_until or 0
+        feed = Feed(workspace.storage, cfg.events.options(), begin=begin)
         feed.start()
         search.asking.lately = feed.of
     following = None
@@ -156,7 +157,12 @@ def _experiment(cfg: ServeConfig, workspace: Workspace, feed: Feed | None) -> Ex
         search = None
         if entry.build_id is not None:
             search = Holder(_tried(workspace, entry.build_id, verify=cfg.verify))
-            search().asking.lately = feed.of if feed is not None else search().asking.lately
+            try:
+                _check_preset(search(), entry.settings)
+            except RaysysError as error:
+                raise ConfigError(f"experiment.arms.{name} does not fit: {error}") from error
+            if feed is not None:
+                search().asking.lately = feed.of
         arms.append(Arm(name, entry.weight / total, search, entry.settings))
     return Experiment(
         chosen.name,
@@ -170,11 +176,16 @@ def _warn_of_presets(search: Search, presets: Mapping[str, Scenario]) -> None:
     """Name the presets that every query of this build would be refused with."""
     for name, preset in presets.items():
         try:
-            if preset.ranking is not None:
-                search.engine.checked(Ranking.parse(preset.ranking))
-            search.allowed(conditions(preset.allow), conditions(preset.deny))
+            _check_preset(search, preset)
         except RaysysError as error:
             log.warning("scenario=%s does not fit index=%s: %s", name, search.build_id, error)
+
+
+def _check_preset(search: Search, preset: Scenario) -> None:
+    """Raise RaysysError for a preset that every query of a build would be refused with."""
+    if preset.ranking is not None:
+        search.engine.checked(Ranking.parse(preset.ranking))
+    search.allowed(conditions(preset.allow), conditions(preset.deny))
 
 
 def _opened(workspace: Workspace, build_id: str | None, *, verify: bool, current: bool) -> Search:
@@ -225,6 +236,12 @@ def checked(cfg: ServeConfig) -> Served:
     if cfg.keys is not None:
         KeyRing(cfg.keys)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    for name, entry in cfg.experiment.entries().items():
+        try:
+            if entry.build_id is not None:
+                Served.open(workspace, build_id=entry.build_id, verify=cfg.verify)
+        except BuildError as error:
+            raise BuildError(f"experiment.arms.{name}: {error}") from error
     return Served.open(workspace, build_id=cfg.build_id, verify=cfg.verify)
 
 

@@ -70,7 +70,10 @@ def erase(cfg: EraseConfig) -> StageResult:
 
 def _storage(cfg: JobConfig) -> Storage:
     require_run(cfg)
-    return Workspace(cfg.run, cache_dir=cfg.cache_dir).storage
+    storage = Workspace(cfg.run, cache_dir=cfg.cache_dir).storage
+    if not storage.is_there():
+        raise BuildError(f"run={cfg.run} is not there")
+    return storage
 
 
 def _folded(storage: Storage, *, until_ms: int) -> dict[str, folding.Folded]:
@@ -82,7 +85,7 @@ def _folded(storage: Storage, *, until_ms: int) -> dict[str, folding.Folded]:
         while True:
             done = folding.fold(storage, settled_s=folding.SETTLED_S)
             total = {name: rows.plus(done[name]) for name, rows in total.items()}
-            left = folding.segments(storage, until_ms=until_ms)
+            left = folding.began(storage, until_ms=until_ms)
             if not left:
                 return total
             if time.monotonic() > deadline:
@@ -99,6 +102,6 @@ def _folded(storage: Storage, *, until_ms: int) -> dict[str, folding.Folded]:
 def _result(total: dict[str, folding.Folded]) -> StageResult:
     for name, rows in total.items():
         if rows != folding.Folded():
-            counts = (rows.added, rows.repeated, rows.erased)
-            log.info("folded table=%s added=%d repeated=%d erased=%d", name, *counts)
+            counts = " ".join(f"{key}={n}" for key, n in dataclasses.asdict(rows).items())
+            log.info("folded table=%s %s", name, counts)
     return StageResult(extra={name: dataclasses.asdict(rows) for name, rows in total.items()})

@@ -69,7 +69,8 @@ class Attribution:
     def __init__(self, events: pa.Table, *, window_s: int, horizon_s: int) -> None:
         self._window_s, self._horizon_s = window_s, horizon_s
         events = events.drop_null().combine_chunks()
-        events = events.take(pa.array(_first_of_each(events["event_id"])))
+        firsts = _first_of_each(events["user_id"], events["event_id"])
+        events = events.take(pa.array(firsts))
         self._users, self._items = pc.unique(events["user_id"]), pc.unique(events["item_id"])
         keys = self._keys(
             _codes(events["user_id"], self._users), _codes(events["item_id"], self._items)
@@ -225,12 +226,13 @@ def _builds(table: pa.Table) -> dict[str, list[tuple[str, str]]]:
     return builds
 
 
-def _first_of_each(ids: Any) -> Ints:
-    """Return the rows, ascending, that hold an id for the first time."""
-    codes = _ints(ids.combine_chunks().dictionary_encode().indices)
-    rows = np.full(int(codes.max(initial=-1)) + 1, len(codes), dtype=np.int64)
-    np.minimum.at(rows, codes, np.arange(len(codes)))
-    return np.sort(rows)
+def _first_of_each(*columns: Any) -> Ints:
+    """Return the rows, ascending, that hold the values of some columns together first."""
+    codes = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        encoded = column.combine_chunks().dictionary_encode()
+        codes = codes * max(len(encoded.dictionary), 1) + _ints(encoded.indices)
+    return np.sort(np.unique(codes, return_index=True)[1])
 
 
 def _codes(values: Any, known: Any) -> Ints:

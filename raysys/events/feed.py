@@ -8,8 +8,9 @@ or did not run for a while, it reads from the Parquet files too.
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import io
 import logging
+import math
 import random
 import threading
 import time
@@ -17,15 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from raysys.errors import RaysysError, told
-from raysys.events.fold import (
-    SETTLED_S,
-    Erasure,
-    erasures,
-    files_of,
-    fold,
-    read_file,
-)
+from raysys.events.fold import SETTLED_S, Erasure, day_of, erasures, files_of, fold, is_due
 from raysys.events.journal import Journal
 from raysys.events.recent import Recent
 from raysys.events.records import EVENTS, IMPRESSIONS, Event, events_in, lines_of
@@ -39,6 +36,9 @@ _LOOK_S, _FAR_LOOK_S = 0.2, 0.4  # between looks at a folder, and at an object s
 _ERASED_S = 2.0  # between looks for erasures
 _FOLD_S = 60.0
 _EXPIRE_S = 60.0
+_FORGOTTEN_S = 300.0  # without a look; then it begins anew
+_JOIN_S = 2.0
+_PART_ROWS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +63,21 @@ class Feed:
     Args:
         storage: of the run.
         options: how it goes.
+        begin: UTC seconds of the clock before any event, where it is that of events.
     """
 
-    def __init__(self, storage: Storage, options: FeedOptions | None = None) -> None:
+    def __init__(
+        self, storage: Storage, options: FeedOptions | None = None, *, begin: int = 0
+    ) -> None:
         self._storage, self._options = storage, options or FeedOptions()
         self.recent = Recent(ttl_s=self._options.ttl_s, most=self._options.most)
         self._journal = Journal(storage, EVENTS)
         self._shown = Journal(storage, IMPRESSIONS)
         self._tail = Tail(storage, EVENTS, own=self._journal.name)
+        self._begin = begin
         self._erased: set[str] = set()  # orders that were obeyed
-        self._files: dict[str, int] = {}  # Parquet files that were read, by their time
-        self._looked = 0.0  # when the journal was read last, by the monotonic clock
+        self._files: set[str] = set()  # Parquet files that were read
+        self._looked: float | None = None  # when the journal was read last, by the monotonic clock
         self._failing = False
         self._draw = random.Random()
         self._stopped = threading.Event()
@@ -91,21 +95,21 @@ class Feed:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Stop reading, and write what waits."""
+        """Write what waits, and stop reading; a fold that runs goes on to its end."""
         self._stopped.set()
-        for thread in self._threads:
-            thread.join()
         self._journal.close()
         self._shown.close()
+        for thread in self._threads:
+            thread.join(_JOIN_S)
 
     def now(self) -> float:
         """UTC seconds of the feed's clock."""
-        return float(self.recent.newest) if self._options.event_time else time.time()
+        newest = max(self.recent.newest, self._begin)
+        return float(newest) if self._options.event_time else time.time()
 
-    @property
-    def follows_events(self) -> bool:
-        """Whether the clock is the newest event's time."""
-        return self._options.event_time
+    def is_past(self, event: Event) -> bool:
+        """Tell whether an event is too old to count in lists."""
+        return event.timestamp < self.now() - self._options.ttl_s
 
     def accept(self, events: Sequence[Event]) -> Future[None]:
         """Write events down; once the future is done they are safe and count here.
@@ -157,41 +161,42 @@ class Feed:
             BuildError: the storage cannot be read.
         """
         now = time.monotonic()
-        missed = now - self._looked > SETTLED_S / 2
-        lines = self._tail.poll()  # before the files: what is folded meanwhile is in both
-        events = events_in(lines) if lines else []
-        if missed or not self._looked:
+        since = math.inf if self._looked is None else now - self._looked
+        if math.inf > since > _FORGOTTEN_S:  # orders to forget may have come and gone
+            self.recent.clear()
+            self._tail.forget()
+            self._files.clear()
+        whole = self._tail.poll(lambda lines: self._take(events_in(lines)))
+        if since > SETTLED_S / 2 or not whole:  # before the files: what is folded now is in both
             for order in erasures(self._storage):
                 self._obey(order)
             self._read_files()
         self._looked = now
-        if events:
-            self._take(events)
 
     # -- internals -------------------------------------------------------------------------
 
     def _take(self, events: Iterable[Event]) -> None:
         if self._options.event_time:  # time passes with them
             events = sorted(events, key=lambda event: event.timestamp)
-            if events:
-                self.recent.add(events, max(self.now(), events[-1].timestamp))
+            self.recent.add(events, max(self.now(), events[-1].timestamp if events else 0))
             return
         self.recent.add(events, self.now())
 
     def _read_files(self) -> None:
-        """Take the events of Parquet files that are new, or hold more than when they were read."""
-        since = _day_of(time.time() - self._options.ttl_s - _DAY_S)
-        if self._options.event_time:
-            since = ""
-        marks = self._storage.files(EVENTS.name)
+        """Take the events of Parquet files that are new, those that may still count."""
+        since = "" if self._options.event_time else day_of(self.now() - self._options.ttl_s)
         for name in files_of(self._storage, EVENTS, since=since):
-            mark = marks.get(name.rpartition("/")[2])
-            if mark is None or self._files.get(name) == mark.mtime_ns:
+            if name in self._files:
                 continue
-            rows = read_file(self._storage, name, list(Event._fields))
-            columns = [rows[field].to_pylist() for field in Event._fields]
-            self._take([Event(*row) for row in zip(*columns, strict=True)])
-            self._files[name] = mark.mtime_ns
+            content = self._storage.read(name)
+            if content is not None:
+                file = pq.ParquetFile(io.BytesIO(content))
+                for part in file.iter_batches(_PART_ROWS, columns=list(Event._fields)):
+                    oldest = int(self.now() - self._options.ttl_s)
+                    part = part.filter(pc.greater_equal(part["timestamp"], oldest))
+                    columns = [part[field].to_pylist() for field in Event._fields]
+                    self._take([Event(*row) for row in zip(*columns, strict=True)])
+            self._files.add(name)
 
     def _obey(self, order: Erasure) -> None:
         if order.name not in self._erased:
@@ -220,6 +225,8 @@ class Feed:
     def _run_folds(self) -> None:
         while not self._stopped.wait(_FOLD_S * self._draw.uniform(0.5, 1.5)):
             try:
+                if not is_due(self._storage):
+                    continue
                 done = fold(self._storage)
             except Exception as error:
                 self._say(error)
@@ -242,7 +249,3 @@ class Feed:
 def now_ms() -> int:
     """Return the machine's time in UTC milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def _day_of(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(max(seconds, 0), datetime.UTC).strftime("%Y-%m-%d")

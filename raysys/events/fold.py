@@ -1,9 +1,9 @@
 """Folding: what stands in the journal goes to Parquet, each record once; and erasure of users.
 
-    journal/<table>/*.jsonl  ->  <table>/2026-11-30-000.parquet
+    journal/<table>/*.jsonl  ->  <table>/2026-11-30-1796020036008-5f2c9a01.parquet
 
-A file is replaced by one that holds more until it is large, in one step, and only then the segments
-go. So a reader sees each record at most once, and a fold that was killed is done again: what is
+Every fold writes a file of a name of its own, in one step, and only then the segments go. So
+nothing that is written is ever replaced by less. A fold that was killed is done again: what is
 there already is left out by its key. One process folds at a time.
 
 An erasure stands in `journal/erased/` until everything that came before it has been folded. Rows of
@@ -27,21 +27,23 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from raysys.errors import CorruptBuildError, told
-from raysys.events.journal import is_complete, whole_lines
-from raysys.events.records import TABLES, Table
-from raysys.store.leases import leased
-from raysys.store.storage import Storage
+from raysys.errors import CorruptBuildError
+from raysys.events.journal import is_complete, segments, start_of, whole_lines
+from raysys.events.records import RECEIVED, TABLES, Table
+from raysys.store.leases import Lease, leased
+from raysys.store.storage import FileMark, Storage
 
 log = logging.getLogger(__name__)
 
 ERASED = "journal/erased"
+DAMAGED = "journal/damaged"
 SETTLED_S = 10.0  # a segment rests before it is folded: every process has read it by then
-_FILE_BYTES = 32 << 20
 _GROUP_BYTES = 128 << 20  # of segments that are folded together
 _KNOWN_DAYS = 2  # in which a record that comes again is known by its key
 _SLACK_MS = 600_000  # between the clocks of hosts, and until whoever slept has read it
-_RECEIVED = "received_ms"
+_DUE_S = 600.0  # journals that are older, or larger, are to be folded
+_DUE_BYTES = 64 << 20
+_DUE_SEGMENTS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +54,18 @@ class Folded:
         added: to the Parquet files.
         repeated: that were there already.
         erased: of users who were erased.
+        damaged: lines that are no records; they are kept in `DAMAGED`.
     """
 
     added: int = 0
     repeated: int = 0
     erased: int = 0
+    damaged: int = 0
 
     def plus(self, other: Folded) -> Folded:
         """Return both together."""
-        return Folded(
-            self.added + other.added, self.repeated + other.repeated, self.erased + other.erased
-        )
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Folded(*(own + more for own, more in pairs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +75,12 @@ class Erasure:
     Attributes:
         user_id: of the user.
         at_ms: rows received by then go, UTC milliseconds.
+        done: the files that were there have been gone through.
     """
 
     user_id: str
     at_ms: int
+    done: bool = False
 
     @property
     def name(self) -> str:
@@ -91,10 +96,26 @@ def erasures(storage: Storage) -> list[Erasure]:
     """Return the erasures that are not yet done with, oldest first."""
     orders = []
     for name in storage.files(ERASED):
-        record = storage.read_json(f"{ERASED}/{name}") if name.endswith(".json") else None
+        shown = name.endswith(".json") and not name.startswith(".")
+        record = storage.read_json(f"{ERASED}/{name}") if shown else None
         if record is not None:
             orders.append(Erasure(**record))
     return orders
+
+
+def is_due(storage: Storage) -> bool:
+    """Tell whether so much stands in the journal, or for so long, that it is to be folded."""
+    if any(not order.done for order in erasures(storage)):
+        return True
+    for table in TABLES:
+        marks = segments(storage, table)
+        if not marks:
+            continue
+        age_s = time.time() - start_of(next(iter(marks))) / 1e3
+        size = sum(mark.size_bytes for mark in marks.values())
+        if age_s > _DUE_S or size > _DUE_BYTES or len(marks) > _DUE_SEGMENTS:
+            return True
+    return False
 
 
 def fold(storage: Storage, *, settled_s: float = SETTLED_S) -> dict[str, Folded]:
@@ -108,38 +129,37 @@ def fold(storage: Storage, *, settled_s: float = SETTLED_S) -> dict[str, Folded]
         {table: what was done}.
 
     Raises:
-        BuildError: the storage cannot be read or written.
+        BuildError: the storage cannot be read or written, or another process took over.
     """
-    if not has_work(storage):
+    if not storage.files("journal"):
         return {table.name: Folded() for table in TABLES}
-    with leased(storage, "fold"):
+    with leased(storage, "fold") as lease:
         orders = erasures(storage)
         done = {
-            table.name: _fold(storage, table, orders, settled_ms=int(1000 * settled_s))
+            table.name: _fold(storage, lease, table, orders, settled_s=settled_s)
             for table in TABLES
         }
         for order in orders:
             until = order.at_ms + _SLACK_MS
-            if until < time.time_ns() // 1_000_000 and not segments(storage, until_ms=until):
+            lease.confirm()
+            if until < time.time_ns() // 1_000_000 and not began(storage, until_ms=until):
                 storage.remove(f"{ERASED}/{order.name}")
+            elif not order.done:
+                dataclasses.replace(order, done=True).order(storage)
     return done
 
 
-def has_work(storage: Storage) -> bool:
-    """Tell whether there is anything in the journal."""
-    return bool(storage.files("journal"))
-
-
-def segments(storage: Storage, *, until_ms: int) -> list[str]:
+def began(storage: Storage, *, until_ms: int) -> list[str]:
     """Return the segments of all tables that began by a time, in UTC milliseconds."""
-    names = [f"{table.journal}/{name}" for table in TABLES for name in storage.files(table.journal)]
-    return [name for name in names if int(name.rpartition("/")[2].split("-")[0]) <= until_ms]
+    names = [f"{table.journal}/{name}" for table in TABLES for name in segments(storage, table)]
+    return [name for name in names if start_of(name) <= until_ms]
 
 
 def files_of(storage: Storage, table: Table, *, since: str = "") -> list[str]:
     """Return the Parquet files of a table, oldest first, from a day (`2026-11-30`) on."""
-    names = [name for name in storage.files(table.name) if name.endswith(".parquet")]
-    return [f"{table.name}/{name}" for name in names if name >= since]
+    names = storage.files(table.name)
+    parquet = [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
+    return [f"{table.name}/{name}" for name in parquet if name >= since]
 
 
 def read_file(storage: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -155,65 +175,96 @@ def read_file(storage: Storage, name: str, columns: Sequence[str] | None = None)
         raise CorruptBuildError(f"{storage.run}/{name} is no Parquet file: {error}") from error
 
 
+def day_of(seconds: float) -> str:
+    """Return the UTC day of a time, as names of files begin with it."""
+    return datetime.datetime.fromtimestamp(max(seconds, 0), datetime.UTC).strftime("%Y-%m-%d")
+
+
 # -- internals -----------------------------------------------------------------------------
 
 
-def _fold(storage: Storage, table: Table, orders: Sequence[Erasure], *, settled_ms: int) -> Folded:
-    marks = storage.files(table.journal)
-    before_ns = time.time_ns() - settled_ms * 1_000_000
+def _fold(
+    storage: Storage, lease: Lease, table: Table, orders: Sequence[Erasure], *, settled_s: float
+) -> Folded:
+    marks = segments(storage, table)
+    before_ns = time.time_ns() - int(settled_s * 1e9)
     rested = [name for name, mark in marks.items() if mark.mtime_ns <= before_ns]
     complete = [name for name in rested if is_complete(storage, f"{table.journal}/{name}")]
-    n_erased = _erase(storage, table, orders)
-    added = repeated = 0
-    for names in _groups({name: marks[name].size_bytes for name in complete}):
-        parts = {name: _rows(storage, table, f"{table.journal}/{name}") for name in names}
-        whole = [part for part in parts.values() if part is not None]
-        rows = pa.concat_tables([table.schema.empty_table(), *whole])
+    total = Folded(erased=_erase(storage, lease, table, orders))
+    for names in _groups({name: marks[name] for name in complete}):
+        rows, n_damaged = _rows(storage, table, names)
         kept = _without(rows, orders)
         fresh = _unknown(storage, table, _firsts(kept, table.key))
+        lease.confirm()  # what follows is safe beside a successor, but would be done twice
         if len(fresh):
-            _add(storage, table, fresh)
-        for name in (name for name, part in parts.items() if part is not None):
+            name = f"{day_of(time.time())}-{start_of(names[0])}-{lease.token}.parquet"
+            storage.write_atomic(f"{table.name}/{name}", _parquet(fresh))
+        for name in names:
             storage.remove(f"{table.journal}/{name}")
-        added += len(fresh)
-        repeated += len(kept) - len(fresh)
-        n_erased += len(rows) - len(kept)
-    return Folded(added, repeated, n_erased)
+        total = total.plus(
+            Folded(len(fresh), len(kept) - len(fresh), len(rows) - len(kept), n_damaged)
+        )
+    return total
 
 
-def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield names whose files have a bounded size together."""
+def _groups(marks: Mapping[str, FileMark]) -> Iterator[list[str]]:
+    """Yield names of segments that have a bounded size together."""
     group: list[str] = []
     total = 0
-    for name, size in sizes.items():
-        if group and total + size > _GROUP_BYTES:
+    for name, mark in marks.items():
+        if group and total + mark.size_bytes > _GROUP_BYTES:
             yield group
             group, total = [], 0
         group.append(name)
-        total += size
+        total += mark.size_bytes
     if group:
         yield group
 
 
-def _rows(storage: Storage, table: Table, name: str) -> pa.Table | None:
-    """Return the rows of a segment, None where it is damaged: it is left as it is.
+def _rows(storage: Storage, table: Table, names: Sequence[str]) -> tuple[pa.Table, int]:
+    """Return the rows of segments, and how many lines are none; those are kept elsewhere.
 
-    Half a line at its end was never acknowledged.
+    Half a line at the end of a segment was never acknowledged.
     """
-    lines = whole_lines(storage.read(name) or b"")
+    parts, n_damaged = [table.schema.empty_table()], 0
+    for name in names:
+        lines = whole_lines(storage.read(f"{table.journal}/{name}") or b"")
+        try:
+            parts.append(_parsed(table, lines))
+        except (pa.ArrowException, ValueError):
+            good, bad = _told_apart(table, lines)
+            parts.append(_parsed(table, b"".join(good)))
+            storage.write_atomic(f"{DAMAGED}/{table.name}-{name}", b"".join(bad))
+            log.warning("journal damaged segment=%s lines=%d kept=%s", name, len(bad), DAMAGED)
+            n_damaged += len(bad)
+    return pa.concat_tables(parts), n_damaged
+
+
+def _parsed(table: Table, lines: bytes) -> pa.Table:
     if not lines:
         return table.schema.empty_table()
-    try:
-        return pj.read_json(
-            io.BytesIO(lines),
-            parse_options=pj.ParseOptions(
-                explicit_schema=table.schema, unexpected_field_behavior="ignore"
-            ),
-            read_options=pj.ReadOptions(block_size=len(lines)),
-        )
-    except pa.ArrowInvalid as error:
-        log.warning("journal damaged path=%s/%s: %s", storage.run, name, told(error))
-        return None
+    rows = pj.read_json(
+        io.BytesIO(lines),
+        parse_options=pj.ParseOptions(
+            explicit_schema=table.schema, unexpected_field_behavior="ignore"
+        ),
+        read_options=pj.ReadOptions(block_size=len(lines)),
+    )
+    if any(rows[name].null_count for name in (*table.key, "user_id", RECEIVED)):
+        raise ValueError("a record has no key")
+    return rows
+
+
+def _told_apart(table: Table, lines: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return the lines that are records of a table, and those that are not."""
+    good, bad = [], []
+    for line in lines.splitlines(keepends=True):
+        try:
+            _parsed(table, line)
+            good.append(line)
+        except (pa.ArrowException, ValueError):
+            bad.append(line)
+    return good, bad
 
 
 def _firsts(rows: pa.Table, key: Sequence[str]) -> pa.Table:
@@ -224,12 +275,12 @@ def _firsts(rows: pa.Table, key: Sequence[str]) -> pa.Table:
 
 
 def _unknown(storage: Storage, table: Table, rows: pa.Table) -> pa.Table:
-    """Return the rows whose keys no file of the last days has."""
+    """Return the rows whose keys no file has, of those since two days before they were received."""
     if not len(rows):
         return rows
-    since = _day(time.time() - _KNOWN_DAYS * 86_400)
+    oldest = min(time.time(), pc.min(rows[RECEIVED]).as_py() / 1e3)
     key = list(table.key)
-    for name in files_of(storage, table, since=since):
+    for name in files_of(storage, table, since=day_of(oldest - _KNOWN_DAYS * 86_400)):
         known = read_file(storage, name, key)
         rows = rows.append_column("row", pa.array(np.arange(len(rows)))).join(
             known, keys=key, join_type="left anti"
@@ -238,39 +289,26 @@ def _unknown(storage: Storage, table: Table, rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _add(storage: Storage, table: Table, rows: pa.Table) -> None:
-    """Add rows to the newest file of today, or begin another."""
-    today = _day(time.time())
-    marks = {name: mark for name, mark in storage.files(table.name).items() if today in name}
-    number = max((int(name.removesuffix(".parquet")[-3:]) for name in marks), default=0)
-    name = f"{today}-{number:03d}.parquet"
-    if name in marks and marks[name].size_bytes < _FILE_BYTES:
-        earlier = read_file(storage, f"{table.name}/{name}")
-        rows = pa.concat_tables([earlier.cast(table.schema), rows])
-    elif name in marks:
-        name = f"{today}-{number + 1:03d}.parquet"
-    _write(storage, f"{table.name}/{name}", rows)
-
-
-def _write(storage: Storage, name: str, rows: pa.Table) -> None:
+def _parquet(rows: pa.Table) -> bytes:
     out = io.BytesIO()
     pq.write_table(rows, out, compression="zstd")
-    storage.write_atomic(name, out.getvalue())
+    return out.getvalue()
 
 
 def _without(rows: pa.Table, orders: Iterable[Erasure]) -> pa.Table:
     """Return rows that no erasure forbids."""
     for order in orders:
         own = pc.equal(rows["user_id"], order.user_id)
-        forbidden = pc.and_(own, pc.less_equal(rows[_RECEIVED], order.at_ms))
+        forbidden = pc.and_(own, pc.less_equal(rows[RECEIVED], order.at_ms))
         rows = rows.filter(pc.invert(forbidden))
     return rows
 
 
-def _erase(storage: Storage, table: Table, orders: Sequence[Erasure]) -> int:
-    """Take erased rows out of the files; return how many there were."""
-    gone = 0
+def _erase(storage: Storage, lease: Lease, table: Table, orders: Sequence[Erasure]) -> int:
+    """Take rows that are to be erased out of the files; return how many there were."""
+    orders = [order for order in orders if not order.done]
     users = pa.array([order.user_id for order in orders], pa.string())
+    gone = 0
     for name in files_of(storage, table) if orders else ():
         own = read_file(storage, name, ["user_id"])["user_id"]
         if not pc.any(pc.is_in(own, users)).as_py():
@@ -278,10 +316,7 @@ def _erase(storage: Storage, table: Table, orders: Sequence[Erasure]) -> int:
         rows = read_file(storage, name)
         kept = _without(rows, orders)
         if len(kept) < len(rows):
-            _write(storage, name, kept)
+            lease.confirm()
+            storage.write_atomic(name, _parquet(kept))
             gone += len(rows) - len(kept)
     return gone
-
-
-def _day(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d")

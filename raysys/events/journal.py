@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import queue
+import re
 import secrets
 import threading
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from raysys.errors import BuildError, told
 from raysys.events.records import Table
-from raysys.store.storage import Storage, sync_folder
+from raysys.store.storage import FileMark, Storage, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _SEGMENT_S = 10.0  # after which a process goes on with another segment
 _SEGMENT_BYTES = 32 << 20
 _WAITING_BYTES = 64 << 20  # that may wait to be written
 _GROUP_S = 0.2  # between writes to an object store, which take as long for one line as for many
+
+_SEGMENT = re.compile(r"\d{13}-[0-9a-f]{8}-\d{6}\.jsonl")
 
 _Waiting = tuple[bytes, "Future[None]"]
 
@@ -134,9 +137,10 @@ class Journal:
             time.sleep(_GROUP_S)
 
     def _end(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        segment, self._open = self._open, None
+        if segment is not None:
+            with suppress(OSError):  # what it holds is on disk, or was not acknowledged
+                segment.close()
 
     def _new_name(self) -> str:
         self._number += 1
@@ -156,6 +160,8 @@ class _Segment:
         self._since, self._bytes = time.monotonic(), 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)
+            if not os.fstat(self._file).st_nlink:  # folded as empty, this process slept so long
+                raise FileNotFoundError(f"{path} went before it was written")
             sync_folder(path.parent)
         except OSError:
             os.close(self._file)
@@ -174,6 +180,17 @@ class _Segment:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def segments(storage: Storage, table: Table) -> dict[str, FileMark]:
+    """Return {name: mark} of the segments of a table, oldest first; other files are none."""
+    marks = storage.files(table.journal)
+    return {name: mark for name, mark in marks.items() if _SEGMENT.fullmatch(name)}
+
+
+def start_of(name: str) -> int:
+    """Return when a segment began, in UTC milliseconds."""
+    return int(name.rpartition("/")[2].split("-")[0])
 
 
 def is_complete(storage: Storage, name: str) -> bool:

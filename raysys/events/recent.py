@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from raysys.events.records import Event
 
 _OF_USER = 500  # events of one user; older ones make way
+_AT_ONCE = 1_000  # events or users that are looked at while answers wait
 
 
 class Recent:
@@ -43,6 +45,11 @@ class Recent:
             events: in any order.
             now: UTC seconds; what is older than `ttl_s` by then is not taken.
         """
+        waiting = iter(events)
+        while part := list(itertools.islice(waiting, _AT_ONCE)):
+            self._add(part, now)
+
+    def _add(self, events: Iterable[Event], now: float) -> None:
         oldest = now - self._ttl_s
         with self._lock:
             for event in events:
@@ -77,14 +84,19 @@ class Recent:
     def expire(self, now: float) -> None:
         """Let go of users none of whose events count at `now` any more."""
         oldest = now - self._ttl_s
+        users = [*self._users]
+        for start in range(0, len(users), _AT_ONCE):  # answers wait for the lock
+            with self._lock:
+                for user_id in users[start : start + _AT_ONCE]:
+                    own = self._users.get(user_id, {})
+                    if own and all(event.timestamp < oldest for event in own.values()):
+                        self._forget(user_id)
+
+    def clear(self) -> None:
+        """Forget everything but erasures."""
         with self._lock:
-            old = [
-                user_id
-                for user_id, own in self._users.items()
-                if all(event.timestamp < oldest for event in own.values())
-            ]
-            for user_id in old:
-                self._forget(user_id)
+            self._users.clear()
+            self.n_events = 0
 
     def erase(self, user_id: str, until_ms: int) -> None:
         """Forget what came of a user up to a time, in UTC milliseconds, and never take it again."""

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+RECEIVED = "received_ms"  # column of every table: when a record came, UTC milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ EVENTS = Table(
             ("event", pa.string()),
             ("rating", pa.float64()),
             ("timestamp", pa.int64()),
-            ("received_ms", pa.int64()),
+            (RECEIVED, pa.int64()),
         ]
     ),
 )
@@ -63,7 +68,7 @@ IMPRESSIONS = Table(
             ("ranking", pa.string()),
             ("build_id", pa.string()),
             ("weight", pa.float64()),
-            ("received_ms", pa.int64()),
+            (RECEIVED, pa.int64()),
         ]
     ),
 )
@@ -97,6 +102,21 @@ def lines_of(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def events_in(lines: bytes) -> list[Event]:
-    """Return the events of complete JSON lines."""
-    rows = json.loads(b"[" + b",".join(lines.splitlines()) + b"]")
-    return [Event(*(row[name] for name in Event._fields)) for row in rows]
+    """Return the events of complete JSON lines; what is none is left out with a warning."""
+    try:
+        return [_event(row) for row in json.loads(b"[" + b",".join(lines.splitlines()) + b"]")]
+    except (ValueError, LookupError, TypeError):
+        events = []
+        for line in lines.splitlines():
+            try:
+                events.append(_event(json.loads(line)))
+            except (ValueError, LookupError, TypeError):
+                log.warning("journal damaged: a line of %d bytes is no event", len(line))
+        return events
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    event = Event(*(row[name] for name in Event._fields))
+    if not isinstance(event.user_id, str) or not isinstance(event.timestamp, int):
+        raise TypeError("no event")
+    return event

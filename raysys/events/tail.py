@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
-from raysys.events.journal import whole_lines
+from raysys.errors import BuildError
+from raysys.events.journal import segments, whole_lines
 from raysys.events.records import Table
 from raysys.store.storage import Storage
 
@@ -21,43 +21,55 @@ class Tail:
     """
 
     def __init__(self, storage: Storage, table: Table, *, own: str = "") -> None:
-        self._storage, self._folder, self._own = storage, table.journal, own
+        self._storage, self._table, self._own = storage, table, own
         self._read: dict[str, int] = {}  # bytes, by name
 
-    def poll(self) -> bytes:
-        """Return the lines that are new, those of each segment together."""
-        sizes = self._sizes()
-        found = []
-        for name, size in sorted(sizes.items()):
+    def poll(self, take: Callable[[bytes], None]) -> bool:
+        """Have the lines that are new taken, those of each segment together.
+
+        What cannot be read, or taken, is tried again the next time; all else is taken.
+
+        Returns:
+            Whether all were there; False: one was folded before it was read.
+
+        Raises:
+            BuildError, OSError: something cannot be read.
+        """
+        marks = segments(self._storage, self._table)
+        whole, failure = True, None
+        for name, mark in marks.items():
             start = self._read.get(name, 0)
-            if size <= start or (self._own and f"-{self._own}-" in name):
+            if mark.size_bytes <= start or (self._own and f"-{self._own}-" in name):
                 continue
-            lines = whole_lines(self._from(name, start))
-            self._read[name] = start + len(lines)
-            found.append(lines)
-        self._read = {name: size for name, size in self._read.items() if name in sizes}
-        return b"".join(found)
+            try:
+                data = self._from(name, start)
+                if data is None:
+                    whole = False
+                    continue
+                lines = whole_lines(data)
+                take(lines)
+            except (BuildError, OSError) as error:
+                failure = error
+            else:
+                self._read[name] = start + len(lines)
+        self._read = {name: size for name, size in self._read.items() if name in marks}
+        if failure is not None:
+            raise failure
+        return whole
 
-    def _sizes(self) -> dict[str, int]:
+    def forget(self) -> None:
+        """Begin anew."""
+        self._read = {}
+
+    def _from(self, name: str, start: int) -> bytes | None:
+        """Return a segment from a byte on; None where it is gone."""
+        path = f"{self._table.journal}/{name}"
         if not self._storage.is_local:
-            marks = self._storage.files(self._folder)
-            return {name: mark.size_bytes for name, mark in marks.items()}
-        sizes = {}
-        with suppress(FileNotFoundError), os.scandir(self._path()) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # folded meanwhile
-                    sizes[entry.name] = entry.stat().st_size
-        return sizes
-
-    def _path(self) -> Path:
-        return Path(self._storage.root, self._folder)
-
-    def _from(self, name: str, start: int) -> bytes:
-        if not self._storage.is_local:
-            return (self._storage.read(f"{self._folder}/{name}") or b"")[start:]
+            content = self._storage.read(path)
+            return None if content is None else content[start:]
         try:
-            with open(self._path() / name, "rb") as file:
+            with open(Path(self._storage.root, path), "rb") as file:
                 file.seek(start)
                 return file.read()
         except FileNotFoundError:
-            return b""
+            return None

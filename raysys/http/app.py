@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -104,8 +105,20 @@ def create_app(
         code: {"model": ErrorBody} for code in (401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
     }
     register_url_convertor("id", _IdConvertor())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if feed is not None:  # what waits is written
+            await run_in_threadpool(feed.stop)
+
     app = FastAPI(
-        title="raysys", version="1", responses=errors, redoc_url=None, redirect_slashes=False
+        title="raysys",
+        version="1",
+        responses=errors,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
     app.state.control = control
     _handle_errors(app, service)

@@ -223,8 +223,10 @@ def _params(k: int, allow: Given, deny: Given) -> dict[str, Any]:
 
 
 def _with_id(entry: EventEntry | Mapping[str, Any]) -> Any:
-    given = entry.model_dump(exclude_unset=True) if isinstance(entry, EventEntry) else entry
-    return {"event_id": uuid.uuid4().hex, **given} if isinstance(given, Mapping) else given
+    given = entry.model_dump(exclude_none=True) if isinstance(entry, EventEntry) else entry
+    if not isinstance(given, Mapping) or given.get("event_id") is not None:
+        return given
+    return {**given, "event_id": uuid.uuid4().hex}
 
 
 def _in_path(item_id: str) -> str:

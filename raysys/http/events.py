@@ -34,11 +34,13 @@ def add_events(app: FastAPI, service: Service) -> None:
         """Take events: they are written down, and lists of their users follow within a second."""
         feed, search = _fed(service), service.current()
         events = _events(body, feed)
-        _check(events, search, feed)
+        _check(events, search)
         await written(service, feed, events)
         service.counts.add("events")
         service.metrics.took(len(events))
-        answer = Taken(len(events), search.asking.not_counted(events))
+        current = [event for event in events if not feed.is_past(event)]
+        n_past = len(events) - len(current)
+        answer = Taken(len(events), search.asking.not_counted(current) + n_past)
         return Response(_TAKEN.dump_json(answer), media_type="application/json")
 
     @app.post("/v1/admin/erase", responses=_NONE_TAKEN)
@@ -64,7 +66,7 @@ async def written(service: Service, feed: Feed, events: list[Event]) -> None:
     """
     try:
         future = asyncio.wrap_future(feed.accept(events))
-        await asyncio.wait_for(future, service.options.timeout_s)
+        await asyncio.wait_for(asyncio.shield(future), service.options.timeout_s)
     except FullError as error:
         raise RefusedError(503, "busy", told(error), {"retry-after": "1"}) from error
     except Exception as error:
@@ -99,11 +101,11 @@ def _events(body: EventsRequest, feed: Feed) -> list[Event]:
     ]
 
 
-def _check(events: list[Event], search: Search, feed: Feed) -> None:
+def _check(events: list[Event], search: Search) -> None:
     """Raise SearchError for what the log could not take; the message names the entry."""
-    latest = None if feed.follows_events else time.time() + AHEAD_S
+    latest = time.time() + AHEAD_S
     for place, event in enumerate(events):
-        if latest is not None and event.timestamp > latest:
+        if event.timestamp > latest:
             raise SearchError(
                 f"events.{place}.timestamp={event.timestamp} lies more than a day ahead "
                 "(UTC seconds)"

@@ -71,7 +71,8 @@ def add_lists(app: FastAPI, service: Service) -> None:
             return BatchAnswer([_entry(answer) for answer in every])
 
         size = sum(each.search.size_of(each.query) for each in asked)
-        answer, response = await service.reply(_BATCH, size, len(queries) > 1, answers)
+        aside = len(queries) > 1 or any(each.query.atoms for each in asked)
+        answer, response = await service.reply(_BATCH, size, aside, answers)
         counts.add("batch")
         given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
         metrics.answered("/v1/recommend/batch", given_answers)

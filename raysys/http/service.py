@@ -154,7 +154,7 @@ class Service:
     def arm_of(self, query: RecommendQuery) -> Arm | None:
         """Return the arm that a query's user is in; None: none."""
         experiment = self.options.experiment
-        if experiment is None or query.user_id is None:
+        if experiment is None or query.user_id is None or not query.experiment:
             return None
         return experiment.arm_of(query.user_id)
 

@@ -135,7 +135,8 @@ class Taken:
 
     Attributes:
         accepted: events of the request.
-        not_counted: of these, lists do not follow yet: the build does not know their item or kind.
+        not_counted: of these, lists do not follow: the build does not know their item or kind yet,
+            or they are too old.
     """
 
     accepted: int

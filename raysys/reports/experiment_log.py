@@ -17,32 +17,15 @@ import pyarrow.parquet as pq
 
 from raysys.errors import DataError
 from raysys.evaluation.attribution import Attribution, ExperimentUsers
+from raysys.events import records
+from raysys.events.records import RECEIVED
 from raysys.store.storage import Storage
 
-EVENTS, IMPRESSIONS = "events", "impressions"
-EVENT_SCHEMA = pa.schema(
-    {
-        "event_id": pa.string(),
-        "user_id": pa.string(),
-        "item_id": pa.string(),
-        "event": pa.string(),
-        "rating": pa.float64(),
-        "timestamp": pa.int64(),
-    }
+EVENT_SCHEMA, IMPRESSION_SCHEMA = (
+    pa.schema([field for field in table.schema if field.name != RECEIVED])
+    for table in (records.EVENTS, records.IMPRESSIONS)
 )
-IMPRESSION_SCHEMA = pa.schema(
-    {
-        "impression_id": pa.string(),
-        "experiment": pa.string(),
-        "arm": pa.string(),
-        "user_id": pa.string(),
-        "timestamp": pa.int64(),
-        "item_ids": pa.list_(pa.string()),
-        "ranking": pa.string(),
-        "build_id": pa.string(),
-        "weight": pa.float64(),
-    }
-)
+EVENTS, IMPRESSIONS = records.EVENTS.name, records.IMPRESSIONS.name
 _PART_ROWS = 1 << 17
 _CREDITED = ["event_id", "user_id", "item_id", "timestamp"]
 _NEEDED = ("impression_id", "arm", "user_id", "timestamp", "weight")

@@ -98,7 +98,7 @@ def add(workspace: Workspace, experiment: str, rows: Sequence[dict[str, Any]]) -
         DataError: the table that is there cannot be read.
     """
     storage = workspace.storage
-    with leased(storage, "reports/experiments"):
+    with leased(storage, "reports/experiments") as lease:
         parts = [pa.Table.from_pylist(list(rows))] if rows else []
         content = storage.read(TABLE)
         if content is not None:
@@ -111,4 +111,5 @@ def add(workspace: Workspace, experiment: str, rows: Sequence[dict[str, Any]]) -
         if parts:
             sink = pa.BufferOutputStream()
             pq.write_table(pa.concat_tables(parts, promote_options="default"), sink)
+            lease.confirm()
             storage.write_atomic(TABLE, sink.getvalue().to_pybytes())

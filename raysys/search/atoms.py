@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from raysys.data.cells import Cells
 from raysys.errors import SearchError
 from raysys.index.shards import Shards
+from raysys.index.strengths import N_FULL
 from raysys.scoring.rankings import Ranking
 from raysys.search.atom_names import shown_names
 from raysys.search.engine import Engine
@@ -62,12 +63,16 @@ class Atoms:
         strengths = self._opened.strengths
         if not 0 <= atom < strengths.size:
             raise SearchError(f"atom={atom} is no atom of this build: 0..{strengths.size - 1} are")
-        alive = self._engine.alive
-        n_gone = int(np.count_nonzero(~alive[: self._items.n_built]))
-        nums, values = strengths.items_of(atom, top_k=top_k + n_gone)
-        nums, values = nums[alive[nums]][:top_k], values[alive[nums]][:top_k]
-        listed = similar_items(Ranked(nums, values.astype(np.float64)), self._items)
-        return Atom(atom, self.name(atom), int(strengths.n_items[atom]), listed)
+        alive, size = self._engine.alive, min(top_k, N_FULL)
+        while True:  # the ten strongest are at hand; more are looked for where some are gone
+            nums, values = strengths.items_of(atom, top_k=size)
+            listed = alive[nums]
+            if listed.sum() >= top_k or len(nums) < size:
+                break
+            size = max(2 * size, top_k + int(np.count_nonzero(~listed)))
+        nums, values = nums[listed][:top_k], values[listed][:top_k]
+        shown = similar_items(Ranked(nums, values.astype(np.float64)), self._items)
+        return Atom(atom, self.name(atom), int(strengths.n_items[atom]), shown)
 
     def of_hits(
         self, nums: Items, history: Cells, ranking: Ranking

@@ -38,7 +38,7 @@ from raysys.scoring.rankings import (
 MAX_PROFILE = 10_000
 MAX_ATOMS = 32  # that one query raises or mutes
 MAX_CURSOR = 1 << 20  # characters, and those of all queries of a batch
-_MAX_FIELDS = 50  # of an object; each that is not known is an error of its own
+_MAX_FIELDS = 50  # of an object
 _MAX_VALUES = 1_000  # of a condition
 _YEAR_5138 = 100_000_000_000  # larger numbers are milliseconds
 
@@ -205,11 +205,9 @@ class RecommendQuery(Wire):
         description="atoms of the codes to raise (up to 1) or mute (down to -1), by their number: "
         '{"17": 1, "204": -1}; scores follow, probabilities stay',
     )
-    levels: Flag = Field(False, description="return P(level) of every level with each item")
+    levels: Flag = Field(False, description="return P(level) of every level")
     explain: Flag = Field(
-        False,
-        description="name with each item those of the profile that are most like it, and the atoms "
-        "that brought most to its score in the index",
+        False, description="name with each item what of the profile and which atoms brought it"
     )
     cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = Field(
         None, description="of the answer before: the list goes on behind it and never repeats"
@@ -222,6 +220,7 @@ class RecommendQuery(Wire):
     scenario: Annotated[str, Field(max_length=200)] | None = Field(
         None, description="a preset of the service: fields that are not given are its own"
     )
+    experiment: Flag = Field(True, description="false: in no arm, as where staff look at a user")
 
     @model_validator(mode="after")
     def _some_source(self) -> Self:
@@ -260,11 +259,11 @@ class SimilarItem:
 
 @dataclasses.dataclass
 class AtomShare:
-    """One atom of an item's code, and its part of the sum of all atoms' sizes, with its sign."""
+    """One atom of an item's code; `share` is its part, with its sign, of all atoms' sizes."""
 
     atom: int
     name: str | None
-    share: Annotated[float, Field(description="of the item's score in the index")]
+    share: float
 
 
 @dataclasses.dataclass

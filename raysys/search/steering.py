@@ -31,6 +31,7 @@ from raysys.index.heap import sift_down, sift_up
 from raysys.index.strengths import Strengths
 
 MIDDLE = 50  # place that one unit reaches down to
+_WIDER = 16  # times as many candidates as without, at most: a muted atom may be everywhere
 
 Nums = NDArray[np.int32]
 
@@ -138,10 +139,11 @@ def steered_candidates(
             continue
         nums, size = found[row], len(found[row])
         held = steering.shares(nums) if steering.mutes else None
-        while held is not None and len(nums) == size < len(alive):
+        most = min(_WIDER * size, len(alive))
+        while held is not None and len(nums) == size < most:
             if np.count_nonzero(held >= 0) >= max(top_k, MIDDLE):
                 break
-            size = min(4 * size, len(alive))
+            size = min(4 * size, most)
             nums = more(row, size).reshape(-1)
             nums = nums[nums >= 0]
             held = steering.shares(nums)

@@ -117,7 +117,8 @@ class Storage:
                 file.flush()
                 _copy(file.name, pafs.LocalFileSystem(), path, self.filesystem)
             return
-        partial = Path(f"{path}.{secrets.token_hex(4)}")
+        partial = Path(path)
+        partial = partial.with_name(f".{partial.name}.{secrets.token_hex(4)}")  # logs skip such
         with _opened_anew(partial) as file:
             file.write(data)
             file.flush()
@@ -129,6 +130,10 @@ class Storage:
         """Tell whether there is a file `name`."""
         info = self.filesystem.get_file_info(f"{self.root}/{name}")
         return bool(info.type == pafs.FileType.File)
+
+    def is_there(self) -> bool:
+        """Tell whether there is such a run at all."""
+        return bool(self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory)
 
     def has_folder(self, name: str) -> bool:
         """Tell whether there is a folder `name`."""

@@ -26,10 +26,13 @@ def test_users_answer_lists_and_two_models_meet(tmp_path, monkeypatch, ray_clust
     assert len(set(first)) == 1  # the same users, the same luck, the same index
     later = {row["condition"]: row["conversion"] for row in weeks if row["week"] == 2}
     assert later["events"] != later["frozen"]
-    [test] = [row for row in found if row["part"] == "ab"]
-    assert {test["arm"], test["control"]} == {"wide", "narrow"}
-    assert test["comparison"]["users"] > 30
-    assert [row["metric"] for row in found if row["part"] == "agreement"]
+    tests = {row["experiment"]: row for row in found if row["part"] == "ab"}
+    assert [*tests] == ["winners", "first and last"]
+    for test in tests.values():
+        assert {test["arm"], test["control"]} == {"wide", "narrow"}
+        assert test["users"] > 30
+        assert test["difference_low"] < test["difference"] < test["difference_high"]
+    assert {row["experiments"] for row in found if row["part"] == "agreement"} == {2}
     assert (tmp_path / "loop.png").exists()
 
 

@@ -6,6 +6,7 @@ import pytest
 from raysys.commands.events import EraseConfig, FoldConfig, erase, fold
 from raysys.commands.prepare import prepare
 from raysys.config import load
+from raysys.errors import BuildError
 from raysys.events import fold as folding
 from raysys.events.feed import Feed, now_ms
 from raysys.events.records import Event
@@ -38,7 +39,8 @@ def test_a_log_goes_on_with_what_a_service_took(tmp_path):
         ("b", "new", "i2", "view", None),
         ("a", "u1", "i1", None, 5.0),
     )
-    assert fold(FoldConfig(run=run)).extra["events"] == {"added": 2, "repeated": 1, "erased": 0}
+    done = fold(FoldConfig(run=run)).extra["events"]
+    assert done == {"added": 2, "repeated": 1, "erased": 0, "damaged": 0}
     settings = {"run": run, "source": f"{run}/events", "mode": "append"}
     facts = prepare(load(PrepareConfig, settings)).extra["interactions"]
     assert (facts["n_users"], facts["rows_in"], facts["has_ratings"]) == (6, 62, True)
@@ -54,6 +56,11 @@ def test_an_erased_user_is_gone_from_the_files(tmp_path):
     fold(FoldConfig(run=run))
     taken(run, ("c", "u1", "i2", None, 5.0))
     done = erase(EraseConfig(run=run, user_id="u1")).extra["events"]
-    assert done == {"added": 0, "repeated": 0, "erased": 2}
+    assert done == {"added": 0, "repeated": 0, "erased": 2, "damaged": 0}
     [file] = (tmp_path / "run" / "events").iterdir()
     assert pq.read_table(file)["user_id"].to_pylist() == ["u2"]
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BuildError, match="nowhere"):
+        fold(FoldConfig(run=str(tmp_path / "nowhere")))

@@ -49,7 +49,7 @@ def joined(events, impressions, *, parts=1):
 def by_hand(events, impressions):
     """{user: (arm, first, impressions, conversions, early)}, users of several arms left out."""
     shown = list({i["impression_id"]: i for i in reversed(impressions)}.values())
-    done = list({e["event_id"]: e for e in reversed(events)}.values())
+    done = list({(e["user_id"], e["event_id"]): e for e in reversed(events)}.values())
     users = {}
     for user in {i["user_id"] for i in shown}:
         own = [i for i in shown if i["user_id"] == user]
@@ -161,3 +161,9 @@ def test_only_users_of_several_arms_leave_nobody():
 def test_a_weight_is_a_share(weight):
     with pytest.raises(DataError, match=f"impression 'i' has weight {weight:g}: expected a share"):
         joined([], [impression("i", "u", 0, [], weight=weight)])
+
+
+def test_users_may_share_an_event_id():
+    shown = [impression(f"i{user}", user, 0, ["x"]) for user in ("u1", "u2")]
+    events = [event("1", "u1", "x", 5), event("1", "u2", "x", 5), event("1", "u1", "x", 6)]
+    assert joined(events, shown).conversions.tolist() == [1, 1]

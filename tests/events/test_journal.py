@@ -11,7 +11,7 @@ import pytest
 
 from raysys.errors import BuildError
 from raysys.events.feed import Feed, FeedOptions, now_ms
-from raysys.events.fold import Erasure, erasures, files_of, fold, read_file, segments
+from raysys.events.fold import DAMAGED, Erasure, began, erasures, files_of, fold, is_due, read_file
 from raysys.events.journal import Journal, is_complete, whole_lines
 from raysys.events.records import EVENTS, IMPRESSIONS, Event, events_in, lines_of
 from raysys.events.tail import Tail
@@ -66,7 +66,7 @@ def test_a_segment_is_complete_once_its_process_is_gone(storage):
         [sys.executable, "-c", code, storage.run], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout.readline() == "ok\n"
-    [name] = segments(storage, until_ms=now_ms())
+    [name] = began(storage, until_ms=now_ms())
     assert not is_complete(storage, name)
     writer.kill()
     writer.wait()
@@ -87,19 +87,53 @@ def test_what_cannot_be_written_is_told_and_what_comes_next_is_written(storage, 
             journal.append(lines_of([event(2)._asdict()])).result(timeout=10)
     journal.append(lines_of([event(3)._asdict()])).result(timeout=10)
     journal.close()
-    assert events_in(Tail(storage, EVENTS).poll()) == [event(1), event(3)]
+    assert polled(Tail(storage, EVENTS)) == [event(1), event(3)]
+
+
+def polled(tail):
+    events = []
+    assert tail.poll(lambda lines: events.extend(events_in(lines)))
+    return events
 
 
 def test_a_tail_gives_every_line_once(storage):
     tail = Tail(storage, EVENTS)
-    assert tail.poll() == b""
+    assert polled(tail) == []
     journal = Journal(storage, EVENTS)
     own = Tail(storage, EVENTS, own=journal.name)
     for number in range(3):
         journal.append(lines_of([event(number)._asdict()])).result(timeout=10)
-        assert events_in(tail.poll()) == [event(number)]
-        assert tail.poll() == own.poll() == b""
+        assert polled(tail) == [event(number)]
+        assert polled(tail) == polled(own) == []
     journal.close()
+
+
+def test_what_a_tail_cannot_read_is_read_the_next_time(storage, monkeypatch):
+    written(storage, event(1))
+    time.sleep(0.002)  # names begin with the time
+    written(storage, event(2))
+    time.sleep(0.002)
+    written(storage, event(3))
+    tail, read, events = Tail(storage, EVENTS), Tail._from, []
+    second = began(storage, until_ms=now_ms())[1].rpartition("/")[2]
+
+    def failing(self, name, start):
+        if name == second:
+            raise BuildError("the storage is away")
+        return read(self, name, start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tail, "_from", failing)
+        with pytest.raises(BuildError, match="away"):
+            tail.poll(lambda lines: events.extend(events_in(lines)))
+    assert events == [event(1), event(3)]
+    assert polled(tail) == [event(2)]
+
+
+def test_a_segment_that_is_folded_under_a_tail_is_told(storage, monkeypatch):
+    written(storage, event(1))
+    monkeypatch.setattr(Tail, "_from", lambda *_: None)
+    assert not Tail(storage, EVENTS).poll(lambda _: None)
 
 
 def test_a_fold_keeps_each_record_once(storage):
@@ -113,7 +147,7 @@ def test_a_fold_keeps_each_record_once(storage):
     found = [(row["user_id"], row["event_id"], row["rating"]) for row in rows(storage)]
     users = [("u", "e1"), ("u", "e2"), ("other", "e1"), ("u", "e3"), ("u", "e4")]
     assert found == [(*key, 4.0) for key in users]
-    assert segments(storage, until_ms=now_ms()) == []
+    assert began(storage, until_ms=now_ms()) == []
 
 
 def test_a_fold_that_was_killed_before_its_end_is_done_again(storage, monkeypatch):
@@ -133,12 +167,23 @@ def test_a_fold_that_was_killed_before_its_end_is_done_again(storage, monkeypatc
     assert [row["event_id"] for row in rows(storage)] == ["e1", "e2"]
 
 
-def test_a_damaged_segment_is_left_and_the_rest_is_folded(storage, caplog):
-    written(storage, event(1))
-    storage.write_atomic("journal/events/0000000000001-00000000-000001.jsonl", b'{"user_id": [\n')
-    assert fold(storage, settled_s=0)["events"].added == 1
+def test_damaged_lines_are_kept_apart_and_the_rest_counts(storage, caplog):
+    good = lines_of([event(1)._asdict(), event(2)._asdict()])
+    odd = [b'{"user_id": [\n', b"\xff\xfe\n", b'{"user_id": null}\n', b"[]\n", b'{"a": 1}\n']
+    name = "0000000000001-00000000-000001.jsonl"
+    lines = good.splitlines(keepends=True)
+    storage.write_atomic(f"journal/events/{name}", b"".join([lines[0], *odd, lines[1]]))
+    for other in (".nfs0001", "note.txt", f".{name}.0a1b2c3d"):
+        storage.write_atomic(f"journal/events/{other}", b"x")
+    feed = Feed(storage, FeedOptions(event_time=True))
+    feed.look()
+    assert feed.of("u") == [event(1), event(2)]
+    done = fold(storage, settled_s=0)["events"]
+    assert (done.added, done.damaged) == (2, len(odd))
+    assert [row["event_id"] for row in rows(storage)] == ["e1", "e2"]
+    assert storage.read(f"{DAMAGED}/events-{name}") == b"".join(odd)
     assert "journal damaged" in caplog.text
-    assert len(segments(storage, until_ms=now_ms())) == 1
+    assert began(storage, until_ms=now_ms()) == []
 
 
 def test_impressions_are_folded_beside_events(storage):
@@ -154,7 +199,68 @@ def test_impressions_are_folded_beside_events(storage):
 def test_what_rests_too_shortly_is_left(storage):
     written(storage, event(1))
     assert fold(storage, settled_s=60)["events"].added == 0
-    assert len(segments(storage, until_ms=now_ms())) == 1
+    assert len(began(storage, until_ms=now_ms())) == 1
+
+
+def test_what_was_folded_long_ago_is_known_as_well(storage):
+    """A fold was killed before its end on a Friday, and the service starts again on a Tuesday."""
+    long_ago = now_ms() - 9 * 86_400_000
+    written(storage, event(1, received_ms=long_ago))
+    [segment] = began(storage, until_ms=now_ms())
+    content = storage.read(segment)
+    fold(storage, settled_s=0)
+    [name] = files_of(storage, EVENTS)
+    old = time.strftime("%Y-%m-%d", time.gmtime(long_ago / 1e3))
+    storage.write_atomic(f"events/{old}-1-00000000.parquet", storage.read(name))
+    storage.remove(name)
+    storage.write_atomic(segment, content)
+    assert fold(storage, settled_s=0)["events"].repeated == 1
+    assert len(rows(storage)) == 1
+
+
+def test_a_journal_is_folded_when_it_is_old_or_an_erasure_waits(storage):
+    assert not is_due(storage)
+    written(storage, event(1))
+    assert not is_due(storage)
+    Erasure("u", now_ms()).order(storage)
+    assert is_due(storage)
+    fold(storage, settled_s=0)
+    assert not is_due(storage)
+    storage.write_atomic("journal/events/0000000000001-00000000-000001.jsonl", b"")
+    assert is_due(storage)
+
+
+def test_folds_that_are_killed_lose_and_double_nothing(storage):
+    """One process writes and folds all the time and is killed, again and again."""
+    code = (
+        "import sys; from raysys.events.feed import Feed; from raysys.events.fold import fold;"
+        "from raysys.events.records import Event; from raysys.store.storage import Storage\n"
+        "from raysys.store import leases; leases._POLL_S = 0.001\n"
+        "storage = Storage(sys.argv[1])\n"
+        "for n in range(10**6):\n"
+        "    feed = Feed(storage)\n"
+        "    feed.accept([Event(f'{sys.argv[2]}-{n}', 'u', 'i', None, None, n, 0)]).result()\n"
+        "    print(n, flush=True)\n"
+        "    feed.stop(); fold(storage, settled_s=0)\n"
+    )
+    sent = set()
+    for number in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", code, storage.run, str(number)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        lines = [writer.stdout.readline() for _ in range(3 + 2 * number)]
+        time.sleep(0.003 * number)
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.readlines()
+        writer.stdout.close()
+        writer.wait()
+        sent |= {f"{number}-{int(line)}" for line in lines if line.endswith("\n")}
+    fold(storage, settled_s=0)
+    found = [row["event_id"] for row in rows(storage)]
+    assert len(found) == len(set(found))
+    assert sent <= set(found)
 
 
 def test_an_erased_user_never_comes_back(storage):

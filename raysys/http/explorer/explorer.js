@@ -81,6 +81,7 @@ const service = {
   async lists(rankings, { profile, user, k, allow, deny, atoms }, signal) {
     const query = {
       user_id: user || undefined,
+      experiment: false, // whoever looks is not the user
       profile: profile.map(({ id, level }) => ({ item_id: id, event: level || undefined })),
       ...{ k, allow: filled(allow), deny: filled(deny), atoms: filled(atoms) },
       ...{ levels: true, explain: true },
