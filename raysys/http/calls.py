@@ -20,6 +20,7 @@ from raysys.http.wire import (
     Erased,
     EraseRequest,
     ErrorBody,
+    EvaluationAnswer,
     EventEntry,
     EventsRequest,
     FoundItems,
@@ -94,6 +95,7 @@ class Call(Generic[T]):
 _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
 _SIMILAR, _LIST = TypeAdapter(SimilarItems), TypeAdapter(ItemList)
 _HITS, _FOUND = TypeAdapter(VectorHits), TypeAdapter(FoundItems)
+_EVALUATION = TypeAdapter(EvaluationAnswer)
 _TAKEN, _ERASED = TypeAdapter(Taken), TypeAdapter(Erased)
 _ATOMS = TypeAdapter(AtomList)
 _DETAILS, _SCENARIOS = TypeAdapter(ItemDetailsList), TypeAdapter(Scenarios)
@@ -179,6 +181,11 @@ def health() -> Call[Health]:
 def status() -> Call[Status]:
     """Ask what one replica serves."""
     return Call("GET", "/v1/status", _STATUS)
+
+
+def evaluation() -> Call[EvaluationAnswer]:
+    """Ask what evaluations say of what is served."""
+    return Call("GET", "/v1/evaluation", _EVALUATION)
 
 
 def replicas() -> Call[Replicas]:

@@ -26,6 +26,7 @@ from raysys.http.wire import (
     AtomList,
     BatchAnswer,
     Erased,
+    EvaluationAnswer,
     EventEntry,
     FoundItems,
     Health,
@@ -187,6 +188,10 @@ class Client:
         """Return what one replica serves."""
         return self._do(calls.status())
 
+    def evaluation(self) -> EvaluationAnswer:
+        """Return headline metrics of what is served, where it was evaluated."""
+        return self._do(calls.evaluation())
+
     def replicas(self) -> Replicas:
         """Return what every replica serves; needs an admin key."""
         return self._do(calls.replicas())
@@ -332,6 +337,10 @@ class AsyncClient:
     async def status(self) -> Status:
         """Return what one replica serves."""
         return await self._do(calls.status())
+
+    async def evaluation(self) -> EvaluationAnswer:
+        """Return headline metrics of what is served."""
+        return await self._do(calls.evaluation())
 
     async def replicas(self) -> Replicas:
         """Return what every replica serves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 
@@ -22,6 +23,8 @@ from raysys.search.steering import Steering, steering_of
 from raysys.search.users import Levels, UserStore, continued, event_cells, posted_cells
 
 MAX_EXPLAINED = 1_000  # items of a list whose reasons are named
+
+_FOUND = 1 << 15  # items of events whose numbers are remembered
 
 Lately = Callable[[str], Sequence[Event]]
 
@@ -92,6 +95,7 @@ class Asking:
         self._engine, self._items, self._users, self._levels = engine, items, users, levels
         self.levels = Levels(levels)
         self.lately: Lately = _nothing
+        self._find = functools.lru_cache(_FOUND)(items.in_profile)
         self._strengths = strengths
 
     def read(self, query: RecommendQuery) -> Asked:
@@ -155,7 +159,7 @@ class Asking:
 
         An item that came after the build is left out of lists, but tells the model nothing.
         """
-        find, level = self._items.in_profile, self.levels.of
+        find, level = self._find, self.levels.of
         return sum(find(event.item_id) is None or level(event) is None for event in events)
 
     def _gathered(self, query: RecommendQuery) -> tuple[Cells, list[str], list[str]]:
@@ -181,7 +185,7 @@ class Asking:
         events = self.lately(user_id)
         if not events:
             return self._stored(user_id), []
-        cells, met = event_cells(events, items=self._items, levels=self.levels)
+        cells, met = event_cells(events, find=self._find, levels=self.levels)
         try:
             return continued(self._stored(user_id), cells), met
         except UnknownUserError:  # a new one

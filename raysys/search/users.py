@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -228,16 +228,17 @@ class Levels:
 
 
 def event_cells(
-    events: Iterable[Event], *, items: ItemTable, levels: Levels
+    events: Iterable[Event], *, find: Callable[[str], int | None], levels: Levels
 ) -> tuple[Cells, list[str]]:
     """Turn events into the cells of one user, as `posted_cells` does.
 
-    Events of a level that the model does not know are left out.
+    `find` gives the number of an item, None where profiles do not have it. Events of a level that
+    the model does not know are left out.
     """
     times: dict[tuple[int, int], int] = {}
     unknown: dict[str, None] = {}
     for event in events:
-        num, level = items.in_profile(event.item_id), levels.of(event)
+        num, level = find(event.item_id), levels.of(event)
         if num is None:
             unknown[event.item_id] = None
         elif level is not None:

@@ -204,6 +204,10 @@ def test_the_asynchronous_client_asks_the_same():
         "recent": ((), {}),
         "titles": (("x",), {}),
         "items": ((["a"],), {}),
+        "atoms": ((), {"k": 3, "atom": 17}),
+        "send": (([{"event_id": "e", "user_id": "u", "item_id": "i"}],), {}),
+        "erase": (("u",), {}),
+        "evaluation": ((), {}),
         **dict.fromkeys(("scenarios", "health", "status", "replicas", "reload"), ((), {})),
         "rollback": (("b",), {}),
     }
