@@ -12,6 +12,7 @@ from raysys.events.feed import Feed, now_ms
 from raysys.events.records import Event
 from raysys.prepare.config import PrepareConfig
 from raysys.store.storage import Storage
+from tests.support.logs import prepare_here
 
 LOG = "user_id,item_id,rating,timestamp\n" + "".join(
     f"u{n % 5},i{n % 7},{n % 5 + 1},{1_700_000_000 + n}\n" for n in range(60)
@@ -29,7 +30,8 @@ def taken(run, *events):
     feed.stop()
 
 
-def test_a_log_goes_on_with_what_a_service_took(tmp_path):
+def test_a_log_goes_on_with_what_a_service_took(tmp_path, monkeypatch):
+    prepare_here(monkeypatch)
     run, source = str(tmp_path / "run"), tmp_path / "log.csv"
     source.write_text(LOG)
     prepare(load(PrepareConfig, {"run": run, "source": str(source)}))
