@@ -280,13 +280,10 @@ def _unknown(storage: Storage, table: Table, rows: pa.Table) -> pa.Table:
         return rows
     oldest = min(time.time(), pc.min(rows[RECEIVED]).as_py() / 1e3)
     key = list(table.key)
+    left = rows.select(key).append_column("row", pa.array(np.arange(len(rows))))
     for name in files_of(storage, table, since=day_of(oldest - _KNOWN_DAYS * 86_400)):
-        known = read_file(storage, name, key)
-        rows = rows.append_column("row", pa.array(np.arange(len(rows)))).join(
-            known, keys=key, join_type="left anti"
-        )
-        rows = rows.sort_by("row").drop_columns("row").select(table.schema.names)
-    return rows
+        left = left.join(read_file(storage, name, key), keys=key, join_type="left anti")
+    return rows.take(pa.array(np.sort(left["row"].to_numpy())))
 
 
 def _parquet(rows: pa.Table) -> bytes:

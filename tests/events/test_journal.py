@@ -189,11 +189,13 @@ def test_damaged_lines_are_kept_apart_and_the_rest_counts(storage, caplog):
 def test_impressions_are_folded_beside_events(storage):
     shown = dict.fromkeys(IMPRESSIONS.schema.names)
     shown |= {"impression_id": "i1", "item_ids": ["a", "b"], "user_id": "u", "received_ms": 1}
-    journal = Journal(storage, IMPRESSIONS)
-    journal.append(lines_of([shown, shown])).result(timeout=10)
-    journal.close()
-    assert fold(storage, settled_s=0)["impressions"].added == 1
-    assert rows(storage, IMPRESSIONS) == [shown]
+    other = shown | {"impression_id": "i2", "item_ids": []}
+    for given, added in (([shown, shown], 1), ([other, shown], 1), ([other], 0)):
+        journal = Journal(storage, IMPRESSIONS)
+        journal.append(lines_of(given)).result(timeout=10)
+        journal.close()
+        assert fold(storage, settled_s=0)["impressions"].added == added
+    assert rows(storage, IMPRESSIONS) == [shown, other]
 
 
 def test_what_rests_too_shortly_is_left(storage):
