@@ -119,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     _set_up_logging()
     try:
+        family = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+        if family and words[0] not in COMMANDS and words[1:] in ([], ["--help"], ["-h"]):
+            _write("".join(f"raysys {name:<18} {COMMANDS[name].summary}\n" for name in family))
+            return 0 if len(words) > 1 else 2
         name, rest = command_of(words)
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}: expected one of {', '.join(COMMANDS)}")

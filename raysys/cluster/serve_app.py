@@ -27,14 +27,14 @@ from ray.serve import Application
 
 from raysys.cluster.serve_config import ServeConfig
 from raysys.config import load, require_run
-from raysys.errors import BuildError, ConfigError, RaysysError, told
+from raysys.errors import BuildError, ConfigError, RaysysError, SearchError, told
 from raysys.events.feed import Feed
 from raysys.http.admin import Everyone, Order
 from raysys.http.app import create_app
 from raysys.http.arms import Arm, Experiment
 from raysys.http.follow import Following, canaries
 from raysys.http.keys import KeyRing
-from raysys.http.service import Holder
+from raysys.http.service import Holder, ServiceOptions
 from raysys.http.wire import Scenario
 from raysys.scoring.rankings import Ranking
 from raysys.search.changes import KIND
@@ -115,9 +115,7 @@ def app_of(
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
-    arms = {f"arm {name}": entry for name, entry in cfg.experiment.entries().items()}
-    settings = {name: entry.settings for name, entry in arms.items() if entry.build_id is None}
-    _warn_of_presets(search, cfg.presets() | settings)
+    _warn_of_presets(search, cfg.presets())
     holder = Holder(search)
     feed = None
     if cfg.events.take:
@@ -131,7 +129,7 @@ def app_of(
         following.start()
     return create_app(
         holder,
-        cfg.options(request_ids=request_ids, experiment=_experiment(cfg, workspace, feed)),
+        cfg.options(request_ids=request_ids, experiment=_experiment(cfg, workspace, holder, feed)),
         following=following,
         workspace=workspace if follows else None,
         run=workspace,
@@ -141,7 +139,9 @@ def app_of(
     )
 
 
-def _experiment(cfg: ServeConfig, workspace: Workspace, feed: Feed | None) -> Experiment | None:
+def _experiment(
+    cfg: ServeConfig, workspace: Workspace, holder: Holder, feed: Feed | None
+) -> Experiment | None:
     """Open the indexes of the arms that have their own.
 
     Raises:
@@ -153,16 +153,17 @@ def _experiment(cfg: ServeConfig, workspace: Workspace, feed: Feed | None) -> Ex
     entries = chosen.entries()
     total = sum(entry.weight for entry in entries.values())
     arms = []
+    current = holder()
     for name, entry in entries.items():
         search = None
         if entry.build_id is not None:
             search = Holder(_tried(workspace, entry.build_id, verify=cfg.verify))
-            try:
-                _check_preset(search(), entry.settings)
-            except RaysysError as error:
-                raise ConfigError(f"experiment.arms.{name} does not fit: {error}") from error
             if feed is not None:
                 search().asking.lately = feed.of
+        try:
+            _check_preset(current if search is None else search(), entry.settings)
+        except RaysysError as error:
+            raise ConfigError(f"experiment.arms.{name} does not fit: {error}") from error
         arms.append(Arm(name, entry.weight / total, search, entry.settings))
     return Experiment(
         chosen.name,
@@ -185,6 +186,9 @@ def _check_preset(search: Search, preset: Scenario) -> None:
     """Raise RaysysError for a preset that every query of a build would be refused with."""
     if preset.ranking is not None:
         search.engine.checked(Ranking.parse(preset.ranking))
+    most = max(ServiceOptions().k_limit, search.n_items)
+    if preset.k is not None and preset.k > most:
+        raise SearchError(f"k={preset.k} is not accepted: expected 1 to {most}")
     search.allowed(conditions(preset.allow), conditions(preset.deny))
 
 

@@ -85,7 +85,8 @@ class ExperimentConfig:
         """Raise ConfigError for an experiment that is none."""
         entries = self.entries()
         if self.name is None:
-            require(not entries, "experiment.name", None, "a name where there are arms")
+            named = not entries and not self.impressions
+            require(named, "experiment.name", None, "a name where there are arms or impressions")
             return
         require(bool(self.name), "experiment.name", self.name, "a name")
         require(len(entries) > 1, "experiment.arms", self.arms, "two arms or more")
@@ -219,5 +220,7 @@ def parsed(form: type[Form], key: str, given: Mapping[str, Any]) -> dict[str, Fo
             first = error.errors()[0]
             place = ".".join(map(str, (key, name, *first["loc"])))
             accepted = first["msg"].removeprefix("Input should be ")
+            if first["type"] == "extra_forbidden":
+                accepted = f"another key: {', '.join(form.model_fields)}"
             raise fields.refused(place, first["input"], accepted) from error
     return found

@@ -15,7 +15,7 @@ import time
 
 from raysys import progress
 from raysys.config import JobConfig, require, require_run
-from raysys.errors import BuildError
+from raysys.errors import BuildError, told
 from raysys.events import fold as folding
 from raysys.events.feed import now_ms
 from raysys.events.records import TABLES
@@ -64,8 +64,16 @@ def erase(cfg: EraseConfig) -> StageResult:
     require(bool(cfg.user_id), "user_id", cfg.user_id, "that of a user")
     storage = _storage(cfg)
     order = folding.Erasure(cfg.user_id, now_ms())
-    order.order(storage)
-    return _result(_folded(storage, until_ms=order.at_ms))
+    try:
+        order.order(storage)
+    except OSError as error:
+        raise _not_written(storage, error) from error
+    result = _result(_folded(storage, until_ms=order.at_ms))
+    log.warning(
+        "builds of the run stay as they are: prepare mode=full without the user, train and index "
+        "make others, and mode=append goes on with what the earlier rows hold"
+    )
+    return result
 
 
 def _storage(cfg: JobConfig) -> Storage:
@@ -83,7 +91,7 @@ def _folded(storage: Storage, *, until_ms: int) -> dict[str, folding.Folded]:
     waiting = -1
     with progress.stage("fold", total=None, unit="segments") as work:
         while True:
-            done = folding.fold(storage, settled_s=folding.SETTLED_S)
+            done = _once(storage)
             total = {name: rows.plus(done[name]) for name, rows in total.items()}
             left = folding.began(storage, until_ms=until_ms)
             if not left:
@@ -97,6 +105,17 @@ def _folded(storage: Storage, *, until_ms: int) -> dict[str, folding.Folded]:
                 waiting = len(left)
                 work.say(f"waiting for {waiting} segments that were written just now")
             time.sleep(_LOOK_S)
+
+
+def _once(storage: Storage) -> dict[str, folding.Folded]:
+    try:
+        return folding.fold(storage, settled_s=folding.SETTLED_S)
+    except OSError as error:
+        raise _not_written(storage, error) from error
+
+
+def _not_written(storage: Storage, error: OSError) -> BuildError:
+    return BuildError(f"run={storage.run} cannot be written: {told(error)}")
 
 
 def _result(total: dict[str, folding.Folded]) -> StageResult:

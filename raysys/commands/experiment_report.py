@@ -18,10 +18,13 @@ from typing import Any
 
 from raysys.config import JobConfig, identifier, require, require_run
 from raysys.evaluation.experiment import OUTCOMES, Assessment, assess
+from raysys.events import records
+from raysys.events.journal import segments
 from raysys.reports import experiment_log, experiment_offline, experiment_page, files
 from raysys.reports.experiment_log import Logged
 from raysys.reports.plots import draw
 from raysys.store.builds import StageResult, Workspace
+from raysys.store.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,10 @@ def report(cfg: ExperimentReportConfig) -> StageResult:
     }
     rows = experiment_offline.rows_of(cfg.name, found.arms, logged.users.builds, metrics)
     experiment_offline.add(workspace, cfg.name, rows)
-    notes = [*experiment_page.method_notes(found), *_notes(logged, found, metrics)]
+    notes = [
+        *experiment_page.method_notes(found),
+        *_notes(logged, found, metrics, workspace.storage),
+    ]
     name = f"reports/experiment-{urllib.parse.quote(cfg.name, safe='')}"
     record = _published(workspace, name, cfg, found, notes)
     for line in experiment_page.lines(found, notes):
@@ -159,10 +165,16 @@ def _published(
     return record
 
 
-def _notes(logged: Logged, found: Assessment, metrics: dict[str, dict[str, float]]) -> list[str]:
+def _notes(
+    logged: Logged, found: Assessment, metrics: dict[str, dict[str, float]], storage: Storage
+) -> list[str]:
     """Return what a reader should know of the tables that were read."""
     users = logged.users
     notes = []
+    if segments(storage, records.IMPRESSIONS) or segments(storage, records.EVENTS):
+        notes.append(
+            "What came in the last minutes is still in the journal: `raysys events fold` adds it."
+        )
     if not logged.has_events:
         notes.append("The run has no table of events: nothing is a conversion.")
     if users.moved:

@@ -39,6 +39,7 @@ from raysys.prepare.append import (
     check_settings,
     earlier_part,
     find_base,
+    has_catalogue,
     joined_traits,
 )
 from raysys.prepare.clean import N_BUCKETS, LogTraits
@@ -102,6 +103,8 @@ def prepare(cfg: PrepareConfig) -> StageResult:
         if cfg.mode == "append":  # one at a time, else the rows of one of two appends are lost
             session.enter_context(ws.held("interactions/append"))
             base = find_base(ws, source=marks)
+            if items is None and base.profiles is not None and has_catalogue(base.profiles):
+                log.warning("items that are new have no title and no attributes without items=")
             check_settings(base.interactions, settings)
             settings |= {"appended": marks, BASE: base.interactions.ref()}
 

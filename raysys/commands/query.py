@@ -30,6 +30,7 @@ from raysys import fields
 from raysys.commands.serve_admin import KEY_VARIABLE
 from raysys.config import JobConfig, identifier, location, require_run
 from raysys.errors import ConfigError, DataError
+from raysys.events.feed import Feed
 from raysys.http.client import Client, checked
 from raysys.http.wire import MAX_VECTORS
 from raysys.reports.tables import aligned
@@ -45,7 +46,7 @@ _TITLE_WIDTH = 48
 _SHOWN = 3
 _LEFT = ("item_id", "title", "name", "P(level)", "because", "atoms", "in the profile", "most of it")
 _KEYS = {"k": "top_k", "explain": "because"}  # fields that the command calls otherwise
-_LEFT_OUT = ("cursor",)  # a shell asks for a longer list
+_LEFT_OUT = ("cursor", "experiment")  # a shell asks for a longer list, and of nobody's arm
 _QUESTIONS = ("user_id", "profile", "titles", "similar_to", "vector", "vectors")
 
 T = TypeVar("T")
@@ -125,6 +126,10 @@ def query(cfg: QueryConfig) -> str:
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     search = Search.open(workspace, users=asked[0] == "user_id")
+    if "user_id" in asked:  # as a service would
+        feed = Feed(workspace.storage)
+        feed.look()
+        search.asking.lately = feed.of
     if cfg.titles is not None:
         request["profile"] = [{"item_id": search.items.by_title(title)} for title in cfg.titles]
     with Client.local(search) as client:

@@ -306,6 +306,8 @@ def _decision(found: Comparison, control: str) -> str:
 def _open(found: Comparison) -> str:
     if found.low is None:
         return f"{found.arm} and the control have {found.users:,} users, {BURN_IN} are the least"
+    if found.low == found.high:
+        return f"neither {found.arm} nor the control has an outcome other than another"
     if found.needed is None:
         return f"{found.arm} is so close to the control that no number of users would tell"
     more = max(found.needed - found.users, 0)

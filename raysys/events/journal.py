@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _SEGMENT_S = 10.0  # after which a process goes on with another segment
 _SEGMENT_BYTES = 32 << 20
 _WAITING_BYTES = 64 << 20  # that may wait to be written
-_GROUP_S = 0.2  # between writes to an object store, which take as long for one line as for many
+_GROUP_S = 0.05  # between writes to an object store, which take as long for one line as for many
 
 _SEGMENT = re.compile(r"\d{13}-[0-9a-f]{8}-\d{6}\.jsonl")
 

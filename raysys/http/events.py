@@ -74,7 +74,8 @@ async def written(service: Service, feed: Feed, events: list[Event]) -> None:
 
 
 def _not_written(error: Exception) -> RefusedError:
-    text = f"not written, send it again: {told(error)}"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else told(error)
+    text = f"not written, send it again: {reason}"  # no path of ours
     return RefusedError(503, "not_written", text, {"retry-after": "1"})
 
 

@@ -153,3 +153,10 @@ def earlier_items(profiles: Build) -> tuple[pa.Array, pa.Table]:
     own = [name for name in OWN_COLUMNS if name not in ("item_id", "title")]
     ids = table["item_id"].chunk(0) if len(table) else pa.array([], pa.string())
     return ids, table.drop_columns(own)
+
+
+def has_catalogue(profiles: Build) -> bool:
+    """Tell whether a file of items was read for earlier profiles."""
+    _, table = earlier_items(profiles)
+    titles = table["title"]
+    return len(table.column_names) > 2 or titles.null_count < len(titles)

@@ -75,9 +75,15 @@ def read(
     """
     folders = {name: _files(storage, name) for name in (EVENTS, IMPRESSIONS)}
     until, counted = 0, [EVENT_SCHEMA.empty_table().select(_CREDITED)]
+    kinds: set[str | None] = set()
     for part in _parts(storage, folders[EVENTS], EVENT_SCHEMA):
         until = max(until, pc.max(part["timestamp"]).as_py() or 0)
+        kinds.update(pc.unique(part["event"]).to_pylist())
         counted.append(_conversions(part, events, min_rating).select(_CREDITED))
+    lacking = [kind for kind in events if kind not in kinds]
+    if lacking:
+        names = ", ".join(sorted(kind for kind in kinds if kind is not None)) or "none"
+        raise DataError(f"events={lacking} are no kinds of events of this run: it has {names}")
     conversions = pa.concat_tables(counted)
     attribution = Attribution(conversions, window_s=window_s, horizon_s=horizon_s)
     known: dict[str, None] = {}
@@ -91,10 +97,10 @@ def read(
         found += len(whole)
         attribution.add(whole)
     if not found:
-        names = ", ".join(sorted(name for name in known if name)) or "none at all"
+        names = ", ".join(sorted(name for name in known if name)) or "no experiment"
         raise DataError(
-            f"name={experiment!r} has no impressions of users in {storage.url(IMPRESSIONS)}: "
-            f"expected one of {names}"
+            f"name={experiment!r} has no impressions of users in {storage.url(IMPRESSIONS)}, which "
+            f"has those of {names}; what is in the journal is there after `raysys events fold`"
         )
     has_events = bool(folders[EVENTS])
     return Logged(attribution.users(), until, len(conversions), anonymous, has_events)

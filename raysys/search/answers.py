@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -97,7 +98,7 @@ class Answers:
             left_out = [asked.left_out for asked in group]
             ranked = self._engine.lists(
                 concat(histories) if len(group) > 1 else histories[0],
-                top_k=query.k,
+                top_k=group[0].length,
                 ranking=ranking,
                 exclude_seen=query.exclude_seen,
                 left_out=left_out if any(map(len, left_out)) else None,
@@ -105,7 +106,7 @@ class Answers:
                 stages=stages,
                 steerings=[asked.steering for asked in group],
             )
-            lists = list(ranked)
+            lists = [_next_page(*pair) for pair in zip(ranked, group, strict=True)]
         stages.end("rescore")
         hits = hits_of(lists, self._items, self._levels if query.levels else None)
         answers = [self._answer(*each) for each in zip(group, lists, hits, strict=True)]
@@ -147,3 +148,13 @@ class Answers:
         atoms = self._atoms.of_hits(ranked.item_nums, asked.history, asked.ranking)
         for hit, found in zip(hits, atoms or (), strict=False):
             hit.atoms = found
+
+
+def _next_page(ranked: Ranked, asked: Asked) -> Ranked:
+    """Return a list without what earlier pages gave of it."""
+    if not len(asked.dropped):
+        return ranked
+    rest = np.flatnonzero(~np.isin(ranked.item_nums, asked.dropped))[: asked.query.k]
+    columns = {field.name: getattr(ranked, field.name) for field in dataclasses.fields(Ranked)}
+    given = {name: column[rest] for name, column in columns.items() if column is not None}
+    return dataclasses.replace(ranked, **given)

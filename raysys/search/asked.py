@@ -43,6 +43,8 @@ class Asked:
         degraded: why this is not what was asked for; None: it is.
         changed: the ranking is another one than was asked for.
         steering: what is raised and muted; None: nothing.
+        dropped: item_nums of earlier pages that are dropped of a longer list: what steering adds
+            depends on the best of it.
     """
 
     query: RecommendQuery
@@ -54,6 +56,12 @@ class Asked:
     degraded: Degraded | None
     changed: bool = False
     steering: Steering | None = None
+    dropped: Items = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+
+    @property
+    def length(self) -> int:
+        """Length of the list that is made."""
+        return self.query.k + len(self.dropped)
 
     @property
     def alike(self) -> str:
@@ -62,7 +70,7 @@ class Asked:
         masks = query.model_dump_json(include={"allow", "deny"})
         return json.dumps(
             [
-                *(query.k, query.exclude_seen, query.levels, masks),
+                *(query.k, self.length, query.exclude_seen, query.levels, masks),
                 *(self.ranking.name, self.ranking.weight),
                 self.history.n_cells > 0,  # without a model, popular items answer for none
             ]
@@ -132,7 +140,8 @@ class Asking:
         pages = listed(query.cursor)
         fresh = self._upserted([*unknown, *met])
         nums = [*fresh.values()] if query.exclude_seen else []
-        nums += [num for num in map(self._items.find, pages) if num is not None]
+        given = [num for num in map(self._items.find, pages) if num is not None]
+        nums += given if steering is None else []
         return Asked(
             query=query,
             history=history,
@@ -143,6 +152,7 @@ class Asking:
             degraded=None if reason is None else self._degraded(reason, history),
             changed=changed,
             steering=steering,
+            dropped=np.array([] if steering is None else given, dtype=np.int32),
         )
 
     def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:

@@ -63,12 +63,19 @@ def proposals(strengths: Strengths, items: pa.Table) -> dict[int, str]:
         if len(parts) < _PARTS and text.casefold() not in map(str.casefold, parts):
             parts.append(text)
     titles, ids = items["title"], items["item_id"]
-    names = {}
-    for k, atom in enumerate(atoms.tolist()):
+    names: dict[int, str] = {}
+    used: set[str] = set()
+    for k in np.argsort(-strengths.n_items[atoms], kind="stable").tolist():
         strongest = int(nums[k, 0])
-        shown = titles[strongest].as_py() or ids[strongest].as_py()
-        names[atom] = ", ".join(chosen.get(k, [])) or _printable(shown)
-    return names
+        shown = _printable(titles[strongest].as_py() or ids[strongest].as_py())
+        name = ", ".join(chosen.get(k, []))
+        if not name or name in used:  # of alike atoms the one of most items has the short name
+            name = f"{name}: {shown}" if name else shown
+        if name in used:
+            name = f"{name} ({atoms[k]})"
+        used.add(name)
+        names[int(atoms[k])] = name
+    return dict(sorted(names.items()))
 
 
 def _features(items: pa.Table) -> tuple[list[str], sparse.csr_array]:

@@ -221,10 +221,21 @@ class Levels:
             )
             try:
                 found = entry_level(entry, self._levels)
+                _check_value(event.rating, self._levels)
             except SearchError as error:
                 found = f"{error}".removeprefix("item_id='0': ")
             self._known[pair] = found
         return found
+
+
+def _check_value(rating: float | None, levels: RatingLevels) -> None:
+    """Raise SearchError for a rating between those of a log that has few: it would be one more."""
+    values = [value for value in levels.values if value is not None]
+    if rating is None or levels.edges is not None or not values:
+        return
+    if not np.isin(np.float32(rating), np.array(values, dtype=np.float32)):
+        known = ", ".join(f"{value:g}" for value in values)
+        raise SearchError(f"rating={rating:g} is none of this build's: expected one of {known}")
 
 
 def event_cells(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from raysys.cluster.serve_app import _opened, app_of, build, replicas_of
+from raysys.cluster.serve_app import _opened, app_of, build, checked, replicas_of
 from raysys.cluster.serve_config import ServeConfig
 from raysys.commands import serve as command
 from raysys.commands.update import UpdateConfig, update
@@ -199,7 +199,15 @@ def test_an_app_runs_the_experiment_of_its_settings(run, tmp_path):
             ["experiment.name=x", "experiment.arms={a: {}, b: {settings: {k: 0}}}"],
             "b.settings.k='0'",
         ),
-        (["experiment.impressions=true", "events.take=false"], "experiment.impressions"),
+        (["experiment.impressions=true"], "experiment.name"),
+        (
+            [
+                *("experiment.name=x", "experiment.arms={a: {}, b: {}}"),
+                *("experiment.impressions=true", "events.take=false"),
+            ],
+            "experiment.impressions",
+        ),
+        (["experiment.name=x", "experiment.arms={a: {}, b: {wieght: 1}}"], "another key: weight"),
     ],
 )
 def test_settings_of_experiments_are_checked(words, message):
@@ -211,6 +219,19 @@ def test_settings_of_experiments_are_checked(words, message):
 def test_settings_of_events_are_checked(wrong):
     with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
         load(ServeConfig, [f"events.{wrong}"])
+
+
+@pytest.mark.parametrize(
+    "settings", ["{ranking: like}", "{allow: {nosuch: 1}}", "{k: 100000}", "{deny: {nosuch: 1}}"]
+)
+def test_an_arm_that_its_index_cannot_answer_is_refused_at_the_start(run, settings):
+    arms = f"experiment.arms={{a: {{}}, b: {{settings: {settings}}}}}"
+    cfg = load(ServeConfig, [f"run={run}", "follow_s=0", "experiment.name=x", arms])
+    with pytest.raises(ConfigError, match=r"experiment\.arms\.b does not fit: "):
+        app_of(cfg)
+    arms = "experiment.arms={a: {}, b: {build_id: nosuch}}"
+    with pytest.raises(BuildError, match=r"experiment\.arms\.b: .*nosuch"):
+        checked(load(ServeConfig, [f"run={run}", "experiment.name=x", arms]))
 
 
 def test_presets_that_do_not_fit_the_build_are_named(run, caplog):

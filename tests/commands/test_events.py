@@ -66,3 +66,16 @@ def test_an_erased_user_is_gone_from_the_files(tmp_path):
 def test_a_run_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BuildError, match="nowhere"):
         fold(FoldConfig(run=str(tmp_path / "nowhere")))
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch):
+    run = str(tmp_path / "run")
+    taken(run, ("a", "u1", "i1", None, 5.0))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Storage, "write_atomic", full)
+    for command, cfg in ((fold, FoldConfig(run=run)), (erase, EraseConfig(run=run, user_id="u"))):
+        with pytest.raises(BuildError, match=r"run=.* cannot be written: .*No space left"):
+            command(cfg)

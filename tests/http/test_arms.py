@@ -138,3 +138,10 @@ def test_the_status_names_the_arms(client, rated, plain):
         "like": (0.3, rated.build_id),
         "other": (0.2, plain.build_id),
     }
+
+
+def test_whoever_looks_at_a_user_is_in_no_arm(client, experiment, feed, rated):
+    answer = client.recommend(**asks(experiment, "other"), experiment=False)
+    assert (answer.arm, answer.build_id) == (None, rated.build_id)
+    feed.stop()
+    assert not feed._storage.files("journal")

@@ -88,6 +88,7 @@ def test_items_and_kinds_that_the_build_does_not_know_are_told(client):
     ("wrong", "message"),
     [
         ({"rating": 9}, "events.1: rating=9 is off the scale: expected 1 to 5"),
+        ({"rating": 3.7}, "events.1: rating=3.7 is none of this build's: expected one of 1, 2, 3"),
         ({"timestamp": 4_000_000_000}, "events.1.timestamp=4000000000 lies more than a day ahead"),
         ({"event_id": ""}, "event_id"),
         ({"item_id": None}, "item_id"),
@@ -159,3 +160,17 @@ def test_events_are_measured(client):
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert lines['raysys_events_total{replica="local"}'] == "2.0"
     assert lines['raysys_recent_events{replica="local"}'] == "2.0"
+
+
+def test_what_is_too_old_for_lists_is_told(client):
+    taken = client.send([entry(3, timestamp=1_500_000_000), entry(4)])
+    assert (taken.accepted, taken.not_counted) == (2, 1)
+
+
+def test_a_disk_that_is_full_is_told_without_its_path(client, feed, monkeypatch):
+    def refuse(_):
+        raise OSError(28, "No space left on device", "/srv/run/journal")
+
+    monkeypatch.setattr(feed, "accept", refuse)
+    with pytest.raises(ServiceError, match=r"send it again: No space left on device$"):
+        client.send([entry(3)])

@@ -85,10 +85,10 @@ def test_impressions_without_a_user_are_counted(tmp_path):
 
 def test_what_cannot_be_read_is_named(tmp_path):
     storage = Storage(str(tmp_path))
-    with pytest.raises(DataError, match="expected one of none at all"):
+    with pytest.raises(DataError, match="those of no experiment"):
         read_home(storage)
     _, impressions = write_tables(storage, name="other")
-    with pytest.raises(DataError, match=r"name='home' has no impressions.*expected one of other"):
+    with pytest.raises(DataError, match=r"name='home' has no impressions.*those of other;"):
         read_home(storage)
     (tmp_path / "events" / "bad.parquet").write_bytes(b"PAR1 or not")
     with pytest.raises(DataError, match=r"events/bad\.parquet cannot be read"):

@@ -236,3 +236,18 @@ def test_hits_name_the_atoms_that_brought_most(whole):
         assert 0 < np.abs(shares).sum() <= 1 + 1e-6
     assert ask(whole)[0].atoms is None
     assert dataclasses.asdict(hits[0])["atoms"]
+
+
+@pytest.mark.parametrize("ranking", ["consume", "like"])
+@pytest.mark.parametrize("name", ["whole", "indexed"])
+def test_pages_of_a_steered_list_are_those_of_a_long_one(name, ranking, request):
+    search = request.getfixturevalue(name)
+    atom = int(search.opened.strengths.strongest[:, 0].argmax())
+    query = {"user_id": user_id(9), "ranking": ranking, "atoms": {str(atom): 1, "3": -1}}
+    long = search.recommend(RecommendQuery.model_validate(query | {"k": 12})).items
+    pages, cursor = [], None
+    for _ in range(3):
+        asked = query | {"k": 4, "cursor": cursor}
+        page = search.recommend(RecommendQuery.model_validate(asked))
+        pages, cursor = [*pages, *page.items], page.cursor
+    assert [(hit.item_id, hit.score) for hit in pages] == [(h.item_id, h.score) for h in long]
