@@ -18,6 +18,8 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -247,12 +249,15 @@ def _tests(cfg: LoopBenchConfig, run: str) -> Iterator[dict[str, Any]]:
         offline[name] = metrics_of(workspace, builds[name], "")
         shown = {m.removeprefix("model.cutoff."): round(offline[name][m], 4) for m in _OFFLINE}
         yield {"part": "contender", "contender": name, **shown}
-    table = ""
+    tables = []
     for name, (arm, control) in _pairs(offline).items():
-        row, table = _test(cfg, run, name, {arm: builds[arm], control: builds[control]})
+        own = f"{run}-{name}"  # its events are the first that its service hears of
+        shutil.copytree(run, own, copy_function=os.link)
+        row, table = _test(cfg, own, name, {arm: builds[arm], control: builds[control]})
+        tables.append(read_table(Path(table)))
         yield row
     settings = {"online": ONLINE, "system": SYSTEM, "metrics": list(_OFFLINE), "replicates": 0}
-    for entry in agreement(read_table(Path(table)), reference=None, seed=cfg.seed, **settings):
+    for entry in agreement(pa.concat_tables(tables), reference=None, seed=cfg.seed, **settings):
         yield {
             "part": "agreement",
             "metric": entry.metric,
