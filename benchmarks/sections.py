@@ -297,9 +297,31 @@ def tables_of(record: Record) -> list[Cells]:
         return [_PIVOTS[record.suite](record.rows)]
     keys = _KINDS_OF_ROWS.get(record.suite, ())
     groups: dict[str, list[Row]] = {}
-    for row in record.rows:
+    rows = _by_week(record.rows) if record.suite == "loop" else record.rows
+    for row in rows:
         groups.setdefault(next((key for key in keys if key in row), ""), []).append(row)
     return [_table(rows) for rows in groups.values()]
+
+
+def _by_week(rows: Sequence[Row]) -> list[Row]:
+    """Return rows of the loop suite, those of a week as one."""
+    weeks: dict[int, Row] = {}
+    others = []
+    for row in rows:
+        if row["part"] != "weeks":
+            shown = {key: value for key, value in row.items() if key != "load_average"}
+            others.append({_SAID.get(key, key): value for key, value in shown.items()})
+            continue
+        week = weeks.setdefault(row["week"], {"week": row["week"], "visits": row["visits"]})
+        week |= {f"{key}, {row['condition']}": row[key] for key in ("conversion", "recall")}
+    return [*(dict(sorted(week.items(), key=_column_place)) for week in weeks.values()), *others]
+
+
+_SAID = {"control": "against", "better": "winner"}  # other suites mean other things
+
+
+def _column_place(item: tuple[str, Any]) -> int:
+    return ("week", "visits", "conversion", "recall").index(item[0].partition(",")[0])
 
 
 def markdown(cells: Cells) -> list[str]:
@@ -324,7 +346,7 @@ _KINDS_OF_ROWS = {
     "answer": ("ranking", "private_mb"),
     "serve": ("server", "event"),
     "events": ("seen_p50_s", "per_second", "few_p50_ms", "kills"),
-    "loop": ("condition", "contender", "control", "metric"),
+    "loop": ("week", "contender", "against", "metric"),
     "steer": ("users_without", "changed", "share", "plain_ms"),
     "train": ("copy_gb_per_s", "batch", "of_two_processes"),
     "ratings": ("planted", "data"),

@@ -26,7 +26,7 @@ from raysys.index.index import Index
 from raysys.index.shards import Shards
 
 N_FULL = 10  # strongest items of an atom, which hold it fully, and are kept
-_FEW_CODES = 1 << 18  # non-zeros of a catalogue whose holders are kept by atom
+_FEW_CODES = 1 << 20  # non-zeros of a catalogue whose holders are kept by atom
 
 Nums = NDArray[np.int32]
 
