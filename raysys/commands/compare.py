@@ -20,7 +20,7 @@ from raysys.data.schema import PERIODS
 from raysys.errors import BuildError, ConfigError
 from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import Difference, compare_users, users_of_report
-from raysys.evaluation.metric_table import HEADLINES
+from raysys.evaluation.headlines import HEADLINES
 from raysys.evaluation.protocols import PROTOCOLS
 from raysys.reports.methods import VIA, Subject
 from raysys.reports.tables import aligned

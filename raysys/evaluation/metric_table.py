@@ -2,7 +2,7 @@
 
 Sums of parts merge by addition, replicates of the bootstrap are ratios of weighted sums. A metric
 is a `Ratio` of two columns, whose sums per user stand in `rank_sums` or `RATING_SUMS`. A report's
-table shows `HEADLINES`. What is no ratio (coverage, gini, ece) is the evaluator's.
+table shows `headlines.HEADLINES`. What is no ratio (coverage, gini, ece) is the evaluator's.
 
 Letters: B users in a block, N items, M targets.
 """
@@ -38,22 +38,6 @@ SLICE_K = 20
 HORIZONS = (1.0, 7.0, 30.0, 180.0)  # days
 DAY_METRICS = (f"recall@{SLICE_K}", "ndcg@100", f"recall@{SLICE_K}^0.3")
 DAY_SLICES = {"days_after": ranked.after_cut, "days_away": ranked.last_seen}
-HEADLINES = (
-    "recall@20",
-    "recall@50",
-    "recall@20^0",
-    "recall@20^0.3",
-    "recall@20^0.5",
-    "ndcg@100",
-    "hit@10",
-    "coverage@20",
-    "gini@20",
-    "novelty@20",
-    "rmse",
-    "mae",
-    "nll",
-    "ece",
-)
 _DAY_SUMS: dict[str, Callable[[RankedUsers], Counts]] = {
     "rows": ranked.with_targets,
     "recall": partial(ranked.recall, k=SLICE_K),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from raysys.errors import RaysysError, told
-from raysys.evaluation.metric_table import HEADLINES
+from raysys.evaluation.headlines import HEADLINES
 from raysys.http.service import Service
 from raysys.http.wire import Evaluation, EvaluationAnswer
 from raysys.store.builds import Workspace

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raysys.evaluation.evaluator import Metrics
-from raysys.evaluation.metric_table import HEADLINES
+from raysys.evaluation.headlines import HEADLINES
 
 
 def headline(found: Metrics) -> Metrics:

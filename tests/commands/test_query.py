@@ -155,7 +155,7 @@ def test_ids_with_line_feeds_keep_a_row_each(tmp_path):
 
 def test_what_http_takes_the_command_takes(run):
     keys = {field.name for field in dataclasses.fields(QueryConfig)}
-    renamed = {"k", "explain", "cursor"}
+    renamed = {"k", "explain", "cursor", "experiment"}
     assert keys >= (set(RecommendQuery.model_fields) - renamed) | {"top_k", "because"}
     plain, weighted = ["ranking=discover", "top_k=60"], ["ranking=discover^0.1", "top_k=60"]
     user = f"user_id={user_id(4)}"
