@@ -164,7 +164,7 @@ class Feed:
         since = math.inf if self._looked is None else now - self._looked
         if math.inf > since > _FORGOTTEN_S:  # orders to forget may have come and gone
             self.recent.clear()
-            self._tail.forget()
+            self._tail = Tail(self._storage, EVENTS)  # from now on with what is written here
             self._files.clear()
         whole = self._tail.poll(lambda lines: self._take(events_in(lines)))
         if since > SETTLED_S / 2 or not whole:  # before the files: what is folded now is in both

@@ -57,10 +57,6 @@ class Tail:
             raise failure
         return whole
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self._read = {}
-
     def _from(self, name: str, start: int) -> bytes | None:
         """Return a segment from a byte on; None where it is gone."""
         path = f"{self._table.journal}/{name}"

@@ -349,6 +349,22 @@ def test_events_count_for_as_long_as_they_may(storage):
     assert (feed.recent.n_users, feed.recent.n_events) == (1, 2)
 
 
+def test_a_replica_that_slept_begins_anew(storage):
+    """The order to erase a user may have come and gone meanwhile."""
+    feed, other = (Feed(storage, FeedOptions(event_time=True)) for _ in range(2))
+    feed.look()
+    feed.accept([event(1), event(2, user="gone")]).result(timeout=10)
+    feed._journal.close()
+    Erasure("gone", 20).order(storage)
+    fold(storage, settled_s=0)
+    assert erasures(storage) == []
+    other.accept([event(3)]).result(timeout=10)
+    feed._looked -= 400
+    feed.look()
+    assert set(feed.of("u")) == {event(1), event(3)}
+    assert not feed.of("gone")
+
+
 def test_memory_is_bounded(storage):
     feed = Feed(storage, FeedOptions(most=10, event_time=True))
     for number in range(30):
