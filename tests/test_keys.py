@@ -254,7 +254,7 @@ SHOWN = {
             *("weeks", "n_users", "n_items", "n_interactions", "bias", "taste_drift"),
             *("latent", "ab_weeks"),
         ),
-        "test_users_answer_lists_and_two_models_meet",
+        "test_users_answer_the_lists_of_three_services",
     ),
     "TrainBenchConfig": {
         **dict.fromkeys(

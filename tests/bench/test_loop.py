@@ -11,13 +11,12 @@ from raysys.events import fold
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_users_answer_lists_and_two_models_meet(tmp_path, monkeypatch, ray_cluster):
+def test_users_answer_the_lists_of_three_services(tmp_path, monkeypatch, ray_cluster):
     monkeypatch.setattr(fold, "SETTLED_S", 0.0)
-    monkeypatch.setattr(loop, "_CONTENDERS", {"wide": {}, "narrow": {"latent": 2}})
+    monkeypatch.setattr(loop, "_tests", lambda *_: ())  # tests/long/loop_cases.py has them
     words = [f"run={tmp_path}", "suite=loop", "weeks=3", "ab_weeks=3", "n_users=300"]
     words += ["n_items=120", "n_interactions=6000", "latent=16", "bias=0.4", "taste_drift=0.2"]
-    found = rows(load(LoopBenchConfig, words))
-    weeks = [row for row in found if row["part"] == "weeks"]
+    weeks = rows(load(LoopBenchConfig, words))
     assert [(row["condition"], row["week"]) for row in weeks] == [
         (condition, week) for condition in loop.CONDITIONS for week in range(3)
     ]
@@ -26,13 +25,6 @@ def test_users_answer_lists_and_two_models_meet(tmp_path, monkeypatch, ray_clust
     assert len(set(first)) == 1  # the same users, the same luck, the same index
     later = {row["condition"]: row["conversion"] for row in weeks if row["week"] == 2}
     assert later["events"] != later["frozen"]
-    tests = {row["experiment"]: row for row in found if row["part"] == "ab"}
-    assert [*tests] == ["winners", "first and last"]
-    for test in tests.values():
-        assert {test["arm"], test["control"]} == {"wide", "narrow"}
-        assert test["users"] > 30
-        assert test["difference_low"] < test["difference"] < test["difference_high"]
-    assert {row["experiments"] for row in found if row["part"] == "agreement"} == {2}
     assert (tmp_path / "loop.png").exists()
 
 
