@@ -254,7 +254,7 @@ SHOWN = {
             *("weeks", "n_users", "n_items", "n_interactions", "bias", "taste_drift"),
             *("latent", "ab_weeks"),
         ),
-        "test_users_answer_the_lists_of_three_services",
+        "test_users_answer_the_lists_of_services",
     ),
     "TrainBenchConfig": {
         **dict.fromkeys(

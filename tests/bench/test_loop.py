@@ -11,9 +11,10 @@ from raysys.events import fold
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_users_answer_the_lists_of_three_services(tmp_path, monkeypatch, ray_cluster):
+def test_users_answer_the_lists_of_services(tmp_path, monkeypatch, ray_cluster):
     monkeypatch.setattr(fold, "SETTLED_S", 0.0)
     monkeypatch.setattr(loop, "_tests", lambda *_: ())  # tests/long/loop_cases.py has them
+    monkeypatch.setattr(loop, "CONDITIONS", ("frozen", "events"))  # and the third
     words = [f"run={tmp_path}", "suite=loop", "weeks=3", "ab_weeks=3", "n_users=300"]
     words += ["n_items=120", "n_interactions=6000", "latent=16", "bias=0.4", "taste_drift=0.2"]
     weeks = rows(load(LoopBenchConfig, words))
