@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -168,8 +169,7 @@ class Feed:
             self._files.clear()
         whole = self._tail.poll(lambda lines: self._take(events_in(lines)))
         if since > SETTLED_S / 2 or not whole:  # before the files: what is folded now is in both
-            for order in erasures(self._storage):
-                self._obey(order)
+            self._obey_all()
             self._read_files()
         self._looked = now
 
@@ -189,14 +189,24 @@ class Feed:
             if name in self._files:
                 continue
             content = self._storage.read(name)
-            if content is not None:
-                file = pq.ParquetFile(io.BytesIO(content))
-                for part in file.iter_batches(_PART_ROWS, columns=list(Event._fields)):
-                    oldest = int(self.now() - self._options.ttl_s)
-                    part = part.filter(pc.greater_equal(part["timestamp"], oldest))
-                    columns = [part[field].to_pylist() for field in Event._fields]
-                    self._take([Event(*row) for row in zip(*columns, strict=True)])
+            try:
+                if content is not None:
+                    self._read_file(content)
+            except (pa.ArrowException, OSError) as error:  # its bytes are here: they are damaged
+                log.warning("events are not read path=%s: %s", name, told(error))
             self._files.add(name)
+
+    def _read_file(self, content: bytes) -> None:
+        file = pq.ParquetFile(io.BytesIO(content))
+        for part in file.iter_batches(_PART_ROWS, columns=list(Event._fields)):
+            oldest = int(self.now() - self._options.ttl_s)
+            part = part.filter(pc.greater_equal(part["timestamp"], oldest))
+            columns = [part[field].to_pylist() for field in Event._fields]
+            self._take([Event(*row) for row in zip(*columns, strict=True)])
+
+    def _obey_all(self) -> None:
+        for order in erasures(self._storage):
+            self._obey(order)
 
     def _obey(self, order: Erasure) -> None:
         if order.name not in self._erased:
@@ -212,8 +222,7 @@ class Feed:
                 now = time.monotonic()
                 if now - erased > _ERASED_S:
                     erased = now
-                    for order in erasures(self._storage):
-                        self._obey(order)
+                    self._obey_all()
                 if now - expired > _EXPIRE_S:
                     expired = now
                     self.recent.expire(self.now())

@@ -349,6 +349,17 @@ def test_events_count_for_as_long_as_they_may(storage):
     assert (feed.recent.n_users, feed.recent.n_events) == (1, 2)
 
 
+def test_a_damaged_file_is_named_and_the_others_are_read(storage, caplog):
+    written(storage, event(1))
+    fold(storage, settled_s=0)
+    storage.write_atomic("events/2000-01-01-1-00000000.parquet", b"PAR1 or not")
+    storage.write_atomic("events/2000-01-02-1-00000000.parquet", b"")
+    feed = Feed(storage, FeedOptions(event_time=True))
+    feed.look()
+    assert feed.of("u") == [event(1)]
+    assert caplog.text.count("events are not read path=events/2000-01-0") == 2
+
+
 def test_a_replica_that_slept_begins_anew(storage):
     """The order to erase a user may have come and gone meanwhile."""
     feed, other = (Feed(storage, FeedOptions(event_time=True)) for _ in range(2))
