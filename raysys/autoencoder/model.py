@@ -39,6 +39,7 @@ import dataclasses
 import functools
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,11 +59,12 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.data.batches import Ragged
+from raysys.data.batches import Ragged, Resident
 from raysys.data.schema import RatingLevels
 from raysys.scoring.rankings import Needs, Ranking
 
 _MAX_ELEMENTS = 1 << 24  # of a [rows, N, R] block
+_LEFT_OUT_USERS = 1000
 
 
 class Conv4Rec(Encoder):
@@ -232,3 +234,14 @@ class CatalogueScores:
     def expected_rating(self) -> Tensor:
         """E[rating | i, u] in rating units."""
         return expected_rating(self._log_p_levels, self._model.levels)
+
+
+def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
+    """Return `factors_left_out` of all cells, [M, 2], where the model has a use for it."""
+    if model.levels.n_rated < 2 or not model.cfg.zero_diagonal:
+        return None
+    users = np.arange(resident.n_users)
+    parts = np.array_split(users, max(1, len(users) // _LEFT_OUT_USERS))
+    batches = (resident.users(part) for part in parts)
+    tables, n_items = model.user_tables(), model.n_items
+    return torch.cat([factors_left_out(b, Pairs(b, n_items), tables) for b in batches])

@@ -23,12 +23,15 @@ from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.consume_time import Horizon, choose_form, set_form
 from raysys.autoencoder.fit_data import fit_data
 from raysys.autoencoder.level_init import agreed
-from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.ragged_ops import USER_TABLES, Pairs, factors_left_out
+from raysys.autoencoder.model import Conv4Rec, left_out
+from raysys.autoencoder.ragged_ops import USER_TABLES
 from raysys.autoencoder.validation import (
     CHUNK_USERS,
     NLL,
+    PRIORS,
     RECALL,
+    REPORTED,
+    TIMED_PRIORS,
     Quality,
     direction,
     few,
@@ -47,19 +50,12 @@ log = logging.getLogger(__name__)
 _VALIDATED_USERS = 2000
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
-_LEFT_OUT_USERS = 1000
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
 _WIDER_GAIN = 1.01  # a closed form of more dims is taken for one percent of the metric
 _RANK, _PENALTY = "closed_form_rank", "closed_form_penalty"
 _USUAL_PENALTY = 400.0  # of a rehearsal where gradient steps made the model
 CONSUME_NLL = "consume_nll"  # mean -log P(i | u) of validation targets
 _LEVEL_STATE = ("level_in", "level_out", "table_", "level_shift", "level_bias")
-# (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
-# training cells beside its score, in standard deviations of scores; validation picks one
-_PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
-# with time: enough to compare epochs and penalties by; what enters in the end is the time form's
-_TIMED_PRIORS = [(0.0, 0.0), (0.3, 0.0), (1.0, 0.0), (1.0, 7.0), (3.0, 7.0), (10.0, 7.0)]
-_TIMED_PRIORS += [(1.0, 30.0), (3.0, 1.0), (10.0, 1.0)]
 
 
 class AutoencoderTask:
@@ -75,6 +71,7 @@ class AutoencoderTask:
         select: metric there that the consume block is chosen by, see `check_metric`.
         horizon_s: how far ahead the final model will look, in seconds; None: as far as the
             validation targets reach.
+        measured: metrics of the finished model on the validation users, by name.
     """
 
     def __init__(
@@ -88,6 +85,7 @@ class AutoencoderTask:
         validated: bool,
         select: str = RECALL,
         horizon_s: float | None = None,
+        measured: Sequence[str] = REPORTED,
     ) -> None:
         self._profiles = profiles
         self._cells, self._horizon_s = cells, horizon_s
@@ -119,7 +117,9 @@ class AutoencoderTask:
         users = min(users, _VALIDATED_USERS)
         self._validation = None
         if validated:
-            self._validation = validation(profiles, cells=cells, seed=seed, n_users=users)
+            self._validation = validation(
+                profiles, cells=cells, seed=seed, n_users=users, measured=measured
+            )
         self._shares = {h: data.log_share(h) for _, h in self._priors}
         self._settled: frozenset[str] = frozenset()
 
@@ -319,19 +319,22 @@ class AutoencoderTask:
     @property
     def _priors(self) -> list[tuple[float, float]]:
         if self._model.cfg.consume_loss != "cosine":
-            return _PRIORS[:1]
-        return _PRIORS if self._data.now is None else _TIMED_PRIORS
+            return PRIORS[:1]
+        return PRIORS if self._data.now is None else TIMED_PRIORS
 
     def report(self) -> dict[str, float]:
         """Return the evaluator's metrics of the finished model on the validation users."""
         if self._validation is None:
             return {}
         with self._model.steady():
-            report = self._validation.report(self._scores, self._item_counts)
+            report = self._validation.report(self._scores, self._item_counts, logits=self._logits)
         return report if self._nll is None else report | {CONSUME_NLL: self._nll}
 
     def _scores(self, history: Cells) -> Tensor:
         return self._model.consume_scores(self._model.encode(self._ragged(history)))
+
+    def _logits(self, history: Cells, targets: Cells) -> Tensor:
+        return self._target_logits(self._model.encode(self._ragged(history)), targets)[0]
 
     def _qualities(self, z: Tensor, history: Cells, targets: Cells, spread: Tensor) -> Tensor:
         """Return the metric's denominator and, for each prior, its numerator."""
@@ -377,17 +380,6 @@ class AutoencoderTask:
         rows, items = batch.rows, batch.item_num
         scores = scores.index_put((rows, items), -model.own_scores(batch), accumulate=True)
         model.link.fit(scores, rows, items, logs=logs)
-
-
-def left_out(model: Conv4Rec, resident: Resident) -> Tensor | None:
-    """Return `factors_left_out` of all cells, [M, 2], where the model has a use for it."""
-    if model.levels.n_rated < 2 or not model.cfg.zero_diagonal:
-        return None
-    users = np.arange(resident.n_users)
-    parts = np.array_split(users, max(1, len(users) // _LEFT_OUT_USERS))
-    batches = (resident.users(part) for part in parts)
-    tables, n_items = model.user_tables(), model.n_items
-    return torch.cat([factors_left_out(b, Pairs(b, n_items), tables) for b in batches])
 
 
 def _leads() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numba
@@ -22,12 +22,13 @@ from raysys.config import require
 from raysys.data.cells import Cells
 from raysys.data.compiled import compiled_with
 from raysys.data.profiles import Profiles
-from raysys.data.schema import period_windows
+from raysys.data.schema import RatingLevels, period_windows
 from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.metric_table import MetricLayout
-from raysys.evaluation.metrics import top_items
+from raysys.evaluation.metrics import RatingPrediction, top_items
+from raysys.evaluation.named_metrics import layout_of
 from raysys.evaluation.protocols import first_appearances, pair_keys
+from raysys.evaluation.rating_baselines import mean_rating
 from raysys.evaluation.row_kernels import best_of_row
 from raysys.training.threads import follow_torch
 
@@ -38,6 +39,12 @@ POOLED = f"{RECALL}^BETA"  # BETA from 0 to 1
 OBJECTIVES = {RECALL: "max", NDCG: "max", POOLED: "max", NLL: "min"}
 """What validation measures, and which way is better; nll judges levels, the others lists."""
 REPORTED = (RECALL, NDCG, f"{RECALL}^0.3")
+# (weight, half-life in days, 0 never forgets) of the item prior: the log share of an item in the
+# training cells beside its score, in standard deviations of scores; validation picks one
+PRIORS = [(0.0, 0.0)] + [(w, 0.0) for w in (0.03, 0.1, 0.3, 1.0, 3.0)]
+# with time: enough to compare epochs and penalties by; what enters in the end is the time form's
+TIMED_PRIORS = [(0.0, 0.0), (0.3, 0.0), (1.0, 0.0), (1.0, 7.0), (3.0, 7.0), (10.0, 7.0)]
+TIMED_PRIORS += [(1.0, 30.0), (3.0, 1.0), (10.0, 1.0)]
 
 _MAX_ELEMENTS = 1 << 25  # of a users x N matrix
 _POOLED = re.compile(rf"recall@{TOP_K}\^(0(\.\d+)?|1(\.0+)?)")
@@ -129,11 +136,21 @@ def _best_items(scores: Any, found: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """History and targets of the validation users, row by row."""
+    """History and targets of the validation users, row by row.
+
+    Attributes:
+        history: what the model sees of them.
+        targets: new items of the catalogue.
+        chunk_users: users that are judged at once.
+        measured: metrics of the finished model, by name.
+        levels: the log's; None leaves metrics of ratings out.
+    """
 
     history: Cells
     targets: Cells
     chunk_users: int
+    measured: Sequence[str] = REPORTED
+    levels: RatingLevels | None = None
 
     def chunks(self, rank: int, world: int) -> list[tuple[Cells, Cells]]:
         """Return this rank's users in chunks."""
@@ -143,25 +160,52 @@ class Validation:
         return [(self.history.users(part), self.targets.users(part)) for part in parts]
 
     def report(
-        self, score: Callable[[Cells], Tensor], item_counts: NDArray[np.int64]
+        self,
+        score: Callable[[Cells], Tensor],
+        item_counts: NDArray[np.int64],
+        *,
+        logits: Callable[[Cells, Cells], Tensor] | None = None,
     ) -> dict[str, float]:
-        """Return the evaluator's metrics of a model's lists.
+        """Return the evaluator's values of `measured`; those without data are left out.
 
         Args:
             score: the consume scores [B, N] after histories.
             item_counts: [N] training interactions.
+            logits: the level logits [M, R] of targets after histories; None as for `levels`.
         """
-        evaluator = Evaluator(MetricLayout(), item_counts=item_counts, replicates=0)
+        levels = self.levels
+        if logits is None or levels is None or levels.n_rated < 2:
+            levels = None
+        values = np.zeros(1, dtype=np.float32) if levels is None else levels.value_array()
+        spread = float(np.nanmax(values) - np.nanmin(values)) or 1.0
+        evaluator = Evaluator(
+            layout_of(self.measured, rating_range=spread),
+            item_counts=item_counts,
+            levels=levels,
+            replicates=0,
+        )
         for history, targets in self.chunks(0, 1):
-            lists = top_items(score(history).cpu().numpy(), NDCG_K, exclude=history)
+            length = evaluator.layout.list_length
+            lists = top_items(score(history).cpu().numpy(), length, exclude=history)
             keys = user_keys(map(int, history.user_num))
             once = first_appearances(targets)
             evaluator.update_ranking(keys, history=history, targets=once, lists=lists)
+            if levels is not None and logits is not None:
+                probs = torch.softmax(logits(history, once).double(), dim=1).cpu().numpy()
+                prediction = RatingPrediction(mean_rating(probs, values), probs)
+                evaluator.update_ratings(keys, targets=once, prediction=prediction)
         found = evaluator.result()
-        return {name: float(found[name]["mean"] or 0.0) for name in REPORTED}
+        return {name: float(found[name]["mean"] or 0.0) for name in self.measured if name in found}
 
 
-def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> Validation | None:
+def validation(
+    profiles: Profiles,
+    *,
+    cells: Cells,
+    seed: int,
+    n_users: int,
+    measured: Sequence[str] = REPORTED,
+) -> Validation | None:
     """Return at most so many users with history and new targets in the val catalogue.
 
     Args:
@@ -169,6 +213,7 @@ def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> 
         cells: all their cells.
         seed: picks the users.
         n_users: at most so many.
+        measured: metrics of the finished model, by name.
     """
     windows = period_windows(profiles.facts.split, "val")
     n_items = profiles.facts.catalogue["val"]
@@ -180,7 +225,13 @@ def validation(profiles: Profiles, *, cells: Cells, seed: int, n_users: int) -> 
         return None
     rng = np.random.default_rng([seed, 0x22])
     rows = np.sort(rng.permutation(rows)[:n_users])
-    return Validation(history.users(rows), targets.users(rows), few(CHUNK_USERS, n_items))
+    return Validation(
+        history.users(rows),
+        targets.users(rows),
+        few(CHUNK_USERS, n_items),
+        measured,
+        None if {"rmse", "nll"}.isdisjoint(measured) else profiles.levels,
+    )
 
 
 def few(n_users: int, n_items: int) -> int:

@@ -71,6 +71,11 @@ def fit_dictionary(
     return dictionary.contiguous()  # an index maps the file as it lies
 
 
+def rows_passed(n_items: int, *, code_dim: int) -> int:
+    """Return how many rows all rounds of `fit_dictionary` go over, where none is zero."""
+    return _ROUNDS * min(n_items, _ROWS_PER_ATOM * code_dim)
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
     """What coding a row needs.

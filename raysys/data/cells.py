@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,17 @@ def concat(parts: Sequence[Cells]) -> Cells:
     )
 
 
-def read_cells(paths: Sequence[Path]) -> Cells:
-    """Read profile shards (Parquet files of `PROFILE_SCHEMA`) in order."""
-    return concat([Cells.from_table(pq.read_table(path)) for path in paths])
+def read_cells(paths: Sequence[Path], windows: Collection[int] | None = None) -> Cells:
+    """Read profile shards (Parquet files of `PROFILE_SCHEMA`) in order.
+
+    Args:
+        paths: of the shards.
+        windows: whose cells are kept; those of others are dropped shard by shard, while they are
+            read, so that nobody gets to see them. Users stay. None: all.
+    """
+    return concat([_shard(path, windows) for path in paths])
+
+
+def _shard(path: Path, windows: Collection[int] | None) -> Cells:
+    cells = Cells.from_table(pq.read_table(path))
+    return cells if windows is None else cells.in_windows(windows)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysys.data.cells import Cells, read_cells
-from raysys.data.schema import RatingLevels
+from raysys.data.schema import RatingLevels, Window
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
 from raysys.store.kinds import Facts
 
 SHARD_PREFIX = "shard-"
-_ITEMS, _USERS, _LEVELS = "items.parquet", "users.parquet", "levels.json"
+LEVELS = "levels.json"
+_ITEMS, _USERS = "items.parquet", "users.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Profiles:
         return cls(
             items=read_items(build),
             user_ids=pq.read_table(build.path(_USERS))["user_id"],
-            levels=RatingLevels.load(build.path(_LEVELS)),
+            levels=RatingLevels.load(build.path(LEVELS)),
             facts=ProfilesFacts.of(build),
             shard_paths=tuple(build.path(name) for name in shard_names(build)),
         )
@@ -100,14 +101,14 @@ class Profiles:
         """Number of items, all periods."""
         return self.facts.n_items
 
-    def cells(self) -> Cells:
-        """Read the cells of all users."""
-        return read_cells(self.shard_paths)
+    def cells(self, windows: Collection[Window] | None = None) -> Cells:
+        """Read the cells of all users, of some windows or of all."""
+        return read_cells(self.shard_paths, windows)
 
-    def iter_shards(self) -> Iterator[Cells]:
-        """Read one user shard after the other."""
+    def iter_shards(self, windows: Collection[Window] | None = None) -> Iterator[Cells]:
+        """Read one user shard after the other, see `cells`."""
         for path in self.shard_paths:
-            yield read_cells([path])
+            yield read_cells([path], windows)
 
 
 def write_tables(
@@ -124,7 +125,7 @@ def write_tables(
     pq.write_table(items, draft.path(_ITEMS))
     user_num = pa.array(range(len(user_ids)), pa.int32())
     pq.write_table(pa.table({"user_num": user_num, "user_id": user_ids}), draft.path(_USERS))
-    levels.save(draft.path(_LEVELS))
+    levels.save(draft.path(LEVELS))
 
 
 def read_items(build: Build) -> pa.Table:

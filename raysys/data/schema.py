@@ -68,6 +68,11 @@ class PeriodWindows:
     history: tuple[Window, ...]
     targets: tuple[Window, ...]
 
+    @property
+    def used(self) -> frozenset[Window]:
+        """All of them; an evaluation of the period reads no others."""
+        return frozenset((*self.fitted, *self.history, *self.targets))
+
 
 _PERIOD_WINDOWS = {
     ("temporal", "val"): PeriodWindows((Window.FIT,), (Window.FIT,), (Window.VAL,)),

@@ -77,9 +77,9 @@ def replicated(table: pa.Table, *, seed: int, replicates: int) -> dict[str, NDAr
     """
     layout = MetricLayout.from_json(table.schema.metadata[LAYOUT_KEY])
     columns = list(layout.columns)
-    sums = _matrix(table, columns)
+    sums = column_matrix(table, columns)
     keys = user_keys(table["user_id"].to_pylist())
-    [weighted] = _weighted([sums], keys, seed=seed, replicates=replicates)
+    [weighted] = replicated_sums([sums], keys, seed=seed, replicates=replicates)
     every = np.concatenate((sums.sum(axis=0)[None], weighted))
     return {
         ratio.name: ratio.of(every[:, layout.index[ratio.num]], every[:, layout.index[ratio.den]])
@@ -128,8 +128,8 @@ def compare_users(
     if not ratios:
         return {}, len(ids)
     columns = list(dict.fromkeys(name for r in ratios for name in (r.den, r.num)))
-    sums = [_matrix(one, columns)[rows], _matrix(other, columns)[other_rows]]
-    weighted = _weighted(sums, user_keys(ids), seed=seed, replicates=replicates)
+    sums = [column_matrix(one, columns)[rows], column_matrix(other, columns)[other_rows]]
+    weighted = replicated_sums(sums, user_keys(ids), seed=seed, replicates=replicates)
     index = {name: number for number, name in enumerate(columns)}
     found = {
         ratio.name: _difference(ratio, index, sums, weighted)
@@ -139,10 +139,17 @@ def compare_users(
     return found, len(ids)
 
 
-def _weighted(
+def replicated_sums(
     sums: list[NDArray[np.int64]], keys: NDArray[np.uint64], *, seed: int, replicates: int
 ) -> list[NDArray[np.int64]]:
-    """Return the replicates of the column sums [B, C] of several matrices of the same users."""
+    """Return the replicates of the column sums [B, C] of several matrices of the same users.
+
+    Args:
+        sums: each [U, C], of the same users in the same order.
+        keys: [U] `user_keys`.
+        seed: of the weights of users, which all matrices share.
+        replicates: B.
+    """
     weighted = [np.zeros((replicates, values.shape[1]), dtype=np.int64) for values in sums]
     with progress.stage("bootstrap", total=len(keys), unit="users", lines=progress.NONE) as work:
         for start in range(0, len(keys) if replicates else 0, _BLOCK):
@@ -154,7 +161,8 @@ def _weighted(
     return weighted
 
 
-def _matrix(table: pa.Table, columns: list[str]) -> NDArray[np.int64]:
+def column_matrix(table: pa.Table, columns: list[str]) -> NDArray[np.int64]:
+    """Return columns of users' sums, int64 [U, C]."""
     return np.stack([table[name].to_numpy() for name in columns], axis=1)
 
 

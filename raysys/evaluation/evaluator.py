@@ -30,6 +30,7 @@ from raysys.evaluation.bootstrap import (
 )
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.ranked_users import RankedUsers, popularity_slice
+from raysys.evaluation.reliability import Consumed, Levels
 
 U = TypeVar("U")
 Metrics = dict[str, dict[str, float | None]]
@@ -70,6 +71,8 @@ class Evaluator:
         n_cells = (levels.n_rated if levels else 0) * metrics.CALIBRATION_GRID
         self.gaps: NDArray[np.int64] | None = None  # [1 + replicates, n_cells], made when needed
         self.masses = np.zeros(n_cells, dtype=np.int64)
+        self.levels_said = Levels(levels.n_rated if levels else 0)
+        self.consumed = Consumed()
         self._total = 0.0
         share = np.maximum(item_counts, 1) / max(float(np.maximum(item_counts, 1).sum()), 1.0)
         self._weights = {b: _penalty(share, b) for b in layout.betas}
@@ -157,6 +160,8 @@ class Evaluator:
         self.masses = self.masses + other.masses
         if other.gaps is not None:
             self.gaps = other.gaps if self.gaps is None else self.gaps + other.gaps
+        self.levels_said.merge(other.levels_said)
+        self.consumed.merge(other.consumed)
         return self
 
     def result(self) -> Metrics:
@@ -176,6 +181,31 @@ class Evaluator:
         """Return metrics by popularity, history, level and days, where there is data."""
         found = {r.name: self._ratio(r) for r in self.layout.slices}
         return {name: value for name, value in found.items() if value is not None}
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is no single number, each where there is data.
+
+        `calibration`: {"consume": bins of P(i | u), "levels": {level: bins}}; a bin has `low`,
+        `high`, `predicted`, `observed` and `n`. `confusion`: rated `levels` and `counts`
+        [true][most likely]. `coverage`: share of the catalogue in the lists, and their Gini index.
+        """
+        found: dict[str, Any] = {}
+        calibration: dict[str, Any] = {}
+        if self.consumed.table.any():
+            calibration["consume"] = self.consumed.bins()
+        if self.levels is not None and self.gaps is not None and self.masses.any():
+            names = self.levels.names[: self.levels.n_rated]
+            gaps = self.gaps[0] / _CALIBRATION_ONE
+            calibration["levels"] = self.levels_said.curves(self.masses, gaps, names)
+            counts = self.levels_said.confusion.tolist()
+            found["confusion"] = {"levels": list(names), "counts": counts}
+        if calibration:
+            found["calibration"] = calibration
+        if self.exposure.any():
+            cut, listed = lay.SLICE_K, np.count_nonzero(self.exposure) / self.n_items
+            gini = metrics.gini(self.exposure)
+            found["coverage"] = {f"items_in_lists@{cut}": float(listed), f"gini@{cut}": gini}
+        return found
 
     def count(self, column: str) -> int:
         """Return the unweighted sum of a column of counts, such as `rows` or `rated`."""
@@ -217,6 +247,7 @@ class Evaluator:
         gap = np.rint((probs - outcome) * _CALIBRATION_ONE).astype(np.int64)
         per_user = np.zeros((len(keys), self.masses.size), dtype=np.int64)
         np.add.at(per_user, (np.repeat(targets.rows, n_rated), cell.ravel()), gap.ravel())
+        self.levels_said.add(probs, cell, at)
         self.masses += np.bincount(cell.ravel(), minlength=self.masses.size)
         if self.gaps is None:
             self.gaps = np.zeros((1 + self.replicates, self.masses.size), dtype=np.int64)

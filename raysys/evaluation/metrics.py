@@ -49,6 +49,13 @@ class Rater(Protocol):
         """Predict the targets of the same users, in their order."""
 
 
+class Expecter(Protocol):
+    """Says how likely every item is what a user consumes next."""
+
+    def __call__(self, history: Cells) -> NDArray[np.float32]:
+        """Return log P(i | u) over the catalogue, [B, N], as a new array."""
+
+
 def top_items(scores: NDArray[Any], top_k: int, *, exclude: Cells | None = None) -> Any:
     """Return the best items per row; ties go to the lower item_num.
 

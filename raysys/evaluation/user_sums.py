@@ -17,7 +17,7 @@ from raysys import progress
 from raysys.data.cells import Cells, concat
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
-from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction
+from raysys.evaluation.metrics import Expecter, Ranker, Rater, RatingPrediction
 from raysys.evaluation.protocols import Task
 
 LAYOUT_KEY = b"raysys.layout"
@@ -95,6 +95,28 @@ def rank_task(
             )
             users.add(history.user_num, sums)
             work.add(len(rows))
+
+
+def expect_task(
+    evaluator: Evaluator,
+    task: Task,
+    expect: Expecter,
+    *,
+    users: UserSums,
+    block: int,
+    share: float,
+    name: str = "users",
+) -> None:
+    """Compare P(i | u) with what was consumed, for a share of the users that their keys choose."""
+    rows = np.flatnonzero(users.keys_of(task.history.user_num) * 2.0**-64 <= share)
+    label = f"expect {name}"
+    with progress.stage(label, total=len(rows), unit="users", lines=progress.NONE) as work:
+        for start in range(0, len(rows), block):
+            part = rows[start : start + block]
+            history = task.history.users(part)
+            log_p = expect(_padded(history, block))[: len(part)]
+            evaluator.consumed.add(log_p, history=history, targets=task.targets.users(part))
+            work.add(len(part))
 
 
 def rate_cells(

@@ -70,29 +70,45 @@ def build_levels(
         names, values, edges = _rated(counts.ratings)
         if counts.n_unrated:
             names, values = [*names, UNRATED], [*values, None]
-        liked = list(default_liked(values))
     elif has_events:
         names = sorted(NO_EVENT if event is None else event for event in counts.events)
         values, scale = [None] * len(names), None
-        _check_names("negative_events", negative_events, names)
-        liked = [name not in negative_events for name in names]
     elif counts.ratings and counts.n_unrated:
-        names, values, liked = [RATED, UNRATED], [None, None], [True, False]
+        names, values = [RATED, UNRATED], [None, None]
     else:
-        names, values, liked = [CONSUMED], [None], [True]
+        names, values = [CONSUMED], [None]
     if len(counts.ratings) == 1:
         log.warning(
             "ratings of the fit window are all %s: they make no scale, levels=%s",
             _shortest(next(iter(counts.ratings))),
             ",".join(names),
         )
+    if len(names) > 256:
+        raise ConfigError(f"{len(names)} events are too many: at most 256 levels are possible")
+    levels = RatingLevels(tuple(names), tuple(values), (True,) * len(names), edges, scale)
+    return with_liked(levels, liked_levels=liked_levels, negative_events=negative_events)
+
+
+def with_liked(
+    levels: RatingLevels,
+    *,
+    liked_levels: Sequence[str] | None = None,
+    negative_events: Sequence[str] = (),
+) -> RatingLevels:
+    """Return the levels with other ones that count as liked; arguments as of `build_levels`."""
+    names, values = list(levels.names), list(levels.values)
     if liked_levels is not None:
         liked_names = [_spelling(name, names, values) for name in liked_levels]
         _check_names("liked_levels", liked_names, names)
         liked = [name in liked_names for name in names]
-    if len(names) > 256:
-        raise ConfigError(f"{len(names)} events are too many: at most 256 levels are possible")
-    return RatingLevels(tuple(names), tuple(values), tuple(liked), edges, scale)
+    elif levels.n_rated:
+        liked = list(default_liked(values))
+    elif levels.scale is not None or names == [CONSUMED]:
+        liked = [name != UNRATED for name in names]
+    else:
+        _check_names("negative_events", negative_events, names)
+        liked = [name not in negative_events for name in names]
+    return dataclasses.replace(levels, liked=tuple(liked))
 
 
 def assign_levels(

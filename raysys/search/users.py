@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raysys.data.arrays import new_file, read_only
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
-from raysys.data.schema import RatingLevels
+from raysys.data.schema import RatingLevels, Window
 from raysys.errors import SearchError
 from raysys.events.records import Event
 from raysys.prepare.levels import CONSUMED
@@ -66,19 +66,28 @@ class UserStore:
         return f"{USER_NAMES}.arrow" in index.files()
 
     @staticmethod
-    def save(profiles: Profiles, draft: Draft) -> None:
-        """Write the users of profiles into an index build that is being made, shard by shard."""
+    def save(
+        profiles: Profiles, draft: Draft, *, windows: Collection[Window] | None = None
+    ) -> None:
+        """Write the users of profiles into an index build that is being made, shard by shard.
+
+        Args:
+            profiles: of all users.
+            draft: the index build.
+            windows: whose cells are histories; None: all.
+        """
         user_ids = profiles.user_ids
         Ids.of(user_ids).save(draft, USER_NAMES, pa.table({"user_id": user_ids}))
         counts = [np.zeros(1, dtype=np.int64)]
-        size = sum(profiles.facts.n_cells.values())
+        kept = Window if windows is None else windows
+        size = sum(profiles.facts.n_cells[window.name] for window in kept)
         files = {
             name: new_file(draft.path(f"{_HISTORIES}{name}.npy"), (size,), kind)
             for name, kind in _COLUMNS.items()
             if name != "offsets"
         }
         start = 0
-        for cells in profiles.iter_shards():
+        for cells in profiles.iter_shards(windows):
             counts.append(cells.counts)
             for name, file in files.items():
                 file[start : start + cells.n_cells] = getattr(cells, name)

@@ -25,6 +25,7 @@ from typing import Any
 
 from raysys.config import digest
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
+from raysys.store.current import Current
 from raysys.store.drafts import Draft, remove_abandoned
 from raysys.store.kinds import KINDS, Facts
 from raysys.store.leases import Lease, leased
@@ -32,9 +33,6 @@ from raysys.store.manifests import MANIFEST, Manifest
 from raysys.store.storage import FileMark, Storage
 
 log = logging.getLogger(__name__)
-
-CURRENT = "current.json"
-_KEPT = 100  # builds that are named as current before
 
 
 @dataclasses.dataclass
@@ -200,7 +198,12 @@ class Workspace:
     def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
         self.run = run
         self.storage = Storage(run, cache_dir=cache_dir)
+        self._current = Current(self.storage)
         self._held: list[Lease] = []
+
+    def path(self, name: str) -> str:
+        """Return where a folder beside the builds lies, such as `reports`: see `aside`."""
+        return self._current.path(name)
 
     def current(self, kind: str) -> Build:
         """Open the current build of `kind`.
@@ -208,7 +211,7 @@ class Workspace:
         Raises:
             BuildError: there is none yet; the message names the job that writes it.
         """
-        record = self.storage.read_json(f"{kind}/{CURRENT}")
+        record = self._current.read(kind)
         if record is None:
             raise BuildError(
                 f"{self.run} holds no {kind} build yet: {KINDS[kind].writer} writes it"
@@ -217,11 +220,11 @@ class Workspace:
 
     def has(self, kind: str) -> bool:
         """Tell whether a current build of `kind` exists."""
-        return self.storage.read_json(f"{kind}/{CURRENT}") is not None
+        return self._current.read(kind) is not None
 
     def before(self, kind: str) -> list[str]:
         """Return the ids of the builds that were current before the present one, newest first."""
-        record = self.storage.read_json(f"{kind}/{CURRENT}") or {}
+        record = self._current.read(kind) or {}
         return [str(build_id) for build_id in record.get("before", ())]
 
     def go_back(self, build: Build, *, present: Build | None = None) -> None:
@@ -230,15 +233,9 @@ class Workspace:
         Raises:
             BuildError: another than `present` is current by now, or storage cannot be written.
         """
-        where = f"{build.kind}/{CURRENT}"
         try:
-            with leased(self.storage, f"{build.kind}/current"):
-                record = self._named(where)
-                if present is not None and record.get("build_id") != present.build_id:
-                    raise BuildError(f"another {build.kind} is current by now: ask again")
-                ids = list(record.get("before", ()))
-                ids = ids[ids.index(build.build_id) + 1 :] if build.build_id in ids else ids
-                self._name(where, build.manifest, ids)
+            named = None if present is None else present.build_id
+            self._current.go_back(build.manifest, present=named)
         except OSError as error:
             raise BuildError(f"cannot write {build.kind} build to {self.run}: {error}") from error
 
@@ -331,7 +328,7 @@ class Workspace:
                         remove_abandoned(self.storage)
                         draft = Draft(self.storage, header, [lease, *self._held], anew=force)
                         build = self._written(draft, write)
-            self._set_current(build.manifest)
+            self._current.name(build.manifest)
         except OSError as error:
             raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
         return build
@@ -369,29 +366,6 @@ class Workspace:
             return None
         log.info("build reused kind=%s build_id=%s", kind, build_id)
         return build
-
-    def _set_current(self, manifest: Manifest) -> None:
-        where = f"{manifest.kind}/{CURRENT}"
-        named = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        if named.items() <= self._named(where).items():
-            return
-        with leased(self.storage, f"{manifest.kind}/current"):
-            record = self._named(where)
-            present = [record["build_id"]] if "build_id" in record else []
-            self._name(where, manifest, [*present, *record.get("before", ())])
-
-    def _name(self, where: str, manifest: Manifest, before: Sequence[str]) -> None:
-        """Write which build is current, and which were so before it."""
-        ids = [build_id for build_id in dict.fromkeys(before) if build_id != manifest.build_id]
-        record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
-        self.storage.write_atomic(where, json.dumps(record | {"before": ids[:_KEPT]}) + "\n")
-
-    def _named(self, where: str) -> dict[str, Any]:
-        """Return what a file of the current build says; nothing where it is damaged."""
-        try:
-            return self.storage.read_json(where) or {}
-        except CorruptBuildError:
-            return {}
 
 
 def _sha256(path: Path) -> str:

@@ -238,6 +238,16 @@ def leased(storage: Storage, name: str) -> Iterator[Lease]:
         lease.release()
 
 
+def holder(storage: Storage, name: str) -> Owner | None:
+    """Return who holds a lease, or waits for it first; None: nobody whose process may be alive.
+
+    A process of another host that died is still named, until the next one takes the lease over.
+    """
+    tickets = sorted(ticket for ticket in Lease(storage, name)._tickets() if ticket.number)
+    owners = [Owner.read(storage, ticket.path) for ticket in tickets]
+    return next((owner for owner in owners if owner is not None and not owner.is_gone()), None)
+
+
 def sleep(seconds: float) -> None:
     """Wait; a function of its own so that tests decide what happens meanwhile."""
     time.sleep(seconds)

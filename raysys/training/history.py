@@ -51,6 +51,23 @@ def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
                     writer.add_scalar(_tag(key), record[key], record["epoch"], record["time"])
 
 
+def read_scalars(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield (epoch, {tag: value}) of a `history.jsonl`; tags are TensorBoard's, behind the phase.
+
+    Args:
+        path: what `write_history` wrote.
+    """
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        name = _phase(record)
+        scalars = {key: record[key] for key in record.keys() - set(_POSITION)}
+        yield record["epoch"], {f"{name}/{_tag(key)}": value for key, value in scalars.items()}
+
+
+def _phase(record: dict[str, Any]) -> str:
+    return "fit" if record["phase"] == 0 else "refit"
+
+
 def _tag(key: str) -> str:
     key = key.replace("@", "_at_").replace("^", "_beta_")  # TensorBoard allows no signs
     if key in _RATES:

@@ -30,6 +30,7 @@ from torch import nn
 from raysys import progress
 from raysys.errors import ConfigError
 from raysys.training.history import headline, timed
+from raysys.training.ledger import worst
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
 from raysys.training.task import Head, Ranks, State, Task, Validated
 from raysys.training.weights import assign, kept_weights, weights
@@ -49,12 +50,13 @@ def train(
     Returns:
         State with `model` (the last task's own weights), `epochs` ({metric: epochs}), `metrics`
         ({metric: value} at these epochs), `choices` (what phases decided), `history` (one
-        record per epoch) and `seconds` ({step: of this rank}, those of lost workers left out).
+        record per epoch), `seconds` ({step: of this rank}) and `rows` that were passed (those of
+        lost workers are in neither), and `peaks` of memory, see `ledger`.
 
     Raises:
         ConfigError: the loss is no longer finite; raised on all ranks before the update.
     """
-    state: State = ranks.restored or {
+    state: State = {
         "phase": 0,
         "epoch": 0,
         "step": 0,
@@ -65,7 +67,9 @@ def train(
         "metrics": {},
         "choices": {},
         "seconds": {},
-    }
+        "rows": 0,
+        "peaks": {},
+    } | (ranks.restored or {})
     for phase in range(state["phase"], len(phases)):
         torch.manual_seed(seed)
         with timed(state["seconds"], "start"), progress.stage("start", lines=progress.NONE):
@@ -73,6 +77,8 @@ def train(
         _run_phase(phase, task, state, optim=optim, seed=seed, ranks=ranks)
         if phase + 1 < len(phases):
             state |= {"phase": phase + 1, "epoch": 0, "best": {}, "model": None}
+    state["rows"] = state["rows"] or len(task.weights)
+    state["peaks"] = worst(ranks)
     return state
 
 
@@ -91,7 +97,10 @@ def _run_phase(
     last = max(state["epochs"].values(), default=optim.epochs)
     if not (state["epoch"] or state["step"]):  # else what was solved is in the state
         with timed(state["seconds"], "closed form"):
-            state["best"] |= _solve(task, module, state, phase, ranks)
+            state["best"] |= (solved := _solve(task, module, state, phase, ranks))
+        if solved and phase == 0:
+            values = {name: best["value"] for name, best in solved.items()}
+            ranks.save({"phase": phase, "epoch": 0, **values}, None)
     name = "refit" if phase else "fit"
     with (
         timed(state["seconds"], "epochs"),
@@ -100,6 +109,7 @@ def _run_phase(
         run = _Run(task, wrapped, module, optimiser, state, optim, seed, ranks, work)
         del wrapped
         run.epochs(last)
+    state["rows"] += run.rows
     optimiser.zero_grad()
     del optimiser, run  # three quarters of the memory of a training
     for best in state["best"].values():
@@ -201,6 +211,7 @@ class _Run:
     ranks: Ranks
     work: progress.Stage
     unsaved: int = 0
+    rows: int = 0
     left_out: set[str] = dataclasses.field(default_factory=set)
 
     def epochs(self, last: int) -> None:
@@ -292,6 +303,7 @@ class _Run:
                 self.report({"phase": key[1], "epoch": key[2]}, due=True)
                 sums = sums if self.ranks.rank == 0 else {}
         state |= {"step": 0, "sums": {}}
+        self.rows += rows
         seconds = time.perf_counter() - started
         weight = max(float(self.task.weights.sum()), 1e-12)
         record = {name: value / weight for name, value in self._totals(sums).items()}

@@ -22,6 +22,23 @@ def follow_torch() -> None:
 
 
 @contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch, numba and BLAS use so many threads each in the block; None: as many as they do.
+
+    Sums over threads round by their number, so it is part of what makes the same digits.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(count, user_api="blas"):
+        torch.set_num_threads(count or before)
+        follow_torch()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            follow_torch()
+
+
+@contextmanager
 def blas_on_one_thread() -> Iterator[None]:
     """Let NumPy's and SciPy's BLAS use one thread in the block, for parallel kernels that call it.
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from raysys.autoencoder.task import left_out
-from raysys.commands.train import TrainConfig, autoencoder_phases
+from raysys.autoencoder.model import left_out
+from raysys.commands.train import TrainConfig
+from raysys.commands.train_phases import autoencoder_phases
 from raysys.data.batches import Resident, ragged
 from raysys.data.cells import Cells
 from raysys.timing.form import TimeForm
