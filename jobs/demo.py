@@ -104,6 +104,7 @@ def demo(cfg: DemoConfig) -> None:
     say(f"\nuser {user_id} liked best: " + "; ".join(liked))
     show_lists(lists, truth_of(World.load(Path(world["world"])), user_id) if world else None)
     show_next(run, user_id)
+    say(f"\nall figures on one page: {result['page']}")
     say(f"\ndone in {time.perf_counter() - started:.0f} s; the run stays in {run}")
 
 
