@@ -101,6 +101,15 @@ SECTIONS = (
         "it, also of asking again without.",
     ),
     Section(
+        "sweeps",
+        "Sweeps",
+        "`raysys bench suite=sweeps`. asha: the same settings with and without early stopping; "
+        "`value` is what the winner has when it is trained whole. winner: a sweep of the default "
+        "space, and its winner against the defaults on the test period, which it has not seen. "
+        "front: the area that trials dominate, from one corner, after all of them and halfway. "
+        "`overhead_share` is the part of the trials' time that was no training.",
+    ),
+    Section(
         "events",
         "Events that a service takes",
         "`raysys bench suite=events`: batches of 1,000 to a service that may use one CPU, beside "
@@ -352,6 +361,7 @@ _KINDS_OF_ROWS = {
     "ratings": ("planted", "data"),
     "recovery": ("draws", "ranking", "model"),
     "experiments": ("alarms", "decided", "coverage", "split"),
+    "sweeps": ("condition", "sampler", "verdict"),
     "evaluate": ("items", "users"),
 }
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from raysys import progress, reference
+from raysys import progress, reference, tracking
 from raysys.config import JobConfig, load, read_yaml
 from raysys.errors import ConfigError, find_cause
 from raysys.store.builds import StageResult
@@ -62,7 +62,24 @@ COMMANDS = {
     "score": Command(
         "raysys.commands.score", "ScoreConfig", "score", "top lists of all users to Parquet"
     ),
-    "tune": Command("raysys.commands.tune", "TuneConfig", "tune", "sweep over training settings"),
+    "tune": Command("raysys.commands.tune_run", "TuneConfig", "tune", "sweep over settings"),
+    "tune start": Command(
+        "raysys.commands.tune_run", "TuneConfig", "tune", "begin a sweep, or go on with it"
+    ),
+    "tune status": Command(
+        "raysys.commands.tune_verbs", "SweepConfig", "status", "how a sweep stands"
+    ),
+    "tune pause": Command(
+        "raysys.commands.tune_verbs", "SweepConfig", "pause", "begin no further trial"
+    ),
+    "tune stop": Command("raysys.commands.tune_verbs", "SweepConfig", "stop", "end a sweep now"),
+    "tune resume": Command(
+        "raysys.commands.tune_verbs", "ResumeConfig", "resume", "go on where a sweep was left"
+    ),
+    "tune report": Command(
+        "raysys.commands.tune_verbs", "SweepConfig", "report", "the page of a sweep"
+    ),
+    "tune add": Command("raysys.commands.tune_verbs", "AddConfig", "add", "more trials"),
     "bench": Command("raysys.bench.suites", "BenchConfig", "bench", "measure against peers"),
     "doctor": Command(
         "raysys.commands.doctor", "DoctorConfig", "doctor", "check versions, cluster, storage, data"
@@ -72,6 +89,9 @@ COMMANDS = {
     ),
     "compare": Command(
         "raysys.commands.compare", "CompareConfig", "compare", "paired difference of two runs"
+    ),
+    "report": Command(
+        "raysys.commands.report", "ReportConfig", "report", "one page of what a run holds"
     ),
     "query": Command(
         "raysys.commands.query", "QueryConfig", "query", "ask the index from the shell"
@@ -138,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BaseException as error:
         return _report(error)
+    finally:
+        _forget_interrupts()
     return 0
 
 
@@ -170,6 +192,8 @@ def _run(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:
     """Run a command and return what belongs on stdout."""
     function, schema = resolve(name, overrides)
     cfg = load(schema, overrides, yaml_path=yaml_path)
+    if cfg.tracking and name not in tracking.COMMANDS:
+        log.warning("setting ignored key=tracking reason=%s is not tracked", name)
     started = time.perf_counter()
     with progress.shown(cfg.progress):
         result = function(cfg)
@@ -222,6 +246,16 @@ def _split(words: Sequence[str]) -> tuple[str | None, list[str], bool]:
         else:
             overrides.append(word)
     return yaml_path, overrides, wants_help
+
+
+def _forget_interrupts() -> None:
+    """Let the process end with the status that it was given.
+
+    CPython remembers a KeyboardInterrupt that left an `exec` of text (`dataclasses` makes methods
+    in that way) even where it was caught later, and `python -m` then ends by SIGINT whatever the
+    status is (`Py_RunMain`). The next such `exec` makes it forget (`run_eval_code_obj`).
+    """
+    exec("")
 
 
 def _report(error: BaseException) -> int:

@@ -86,6 +86,8 @@ class JobConfig:
         cache_dir: where builds on object stores are fetched to.
         progress: `bar` shows long work as one live line, `log` as log lines, `off` not at all;
             `auto` is `bar` on a terminal, else `log`.
+        tracking: `mlflow` keeps settings, metrics, build ids and reports of prepare, train, index,
+            evaluate, pipeline and tune as runs of MLflow; null: nothing.
         ray: how the job finds its cluster.
     """
 
@@ -94,6 +96,7 @@ class JobConfig:
     force: bool = local(False)
     cache_dir: str | None = location(None)
     progress: str = local("auto")
+    tracking: str | None = local(None)
     ray: RayConfig = local(factory=RayConfig)
 
 

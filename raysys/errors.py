@@ -56,7 +56,12 @@ class SearchError(RaysysError):
 
 def told(error: BaseException) -> str:
     """Return what an error says in one line, without the keys that a URI may hold."""
-    return _USER.sub("//", " ".join(f"{error}".split()) or type(error).__name__)
+    return without_keys(" ".join(f"{error}".split()) or type(error).__name__)
+
+
+def without_keys(text: str) -> str:
+    """Return a text without the user and password that its URIs may name."""
+    return _USER.sub("//", text)
 
 
 def find_cause(error: BaseException) -> RaysysError | None:

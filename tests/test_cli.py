@@ -93,27 +93,6 @@ def test_every_command_resolves(name):
     assert issubclass(schema, JobConfig)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_relative_run_is_one_folder_for_every_worker(ray_cluster, small_log, tmp_path):
-    import ray
-
-    (tmp_path / "log.csv").write_bytes(small_log.read_bytes())
-    small = ["train.optim.epochs=1", "train.autoencoder.latent=16", "evaluate.replicates=20"]
-    for words in (["pipeline", "source=log.csv", *small], ["score", "top_k=3"]):
-        address = f"ray.address={ray.get_runtime_context().gcs_address}"
-        done = subprocess.run(
-            [sys.executable, "-m", "raysys.cli", *words, "run=runs/first", address],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert json.loads(done.stdout)["run"] == f"{tmp_path}/runs/first"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "runs"]
-
-
 def test_jobs_run_from_any_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "jobs" / "train.py"), "rum=x"],

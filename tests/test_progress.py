@@ -2,6 +2,8 @@ import json
 import logging
 import re
 import signal
+import subprocess
+import sys
 import termios
 import time
 from contextlib import redirect_stderr
@@ -11,7 +13,7 @@ import pytest
 from raysys import cli, progress
 from raysys.errors import ConfigError
 from tests.support import counting
-from tests.support.terminal import Terminal, screen, start
+from tests.support.terminal import ROOT, Terminal, screen, start
 
 COUNTING = "tests.support.counting"
 LOGGED = re.compile(r"\d\d:\d\d:\d\d (INFO|ERROR) ")
@@ -120,6 +122,14 @@ def test_the_clock_goes_on_and_an_interrupt_leaves_a_clean_terminal():
     assert stdout == ""
     assert shown.lines[-1] == ""
     assert not [line for line in shown.lines if line.startswith(("count ", "inner ", "wait "))]
+
+
+@pytest.mark.parametrize(("fail", "status"), [("interrupted", 130), ("stopped", 0)])
+def test_an_interrupt_within_an_exec_leaves_the_status(fail, status):
+    words = [sys.executable, "-m", COUNTING, "count", "run=r", "steps=1", f"fail={fail}"]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == status, ended.stderr
+    assert bool(ended.stdout) == (status == 0)
 
 
 def test_a_killed_job_leaves_a_terminal_that_needs_no_repair():

@@ -37,6 +37,8 @@ def test_it_holds_raysys_alone_and_all_of_it(wheel_file):
     assert {name.split("/")[0] for name in names} == {"raysys", about}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "raysys").rglob("*.py")}
     page = {f"raysys/http/explorer/{name}" for name in PAGE}
+    folder = ROOT / "raysys" / "reports" / "html" / "templates"
+    page |= {str(path.relative_to(ROOT)) for path in folder.iterdir()}
     assert sources | page | {"raysys/py.typed"} == {
         name for name in names if name.startswith("raysys/")
     }

@@ -147,13 +147,27 @@ def free_port() -> int:
         return port
 
 
-def linked(source: str, run: str) -> None:
-    """Make a run of the same builds; nothing is written into what is finished, so links do."""
+def linked(source: str, run: str, kind: str | None = None) -> str:
+    """Make a run of the same builds; nothing is written into what is finished, so links do.
+
+    Args:
+        source: the run that is there.
+        run: that is made.
+        kind: the builds that the current one of a kind was made from, and that; None: what is
+            served.
+
+    Returns:
+        `run`.
+    """
     workspace = Workspace(source)
-    served = Served.open(workspace, verify=False)
-    for build in served.builds:
+    if kind is None:
+        builds = Served.open(workspace, verify=False).builds
+    else:
+        builds = [*workspace.chain(workspace.current(kind)).values()]
+    for build in builds:
         shutil.copytree(f"{source}/{build.place}", f"{run}/{build.place}", copy_function=_link)
         shutil.copy(f"{source}/{build.kind}/current.json", f"{run}/{build.kind}/current.json")
+    return run
 
 
 def _link(source: str, target: str) -> None:

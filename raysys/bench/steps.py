@@ -25,8 +25,7 @@ from torch.nn import functional as F
 
 from raysys.autoencoder import losses
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.task import left_out
+from raysys.autoencoder.model import Conv4Rec, left_out
 from raysys.bench.resources import resident_bytes
 from raysys.bench.suites import STARS
 from raysys.data.batches import Ragged, Resident

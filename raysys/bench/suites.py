@@ -34,6 +34,7 @@ SUITES = {
     "retrieval": ("raysys.bench.retrieval", "RetrievalBenchConfig"),
     "serve": ("raysys.bench.serve", "ServeBenchConfig"),
     "steer": ("raysys.bench.steer", "SteerBenchConfig"),
+    "sweeps": ("raysys.bench.sweeps", "SweepsBenchConfig"),
     "train": ("raysys.bench.training", "TrainBenchConfig"),
 }
 

@@ -31,7 +31,8 @@ from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, forget
 from raysys.commands.prepare import prepare
 from raysys.commands.simulate import SimulateConfig, simulate
-from raysys.commands.train import TrainConfig, autoencoder_phases, fit
+from raysys.commands.train import TrainConfig, fit
+from raysys.commands.train_phases import autoencoder_phases
 from raysys.config import require, require_run
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace

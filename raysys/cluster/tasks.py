@@ -15,6 +15,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -32,6 +33,23 @@ IN_PROCESS_ROWS = 500_000
 cluster's start and its workers' imports would take longer than they save."""
 
 _IN_FLIGHT_PER_CPU = 2
+
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let all tasks of the block run in this process.
+
+    For work that is itself a part of many on the cluster: it holds the CPUs that its tasks would
+    wait for.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 class Run(Protocol):
@@ -77,7 +95,7 @@ def task_runner(cluster: RayConfig, *, size: int) -> Iterator[Run]:
     Raises:
         ConfigError: see `connected`.
     """
-    if size <= IN_PROCESS_ROWS:
+    if size <= IN_PROCESS_ROWS or _alone.get():
         yield functools.partial(_run, _here)
         return
     with connected(cluster):
@@ -92,7 +110,8 @@ def distribute(
     rows: Callable[[R], int] | None = None,
 ) -> list[R]:
     """Return `Run`'s results of tasks on the cluster that this process is connected to."""
-    return list(_run(_on_cluster, function, tasks, stage=stage, rows=rows))
+    engine = _here if _alone.get() else _on_cluster
+    return list(_run(engine, function, tasks, stage=stage, rows=rows))
 
 
 Outcomes = Iterator[tuple[int, Any]]  # (number of the task, its result or its RaysysError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 from raysys import progress
 from raysys.cluster.mailbox import Mailbox, emptied, told
 from raysys.config import local, require
+from raysys.errors import ConfigError
 from raysys.store.storage import Storage
+from raysys.training.ledger import reset_peak
 from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
 from raysys.training.task import Ranks, State, Task
@@ -33,9 +36,11 @@ from raysys.training.task import Ranks, State, Task
 log = logging.getLogger(__name__)
 
 _STATE = "state.pt"
+_LEAST = 1e-4  # of a resource, Ray's unit
 PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
 
 Factory = Callable[..., Sequence[Callable[[], Task]]]
+OnRecord = Callable[[dict[str, Any]], None]
 
 
 @dataclasses.dataclass
@@ -68,6 +73,7 @@ def launch(
     storage: Storage,
     name: str,
     callbacks: Sequence[Any] = (),
+    on_record: OnRecord | None = None,
 ) -> State:
     """Train on the cluster that the process is connected to and return the final state.
 
@@ -81,15 +87,18 @@ def launch(
         name: identity of this training; a second launch under the same name goes on where the
             first one stopped.
         callbacks: Ray Train callbacks, e.g. the one that reports to a sweep.
+        on_record: called with what the loop reports where it runs in this process; what it raises
+            ends the training, of which nothing is left.
     """
     if cfg.workers == 0:
+        ranks = Ranks() if on_record is None else Ranks(save=lambda record, _: on_record(record))
+        reset_peak()
         with torch.random.fork_rng():
-            return train(factory(**settings), optim, seed=seed, ranks=Ranks())
-    resources = ray.cluster_resources()
-    gpu = resources.get("GPU", 0) >= cfg.workers if cfg.gpu is None else cfg.gpu
-    share = min(1.0, resources.get("CPU", 1) / cfg.workers)
-    if gpu:
-        share = gpu_worker_cpus([node["Resources"] for node in ray.nodes() if node["Alive"]])
+            return train(factory(**settings), optim, seed=seed, ranks=ranks)
+    nodes = cluster_nodes()
+    refuse_unplaceable(cfg, nodes)
+    needs = _needs(cfg, nodes)
+    gpu = "GPU" in needs
     # A report waits until the controller looks; by default it looks every two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
@@ -103,7 +112,7 @@ def launch(
             "seed": seed,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cfg.workers, use_gpu=gpu, resources_per_worker={"CPU": share}
+            num_workers=cfg.workers, use_gpu=gpu, resources_per_worker={"CPU": needs["CPU"]}
         ),
         run_config=ray.train.RunConfig(
             name=name,
@@ -123,6 +132,60 @@ def launch(
     if result.error is not None:
         raise result.error
     return _read_state(result.checkpoint)
+
+
+def cluster_nodes() -> dict[str, Mapping[str, float]]:
+    """Return the resources of the nodes that are alive, each by a name that tells it apart."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    hosts = [node["NodeManagerHostname"] for node in alive]
+    return {
+        host if hosts.count(host) == 1 else f"{host} {node['NodeID'][:6]}": node["Resources"]
+        for host, node in zip(hosts, alive, strict=True)
+    }
+
+
+def refuse_unplaceable(
+    cfg: LaunchConfig, nodes: Mapping[str, Mapping[str, float]], *, concurrent: int = 1
+) -> None:
+    """Refuse workers for which the nodes have no room, one by one, before anything waits for it.
+
+    Args:
+        cfg: how many workers each training has.
+        nodes: {name: resources} of the cluster, see `cluster_nodes`.
+        concurrent: trainings at a time.
+
+    Raises:
+        ConfigError: with the arithmetic.
+    """
+    if cfg.workers == 0:
+        return
+    needs = _needs(cfg, nodes)
+    rooms = {name: _room(node, needs) for name, node in nodes.items()}
+    wanted = cfg.workers * concurrent
+    if sum(rooms.values()) >= wanted:
+        return
+    beside = f" with concurrent={concurrent}" if concurrent > 1 else ""
+    each = " and ".join(f"{amount:.4g} {name}" for name, amount in needs.items())
+    held = ", ".join(f"{name}: {room}" for name, room in rooms.items())
+    raise ConfigError(
+        f"launch.workers={cfg.workers}{beside} needs {wanted} workers of {each}; the nodes hold "
+        f"{sum(rooms.values())} ({held})"
+    )
+
+
+def _needs(cfg: LaunchConfig, nodes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return what a worker takes: a CPU or its share of all, and with GPUs one of these."""
+    totals = {name: sum(node.get(name, 0.0) for node in nodes.values()) for name in ("CPU", "GPU")}
+    if totals["GPU"] >= cfg.workers if cfg.gpu is None else cfg.gpu:
+        return {"CPU": gpu_worker_cpus(list(nodes.values())), "GPU": 1.0}
+    share = min(1.0, totals["CPU"] / cfg.workers)
+    return {"CPU": math.floor(share / _LEAST) * _LEAST}  # rounded up, the last would not fit
+
+
+def _room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """Return how many workers a node holds."""
+    held = [int((node.get(k, 0.0) + _LEAST / 2) / amount) for k, amount in needs.items() if amount]
+    return min(held, default=0)
 
 
 def gpu_worker_cpus(nodes: Sequence[Mapping[str, float]]) -> float:
@@ -173,6 +236,7 @@ def _worker(config: dict[str, Any]) -> None:
         restored=None if checkpoint is None else _read_state(checkpoint),
     )
     with told(config["mailbox"], ranks.rank):
+        reset_peak()
         if ranks.rank == 0:
             log.info("training workers ready workers=%d", ranks.world)
         state = train(

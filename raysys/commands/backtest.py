@@ -46,6 +46,8 @@ from raysys.prepare.config import PrepareConfig
 from raysys.prepare.cutoffs import backtest_cutoffs
 from raysys.reports import tables
 from raysys.reports import windows as verdict
+from raysys.reports.html import backtest as page
+from raysys.reports.html import pages
 from raysys.reports.methods import Subject
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.storage import join
@@ -146,7 +148,7 @@ def backtest(cfg: BacktestConfig) -> StageResult:
     ]
     reports = results[0][2].extra["report"].removeprefix(f"{results[0][1]}/")
     means = _means(cfg, [run for _, run, _ in results], reports.removesuffix(".json"))
-    name = f"reports/backtest-{cfg.windows}.json"
+    name = f"reports/backtest-{cfg.windows}"
     against = verdict.differences(
         [verdict.Window(e["metrics"], e["baselines"], e["validation"]) for e in entries]
     )
@@ -156,14 +158,17 @@ def backtest(cfg: BacktestConfig) -> StageResult:
         "differences": against,
         "left_out": left_out,
     }
-    workspace.storage.write_atomic(name, json.dumps(record, indent=1) + "\n")
+    workspace.storage.write_atomic(f"{name}.json", json.dumps(record, indent=1) + "\n")
+    shown = page.page_of(record, run=pages.name_of_run(cfg.run))
+    where = pages.publish(workspace, f"{name}.html", shown)
     for line in [*_table(entries, means), *verdict.table(against)]:
         log.info("%s", line)
     return StageResult(
         build_ids=subject.build_ids,
         metrics=means,
         extra={
-            "report": f"{cfg.run.rstrip('/')}/{name}",
+            "report": f"{cfg.run.rstrip('/')}/{name}.json",
+            "page": where,
             "period": "test",
             "backtest": entries,
             "differences": against,

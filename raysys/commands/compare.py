@@ -5,28 +5,34 @@
     raysys compare run=A against=ease            the model against a baseline of its report
 
 Works from the users' sums that `evaluate` wrote; a report that is missing, or is not of the current
-builds, is made first.
+builds, is made first. Writes `<run>/reports/compare-*.json` and a page beside it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import re
 from typing import Any
 
 from raysys.commands.evaluate import REPORTS, EvaluateConfig, evaluate, report_name
-from raysys.config import JobConfig, location, require, require_run
+from raysys.config import JobConfig, digest, location, require, require_run
 from raysys.data.schema import PERIODS
-from raysys.errors import BuildError, ConfigError
+from raysys.errors import BuildError, ConfigError, told
 from raysys.evaluation import fit_baselines
 from raysys.evaluation.comparison import Difference, compare_users, users_of_report
 from raysys.evaluation.headlines import HEADLINES
 from raysys.evaluation.protocols import PROTOCOLS
+from raysys.reports.html import comparison, pages
 from raysys.reports.methods import VIA, Subject
 from raysys.reports.tables import aligned
 from raysys.store.builds import StageResult, Workspace
+from raysys.store.storage import join
 
 log = logging.getLogger(__name__)
+
+_KEPT = ("via", "period", "protocol", "ranking", "rescore", "seed", "replicates")
 
 
 @dataclasses.dataclass
@@ -87,6 +93,20 @@ def compare(cfg: CompareConfig) -> StageResult:
     found, n_users = compare_users(first, last, seed=cfg.seed, replicates=cfg.replicates)
     for line in _table(found, cfg.via, second):
         log.info("%s", line)
+    record = {
+        "run": told(ValueError(cfg.run)),
+        **{key: getattr(cfg, key) for key in _KEPT},
+        "build_ids": first_id,
+        "other": told(ValueError(cfg.other or cfg.run)),
+        "other_build_ids": second_id,
+        "against": second,
+        "common_users": n_users,
+        "comparison": {name: dataclasses.asdict(d) for name, d in found.items()},
+    }
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    name = f"{REPORTS}/{comparison_name(cfg)}"
+    workspace.storage.write_atomic(f"{name}.json", json.dumps(record, indent=1) + "\n")
+    where = pages.publish(workspace, f"{name}.html", comparison.page_of(record))
     return StageResult(
         build_ids=first_id,
         metrics={
@@ -100,9 +120,23 @@ def compare(cfg: CompareConfig) -> StageResult:
             "against": second,
             "period": cfg.period,
             "common_users": n_users,
-            "comparison": {name: dataclasses.asdict(d) for name, d in found.items()},
+            "comparison": record["comparison"],
+            "report": join(cfg.run, f"{name}.json"),
+            "page": where,
         },
     )
+
+
+def comparison_name(cfg: CompareConfig) -> str:
+    """Return the file name of a comparison, without its suffix."""
+    parts = ["compare", cfg.period, cfg.via, "against", cfg.against or cfg.via]
+    if cfg.other is not None:  # two runs may have one name
+        name = re.sub(r"[^\w.-]+", "-", pages.name_of_run(cfg.other))
+        parts += ["of", name, digest({"other": cfg.other})[:6]]
+    parts += [] if cfg.rescore else ["raw"]
+    parts += [cfg.protocol] if cfg.protocol != "cutoff" else []
+    parts += [cfg.ranking] if cfg.ranking else []
+    return "-".join(parts)
 
 
 def _users(cfg: CompareConfig, run: str, method: str) -> tuple[dict[str, str], Any]:

@@ -2,10 +2,10 @@
 
     audit -> count the training window -> fit or reuse the baselines -> rank and rate shard by shard
 
-Writes `<run>/reports/<name>.json` (all metrics and slices of all methods), `<name>.md` (the same as
-a page) and `<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user, from which
-`compare` works). The first is written last and names the last. The metrics alone are kept for every
-build that was evaluated, in `<run>/reports/of-builds`.
+Writes `<run>/reports/<name>.json` (all metrics and slices of all methods), `<name>.html` and `.md`
+(the same as pages) and `<run>/reports/<name>/<report_id>/<method>.parquet` (the sums of every user,
+from which `compare` works). The first names the last and is written when that is there. The metrics
+alone are kept for every build that was evaluated, in `<run>/reports/of-builds`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from raysys.evaluation import audit, fit_baselines, metric_table, protocols
 from raysys.evaluation.ranked_users import POPULARITY_SLICES
 from raysys.prepare.append import BASE as APPENDED_TO
 from raysys.reports import files, page, tables
+from raysys.reports.html import evaluation, pages
 from raysys.reports.methods import VIA, Subject
 from raysys.reports.passes import (
     Counted,
@@ -42,6 +43,7 @@ from raysys.reports.passes import (
 from raysys.scoring.rankings import Ranking, text_of_keys
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.tracking import tracked_stage
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +128,13 @@ class EvaluateConfig(MeasureConfig):
         require(self.via in VIA, "via", self.via, "model, codes or index")
 
 
-def evaluate(cfg: EvaluateConfig) -> StageResult:
+@tracked_stage("evaluate")
+def evaluate(cfg: EvaluateConfig, *, shown: bool = True) -> StageResult:
     """Evaluate the current builds.
+
+    Args:
+        cfg: what and how.
+        shown: to people, too: with plots and a page.
 
     Raises:
         BuildError: a build is missing or mixed. DataError: a leak, or nobody to evaluate.
@@ -155,6 +162,7 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         len(shards),
     )
     name = report_name(cfg)
+    report = workspace.path(f"{REPORTS}/{name}")
     validation = {
         method: fit_baselines.BaselineFacts.of(build).validation
         for method, build in baselines.items()
@@ -163,10 +171,10 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
     report_id = secrets.token_hex(8)
     with (
         task_runner(cfg.ray, size=n_cells // _CELLS_PER_ROW) as run,
-        files.user_files(workspace, f"{REPORTS}/{name}/{report_id}") as folder,
+        files.user_files(workspace, f"{report}/{report_id}") as folder,
     ):
-        counts, rated = _count(plan, shards, profiles, run)
-        tasks = [EvaluationTask(plan, name, counts, rated) for name in shards]
+        known = _count(plan, shards, profiles, run)
+        tasks = [EvaluationTask(plan, name, *known) for name in shards]
         results = run(evaluate_shard, tasks, stage="evaluate", rows=n_users, large=True)
         outcome = files.merge(results, folder)
         record = {"report_id": report_id, **_record(cfg, plan, subject, outcome, left_out)}
@@ -174,8 +182,13 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         record["differences"] = page.differences(
             folder, cfg.via, [*record["methods"]], seed=cfg.seed, replicates=cfg.replicates
         )
-        page.draw_days(record, folder)
-    files.publish(workspace, f"{REPORTS}/{name}", record, page.page(record, name))
+        if shown:
+            page.draw_days(record, folder)
+    files.publish(workspace, report, record, page.page(record, name))
+    where = None
+    if shown:
+        made = evaluation.page_of(record, run=pages.name_of_run(cfg.run), name=name)
+        where = pages.publish(workspace, f"{report}.html", made)
     files.keep(workspace, subject.head, name, record)
     methods = {method: entry["metrics"] for method, entry in record["methods"].items()}
     for line in [*tables.table(methods), *page.lines(record)]:
@@ -185,7 +198,8 @@ def evaluate(cfg: EvaluateConfig) -> StageResult:
         build_ids=record["build_ids"],
         metrics=own,
         extra={
-            "report": f"{cfg.run.rstrip('/')}/{REPORTS}/{name}.json",
+            "report": f"{cfg.run.rstrip('/')}/{report}.json",
+            "page": where,
             **{key: record[key] for key in ("period", "via", "protocol", "evaluated", "dropped")},
             "baselines": {method: tables.headline(metrics) for method, metrics in methods.items()},
             "baselines_left_out": left_out,
@@ -288,8 +302,12 @@ def _fit_baseline(
 
 def _count(
     plan: Plan, shards: list[str], profiles: Profiles, run: Run
-) -> tuple[NDArray[np.int64], bool]:
-    """Run the first pass; return item counts [N] and whether the training window has ratings."""
+) -> tuple[NDArray[np.int64], bool, int]:
+    """Run the first pass.
+
+    Returns:
+        Item counts [N], whether the training window has ratings, the number of users with targets.
+    """
     tasks = [(plan, name) for name in shards]
     found: list[Counted] = list(run(count_shard, tasks, stage="audit", rows=n_users, large=True))
     ids = profiles.items["item_id"]
@@ -302,7 +320,9 @@ def _count(
         ids=ids.to_pylist(),
     )
     levels = np.sum([c.level_counts for c in found], axis=0)
-    return np.sum([c.item_counts for c in found], axis=0), bool(levels[profiles.levels.rated].any())
+    counts = np.sum([c.item_counts for c in found], axis=0)
+    rated = bool(levels[profiles.levels.rated].any())
+    return counts, rated, sum(c.n_asked for c in found)
 
 
 def _record(
@@ -341,7 +361,11 @@ def _record(
         "baselines_left_out": left_out,
         "horizons": page.buckets(own),
         "methods": {
-            method: {"metrics": evaluator.result(), "slices": evaluator.slices()}
+            method: {
+                "metrics": evaluator.result(),
+                "slices": evaluator.slices(),
+                **evaluator.figures(),
+            }
             for method, evaluator in outcome.evaluators.items()
         },
     }

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
 from raysys.data.cells import Cells, concat, read_cells
 from raysys.data.profiles import Profiles
+from raysys.data.schema import Window
 from raysys.errors import BuildError
 from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
 from raysys.index.files import SPREAD, IndexFacts, save_index
@@ -37,6 +38,7 @@ from raysys.search.items import ITEM_NAMES, NAMES
 from raysys.search.users import UserStore
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.tracking import tracked_stage
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,13 @@ class IndexConfig(IndexParams, JobConfig):
     """Settings of index."""
 
 
-def index(cfg: IndexConfig) -> StageResult:
+@tracked_stage("index")
+def index(cfg: IndexConfig, *, windows: Collection[Window] | None = None) -> StageResult:
     """Build the index of the current codes, changes since they were made taken in.
+
+    Args:
+        cfg: the settings.
+        windows: that users' histories are read from; None: all. A sweep leaves the test period out.
 
     Raises:
         BuildError: there are no codes yet, or the index misses its target recall.
@@ -63,9 +70,9 @@ def index(cfg: IndexConfig) -> StageResult:
     coded = compacted(workspace)
     build = workspace.build(
         "index",
-        config=identity(cfg),
+        config=identity(cfg) | ({} if windows is None else {"windows": sorted(windows)}),
         inputs=[coded.codes, coded.compressor, coded.embeddings],
-        write=lambda draft: _write(cfg, draft, coded),
+        write=lambda draft: _write(cfg, draft, coded, windows),
         force=cfg.force,
     )
     record = build.record()
@@ -77,7 +84,9 @@ def index(cfg: IndexConfig) -> StageResult:
     )
 
 
-def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
+def _write(
+    cfg: IndexConfig, draft: Draft, coded: Coded, windows: Collection[Window] | None
+) -> IndexFacts:
     """Build, measure and save the index; return its facts."""
     started = time.perf_counter()
     codes, embeddings = Codes.open(coded.codes), Embeddings.open(coded.embeddings)
@@ -101,11 +110,13 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
         made = build_index(codes, dictionary, bias, tasks=tasks, **settings)
         plain, headed, long = set_efforts(made, probes, params=cfg)
         facts = save_index(made, draft, n_shards=cfg.n_shards, tasks=tasks)
-    normaliser, candidate_recall = _measure_answers(coded, draft, made, cfg.seed)
+    normaliser, candidate_recall = _measure_answers(
+        coded, draft, made, seed=cfg.seed, windows=windows
+    )
     items = embeddings.items(list(NAMES))
     Ids.of(items["item_id"]).save(draft, ITEM_NAMES, items)
     if coded.profiles is not None:
-        UserStore.save(Profiles.open(coded.profiles), draft)
+        UserStore.save(Profiles.open(coded.profiles), draft, windows=windows)
     seconds = round(time.perf_counter() - started, 2)
     log.info("index built kind=%s n_items=%d seconds=%.1f", made.kind, made.n_items, seconds)
     return dataclasses.replace(
@@ -123,7 +134,12 @@ def _write(cfg: IndexConfig, draft: Draft, coded: Coded) -> IndexFacts:
 
 
 def _measure_answers(
-    coded: Coded, draft: Draft, made: Index, seed: int
+    coded: Coded,
+    draft: Draft,
+    made: Index,
+    *,
+    seed: int,
+    windows: Collection[Window] | None,
 ) -> tuple[dict[str, float] | None, float | None]:
     """Write what P(consume) is normalised by; return how exact that and candidates are.
 
@@ -136,7 +152,7 @@ def _measure_answers(
     if scorer.n_items <= MAX_EXACT:
         return None, None
     started = time.perf_counter()
-    history = some_users(Profiles.open(coded.profiles), scorer.n_items, seed)
+    history = some_users(Profiles.open(coded.profiles), scorer.n_items, seed, windows)
     own = history.item_lists
     with progress.stage("index answers", lines=progress.NONE):
         z = scorer.encode(history, facts.fitted_until)
@@ -159,13 +175,15 @@ def _measure_answers(
     return found, round(recall, 4)
 
 
-def some_users(profiles: Profiles, n_items: int, seed: int) -> Cells:
+def some_users(
+    profiles: Profiles, n_items: int, seed: int, windows: Collection[Window] | None = None
+) -> Cells:
     """Return 400 users, drawn from four shards, with the items of a model, and a newcomer."""
     parts = [Cells.from_lists([[]])]
     rng = np.random.default_rng([seed, _PURPOSE])
     paths = profiles.shard_paths
     for number in np.unique(np.linspace(0, len(paths) - 1, _SHARDS).astype(int)):
-        cells = read_cells([paths[number]])
+        cells = read_cells([paths[number]], windows)
         kept = cells.take(cells.item_num < n_items)
         rows = rng.permutation(np.flatnonzero(kept.counts > 0))
         parts.append(kept.users(np.sort(rows[: _USERS // min(_SHARDS, len(paths))])))

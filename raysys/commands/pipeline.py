@@ -12,13 +12,16 @@ from raysys.cluster.connect import connected
 from raysys.commands.evaluate import EvaluateConfig, evaluate
 from raysys.commands.index import IndexConfig, index
 from raysys.commands.prepare import prepare
+from raysys.commands.report import write_page
 from raysys.commands.train import TrainConfig, train
 from raysys.config import JobConfig, require_run
 from raysys.errors import ConfigError
 from raysys.log.columns import ColumnsConfig, ItemsColumnsConfig
 from raysys.log.formats.config import FormatConfig
 from raysys.prepare.config import PrepareConfig
-from raysys.store.builds import StageResult
+from raysys.store.builds import StageResult, Workspace
+from raysys.tracking import tracked_stage
+from raysys.training import ledger
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +84,15 @@ class PipelineConfig(JobConfig):
             _hand_down(self, getattr(self, name), name, shared)
 
 
+@tracked_stage("pipeline")
 def pipeline(cfg: PipelineConfig) -> StageResult:
     """Run the four stages and evaluate both the model and what the service returns.
 
     Returns:
         `metrics` are those of the model's exact ranking; `metrics_index` (absent where the split
-        ranks nothing) are those of what the index returns; `stage_seconds` the time of each stage.
+        ranks nothing) are those of what the index returns; `stage_seconds` the time of each stage;
+        `ledger` its sum and what the trainings took, which is that of before where they are reused;
+        `page` the page of the run.
     """
     require_run(cfg)
     total = StageResult(extra={"stage_seconds": {}})
@@ -100,6 +106,11 @@ def pipeline(cfg: PipelineConfig) -> StageResult:
             served = dataclasses.replace(cfg.evaluate, via="index", baselines=[])
             result = _timed("evaluate_index", evaluate, served, total)
             total.extra["metrics_index"] = result.metrics
+    total.extra["ledger"] = {
+        "seconds": round(sum(total.extra["stage_seconds"].values()), 1),
+        **ledger.totals(total.extra["training"].values()),
+    }
+    total.extra["page"] = write_page(Workspace(cfg.run, cache_dir=cfg.cache_dir))
     return total
 
 

@@ -56,6 +56,7 @@ from raysys.prepare.tasks import (
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.storage import join, open_filesystem
+from raysys.tracking import tracked_stage
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ _LOG_KEYS = (
 )
 
 
+@tracked_stage("prepare")
 def prepare(cfg: PrepareConfig) -> StageResult:
     """Write the `interactions` and `profiles` builds of a log.
 

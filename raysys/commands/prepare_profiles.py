@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.cluster.tasks import distribute
 from raysys.data.interactions import Interactions, InteractionsFacts
-from raysys.data.profiles import Core, ProfilesFacts, shard_name, write_tables
+from raysys.data.profiles import LEVELS, Core, Profiles, ProfilesFacts, shard_name, write_tables
 from raysys.data.schema import Window, period_windows
 from raysys.errors import DataError
 from raysys.prepare.append import earlier_items
@@ -27,11 +29,11 @@ from raysys.prepare.catalogue import (
 )
 from raysys.prepare.config import PrepareConfig
 from raysys.prepare.cutoffs import cutoffs_of_folds, resolve_cutoffs
-from raysys.prepare.levels import build_levels
+from raysys.prepare.levels import build_levels, with_liked
 from raysys.prepare.opened_log import TIMELESS
 from raysys.prepare.splits import SplitPlan
 from raysys.prepare.tasks import UserShardTask, count_part, write_user_shard
-from raysys.store.builds import Build
+from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,33 @@ def write_profiles(
         n_described_items=described,
         levels=levels.names,
     )
+
+
+def relabelled(workspace: Workspace, profiles: Build, changed: Mapping[str, Any]) -> Build:
+    """Return profiles whose levels are liked by other settings; no cell is read or changed.
+
+    Args:
+        workspace: the run.
+        profiles: what is taken but for `RatingLevels.liked`.
+        changed: `liked_levels`, `negative_events` or both.
+    """
+    before = profiles.manifest.config
+    keys = {"liked_levels": None, "negative_events": ()}
+    settings = {key: changed.get(key, before.get(key, usual)) for key, usual in keys.items()}
+
+    def write(draft: Draft) -> ProfilesFacts:
+        for name in profiles.files():
+            shutil.copyfile(profiles.path(name), draft.path(name))
+        opened = Profiles.open(profiles)
+        with_liked(opened.levels, **settings).save(draft.path(LEVELS))
+        return opened.facts
+
+    inputs = [
+        workspace.open(kind, ref["build_id"]) for kind, ref in profiles.manifest.inputs.items()
+    ]
+    config = {**before, **settings}
+    source = {"relabelled": profiles.content_id}
+    return workspace.build("profiles", config=config, inputs=inputs, source=source, write=write)
 
 
 def _check_described(described: int, items: pa.Table, attributes: pa.Table | None) -> None:

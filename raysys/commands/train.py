@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from raysys.autoencoder.config import Conv4RecConfig
-from raysys.autoencoder.consume_time import DAY_S
 from raysys.autoencoder.files import (
     Autoencoder,
     AutoencoderFacts,
@@ -30,12 +29,12 @@ from raysys.autoencoder.linear_form import (
     retrieval_vectors,
 )
 from raysys.autoencoder.model import Conv4Rec
-from raysys.autoencoder.task import AutoencoderTask
-from raysys.autoencoder.validation import RECALL, check_metric
+from raysys.autoencoder.validation import RECALL, REPORTED, check_metric
 from raysys.cluster.connect import connected
-from raysys.cluster.train_workers import LaunchConfig, launch
+from raysys.cluster.train_workers import LaunchConfig, OnRecord, launch
 from raysys.commands.import_vectors import import_vectors
 from raysys.commands.train_compressor import CompressorConfig, compress
+from raysys.commands.train_phases import autoencoder_phases, last_period, windows_of
 from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
 from raysys.compressor.packing import SIMILARITIES
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
@@ -49,9 +48,11 @@ from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.timing.files import Timed
 from raysys.timing.form import TimeForm
-from raysys.training.history import shares, timed
+from raysys.tracking import current, tracked_stage
+from raysys.training import ledger
+from raysys.training.history import HISTORY_FILE, read_scalars, shares, timed
 from raysys.training.optim import OptimConfig
-from raysys.training.task import State, Task
+from raysys.training.task import State
 
 log = logging.getLogger(__name__)
 
@@ -118,47 +119,29 @@ class TrainConfig(JobConfig):
             raise ConfigError(f"ids={self.ids!r} needs source= with the embeddings")
 
 
+@tracked_stage("train")
 def train(cfg: TrainConfig) -> StageResult:
     """Train what `cfg.model` names and write the builds.
 
     Returns:
         `metrics` are those of the chosen epochs on the validation targets, `nll` before levels
-        are shifted.
+        are shifted. `extra["training"]` says by kind what trainings took, when they ran.
     """
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     result = StageResult()
     with connected(cfg.ray):
-        if cfg.source is not None:
-            embeddings = import_vectors(
-                workspace,
-                source=cfg.source,
-                ids=cfg.ids,
-                force=cfg.force,
-                similarity=cfg.similarity,
-            )
-            builds = [embeddings]
-        elif cfg.model == "compressor":
-            embeddings = workspace.current("embeddings")
-            workspace.chain(embeddings)
-            builds = []
-        else:
-            builds = _train_autoencoder(cfg, workspace)
-            embeddings = builds[-1]
-        if cfg.model != "autoencoder":
-            builds += compress(
-                workspace,
-                embeddings,
-                cfg=cfg.compressor,
-                seed=cfg.seed,
-                workers=cfg.launch,
-                force=cfg.force,
-            )
+        builds = train_builds(cfg, workspace)
+    trainings = result.extra["training"] = {}
     for build in builds:
         result.build_ids[build.kind] = build.build_id
+        if "training" in build.manifest.notes:  # builds of before have none
+            trainings[build.kind] = build.manifest.notes["training"]
         if build.kind == "autoencoder":
             for name, value in AutoencoderFacts.of(build).val_metrics.items():
                 result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
+            for epoch, scalars in read_scalars(build.path(HISTORY_FILE)) if cfg.tracking else ():
+                current().metrics(scalars, step=epoch)
         if build.kind == "codes":
             record = build.record()
             columns = ("code_dim", "n_active", "packing", "bytes_per_item", "mean_cosine")
@@ -166,7 +149,47 @@ def train(cfg: TrainConfig) -> StageResult:
     return result
 
 
-def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
+def train_builds(
+    cfg: TrainConfig, workspace: Workspace, *, fitted: Callable[..., State] | None = None
+) -> list[Build]:
+    """Write the builds of `train`, or reuse them, on the cluster that there is, if any.
+
+    Args:
+        cfg: the train job's settings.
+        workspace: the run.
+        fitted: fits the autoencoder with the arguments of `fit`; None: that.
+    """
+    if cfg.source is not None:
+        embeddings = import_vectors(
+            workspace,
+            source=cfg.source,
+            ids=cfg.ids,
+            force=cfg.force,
+            similarity=cfg.similarity,
+        )
+        builds = [embeddings]
+    elif cfg.model == "compressor":
+        embeddings = workspace.current("embeddings")
+        workspace.chain(embeddings)
+        builds = []
+    else:
+        builds = _train_autoencoder(cfg, workspace, fitted or fit)
+        embeddings = builds[-1]
+    if cfg.model != "autoencoder":
+        builds += compress(
+            workspace,
+            embeddings,
+            cfg=cfg.compressor,
+            seed=cfg.seed,
+            workers=cfg.launch,
+            force=cfg.force,
+        )
+    return builds
+
+
+def _train_autoencoder(
+    cfg: TrainConfig, workspace: Workspace, fitted: Callable[..., State]
+) -> list[Build]:
     """Write the `autoencoder` and `embeddings` builds of the current profiles, or reuse them."""
     profiles_build = workspace.current("profiles")
     workspace.chain(profiles_build)
@@ -175,18 +198,26 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
         k: settings[k] for k in ("seed", "refit", "select", "horizon_days", "autoencoder", "optim")
     }
     inputs = [profiles_build]
-    cells = functools.cache(lambda: Profiles.open(profiles_build).cells())
+
+    @functools.cache
+    def cells() -> Cells:
+        profiles = Profiles.open(profiles_build)
+        return profiles.cells(windows_of(profiles, last_period(profiles.facts.split, cfg.refit)))
 
     def write(draft: Draft) -> AutoencoderFacts:
         seconds: dict[str, float] = {}
         with timed(seconds, "all"):
-            state = fit(cfg, workspace, profiles_build, name=draft.scratch())
-        inside = dict(state["seconds"])
-        seconds = {"workers": seconds["all"] - sum(inside.values()), **inside}
+            state = fitted(cfg, workspace, profiles_build, name=draft.scratch())
+        inside, whole = dict(state["seconds"]), seconds["all"]
+        seconds = {"workers": whole - sum(inside.values()), **inside}
         with timed(seconds, "write"):
             facts = _write_model(cfg, draft, profiles_build, cells(), state)
+        training = ledger.of_state(state, seconds=whole, workers=cfg.launch.workers)
         log.info("autoencoder %s", shares(seconds))
-        draft.note(seconds={name: round(value, 3) for name, value in seconds.items()})
+        log.info("autoencoder trained %s", ledger.line(training))
+        draft.note(
+            seconds={name: round(value, 3) for name, value in seconds.items()}, training=training
+        )
         return facts
 
     autoencoder = workspace.build(
@@ -202,59 +233,6 @@ def _train_autoencoder(cfg: TrainConfig, workspace: Workspace) -> list[Build]:
     return [autoencoder, embeddings]
 
 
-def autoencoder_phases(
-    run: str,
-    cache_dir: str | None,
-    profiles: str,
-    cfg: dict[str, Any],
-    seed: int,
-    refit: str,
-    select: str = RECALL,
-    horizon_days: float | None = None,
-) -> Sequence[Callable[[], Task]]:
-    """Return the phases of the autoencoder, as each Ray Train worker calls it.
-
-    Args:
-        run: the workspace.
-        cache_dir: its cache.
-        profiles: build_id of the profiles.
-        cfg: fields of `Conv4RecConfig`.
-        seed: seed of everything.
-        refit: `none`, `val` or `all`: which windows the second phase adds.
-        select: metric that the consume block is chosen by.
-        horizon_days: how far ahead the final model will look; None: to the end of the log where
-            that is left to test on, else as far as the validation targets reach.
-    """
-    workspace = Workspace(run, cache_dir=cache_dir)
-    loaded = Profiles.open(workspace.open("profiles", profiles))
-    cells = loaded.cells()
-    last = last_period(loaded.facts.split, refit)
-    cutoffs = loaded.facts.cutoffs
-    horizon_s = None if horizon_days is None else horizon_days * DAY_S
-    if horizon_s is None and last == "test" and cutoffs is not None:
-        horizon_s = max(1.0, float(cells.end - cutoffs["test"]))
-    task = functools.partial(
-        AutoencoderTask,
-        loaded,
-        Conv4RecConfig(**cfg),
-        cells=cells,
-        seed=seed,
-        select=select,
-        horizon_s=horizon_s,
-    )
-    phases = [functools.partial(task, period="val", validated=True)]
-    if last != "val":
-        phases.append(functools.partial(task, period=last, validated=False))
-    return phases
-
-
-def last_period(split: str, refit: str) -> str:
-    """Return the period whose windows the final model is fitted on."""
-    if refit == "all":
-        return "all"
-    return "test" if refit == "val" and split == "temporal" else "val"
-
-
 def fit(
     cfg: TrainConfig,
     workspace: Workspace,
@@ -262,6 +240,8 @@ def fit(
     *,
     name: str,
     callbacks: tuple[Any, ...] = (),
+    on_record: OnRecord | None = None,
+    measured: Sequence[str] = REPORTED,
 ) -> State:
     """Train the autoencoder and return the loop's final state; a sweep calls this too.
 
@@ -271,6 +251,8 @@ def fit(
         profiles: what to train on.
         name: identity of the training, under which it resumes.
         callbacks: Ray Train callbacks.
+        on_record: called with what the loop reports, with `launch.workers=0`.
+        measured: metrics of the finished model on the validation users, by name.
     """
     return launch(
         autoencoder_phases,
@@ -283,6 +265,7 @@ def fit(
             "refit": cfg.refit,
             "select": cfg.select,
             "horizon_days": cfg.horizon_days,
+            "measured": tuple(measured),
         },
         optim=cfg.optim,
         seed=cfg.seed,
@@ -290,6 +273,7 @@ def fit(
         storage=workspace.storage,
         name=name,
         callbacks=callbacks,
+        on_record=on_record,
     )
 
 

@@ -14,7 +14,7 @@ from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.encode_parts import encode_in_parts
 from raysys.compressor.codes import Codes, CodesFacts, truncated
 from raysys.compressor.embeddings import Embeddings
-from raysys.compressor.encode import Encoder, fit_dictionary, unit_tensor
+from raysys.compressor.encode import Encoder, fit_dictionary, rows_passed, unit_tensor
 from raysys.compressor.files import Compressor, CompressorFacts, write_compressor
 from raysys.compressor.model import MIN_ITEMS, CompresSAE, CompresSAEConfig
 from raysys.compressor.task import compressor_phases
@@ -24,6 +24,8 @@ from raysys.errors import DataError
 from raysys.store.builds import Build, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.storage import Storage
+from raysys.training import ledger
+from raysys.training.history import timed
 from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ def _train(
         none = np.zeros((0, dim), dtype=np.float32)
         return write_compressor(draft, none, n_items=n_items, n_active=0)
     model = None
+    seconds: dict[str, float] = {}
     if cfg.preset == "paper":
         sizes: dict[str, Any] = {
             "code_dim": code_dim,
@@ -145,20 +148,28 @@ def _train(
             "wide_weight": cfg.wide_weight,
             "seed": seed,
         }
-        state = launch(
-            compressor_phases,
-            {"path": str(opened.vectors_path), "sizes": sizes},
-            optim=cfg.optim,
-            seed=seed,
-            cfg=workers,
-            storage=workspace.storage,
-            name=draft.scratch(),
-        )
+        with timed(seconds, "all"):
+            state = launch(
+                compressor_phases,
+                {"path": str(opened.vectors_path), "sizes": sizes},
+                optim=cfg.optim,
+                seed=seed,
+                cfg=workers,
+                storage=workspace.storage,
+                name=draft.scratch(),
+            )
+        training = ledger.of_state(state, seconds=seconds["all"], workers=workers.workers)
         model = CompresSAE(dim, **sizes)
         model.load_state_dict(state["model"])
         dictionary = model.dictionary.detach()
     else:
-        dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
+        ledger.reset_peak()
+        with timed(seconds, "all"):
+            dictionary = fit_dictionary(vectors, code_dim=code_dim, seed=seed)
+        rows = rows_passed(n_items, code_dim=code_dim)
+        training = ledger.of_one(seconds=seconds["all"], rows=rows)
+    log.info("compressor trained %s", ledger.line(training))
+    draft.note(training=training)
     return write_compressor(
         draft, dictionary.numpy(), n_items=n_items, n_active=n_active, model=model
     )

@@ -73,13 +73,13 @@ def keep(workspace: Workspace, head: Build, name: str, record: dict[str, Any]) -
     """
     kept = {key: record[key] for key in (*_KEPT, "build_ids")}
     methods = {record["via"]: {"metrics": record["methods"][record["via"]]["metrics"]}}
-    where = f"{OF_BUILDS}/{head.kind}-{head.build_id}/{name}.json"
+    where = workspace.path(f"{OF_BUILDS}/{head.kind}-{head.build_id}/{name}.json")
     workspace.storage.write_atomic(where, json.dumps(kept | {"methods": methods}) + "\n")
 
 
 def of_build(workspace: Workspace, kind: str, build_id: str) -> list[dict[str, Any]]:
     """Return what `keep` keeps of a build, in order of the reports' names."""
-    folder = f"{OF_BUILDS}/{kind}-{build_id}"
+    folder = workspace.path(f"{OF_BUILDS}/{kind}-{build_id}")
     names = [name for name in workspace.storage.files(folder) if name.endswith(".json")]
     records = [workspace.storage.read_json(f"{folder}/{name}") for name in names]
     return [record for record in records if record is not None]

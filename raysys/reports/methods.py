@@ -18,7 +18,7 @@ from raysys.compressor.files import Coded, Compressor
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
 from raysys.errors import BuildError, ConfigError
-from raysys.evaluation.metrics import Ranker, Rater, RatingPrediction, top_items
+from raysys.evaluation.metrics import Expecter, Ranker, Rater, RatingPrediction, top_items
 from raysys.evaluation.rating_baselines import mean_rating
 from raysys.index.index import Index
 from raysys.scoring.rankings import Ranking
@@ -33,11 +33,12 @@ VIA = {"model": "autoencoder", "codes": "codes", "index": "index"}
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One row of a report: something that ranks, rates, or both."""
+    """One row of a report: something that ranks, rates, or both; perhaps with P(i | u)."""
 
     name: str
     rank: Ranker | None = None
     rate: Rater | None = None
+    expect: Expecter | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,13 @@ class ModelMethod:
                     logits = self._model.level_logits(z_l[rows], items if found else None)
                     probs[part] = torch.softmax(logits.double(), dim=1).numpy()
         return RatingPrediction(mean_rating(probs, self._values), probs)
+
+    @torch.inference_mode()
+    def expect(self, history: Cells) -> NDArray[np.float32]:
+        """Return log P(i | u) of every item, float32 [B, N]."""
+        known = history.take(history.item_num < self._n_items)
+        log_p: NDArray[np.float32] = self._model.log_p_consume(self._encode(known)).cpu().numpy()
+        return log_p
 
     def _encode(self, history: Cells) -> torch.Tensor:
         """Return the latents [B, H]; ages count as `Scorer.encode` says."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from raysys.evaluation.comparison import compare_users, read_users
 from raysys.evaluation.evaluator import Evaluator
-from raysys.evaluation.fit_baselines import ITEM_ITEM, RANKERS
+from raysys.evaluation.fit_baselines import ITEM_ITEM, RANKERS, RATERS
 from raysys.evaluation.metric_table import DAY_METRICS
 from raysys.evaluation.ranked_users import bucket_names
 from raysys.reports import tables
@@ -22,6 +22,8 @@ TITLES = {
     "days_after": "Targets by days after the cut",
     "days_away": "Users by days from their last event to the cut",
 }
+LEAD = "recall@20^0.2"  # agrees best with online success (docs/decisions/016)
+_COMPARED = dict.fromkeys(RANKERS, (LEAD, *DAY_METRICS)) | dict.fromkeys(RATERS, ("rmse", "nll"))
 _COLOURS = 7
 
 Report = Mapping[str, Any]
@@ -36,15 +38,17 @@ def differences(
     Args:
         folder: of the users' sums, a Parquet file a method.
         via: the model's name among them.
-        methods: of the evaluation; those that rank are compared, on `DAY_METRICS`.
+        methods: of the evaluation; rankers are compared on `LEAD` and `DAY_METRICS`, raters on
+            rmse and nll.
         seed: of the bootstrap over users.
         replicates: of the bootstrap.
     """
     own = read_users(folder / f"{via}.parquet")
     found: Differences = {}
-    for method in (name for name in methods if name in RANKERS):
+    for method in (name for name in methods if name in _COMPARED):
         other = read_users(folder / f"{method}.parquet")
-        pairs, _ = compare_users(own, other, seed=seed, replicates=replicates, metrics=DAY_METRICS)
+        compared = _COMPARED[method]
+        pairs, _ = compare_users(own, other, seed=seed, replicates=replicates, metrics=compared)
         found[method] = {
             name: {"mean": d.difference, "ci_low": d.ci_low, "ci_high": d.ci_high}
             for name, d in pairs.items()

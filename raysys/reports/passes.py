@@ -23,13 +23,15 @@ from raysys.evaluation.bootstrap import user_keys
 from raysys.evaluation.evaluator import Evaluator
 from raysys.evaluation.metric_table import MetricLayout
 from raysys.evaluation.presence import item_counts
-from raysys.evaluation.user_sums import UserSums, rank_task, rate_cells
+from raysys.evaluation.user_sums import UserSums, expect_task, rank_task, rate_cells
 from raysys.reports.methods import Method, ModelMethod, ServedMethod, Subject
 from raysys.scoring.rankings import Ranking
 from raysys.store.builds import Workspace
 
 _BLOCK_USERS = 256  # ranked at once, fewer of a large catalogue
 _MAX_SCORES = 1 << 25  # of such a block
+_EXPECTED_COPIES = 4  # of its scores that the link makes on the way
+_MAX_EXPECTED = 1 << 26  # pairs of user and item whose P(i | u) is looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Counted:
         item_counts: int64 [N] training users per item of the catalogue.
         fit_rows: int64 [all items] cells of window FIT per item.
         level_counts: int64 [R] training cells per level.
+        n_asked: users with targets.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Counted:
     item_counts: NDArray[np.int64]
     fit_rows: NDArray[np.int64]
     level_counts: NDArray[np.int64]
+    n_asked: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,7 @@ def count_shard(task: tuple[Plan, str]) -> Counted:
     """
     plan, name = task
     profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)
-    cells = read_cells([_shard_path(profiles, name)])
+    cells = read_cells([_shard_path(profiles, name)], _windows(plan))
     names = {
         "user": lambda num: repr(profiles.user_ids[num].as_py()),
         "item": lambda num: repr(profiles.items["item_id"][num].as_py()),
@@ -126,24 +130,26 @@ def count_shard(task: tuple[Plan, str]) -> Counted:
         item_counts=item_counts(train, plan.n_items),
         fit_rows=np.bincount(fit.item_num, minlength=profiles.n_items),
         level_counts=np.bincount(train.level, minlength=profiles.levels.n_levels),
+        n_asked=int(np.count_nonzero(targets.counts)),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationTask:
-    """One shard of the second pass; `item_counts` [N] and `rated` are of all shards."""
+    """One shard of the second pass; `item_counts` [N], `rated` and `n_asked` are of all shards."""
 
     plan: Plan
     name: str
     item_counts: NDArray[np.int64]
     rated: bool
+    n_asked: int
 
 
 def evaluate_shard(task: EvaluationTask) -> Evaluated:
     """Rank and rate the users of one shard with every method."""
     plan = task.plan
     profiles = _profiles(plan.run, plan.cache_dir, plan.via, plan.head)
-    cells = read_cells([_shard_path(profiles, task.name)])
+    cells = read_cells([_shard_path(profiles, task.name)], _windows(plan))
     methods = _methods(plan, task.rated)
     first = int(cells.user_num[0]) if cells.n_users else 0
     user_ids = profiles.user_ids.slice(first, cells.n_users).to_pylist()
@@ -161,17 +167,31 @@ def evaluate_shard(task: EvaluationTask) -> Evaluated:
     dropped: Counter[str] = Counter()
     for part in _tasks(plan, cells, dropped):
         for method in methods:
-            _evaluate(plan, part, method, evaluators[method.name], sums[method.name])
+            _evaluate(task, part, method, evaluators[method.name], sums[method.name])
     tables = {m.name: sums[m.name].table(user_ids, plan.layout) for m in methods}
     return Evaluated(evaluators, tables, dropped)
 
 
 def _evaluate(
-    plan: Plan, part: protocols.Task, method: Method, evaluator: Evaluator, users: UserSums
+    task: EvaluationTask,
+    part: protocols.Task,
+    method: Method,
+    evaluator: Evaluator,
+    users: UserSums,
 ) -> None:
+    plan = task.plan
     if method.rank is not None and plan.split != "ratings":
-        block = max(1, min(_BLOCK_USERS, _MAX_SCORES // plan.n_items))
-        rank_task(evaluator, part, method.rank, users=users, block=block, name=method.name)
+        rank_task(evaluator, part, method.rank, users=users, block=_block(plan), name=method.name)
+    if method.expect is not None and plan.split != "ratings":
+        expect_task(
+            evaluator,
+            part,
+            method.expect,
+            users=users,
+            block=max(1, _block(plan) // _EXPECTED_COPIES),
+            share=_MAX_EXPECTED / max(task.n_asked * plan.n_items, 1),
+            name=method.name,
+        )
     if method.rate is not None and evaluator.levels is not None and plan.protocol == "cutoff":
         rate_cells(
             evaluator,
@@ -182,6 +202,10 @@ def _evaluate(
             block=_BLOCK_USERS,
             name=method.name,
         )
+
+
+def _block(plan: Plan) -> int:
+    return max(1, min(_BLOCK_USERS, _MAX_SCORES // plan.n_items))
 
 
 def _tasks(plan: Plan, cells: Cells, dropped: Counter[str]) -> Iterator[protocols.Task]:
@@ -202,6 +226,11 @@ def _tasks(plan: Plan, cells: Cells, dropped: Counter[str]) -> Iterator[protocol
         if plan.cutoffs and plan.protocol != "loo":
             audit.check_order(part.history, part.targets)
         yield part
+
+
+def _windows(plan: Plan) -> frozenset[Window]:
+    """Return what is read: for the period val, nothing of the test period."""
+    return plan.windows.used | {Window.FIT}
 
 
 def _shard_path(profiles: Profiles, name: str) -> Path:
@@ -227,7 +256,8 @@ def _methods(plan: Plan, rated: bool) -> list[Method]:
         model = ModelMethod(subject, ranking=plan.ranking)
     else:
         model = ServedMethod(subject, ranking=plan.ranking, rescore=plan.rescore)
-    methods = [Method(plan.via, model.rank, model.rate if rated else None)]
+    expect = model.expect if plan.via == "model" and isinstance(model, ModelMethod) else None
+    methods = [Method(plan.via, model.rank, model.rate if rated else None, expect)]
     workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
     for name, build_id in plan.baselines:
         fitted = fit_baselines.open_baseline(workspace.open("baselines", build_id))

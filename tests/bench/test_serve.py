@@ -33,6 +33,7 @@ def test_the_same_app_behind_each_server(run, monkeypatch):
 def test_events_are_seen_by_clients(run, monkeypatch):
     monkeypatch.setattr("raysys.bench.serve.SERVERS", ())
     monkeypatch.setattr("raysys.bench.serve._REST_S", 0.5)
+    monkeypatch.setattr("raysys.bench.serve._SWAP_S", 1.5)
     tries = 9  # beside other tests a killed proxy takes ten seconds to be there again
     monkeypatch.setattr("raysys.bench.serve.TRIED", (tries,))
     words = [f"run={run}", "suite=serve", "seconds=1", "swaps=2"]

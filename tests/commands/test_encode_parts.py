@@ -19,6 +19,7 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import ENCODE_ROWS, Encoder, encode
 from raysys.config import load
 from raysys.errors import BuildError
+from raysys.progress import shown
 from raysys.store.builds import Workspace
 from tests.support.planting import Folder, plant_embeddings
 from tests.support.processes import job, wait_for
@@ -151,7 +152,7 @@ def test_finished_parts_are_kept(world, monkeypatch):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster):
+def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster, caplog):
     np.save(tmp_path / "x.npy", planted(60_000))
     words = ["model=compressor", f"source={tmp_path / 'x.npy'}", "launch.workers=0"]
     words += ["compressor.code_dim=64", "compressor.n_active=4"]
@@ -163,11 +164,9 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster):
         started.wait()
     ws = Workspace(str(folder))
     assert not ws.has("codes")
-    log = (tmp_path / "log").open("w")
-    with log, job(folder, *words, name="train", log=log) as (again, _):
-        again.communicate(timeout=200)
-    assert again.returncode == 0
-    n_encoded = re.findall(r"encode tasks=4/4 rows=(\d+)", (tmp_path / "log").read_text())
+    with caplog.at_level("INFO"), shown("log"):
+        train(load(TrainConfig, [f"run={folder}", *words]))
+    n_encoded = re.findall(r"encode tasks=4/4 rows=(\d+)", caplog.text)
     assert 0 <= int(n_encoded[0]) < 60_000
     wanted = Workspace(str(tmp_path / "whole")).current("codes")
     assert ws.current("codes").content_id == wanted.content_id
@@ -178,16 +177,18 @@ def test_a_killed_job_goes_on_where_it_stopped(tmp_path, ray_cluster):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_workers_keep_their_parts_on_an_object_store(tmp_path, s3_bucket):
+def test_workers_keep_their_parts_on_an_object_store(tmp_path, ray_cluster, s3_bucket):
     np.save(tmp_path / "x.npy", planted(40_000))
     start = "from raysys import cli; from raysys.cluster import tasks; tasks.IN_PROCESS_ROWS = 0; "
     words = ["model=compressor", f"source={tmp_path / 'x.npy'}", "launch.workers=0"]
     words += ["compressor.code_dim=64", "compressor.n_active=4", f"cache_dir={tmp_path / 'cache'}"]
+    here, there = str(tmp_path / "run"), f"{s3_bucket}/parts"
+    train(load(TrainConfig, [f"run={here}", *words]))
+    command = [sys.executable, "-c", f"{start} cli.main()", "train", f"run={there}", *words]
+    private = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
+    subprocess.run([*command, *private], timeout=300, check=True)
     found = []
-    for run in (str(tmp_path / "run"), f"{s3_bucket}/parts"):
-        command = [sys.executable, "-c", f"{start} cli.main()", "train", f"run={run}", *words]
-        private = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
-        subprocess.run([*command, *private], timeout=300, check=True)
+    for run in (here, there):
         workspace = Workspace(run, cache_dir=str(tmp_path / "cache"))
         found.append(workspace.current("codes").content_id)
         assert workspace.storage.files("training") == {}

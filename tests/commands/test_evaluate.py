@@ -145,7 +145,9 @@ def test_horizons_split_targets_and_users_by_days(run):
     assert "## Targets by days after the cut" in page
     folder = workspace_path(workspace) / f"reports/evaluate-test-model/{record['report_id']}"
     assert {path.name for path in folder.glob("*.svg")} == {"days_after.svg", "days_away.svg"}
-    assert set(record["differences"]["ease"]) == {"recall@20", "ndcg@100", "recall@20^0.3"}
+    compared = {"recall@20^0.2", "recall@20", "ndcg@100", "recall@20^0.3"}
+    assert set(record["differences"]["ease"]) == compared
+    assert set(record["differences"]["bias"]) == {"rmse"}
     gap = (
         result.metrics["recall@20"]["mean"] - result.extra["baselines"]["ease"]["recall@20"]["mean"]
     )
@@ -211,15 +213,39 @@ def test_targets_are_counted(run):
     assert extra["baselines"] == {}
 
 
+def test_the_report_says_how_far_the_model_keeps_its_word(run):
+    workspace, _, _ = run
+    evaluate(config(workspace))
+    report = workspace.storage.read_json("reports/evaluate-test-model.json")
+    model, evaluated = report["methods"]["model"], report["evaluated"]
+    bins = model["calibration"]["consume"]
+    assert sum(row["n"] * row["observed"] for row in bins) == pytest.approx(evaluated["targets"])
+    assert all(row["low"] <= row["predicted"] <= row["high"] for row in bins)
+    assert list(model["calibration"]["levels"]) == model["confusion"]["levels"] == ["1", "2", "3"]
+    assert sum(map(sum, model["confusion"]["counts"])) == evaluated["rated_targets"]
+    assert model["coverage"] == {
+        "items_in_lists@20": model["metrics"]["coverage@20"]["mean"],
+        "gini@20": model["metrics"]["gini@20"]["mean"],
+    }
+    others = report["methods"]
+    assert set(others["histogram"]["calibration"]) == {"levels"}
+    assert not {"calibration", "confusion"} & (set(others["bias"]) | set(others["ease"]))
+    assert "coverage" in others["ease"]
+    assert "coverage" not in others["bias"]
+
+
 def test_shards_and_blocks_change_nothing(tmp_path, monkeypatch):
-    found = []
+    found, figures = [], []
     for shards, block in [(1, 256), (7, 256), (1, 5)]:
         workspace = Workspace(str(tmp_path / f"{shards}-{block}"))
         write_autoencoder(workspace, write_profiles(workspace, shards=shards))
         monkeypatch.setattr(passes, "_BLOCK_USERS", block)
         result = evaluate(config(workspace))
         found.append((result.metrics, result.extra["baselines"]))
+        methods = workspace.storage.read_json("reports/evaluate-test-model.json")["methods"]
+        figures.append([(e.get("calibration"), e.get("confusion")) for e in methods.values()])
     assert found[0] == found[1] == found[2]
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.ray

@@ -35,6 +35,21 @@ def compressed(tmp_path, monkeypatch, vectors):
     return build
 
 
+def test_both_ways_of_training_state_what_they_took(compressed, tmp_path):
+    words = ["compressor.code_dim=80", "compressor.n_active=9", "compressor.optim.epochs=3"]
+    for preset in ("best", "paper"):
+        compressed(*words, f"compressor.preset={preset}")
+        build = Workspace(str(tmp_path / "run")).current("compressor")
+        training = build.manifest.notes["training"]
+        n_items = build.record()["n_items"]
+        passes = {"best": 8, "paper": 3}[preset]
+        assert training["rows"] == passes * min(n_items, 16 * 80 if preset == "best" else n_items)
+        assert training["workers"] == 1
+        assert 0 < training["worker_seconds"] <= training["seconds"]
+        assert training["peak_bytes"] > 10 << 20
+        assert training["rows_per_s"] > 0
+
+
 def test_sizes_of_the_code(compressed):
     sizes = ("compressor.code_dim=80", "compressor.n_active=9")
     record, codes = compressed(*sizes)

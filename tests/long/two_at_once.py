@@ -37,7 +37,8 @@ from pyarrow import fs as pafs
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from raysys.errors import RaysysError
-from raysys.store.builds import CURRENT, MANIFEST, Workspace
+from raysys.store.builds import MANIFEST, Workspace
+from raysys.store.current import CURRENT
 from raysys.store.storage import open_filesystem
 from tests.support.processes import end, tree
 

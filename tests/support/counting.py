@@ -1,5 +1,6 @@
 """A command that counts, in stages: `python -m tests.support.counting count key=value ...`."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -43,6 +44,11 @@ def count(cfg):
         if cfg.fail == "wait":
             with progress.stage("wait", lines=progress.NONE):
                 time.sleep(60)
+        if cfg.fail == "interrupted":
+            exec("raise KeyboardInterrupt")
+        if cfg.fail == "stopped":
+            with contextlib.suppress(KeyboardInterrupt):
+                exec("raise KeyboardInterrupt")
         if cfg.fail == "killed":
             os.kill(os.getpid(), 9)
     return StageResult(build_ids={}, metrics={}, extra={"steps": cfg.steps})

@@ -46,13 +46,15 @@ def planted_cells() -> Cells:
     )
 
 
-def planted_run(path) -> Workspace:
+def planted_run(path, *, cells=None, cache_dir=None) -> Workspace:
     """Return a run with the profiles of these cells, in two shards."""
-    workspace = Workspace(str(path))
-    cells = planted_cells()
+    workspace = Workspace(str(path), cache_dir=cache_dir)
+    cells = planted_cells() if cells is None else cells
     items = {
         "item_id": [f"i{n}" for n in range(N_ITEMS)],
         "title": [f"Item {n}" for n in range(N_ITEMS)],
+        "first_seen": [n if n < 40 else 800 + 20 * (n - 40) for n in range(N_ITEMS)],
+        "n_fit": np.bincount(cells.in_windows([Window.FIT]).item_num, minlength=N_ITEMS),
     }
     temporal = {"split": "temporal", "catalogue": CATALOGUE, "cutoffs": CUTOFFS}
     plant_profiles(workspace, cells, LEVELS, items, has_time=True, **temporal)

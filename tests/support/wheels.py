@@ -38,10 +38,22 @@ def install(path, folder):
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     commands = folder / "bin"
     pip("--python", commands / "python", "install", *_OFFLINE, path)
+    hand_loops(ROOT / "raysys", site / "raysys")
     serve = commands / "serve"  # which Ray's own wheel would have brought
     serve.write_text(f'#!/bin/sh\nexec {commands}/python -m ray.serve.scripts "$@"\n')
     serve.chmod(0o755)
     return commands
+
+
+def hand_loops(source, target):
+    """Copy compiled loops that lie beside the same sources: to compile them takes half a minute.
+
+    A loop is taken only if the content of its sources is the same, and otherwise compiled.
+    """
+    for loop in source.glob("**/__pycache__/*.nb[ic]"):
+        copy = target / loop.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy2(loop, copy)
 
 
 def pip(*words):

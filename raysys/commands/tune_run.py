@@ -1,0 +1,254 @@
+"""Runs a sweep from its beginning or from where it was left: study, trials, finalists, winner."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raysys.cluster.connect import connected
+from raysys.cluster.sweep_runner import Epochs, Job, cpus_of_each, run_jobs
+from raysys.cluster.tasks import alone
+from raysys.cluster.train_workers import cluster_nodes, refuse_unplaceable
+from raysys.commands import tune_best
+from raysys.commands.trial import TrialPlan, direction, finalist, measure
+from raysys.commands.trial_records import code_version, record, trial_digest, trial_folder
+from raysys.commands.tune import TuneConfig
+from raysys.commands.tune_sweep import FINISHED, INTERRUPTED, NOW_RUNNING, SWEEPS, Sweep
+from raysys.config import as_dict, require_run
+from raysys.errors import ConfigError
+from raysys.evaluation.finalists import Finalists
+from raysys.reports.html.sweep import publish
+from raysys.store.builds import Build, StageResult, Workspace
+from raysys.store.leases import leased
+from raysys.store.storage import Storage, join
+from raysys.sweeps import study as studies
+from raysys.sweeps.space import Space
+from raysys.sweeps.study import GRID
+from raysys.tracking import tracked_stage
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "settings.json"
+_APART_CPUS = 0.0  # of a process that waits for Ray Train's workers
+
+
+@tracked_stage("tune")
+def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
+    """Run the sweep, or go on with one that ended early, and write its record and winner.
+
+    Args:
+        cfg: its settings.
+        sweep_id: of one to go on with; None: what the settings name.
+
+    Raises:
+        ConfigError: a key cannot be swept, workers cannot be placed, or every trial failed.
+    """
+    started = time.monotonic()
+    require_run(cfg)
+    workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    storage = workspace.storage
+    profiles = workspace.current("profiles")
+    plan = _plan(cfg, profiles)
+    space = cfg.sought(profiles.manifest.config)
+    sweep_id = sweep_id or _id(cfg, storage, profiles)
+    folder = f"{SWEEPS}/{sweep_id}"
+    drawing = studies.Drawing(
+        space=space,
+        sampler=cfg.drawn_by,
+        seed=cfg.seed,
+        n_trials=cfg.expected(space),
+        parallel=cfg.concurrent > 1,
+    )
+    with connected(cfg.ray, dashboard=cfg.train.launch.workers > 0):
+        cpus = _cpus(cfg)
+        with (
+            leased(storage, folder),
+            studies.opened(storage, folder, drawing, cfg.objectives) as (study, upload),
+        ):
+            head = _head(cfg, sweep_id, profiles, storage, folder, space, plan.watched)
+            sweep = Sweep(cfg, plan, study, upload, storage, folder, head, started)
+            n_done = sum(trial.is_measured for trial in study.trials())
+            log.info("sweep id=%s trials=%d of %d", sweep_id, n_done, sweep.n_trials)
+            found = _directed(cfg, plan, sweep, storage, cpus)
+            return _result(cfg, plan, sweep, workspace, folder, profiles, found)
+
+
+def _directed(
+    cfg: TuneConfig, plan: TrialPlan, sweep: Sweep, storage: Storage, cpus: float
+) -> Finalists | None:
+    """Run what is left of a sweep; return the comparison of its finalists."""
+    finished = False
+    stopped_by = None if not cfg.stop_early else plan.watched
+    try:
+        run_jobs(
+            sweep,
+            work,
+            settings={"plan": plan if cpus < 1 else dataclasses.replace(plan, threads=int(cpus))},
+            cpus=cpus,
+            concurrent=cfg.concurrent,
+            direction=None if stopped_by is None else direction(stopped_by),
+            epochs=cfg.train.optim.epochs,
+            earlier=sweep.histories(),
+        )
+        finished = True
+    finally:
+        if not finished:
+            sweep.state = INTERRUPTED
+        elif sweep.state == NOW_RUNNING:
+            sweep.state = FINISHED
+        sweep.close(finished=finished)
+        if not finished:
+            sweep.write()
+            log.info("sweep interrupted: the same command, or raysys tune resume, goes on")
+    if sweep.state != FINISHED or not cfg.finalists:
+        return None
+    return tune_best.compared(cfg, sweep, storage)
+
+
+def work(job: Job, report: Callable[[int, float], None], *, plan: TrialPlan) -> dict[str, Any]:
+    """Do a job of the sweep in a process of its own; see `cluster.sweep_runner.run_jobs`."""
+    seed = job.get("seed", plan.train.seed)
+    name = trial_digest(plan, job["values"], seed=seed)
+    folder = trial_folder(name)
+    apart = plan.train.launch.workers > 0  # Ray Train's workers hold the CPUs, not this process
+    started = time.monotonic()
+    with contextlib.nullcontext() if apart else alone():
+        if "seed" in job:
+            found = finalist(plan, job["values"], seed=seed, folder=folder)
+            return {**found, "seconds": round(time.monotonic() - started, 3)}
+        metric = plan.watched
+
+        def on_epoch(values: Mapping[str, float]) -> None:
+            if metric in values:
+                report(int(values["epoch"]), values[metric])
+
+        callbacks = (Epochs(metric),) if apart else ()
+        measured = measure(
+            plan, job["values"], seed=seed, folder=folder, on_epoch=on_epoch, callbacks=callbacks
+        )
+    record(Storage(plan.run, cache_dir=plan.cache_dir), name, measured)
+    return dataclasses.asdict(measured) | {"digest": name}
+
+
+def _plan(cfg: TuneConfig, profiles: Build) -> TrialPlan:
+    return TrialPlan(
+        run=cfg.run,
+        cache_dir=cfg.cache_dir,
+        profiles=profiles.build_id,
+        train=dataclasses.replace(cfg.train, seed=cfg.seed),
+        index=dataclasses.replace(cfg.index, seed=cfg.seed),
+        objectives=tuple(cfg.metrics),
+        stop_on=cfg.stop_on,
+        whole=cfg.is_whole,
+    )
+
+
+def _id(cfg: TuneConfig, storage: Storage, profiles: Build) -> str:
+    """Return the id of the sweep; with `force` that of a new one beside those of before."""
+    first = cfg.sweep_id(profiles)
+    if not cfg.force:
+        return first
+    number = 2
+    while storage.exists(f"{SWEEPS}/{first}-{number}/{SETTINGS}"):
+        number += 1
+    return f"{first}-{number}"
+
+
+def _cpus(cfg: TuneConfig) -> float:
+    """Return the CPUs of each trial's own process, which the nodes must have.
+
+    Raises:
+        ConfigError: they have not; the message does the sum.
+    """
+    nodes = cluster_nodes()
+    if cfg.train.launch.workers:
+        refuse_unplaceable(cfg.train.launch, nodes, concurrent=cfg.concurrent)
+        return _APART_CPUS
+    return cpus_of_each(cfg.concurrent, nodes)
+
+
+def _head(
+    cfg: TuneConfig,
+    sweep_id: str,
+    profiles: Build,
+    storage: Storage,
+    folder: str,
+    space: Space,
+    watched: str,
+) -> dict[str, Any]:
+    """Return what the record says beside what was found; write the settings for `resume`."""
+    settings = f"{folder}/{SETTINGS}"
+    before = storage.read_json(f"{folder}/sweep.json") or {}
+    name = cfg.name or before.get("name")
+    own = as_dict(cfg) | {"name": name, "dry_run": False, "force": False}
+    storage.write_atomic(settings, json.dumps(own, indent=1) + "\n")
+    shown = {key: own[key] for key in ("train", "index", "finalists", "seeds", "concurrent")}
+    return {
+        "sweep_id": sweep_id,
+        "name": name,
+        "started": before.get("started", int(time.time())),
+        "profiles_id": profiles.build_id,
+        "code_version": code_version(),
+        "seed": cfg.seed,
+        "sampler": cfg.drawn_by,
+        "stop_on": watched if cfg.stop_early else None,
+        "space": cfg.space,
+        "grid": None if cfg.drawn_by != GRID else sum(1 for _ in space.grid()),
+        "settings": shown,
+    }
+
+
+def _result(
+    cfg: TuneConfig,
+    plan: TrialPlan,
+    sweep: Sweep,
+    workspace: Workspace,
+    folder: str,
+    profiles: Build,
+    found: Finalists | None,
+) -> StageResult:
+    """Write the winner, the record and the page, say them, and return what the command prints.
+
+    Raises:
+        ConfigError: every trial failed.
+    """
+    storage, sweep_id = workspace.storage, folder.rpartition("/")[2]
+    trials = sweep.study.trials()
+    trial = tune_best.winner(sweep, found)
+    if trial is None:
+        sweep.write()
+        if sweep.state == FINISHED:
+            errors = sorted({each.error for each in trials if each.error})
+            raise ConfigError(f"all {len(trials)} trials failed: {'; '.join(errors)}")
+        lines, files, measured = [], [], {}
+    else:
+        why = tune_best.reasons(sweep_id, trial, sweep, found)
+        files = tune_best.write_best(plan, storage, folder, trial, why)
+        values = {each.number: each.values for each in trials}
+        record = None if found is None else found.record(values=values, seeds=cfg.all_seeds)
+        sweep.write(finalists=record, winner=trial.number)
+        lines = [*tune_best.trial_table(sweep), *(tune_best.table(found) if found else why)]
+        measured = trial.measured.get("objectives", {})
+    if cfg.dry_run:
+        lines.append(tune_best.estimate(cfg, sweep))
+    page = publish(workspace, sweep_id)
+    for line in [*lines, f"page {page}"]:
+        log.info("%s", line)
+    where = join(cfg.run, folder)
+    metrics = {n: {"mean": v, "ci_low": None, "ci_high": None} for n, v in measured.items()}
+    return StageResult(
+        build_ids={"profiles": profiles.build_id},
+        metrics={f"val_{name}": value for name, value in metrics.items()},
+        extra={
+            "sweep": where,
+            "state": sweep.state,
+            "trials": sweep.counts(),
+            "best": [join(where, name) for name in files],
+            "page": page,
+        },
+    )

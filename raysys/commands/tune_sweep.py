@@ -1,0 +1,371 @@
+"""The sweep itself: what is tried next, what came of it, and the record in the run.
+
+The study knows all that a sweep needs to go on; `sweep.json` says it to people and to other
+programs. It is written whenever a trial ends, and every few seconds while trials run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raysys import progress
+from raysys.cluster.sweep_runner import DONE, Job
+from raysys.commands.trial import TrialPlan
+from raysys.commands.trial_records import recorded, trial_digest
+from raysys.commands.tune import TuneConfig
+from raysys.store.storage import Storage
+from raysys.sweeps import outcome
+from raysys.sweeps.requests import PAUSE, STOP, Requests
+from raysys.sweeps.study import GRID, RANDOM, REUSED, Study, Trial, Upload
+from raysys.tracking import tracked
+
+log = logging.getLogger(__name__)
+
+SWEEPS, RECORD = "sweeps", "sweep.json"
+NOW_RUNNING, PAUSED, STOPPED = "running", "paused", "stopped"
+FINISHED, INTERRUPTED = "finished", "interrupted"
+_LOOK_S = 1.0  # between two looks for requests
+_WRITE_S = 5.0  # between two records while trials run
+_SPEND_S = 0.05  # of time that is worth a line of the journal
+TRIALS, FINALISTS = "trials", "finalists"  # phases
+
+
+@dataclasses.dataclass
+class _Running:
+    """A job that runs.
+
+    Attributes:
+        job: it.
+        started: time.monotonic().
+        history: {epoch: value}; a trial that is repeated says its epochs again.
+    """
+
+    job: Job
+    started: float
+    history: dict[int, float] = dataclasses.field(default_factory=dict)
+
+
+class Sweep:
+    """Directs a sweep; see `cluster.sweep_runner.Director`.
+
+    Args:
+        cfg: of the sweep.
+        plan: of its trials.
+        study: of the sweep.
+        upload: brings its journal into the run.
+        storage: of the run.
+        folder: of the sweep.
+        head: what the record says beside what was found.
+        started: time.monotonic() when the command began.
+    """
+
+    def __init__(
+        self,
+        cfg: TuneConfig,
+        plan: TrialPlan,
+        study: Study,
+        upload: Upload,
+        storage: Storage,
+        folder: str,
+        head: Mapping[str, Any],
+        started: float,
+    ) -> None:
+        self.study = study
+        self.state = NOW_RUNNING
+        self._cfg = cfg
+        self._plan = plan
+        self._upload = upload
+        self._storage = storage
+        self._folder = folder
+        self._head = dict(head)
+        self._requests = Requests(storage, folder)
+        self._requests.begin()
+        self._grid = list(study.space.grid()) if cfg.drawn_by == GRID else None
+        self._todo = []
+        for trial in study.unfinished():
+            found = self._known(trial)  # its process may have ended just after it was measured
+            if found is None:
+                self._todo.append(trial)
+            else:
+                study.tell(trial.number, found)
+        self._running: dict[str, _Running] = {}
+        self._finalists: Iterator[Job] | None = None
+        self._looked = self._written = -math.inf
+        self._clock = started
+        done = [trial for trial in study.trials() if trial not in self._todo]
+        self._work = progress.Stage("tune", "trials", self.n_trials, progress.STEPS).begin()
+        self._work.skip(len(done))
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the sweep is to have, the defaults included."""
+        wanted = self._cfg.expected(self.study.space) + self._requests.added()
+        return 1 + (wanted if self._grid is None else min(wanted, len(self._grid)))
+
+    def histories(self) -> list[list[tuple[int, float]]]:
+        """Return (epoch, value) of the trials that ran and ended, for the scheduler."""
+        ended = [t for t in self.study.trials() if t.measured and t.state != REUSED]
+        return [[tuple(pair) for pair in t.measured.get("history") or ()] for t in ended]
+
+    def next(self) -> Job | None:
+        """Return the next trial or finalist, as `Director` says."""
+        self._look()
+        if self.state in (PAUSED, STOPPED):
+            return DONE
+        if self._finalists is None:
+            job = self._next_trial()
+            if job is not None:
+                return self._begun(job)
+            if self._running:
+                return None
+            if self._cfg.dry_run:
+                self.state = PAUSED
+                return DONE
+            self._finalists = self._rounds()
+        job = next(self._finalists, None)
+        if job is not None:
+            return self._begun(job)
+        return None if self._running else DONE
+
+    def _next_trial(self) -> Job | None:
+        if self._todo:
+            return _job(self._todo.pop(0))
+        while self._may_begin():
+            trial = self._asked()
+            found = self._known(trial)
+            if found is None:
+                return _job(trial)
+            self.study.tell(trial.number, found, reused=True)
+            self._work.add()
+            self._work.say(f"trial id={trial.number} measured before {self._shown(found)}")
+        return None
+
+    def _asked(self) -> Trial:
+        number = len(self.study.trials())
+        given = None if self._grid is None or number == 0 else self._grid[number - 1]
+        return self.study.ask(number, {} if number == 0 else given)
+
+    def _may_begin(self) -> bool:
+        trials = self.study.trials()
+        if not trials:
+            return True
+        if self._cfg.dry_run or len(trials) >= self.n_trials:
+            return False
+        spent = sum(trial.measured.get("worker_seconds") or 0.0 for trial in trials)
+        self._spend()
+        limits = (
+            (self._cfg.max_seconds, self.study.seconds(TRIALS)),
+            (self._cfg.max_worker_seconds, spent),
+        )
+        return all(limit is None or used < limit for limit, used in limits)
+
+    def _known(self, trial: Trial) -> dict[str, Any] | None:
+        """Return what an earlier sweep measured of these settings, all objectives of it."""
+        if self._cfg.force:
+            return None
+        name = trial_digest(self._plan, trial.values, seed=self._cfg.seed)
+        found = recorded(self._storage, name, objectives=self._plan.objectives)
+        return None if found is None else dataclasses.asdict(found) | {"digest": name}
+
+    def _rounds(self) -> Iterator[Job]:
+        """Yield the finalists and the defaults under every seed that is not there yet."""
+        for trial, seed in itertools.product(self.compared(), self._cfg.all_seeds):
+            if self.study.finalist(trial.number, seed) is None:
+                yield _job(trial) | {"seed": seed, "name": f"{trial.number}/{seed}"}
+
+    def compared(self) -> list[Trial]:
+        """Return the defaults and the finalists; none where there is nothing to compare."""
+        if self._cfg.compared_by is None:
+            return []
+        trials = self.study.trials()
+        best = outcome.finalists(trials, self.study.objectives, self._cfg.finalists)
+        return [trials[0], *best] if best and trials[0].is_measured else []
+
+    def _begun(self, job: Job) -> Job:
+        self._running[job["name"]] = _Running(job, time.monotonic())
+        what = "trial" if "seed" not in job else f"finalist seed={job['seed']}"
+        self._work.say(f"{what} started id={job['number']} values={json.dumps(job['values'])}")
+        self._upload()
+        self.write()
+        return job
+
+    def heard(self, job: Job, epoch: int, value: float) -> None:
+        """Take the value of an epoch; one that is heard again says nothing new."""
+        history = self._running[job["name"]].history
+        if history.get(epoch) == value:
+            return
+        history[epoch] = value
+        self._work.say(
+            f"trial id={job['number']} epoch={epoch} {self._plan.watched}={value:.5f}",
+            note=self._note(),
+        )
+        self._look()
+        if time.monotonic() - self._written > _WRITE_S:
+            self.write()
+
+    def ended(self, job: Job, result: Mapping[str, Any] | None, error: str | None) -> None:
+        """Take what a job came to."""
+        running = self._running.pop(job["name"])
+        seconds = round(time.monotonic() - running.started, 3)
+        number = job["number"]
+        if "seed" in job:
+            if error is not None:
+                log.error("finalist failed id=%d seed=%d: %s", number, job["seed"], error)
+            self.study.note_finalist(number, job["seed"], result or {"error": error})
+        elif error is not None:
+            self.study.fail(number, error)
+            log.error("trial failed id=%d: %s", number, error)
+        elif result is None:
+            history = sorted(running.history.items())
+            self.study.prune(number, {"history": history, "seconds": seconds} | _spent(seconds))
+            self._work.say(f"trial stopped early id={number} epoch={history[-1][0]}")
+        else:
+            self.study.tell(number, {**result, "seconds": seconds})
+            self._work.say(f"trial ended id={number} {self._shown(result)}", note=self._note())
+        if "seed" not in job:
+            self._work.add()
+            self._track(number)
+        self._spend()
+        self._upload()
+        self.write()
+
+    def _track(self, number: int) -> None:
+        """Keep a record of a trial that ended, below the sweep's own."""
+        if self._cfg.tracking is None:
+            return
+        trial = self.study.trials()[number]
+        settings = self._plan.settings(trial.values, seed=self._cfg.seed).train
+        cfg = dataclasses.replace(settings, run=self._cfg.run, tracking=self._cfg.tracking)
+        with tracked(cfg, name=f"trial {number}") as record:
+            record.params({f"space.{key}": value for key, value in trial.values.items()})
+            record.tags({"state": trial.state} | ({"error": trial.error} if trial.error else {}))
+            for epoch, value in trial.measured.get("history") or ():
+                record.metrics({f"val_{self._plan.watched}": value}, step=int(epoch))
+            found = trial.measured.get("metrics") or {}
+            record.metrics({f"val_{name}": value for name, value in found.items()})
+            names = ("seconds", "worker_seconds", "peak_bytes", "rows_per_s")
+            record.metrics({n: trial.measured[n] for n in names if n in trial.measured})
+
+    def is_halted(self) -> bool:
+        """Tell whether a stop is asked for."""
+        self._look()
+        return self.state == STOPPED
+
+    def close(self, *, finished: bool) -> None:
+        """End the line of progress."""
+        self._spend()
+        self._work.end(finished=finished)
+
+    def write(self, **more: Any) -> None:
+        """Write the record."""
+        self._written = time.monotonic()
+        running = {
+            each.job["number"]: {
+                "history": sorted(each.history.items()),
+                "seconds": round(time.monotonic() - each.started, 1),
+            }
+            for each in self._running.values()
+            if "seed" not in each.job
+        }
+        record = self._head | {"state": self.state, "updated": int(time.time())}
+        record |= outcome.record(self.study, running)
+        record["budget"] = {
+            "trials": self.n_trials - 1,
+            "seconds": self._cfg.max_seconds,
+            "worker_seconds": self._cfg.max_worker_seconds,
+        }
+        record["totals"] = self._totals(record["trials"])
+        record |= {"finalists": None} | more
+        if self.state != NOW_RUNNING and len(record["objectives"]) == 2:
+            record["hypervolume"] = self._beside_chance(record)
+        self._storage.write_atomic(f"{self._folder}/{RECORD}", json.dumps(record, indent=1) + "\n")
+
+    def counts(self) -> dict[str, int]:
+        """Return {state: trials}."""
+        states = [trial.state for trial in self.study.trials()]
+        return {state: states.count(state) for state in dict.fromkeys(states)}
+
+    def _beside_chance(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the areas of this sweep and of a random one of the same question in the run."""
+        alike = ("profiles_id", "space", "objectives")
+        names = [n for n in self._storage.files(SWEEPS) if n.endswith(f"/{RECORD}")]
+        for name in sorted(names):
+            other = self._storage.read_json(f"{SWEEPS}/{name}") or {}
+            same = all(other.get(key) == _plain(record[key]) for key in alike)
+            if same and other["sampler"] == RANDOM and other["sweep_id"] != record["sweep_id"]:
+                return outcome.beside(record, other)
+        found: dict[str, Any] | None = record["hypervolume"]
+        return found
+
+    def _totals(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what the sweep took; the overhead is the trials' time but for training."""
+        notes = [
+            self.study.finalist(trial.number, seed) or {}
+            for trial in self.compared()
+            for seed in self._cfg.all_seeds
+        ]
+        own = [row for row in rows if row["state"] != "reused"]
+        training = _total(own, "training_seconds")
+        trials, finalists = self.study.seconds(TRIALS), self.study.seconds(FINALISTS)
+        held = trials * self._cfg.concurrent
+        return {
+            "seconds": round(trials + finalists, 1),
+            "trial_seconds": round(trials, 1),
+            "finalist_seconds": round(finalists, 1),
+            "training_seconds": round(training, 1),
+            "worker_seconds": round(_total([*own, *notes], "worker_seconds"), 1),
+            "overhead_share": round(1 - training / held, 4) if held else None,
+            "peak_bytes": max((row.get("peak_bytes") or 0 for row in [*own, *notes]), default=0),
+        }
+
+    def _look(self) -> None:
+        """See what other shells ask for."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        asked = self._requests.asked()
+        new = {PAUSE: PAUSED, STOP: STOPPED}.get(asked or "", self.state)
+        if new != self.state:
+            log.info("sweep %s asked for", asked)
+            self.state = new
+        self._work.total = self.n_trials
+
+    def _spend(self) -> None:
+        now = time.monotonic()
+        if now - self._clock > _SPEND_S:
+            phase = TRIALS if self._finalists is None else FINALISTS
+            self.study.spend(phase, now - self._clock)
+            self._clock = now
+
+    def _note(self) -> str:
+        leading = self.study.objectives[0]
+        best = outcome.ranked(self.study.trials(), leading)
+        if not best:
+            return ""
+        return f"best {leading.name} {best[0].measured['objectives'][leading.name]:.5g}"
+
+    def _shown(self, found: Mapping[str, Any]) -> str:
+        return " ".join(f"{name}={value:.5g}" for name, value in found["objectives"].items())
+
+
+def _job(trial: Trial) -> Job:
+    return {"name": str(trial.number), "number": trial.number, "values": trial.values}
+
+
+def _spent(seconds: float) -> dict[str, Any]:
+    return {"training_seconds": seconds, "worker_seconds": seconds}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _total(rows: list[Any], name: str) -> float:
+    return float(sum(row.get(name) or 0.0 for row in rows))
