@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,13 @@ from raysys.bench.vectors import scratch
 from raysys.cluster.connect import connected
 from raysys.commands.compare import CompareConfig, compare
 from raysys.commands.train import TrainConfig, train
+from raysys.commands.trial import finalist
 from raysys.commands.tune import TuneConfig
-from raysys.commands.tune_run import tune
+from raysys.commands.tune_run import plan_of, tune
 from raysys.config import load, require, require_run
+from raysys.evaluation.comparison import users_of_report
+from raysys.evaluation.finalists import compare_finalists
+from raysys.store.builds import Workspace
 from raysys.sweeps import outcome
 from raysys.sweeps.study import Objective
 
@@ -52,6 +56,7 @@ _FRONT_SPACE = {
     "compressor.code_dim": [512, 1024, 2048, 4096],
     "compressor.value_bits": [4, 8],
 }
+_SEEDS = 3
 _SAMPLERS = ("random", "tpe", "nsga2")
 
 
@@ -100,29 +105,57 @@ def rows(cfg: SweepsBenchConfig) -> list[dict[str, Any]]:
 
 
 def _asha(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
+    settings = {**_below("train", _GRADIENT), "train.optim.epochs": cfg.epochs}
+    settings |= {"train.optim.patience": 0, "sampler": "random", "space": _GRADIENT_SPACE}
     with scratch() as folder:
         run = linked(cfg.run, f"{folder}/asha", "profiles")
-        records = {}
-        for early in (True, False):
-            settings = {**_below("train", _GRADIENT), "train.optim.epochs": cfg.epochs}
-            settings["train.optim.patience"] = 0
-            more = {"sampler": "random", "stop_early": early, "space": _GRADIENT_SPACE}
-            records[early] = _swept(cfg, run, {**settings, **more}, force=True)
-        whole = {row["number"]: row["objectives"] for row in records[False]["trials"]}
+        records = {
+            early: _swept(cfg, run, {**settings, "stop_early": early}, force=True)
+            for early in (True, False)
+        }
+        rows = {row["number"]: row for row in records[False]["trials"]}
+        best = {early: record["best"] for early, record in records.items()}
+        spent = {early: each["totals"]["worker_seconds"] for early, each in records.items()}
+        compared = _compared(cfg, run, settings, [rows[best[e]]["values"] for e in (True, False)])
         for early, record in records.items():
-            best = record["best"]
             yield {
                 "condition": "stopped early" if early else "whole",
                 "trials": len(record["trials"]),
                 **_cost(record),
-                "winner": best,
-                "value": whole[best][cfg.metric],
-                "best_value": whole[records[False]["best"]][cfg.metric],
-                "share_of_worker_seconds": round(
-                    record["totals"]["worker_seconds"] / records[False]["totals"]["worker_seconds"],
-                    4,
-                ),
+                "worker_share": round(spent[early] / spent[False], 4),
+                "winner": best[early],
+                "value": round(rows[best[early]]["objectives"][cfg.metric], 5),
+                **(compared if early else {}),
             }
+
+
+def _compared(
+    cfg: SweepsBenchConfig,
+    run: str,
+    settings: Mapping[str, Any],
+    values: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the first of two settings minus the second, over users and seeds of validation."""
+    workspace = Workspace(run)
+    swept = load(TuneConfig, {"run": run, "metrics": [cfg.metric], **settings})
+    plan = plan_of(swept, workspace.current("profiles"))
+    tables = {}
+    for number, one in enumerate(reversed(values)):  # of two, 0 is what is compared with
+        found = [
+            finalist(plan, one, seed=seed, folder=f"sweeps/compared/{number}-{seed}")["users"]
+            for seed in range(_SEEDS)
+        ]
+        tables[number] = [users_of_report(workspace.storage, *users) for users in found]
+    compared = compare_finalists(
+        tables, metric=cfg.metric, direction="max", seed=cfg.seed, replicates=1000
+    )
+    [pair] = compared.comparisons
+    return {
+        "difference": round(pair.difference, 5),
+        "difference_low": round(pair.ci_low, 5),
+        "difference_high": round(pair.ci_high, 5),
+        "users": compared.users,
+    }
 
 
 def _winner(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
@@ -146,9 +179,9 @@ def _winner(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
             "defaults_value": record["trials"][0]["objectives"][cfg.metric],
             "test": round(test["mean"], 5),
             "defaults_test": round(test["other"], 5),
-            "test_difference": round(test["difference"], 5),
-            "ci_low": test["ci_low"] and round(test["ci_low"], 5),
-            "ci_high": test["ci_high"] and round(test["ci_high"], 5),
+            "difference": round(test["difference"], 5),
+            "difference_low": test["ci_low"] and round(test["ci_low"], 5),
+            "difference_high": test["ci_high"] and round(test["ci_high"], 5),
             "users": found.extra["common_users"],
         }
 

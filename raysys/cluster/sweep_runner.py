@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 
 Job = dict[str, Any]
 Work = Callable[..., dict[str, Any]]  # (job, report) -> what it came to
+Heard = tuple[int, float]  # an epoch and its value
 
-EPOCH, VALUE, RESULT, ERROR = "epoch", "value", "result", "error"
+EPOCH, VALUE, SECONDS, RESULT, ERROR = "epoch", "value", "seconds", "result", "error"
 DONE: Job = {}
 _GRACE_EPOCHS = 3
 _LOST = 2  # times that a trial is repeated whose process or host was lost
@@ -50,8 +52,8 @@ class Director(Protocol):
     def next(self) -> Job | None:
         """Return what is done next; None: nothing yet; `DONE`: nothing any more."""
 
-    def heard(self, job: Job, epoch: int, value: float) -> None:
-        """Learn of an epoch of a job."""
+    def heard(self, job: Job, epoch: int, value: float, seconds: float) -> None:
+        """Learn of an epoch of a job, and how long the job had trained by then."""
 
     def ended(self, job: Job, result: Mapping[str, Any] | None, error: str | None) -> None:
         """Learn of a job's end; neither a result nor an error: it was stopped as it fell behind."""
@@ -69,19 +71,20 @@ def run_jobs(
     concurrent: int,
     direction: str | None,
     epochs: int,
-    earlier: Sequence[Sequence[tuple[int, float]]] = (),
+    earlier: Sequence[Sequence[Heard]] = (),
 ) -> None:
     """Run jobs until the director has no more.
 
     Args:
         director: who sweeps.
         work: module-level function; `work(job, report, **settings)` returns what the job came to,
-            as JSON values. `report(epoch, value)` tells of an epoch, and does not return where the
-            job is stopped.
+            as JSON values. `report(epoch, value, seconds)` tells of an epoch, and does not return
+            where the job is stopped.
         settings: further arguments, picklable.
         cpus: of each trial's process; 0: it only waits for others.
         concurrent: jobs at a time.
-        direction: max or min: jobs whose value falls behind are stopped; None: none is.
+        direction: max or min: jobs whose value falls behind are stopped, but for those with
+            `whole`; None: none is.
         epochs: of a job, at most.
         earlier: (epoch, value) of jobs of an earlier process, in their order; what is stopped
             depends on them.
@@ -93,13 +96,14 @@ def run_jobs(
         ray.tune.with_parameters(_trial, work=work, settings=dict(settings)), needs
     )
     scheduler = None if direction is None else _scheduler(direction, epochs, earlier)
+    searcher = _Searcher(director)
     with _quiet(), tempfile.TemporaryDirectory(prefix="raysys-sweep-") as scratch:
         ray.tune.Tuner(
             trainable,
             tune_config=ray.tune.TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=concurrent,
-                search_alg=_Searcher(director),
+                search_alg=searcher,
                 scheduler=scheduler,
                 reuse_actors=bool(cpus),  # workers of one that is stopped end with its process
             ),
@@ -107,10 +111,12 @@ def run_jobs(
                 name="sweep",
                 storage_path=scratch,
                 verbose=0,
-                stop=_Halt(director),
+                stop=_Halt(searcher),
                 failure_config=ray.tune.FailureConfig(max_failures=_LOST),
             ),
         ).fit()
+    if searcher.error is not None:
+        raise searcher.error
 
 
 def cpus_of_each(concurrent: int, nodes: Mapping[str, Mapping[str, float]]) -> float:
@@ -145,6 +151,7 @@ class Epochs(TuneReportCallback):  # type: ignore[misc]
     def __init__(self, metric: str) -> None:
         super().__init__()
         self._metric = metric
+        self._started = time.monotonic()
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -152,16 +159,17 @@ class Epochs(TuneReportCallback):  # type: ignore[misc]
         """Pass on a whole epoch; a state that is saved inside one says nothing yet."""
         found = metrics[0]
         if "time" in found and self._metric in found:
-            told = {EPOCH: int(found["epoch"]), VALUE: float(found[self._metric])}
-            told[PLACEMENT_GROUP] = found[PLACEMENT_GROUP]
-            super().after_report(run_context, [told], None)
+            shown = {EPOCH: int(found["epoch"]), VALUE: float(found[self._metric])}
+            shown |= {SECONDS: time.monotonic() - self._started}
+            shown |= {PLACEMENT_GROUP: found[PLACEMENT_GROUP]}
+            super().after_report(run_context, [shown], None)
 
 
 def _trial(config: Job, *, work: Work, settings: dict[str, Any]) -> None:
     """Do one job inside a Tune trial; an error of its own does not end the actor."""
 
-    def report(epoch: int, value: float) -> None:
-        ray.tune.report({EPOCH: epoch, VALUE: value})
+    def report(epoch: int, value: float, seconds: float) -> None:
+        ray.tune.report({EPOCH: epoch, VALUE: value, SECONDS: seconds})
 
     try:
         found = {RESULT: json.dumps(work(config, report, **settings))}  # Tune flattens mappings
@@ -176,11 +184,17 @@ def _reason(error: BaseException) -> str:
     return told(known) if known is not None else f"{type(error).__name__}: {told(error)}"
 
 
-def _scheduler(
-    direction: str, epochs: int, earlier: Sequence[Sequence[tuple[int, float]]]
-) -> ASHAScheduler:
+class _Asha(ASHAScheduler):  # type: ignore[misc]
+    """Stops those that fall behind, but for jobs that all others are compared with."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if trial.config.get("whole") else action
+
+
+def _scheduler(direction: str, epochs: int, earlier: Sequence[Sequence[Heard]]) -> ASHAScheduler:
     # a trial that reaches its last epoch ends by itself: only those that fall behind are stopped
-    scheduler = ASHAScheduler(
+    scheduler = _Asha(
         time_attr=EPOCH,
         metric=VALUE,
         mode=direction,
@@ -188,7 +202,7 @@ def _scheduler(
         grace_period=min(_GRACE_EPOCHS, epochs),
     )
     for number, history in enumerate(earlier):
-        trial = types.SimpleNamespace(trial_id=f"earlier-{number}")
+        trial = types.SimpleNamespace(trial_id=f"earlier-{number}", config={})
         scheduler.on_trial_add(None, trial)
         for epoch, value in history:
             scheduler.on_trial_result(None, trial, {EPOCH: epoch, VALUE: value})
@@ -197,18 +211,23 @@ def _scheduler(
 
 
 class _Searcher(Searcher):  # type: ignore[misc]
-    """Hands the director's jobs to Tune, and what Tune hears to the director."""
+    """Hands the director's jobs to Tune, and what Tune hears to the director.
+
+    Attributes:
+        error: of the director, which ends all; Tune would take it for one of the trial.
+    """
 
     def __init__(self, director: Director) -> None:
         super().__init__()
         self._director = director
         self._jobs: dict[str, Job] = {}
         self._last: dict[str, Mapping[str, Any]] = {}
+        self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        job = self._director.next()
+        job = self._asked(self._director.next)
         if job is None:
-            return None
+            return Searcher.FINISHED if self.error else None
         if job == DONE:
             return Searcher.FINISHED
         self._jobs[trial_id] = job
@@ -216,8 +235,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._last[trial_id] = result
-        if VALUE in result:
-            self._director.heard(self._jobs[trial_id], int(result[EPOCH]), float(result[VALUE]))
+        self._hear(self._jobs.get(trial_id), result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -227,13 +245,32 @@ class _Searcher(Searcher):  # type: ignore[misc]
         final = result if result and (RESULT in result or ERROR in result) else last
         if PLACEMENT_GROUP in last:
             release(last[PLACEMENT_GROUP])  # one that was stopped may still hold its workers
-        if job is None or self._director.is_halted():
+        if job is None or self.is_halted():
             return
-        if result and VALUE in result:  # the epoch that it was stopped at
-            self._director.heard(job, int(result[EPOCH]), float(result[VALUE]))
-        lost = "its process or host was lost, again and again" if error else None
+        self._hear(job, result or {})  # the epoch that it was stopped at
         found = None if RESULT not in final else json.loads(final[RESULT])
-        self._director.ended(job, found, final.get(ERROR) or lost)
+        lost = "its process or host was lost, again and again" if error else None
+        reason = final.get(ERROR) or lost
+        self._asked(lambda: self._director.ended(job, found, reason))
+
+    def is_halted(self) -> bool:
+        """Tell whether what runs is to be ended now."""
+        return self.error is not None or bool(self._asked(self._director.is_halted))
+
+    def _hear(self, job: Job | None, result: Mapping[str, Any]) -> None:
+        if job is not None and VALUE in result:
+            told = int(result[EPOCH]), float(result[VALUE]), float(result[SECONDS])
+            self._asked(lambda: self._director.heard(job, *told))
+
+    def _asked(self, question: Callable[[], Any]) -> Any:
+        """Return what the director answers; None after its error."""
+        if self.error is not None:
+            return None
+        try:
+            return question()
+        except Exception as error:
+            self.error = error
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune keeps a copy, from which nothing is ever resumed
@@ -248,8 +285,8 @@ class _Searcher(Searcher):  # type: ignore[misc]
 class _Halt(ray.tune.Stopper):  # type: ignore[misc]
     """Ends what runs where the director says so."""
 
-    def __init__(self, director: Director) -> None:
-        self._director = director
+    def __init__(self, searcher: _Searcher) -> None:
+        self._searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -258,7 +295,7 @@ class _Halt(ray.tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        return self._director.is_halted()
+        return self._searcher.is_halted()
 
 
 @contextlib.contextmanager

@@ -11,15 +11,16 @@ import dataclasses
 import functools
 import json
 import logging
+import platform
 from collections.abc import Mapping
 from typing import Any
 
-from raysys.commands.trial import Measured, TrialPlan
+from raysys.commands.trial import ANSWER_MS, Measured, TrialPlan
 from raysys.config import digest, identity
 from raysys.errors import CorruptBuildError
 from raysys.store.builds import Workspace
 from raysys.store.kinds import KINDS
-from raysys.store.manifests import notes
+from raysys.store.manifests import difference, notes
 from raysys.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,14 @@ TRIALS = "sweeps/trials"
 
 @functools.cache
 def code_version() -> str:
-    """Return the version of the package, in a checkout with its commit."""
+    """Return the version of the package, in a checkout with its commit and what differs from it."""
     found = notes()
     version = str(found["versions"]["raysys"])
-    return f"{version}+{found['git_revision'][:12]}" if found["git_revision"] else version
+    if not found["git_revision"]:
+        return version
+    changes = difference()
+    edited = f"-{digest(changes)[:8]}" if changes else ""
+    return f"{version}+{found['git_revision'][:12]}{edited}"
 
 
 def trial_digest(plan: TrialPlan, values: Mapping[str, Any], *, seed: int) -> str:
@@ -56,6 +61,7 @@ def trial_digest(plan: TrialPlan, values: Mapping[str, Any], *, seed: int) -> st
             "profiles": workspace.open("profiles", plan.profiles).content_id,
             "stages": json.loads(json.dumps(stages)),
             "seed": seed,
+            "host": platform.node() if ANSWER_MS in plan.objectives else None,
         }
     )
 

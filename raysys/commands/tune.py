@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from importlib import metadata
 from operator import attrgetter
 from typing import Any
 
@@ -24,6 +23,7 @@ from raysys.commands.index import IndexConfig
 from raysys.commands.swept import check_swept
 from raysys.commands.train import TrainConfig
 from raysys.commands.trial import INDEX, OF_SERVICE, PREPARE, chooses_epochs, direction, is_whole
+from raysys.commands.trial_records import code_version
 from raysys.config import (
     JobConfig,
     digest,
@@ -114,9 +114,9 @@ class TuneConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a space that cannot be searched."""
-        for key in ("trials", "concurrent", "seeds", "replicates"):
+        for key, least in (("trials", 1), ("concurrent", 1), ("seeds", 1), ("replicates", 100)):
             value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "at least 1")
+            require(value is None or value >= least, key, value, f"at least {least}")
         for key in ("max_seconds", "max_worker_seconds"):
             value = getattr(self, key)
             require(value is None or value > 0, key, value, "above 0")
@@ -213,7 +213,7 @@ class TuneConfig(JobConfig):
 
     def sweep_id(self, profiles: Build) -> str:
         """Return what identifies the sweep over these profiles by this version of raysys."""
-        return digest([identity(self), profiles.content_id, metadata.version("raysys")])
+        return digest([identity(self), profiles.content_id, code_version()])
 
 
 def _of_today(space: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from raysys.commands.index import IndexConfig
 from raysys.commands.train import TrainConfig
 from raysys.commands.trial import TrialPlan
 from raysys.commands.tune import TuneConfig
@@ -73,7 +74,7 @@ def write_best(
     """Write the winner's settings and return the names of the files in the sweep's folder."""
     stages: dict[str, dict[str, Any]] = {
         "train": _changed(plan.settings({}, seed=plan.train.seed).train, refit=plan.train.refit),
-        "index": {},
+        "index": _differing(identity(plan.index), identity(IndexConfig())),
         "prepare": {},
     }
     for key, value in trial.values.items():
@@ -161,12 +162,14 @@ def estimate(cfg: TuneConfig, sweep: Sweep) -> str:
     """Say how long the sweep would take, by its first trial."""
     first = sweep.study.trials()[0]
     seconds = float(first.measured.get("seconds") or 0.0)
-    n_finalists = (1 + min(cfg.finalists, sweep.n_trials - 1)) * cfg.seeds if cfg.compared_by else 0
-    jobs = sweep.n_trials - 1 + (n_finalists if cfg.finalists else 0)
+    compared = cfg.finalists and cfg.compared_by is not None
+    n_finalists = (1 + min(cfg.finalists, sweep.n_trials - 1)) * cfg.seeds if compared else 0
+    jobs = sweep.n_trials - 1 + n_finalists
     total = seconds * jobs / cfg.concurrent
+    finalists = f" and {n_finalists} trainings of finalists" if n_finalists else ""
     return (
         f"{sweep.n_trials} trials, the first took {seconds:.1f} s: about {total:.0f} s for the "
-        f"{sweep.n_trials - 1} others and {n_finalists} trainings of finalists"
+        f"{sweep.n_trials - 1} others{finalists}"
     )
 
 
@@ -176,8 +179,17 @@ def _name(number: int) -> str:
 
 def _changed(cfg: TrainConfig, *, refit: str) -> dict[str, Any]:
     """Return the settings of all trials that are not `train`'s defaults, but for the refit."""
-    own, plain = _flat(identity(cfg)), _flat(identity(TrainConfig()))
-    return {key: value for key, value in (own | {"refit": refit}).items() if value != plain[key]}
+    plain = TrainConfig()
+    own = identity(cfg) | {"refit": refit}
+    found = _differing(own, identity(plain))
+    kept = cfg.compressor.keep  # no part of a training's identity, yet of what was judged
+    return found | ({} if kept == plain.compressor.keep else {"compressor.keep": kept})
+
+
+def _differing(own: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by dotted key that are not those of the defaults."""
+    defaults = _flat(plain)
+    return {key: value for key, value in _flat(own).items() if value != defaults[key]}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

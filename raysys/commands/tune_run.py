@@ -15,19 +15,32 @@ from raysys.cluster.sweep_runner import Epochs, Job, cpus_of_each, run_jobs
 from raysys.cluster.tasks import alone
 from raysys.cluster.train_workers import cluster_nodes, refuse_unplaceable
 from raysys.commands import tune_best
-from raysys.commands.trial import TrialPlan, direction, finalist, measure
-from raysys.commands.trial_records import code_version, record, trial_digest, trial_folder
+from raysys.commands.trial import Measured, TrialPlan, direction, finalist, measure
+from raysys.commands.trial_records import (
+    code_version,
+    record,
+    recorded,
+    trial_digest,
+    trial_folder,
+)
 from raysys.commands.tune import TuneConfig
-from raysys.commands.tune_sweep import FINISHED, INTERRUPTED, NOW_RUNNING, SWEEPS, Sweep
+from raysys.commands.tune_sweep import (
+    FINISHED,
+    INTERRUPTED,
+    NOW_RUNNING,
+    RECORD,
+    SWEEPS,
+    Sweep,
+)
 from raysys.config import as_dict, require_run
-from raysys.errors import ConfigError
+from raysys.errors import ConfigError, DataError
 from raysys.evaluation.finalists import Finalists
 from raysys.reports.html.sweep import publish
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.leases import leased
 from raysys.store.storage import Storage, join
 from raysys.sweeps import study as studies
-from raysys.sweeps.space import Space
+from raysys.sweeps.space import Space, choices_of
 from raysys.sweeps.study import GRID
 from raysys.tracking import tracked_stage
 
@@ -52,8 +65,8 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
     require_run(cfg)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     storage = workspace.storage
-    profiles = workspace.current("profiles")
-    plan = _plan(cfg, profiles)
+    profiles = _profiles(workspace, sweep_id)
+    plan = plan_of(cfg, profiles)
     space = cfg.sought(profiles.manifest.config)
     sweep_id = sweep_id or _id(cfg, storage, profiles)
     folder = f"{SWEEPS}/{sweep_id}"
@@ -67,9 +80,10 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
     with connected(cfg.ray, dashboard=cfg.train.launch.workers > 0):
         cpus = _cpus(cfg)
         with (
-            leased(storage, folder),
+            leased(storage, folder) as lease,
             studies.opened(storage, folder, drawing, cfg.objectives) as (study, upload),
         ):
+            upload.confirm = lease.confirm
             head = _head(cfg, sweep_id, profiles, storage, folder, space, plan.watched)
             sweep = Sweep(cfg, plan, study, upload, storage, folder, head, started)
             n_done = sum(trial.is_measured for trial in study.trials())
@@ -88,11 +102,14 @@ def _directed(
         run_jobs(
             sweep,
             work,
-            settings={"plan": plan if cpus < 1 else dataclasses.replace(plan, threads=int(cpus))},
+            settings={
+                "plan": plan if cpus < 1 else dataclasses.replace(plan, threads=int(cpus)),
+                "anew": cfg.force,
+            },
             cpus=cpus,
             concurrent=cfg.concurrent,
             direction=None if stopped_by is None else direction(stopped_by),
-            epochs=cfg.train.optim.epochs,
+            epochs=most_epochs(cfg),
             earlier=sweep.histories(),
         )
         finished = True
@@ -104,38 +121,68 @@ def _directed(
         sweep.close(finished=finished)
         if not finished:
             sweep.write()
-            log.info("sweep interrupted: the same command, or raysys tune resume, goes on")
+            log.info("sweep interrupted: raysys tune resume sweep=%s goes on", sweep.sweep_id)
     if sweep.state != FINISHED or not cfg.finalists:
         return None
-    return tune_best.compared(cfg, sweep, storage)
+    try:
+        return tune_best.compared(cfg, sweep, storage)
+    except DataError as error:
+        log.warning("finalists are not compared: %s", error)
+        return None
 
 
-def work(job: Job, report: Callable[[int, float], None], *, plan: TrialPlan) -> dict[str, Any]:
-    """Do a job of the sweep in a process of its own; see `cluster.sweep_runner.run_jobs`."""
+def work(
+    job: Job, report: Callable[[int, float, float], None], *, plan: TrialPlan, anew: bool
+) -> dict[str, Any]:
+    """Do a job of the sweep in a process of its own; see `cluster.sweep_runner.run_jobs`.
+
+    Args:
+        job: number, values, and the seed of a finalist.
+        report: tells of an epoch.
+        plan: of all trials.
+        anew: whatever was measured before.
+    """
     seed = job.get("seed", plan.train.seed)
     name = trial_digest(plan, job["values"], seed=seed)
     folder = trial_folder(name)
     apart = plan.train.launch.workers > 0  # Ray Train's workers hold the CPUs, not this process
-    started = time.monotonic()
-    with contextlib.nullcontext() if apart else alone():
+    storage = Storage(plan.run, cache_dir=plan.cache_dir)
+    # two sweeps may come to one setting at a time
+    with leased(storage, folder), contextlib.nullcontext() if apart else alone():
+        started = time.monotonic()
         if "seed" in job:
             found = finalist(plan, job["values"], seed=seed, folder=folder)
             return {**found, "seconds": round(time.monotonic() - started, 3)}
-        metric = plan.watched
-
-        def on_epoch(values: Mapping[str, float]) -> None:
-            if metric in values:
-                report(int(values["epoch"]), values[metric])
-
-        callbacks = (Epochs(metric),) if apart else ()
-        measured = measure(
-            plan, job["values"], seed=seed, folder=folder, on_epoch=on_epoch, callbacks=callbacks
-        )
-    record(Storage(plan.run, cache_dir=plan.cache_dir), name, measured)
+        measured = None if anew else recorded(storage, name, objectives=plan.objectives)
+        if measured is None:
+            measured = _measured(job, report, plan, seed=seed, folder=folder, apart=apart)
+            record(storage, name, measured)
     return dataclasses.asdict(measured) | {"digest": name}
 
 
-def _plan(cfg: TuneConfig, profiles: Build) -> TrialPlan:
+def _measured(
+    job: Job,
+    report: Callable[[int, float, float], None],
+    plan: TrialPlan,
+    *,
+    seed: int,
+    folder: str,
+    apart: bool,
+) -> Measured:
+    started, metric = time.monotonic(), plan.watched
+
+    def on_epoch(values: Mapping[str, float]) -> None:
+        if metric in values:
+            report(int(values["epoch"]), values[metric], time.monotonic() - started)
+
+    callbacks = (Epochs(metric),) if apart else ()
+    return measure(
+        plan, job["values"], seed=seed, folder=folder, on_epoch=on_epoch, callbacks=callbacks
+    )
+
+
+def plan_of(cfg: TuneConfig, profiles: Build) -> TrialPlan:
+    """Return what the trials of a sweep over these profiles share."""
     return TrialPlan(
         run=cfg.run,
         cache_dir=cfg.cache_dir,
@@ -146,6 +193,26 @@ def _plan(cfg: TuneConfig, profiles: Build) -> TrialPlan:
         stop_on=cfg.stop_on,
         whole=cfg.is_whole,
     )
+
+
+def _profiles(workspace: Workspace, sweep_id: str | None) -> Build:
+    """Return the profiles of a sweep that goes on, which the run may have replaced, else the run's.
+
+    Raises:
+        BuildError: they are gone.
+    """
+    if sweep_id is None:
+        return workspace.current("profiles")
+    record = workspace.storage.read_json(f"{SWEEPS}/{sweep_id}/{RECORD}") or {}
+    return workspace.open("profiles", record["profiles_id"])
+
+
+def most_epochs(cfg: TuneConfig) -> int:
+    """Return the most epochs that a trial may have."""
+    domain = cfg.space.get("optim.epochs", [])
+    swept = choices_of(domain)
+    most = [domain["high"]] if swept is None else swept
+    return max(map(int, [cfg.train.optim.epochs, *most]))
 
 
 def _id(cfg: TuneConfig, storage: Storage, profiles: Build) -> str:
@@ -185,7 +252,9 @@ def _head(
     settings = f"{folder}/{SETTINGS}"
     before = storage.read_json(f"{folder}/sweep.json") or {}
     name = cfg.name or before.get("name")
-    own = as_dict(cfg) | {"name": name, "dry_run": False, "force": False}
+    own = as_dict(cfg) | {"name": name, "dry_run": False}
+    for key in ("run", "cache_dir", "progress", "ray", "tracking"):  # of the process, some secret
+        del own[key]
     storage.write_atomic(settings, json.dumps(own, indent=1) + "\n")
     shown = {key: own[key] for key in ("train", "index", "finalists", "seeds", "concurrent")}
     return {
@@ -197,7 +266,9 @@ def _head(
         "seed": cfg.seed,
         "sampler": cfg.drawn_by,
         "stop_on": watched if cfg.stop_early else None,
+        "watched": watched,
         "space": cfg.space,
+        "defaults": space.defaults,
         "grid": None if cfg.drawn_by != GRID else sum(1 for _ in space.grid()),
         "settings": shown,
     }
@@ -225,6 +296,8 @@ def _result(
         if sweep.state == FINISHED:
             errors = sorted({each.error for each in trials if each.error})
             raise ConfigError(f"all {len(trials)} trials failed: {'; '.join(errors)}")
+        if cfg.dry_run:
+            raise ConfigError(f"the defaults failed: {trials[0].error}")
         lines, files, measured = [], [], {}
     else:
         why = tune_best.reasons(sweep_id, trial, sweep, found)

@@ -17,12 +17,15 @@ from typing import Any
 
 from raysys import progress
 from raysys.cluster.sweep_runner import DONE, Job
-from raysys.commands.trial import TrialPlan
-from raysys.commands.trial_records import recorded, trial_digest
+from raysys.cluster.train_workers import forget
+from raysys.commands.trial import TrialPlan, training_name
+from raysys.commands.trial_records import recorded, trial_digest, trial_folder
 from raysys.commands.tune import TuneConfig
+from raysys.errors import ConfigError, CorruptBuildError, told
 from raysys.store.storage import Storage
 from raysys.sweeps import outcome
 from raysys.sweeps.requests import PAUSE, STOP, Requests
+from raysys.sweeps.space import Values
 from raysys.sweeps.study import GRID, RANDOM, REUSED, Study, Trial, Upload
 from raysys.tracking import tracked
 
@@ -45,11 +48,13 @@ class _Running:
         job: it.
         started: time.monotonic().
         history: {epoch: value}; a trial that is repeated says its epochs again.
+        trained_s: how long it had trained by the last of them.
     """
 
     job: Job
     started: float
     history: dict[int, float] = dataclasses.field(default_factory=dict)
+    trained_s: float = 0.0
 
 
 class Sweep:
@@ -78,6 +83,7 @@ class Sweep:
         started: float,
     ) -> None:
         self.study = study
+        self.sweep_id = folder.rpartition("/")[2]
         self.state = NOW_RUNNING
         self._cfg = cfg
         self._plan = plan
@@ -119,15 +125,17 @@ class Sweep:
         self._look()
         if self.state in (PAUSED, STOPPED):
             return DONE
+        job = self._next_trial()
+        if job is not None:
+            self._finalists = None  # those of before may be others now
+            return self._begun(job)
         if self._finalists is None:
-            job = self._next_trial()
-            if job is not None:
-                return self._begun(job)
             if self._running:
                 return None
             if self._cfg.dry_run:
                 self.state = PAUSED
                 return DONE
+            self._spend()
             self._finalists = self._rounds()
         job = next(self._finalists, None)
         if job is not None:
@@ -139,7 +147,13 @@ class Sweep:
             return _job(self._todo.pop(0))
         while self._may_begin():
             trial = self._asked()
-            found = self._known(trial)
+            try:
+                found = self._known(trial)
+            except ConfigError as error:  # values that do not go together
+                self.study.fail(trial.number, told(error), {})
+                log.error("trial failed id=%d: %s", trial.number, told(error))
+                self._work.add()
+                continue
             if found is None:
                 return _job(trial)
             self.study.tell(trial.number, found, reused=True)
@@ -158,7 +172,8 @@ class Sweep:
             return True
         if self._cfg.dry_run or len(trials) >= self.n_trials:
             return False
-        spent = sum(trial.measured.get("worker_seconds") or 0.0 for trial in trials)
+        own = [trial.measured for trial in trials if trial.state != REUSED]
+        spent = sum(measured.get("worker_seconds") or 0.0 for measured in own)
         self._spend()
         limits = (
             (self._cfg.max_seconds, self.study.seconds(TRIALS)),
@@ -196,12 +211,13 @@ class Sweep:
         self.write()
         return job
 
-    def heard(self, job: Job, epoch: int, value: float) -> None:
+    def heard(self, job: Job, epoch: int, value: float, seconds: float) -> None:
         """Take the value of an epoch; one that is heard again says nothing new."""
-        history = self._running[job["name"]].history
-        if history.get(epoch) == value:
+        running = self._running[job["name"]]
+        if running.history.get(epoch) == value:
             return
-        history[epoch] = value
+        running.history[epoch] = value
+        running.trained_s = seconds
         self._work.say(
             f"trial id={job['number']} epoch={epoch} {self._plan.watched}={value:.5f}",
             note=self._note(),
@@ -220,12 +236,13 @@ class Sweep:
                 log.error("finalist failed id=%d seed=%d: %s", number, job["seed"], error)
             self.study.note_finalist(number, job["seed"], result or {"error": error})
         elif error is not None:
-            self.study.fail(number, error)
+            self.study.fail(number, error, self._spent(running))
+            self._forget(trial_values=job["values"])
             log.error("trial failed id=%d: %s", number, error)
         elif result is None:
-            history = sorted(running.history.items())
-            self.study.prune(number, {"history": history, "seconds": seconds} | _spent(seconds))
-            self._work.say(f"trial stopped early id={number} epoch={history[-1][0]}")
+            self.study.prune(number, self._spent(running))
+            self._forget(trial_values=job["values"])
+            self._work.say(f"trial stopped early id={number} epoch={max(running.history)}")
         else:
             self.study.tell(number, {**result, "seconds": seconds})
             self._work.say(f"trial ended id={number} {self._shown(result)}", note=self._note())
@@ -235,6 +252,22 @@ class Sweep:
         self._spend()
         self._upload()
         self.write()
+
+    def _forget(self, trial_values: Values) -> None:
+        """Delete the states that workers of a trial left that did not come to its end."""
+        if self._cfg.train.launch.workers:
+            name = trial_digest(self._plan, trial_values, seed=self._cfg.seed)
+            forget(self._storage, training_name(trial_folder(name)))
+
+    def _spent(self, running: _Running) -> dict[str, Any]:
+        """Return what is known of a trial that did not come to its end."""
+        workers = max(1, self._cfg.train.launch.workers)
+        return {
+            "history": sorted(running.history.items()),
+            "seconds": round(time.monotonic() - running.started, 3),
+            "training_seconds": round(running.trained_s, 3),
+            "worker_seconds": round(workers * running.trained_s, 3),
+        }
 
     def _track(self, number: int) -> None:
         """Keep a record of a trial that ended, below the sweep's own."""
@@ -297,7 +330,10 @@ class Sweep:
         alike = ("profiles_id", "space", "objectives")
         names = [n for n in self._storage.files(SWEEPS) if n.endswith(f"/{RECORD}")]
         for name in sorted(names):
-            other = self._storage.read_json(f"{SWEEPS}/{name}") or {}
+            try:
+                other = self._storage.read_json(f"{SWEEPS}/{name}") or {}
+            except CorruptBuildError:
+                continue
             same = all(other.get(key) == _plain(record[key]) for key in alike)
             if same and other["sampler"] == RANDOM and other["sweep_id"] != record["sweep_id"]:
                 return outcome.beside(record, other)
@@ -356,11 +392,8 @@ class Sweep:
 
 
 def _job(trial: Trial) -> Job:
-    return {"name": str(trial.number), "number": trial.number, "values": trial.values}
-
-
-def _spent(seconds: float) -> dict[str, Any]:
-    return {"training_seconds": seconds, "worker_seconds": seconds}
+    job = {"name": str(trial.number), "number": trial.number, "values": trial.values}
+    return job | {"whole": trial.number == 0}  # all others are compared with the defaults
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from raysys.commands.tune import TuneConfig
 from raysys.commands.tune_run import SETTINGS, tune
 from raysys.commands.tune_sweep import INTERRUPTED, NOW_RUNNING, RECORD, SWEEPS
 from raysys.config import JobConfig, load, local, require, require_run
-from raysys.errors import BuildError, ConfigError
+from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.reports.html.sweep import publish
 from raysys.reports.tables import aligned
 from raysys.store.builds import StageResult, Workspace
@@ -83,7 +83,7 @@ def status(cfg: SweepConfig) -> StageResult:
         log.info("%s", line)
     shown = {name: record[name] for name in ("best", "budget", "totals", "finalists")}
     counts = [trial["state"] for trial in record["trials"]]
-    best = _trial(record, record["best"])
+    best = _trial(record, record.get("winner", record["best"]))
     metrics = {
         f"val_{name}": {"mean": value, "ci_low": None, "ci_high": None}
         for name, value in (best["objectives"] if best else {}).items()
@@ -157,7 +157,8 @@ def _resumed(cfg: ResumeConfig, storage: Storage, sweep_id: str) -> StageResult:
     own = storage.read_json(f"{SWEEPS}/{sweep_id}/{SETTINGS}")
     if own is None:
         raise BuildError(f"{storage.url(f'{SWEEPS}/{sweep_id}/{SETTINGS}')} is missing")
-    here: dict[str, Any] = {name: getattr(cfg, name) for name in ("run", "cache_dir", "progress")}
+    names = ("run", "cache_dir", "progress", "tracking")
+    here: dict[str, Any] = {name: getattr(cfg, name) for name in names}
     here["ray"] = dataclasses.asdict(cfg.ray)
     if cfg.concurrent is not None:
         here["concurrent"] = cfg.concurrent
@@ -187,8 +188,15 @@ def _sweeps(cfg: SweepConfig) -> tuple[Storage, dict[str, dict[str, Any]]]:
     storage = Storage(cfg.run, cache_dir=cfg.cache_dir)
     names = [name for name in storage.files(SWEEPS) if name.count("/") == 1]
     ids = [name.split("/")[0] for name in names if name.endswith(f"/{RECORD}")]
-    found = {each: storage.read_json(f"{SWEEPS}/{each}/{RECORD}") for each in ids}
-    records = {each: record for each, record in found.items() if record is not None}
+    records = {}
+    for each in ids:
+        try:
+            found = storage.read_json(f"{SWEEPS}/{each}/{RECORD}")
+        except CorruptBuildError as error:
+            log.warning("sweep left out id=%s: %s", each, error)
+            continue
+        if found is not None:
+            records[each] = found
     if not records:
         raise ConfigError(f"{cfg.run} holds no sweep yet: raysys tune begins one")
     return storage, dict(sorted(records.items(), key=lambda item: (-item[1]["started"], item[0])))

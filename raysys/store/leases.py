@@ -239,13 +239,24 @@ def leased(storage: Storage, name: str) -> Iterator[Lease]:
 
 
 def holder(storage: Storage, name: str) -> Owner | None:
-    """Return who holds a lease, or waits for it first; None: nobody whose process may be alive.
+    """Return who holds a lease, or waits for it first; None: nobody who is alive.
 
-    A process of another host that died is still named, until the next one takes the lease over.
+    A process of another host is alive if its beat goes on, which takes a few seconds to see.
     """
-    tickets = sorted(ticket for ticket in Lease(storage, name)._tickets() if ticket.number)
-    owners = [Owner.read(storage, ticket.path) for ticket in tickets]
-    return next((owner for owner in owners if owner is not None and not owner.is_gone()), None)
+    lease = Lease(storage, name)
+    before = {ticket.path: ticket.beat for ticket in lease._tickets() if ticket.number}
+    owners = {path: Owner.read(storage, path) for path in sorted(before)}
+    far = [path for path, owner in owners.items() if owner is not None and not owner.is_here()]
+    deadline = time.monotonic() + 3 * BEAT_S
+    beating: set[str] = set()
+    while far and not beating and time.monotonic() < deadline:
+        sleep(_POLL_S)
+        now = {ticket.path: ticket.beat for ticket in lease._tickets()}
+        beating = {path for path in far if now.get(path, before[path]) != before[path]}
+    for path, owner in owners.items():
+        if owner is not None and (path in beating if path in far else not owner.is_gone()):
+            return owner
+    return None
 
 
 def sleep(seconds: float) -> None:

@@ -97,6 +97,11 @@ def is_dirty() -> bool | None:
     return None if status is None else bool(status)
 
 
+def difference() -> str | None:
+    """Return how tracked files of the checkout differ from its commit; None without one."""
+    return _git("diff", "HEAD")
+
+
 def _git(*words: str) -> str | None:
     """Return what git says of the checkout, None where there is none."""
     folder = Path(__file__).resolve().parents[2]

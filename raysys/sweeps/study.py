@@ -16,7 +16,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -179,9 +179,10 @@ class Study:
                 trial.report(value, int(epoch))
         self._end(trial, TrialState.PRUNED if one else TrialState.FAIL)
 
-    def fail(self, number: int, error: str) -> None:
-        """End a trial that could not be measured."""
+    def fail(self, number: int, error: str, measured: Mapping[str, Any]) -> None:
+        """End a trial that could not be measured, with what it took and said until then."""
         trial = self._trial(number)
+        trial.set_user_attr(_MEASURED, _plain(measured))
         trial.set_user_attr(_ERROR, error)
         trial.set_user_attr(_STATE, FAILED)
         self._end(trial, TrialState.FAIL)
@@ -317,7 +318,14 @@ def opened(
 
 
 class Upload:
-    """Where the journal is written, and what brings it into the run."""
+    """Where the journal is written, and what brings it into the run.
+
+    Attributes:
+        path: of the journal, on this host.
+        confirm: raises where another process writes the study by now; nothing is uploaded then.
+    """
+
+    confirm: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, storage: Storage, name: str, scratch: Path) -> None:
         self._storage = storage
@@ -330,7 +338,12 @@ class Upload:
             self._size = len(content)
 
     def __call__(self) -> None:
-        """Upload what was written since the last time."""
+        """Upload what was written since the last time.
+
+        Raises:
+            BuildError: another process took the study over.
+        """
+        self.confirm()
         if self._storage.is_local or not self.path.exists():
             return
         content = self.path.read_bytes()

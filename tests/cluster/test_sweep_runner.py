@@ -25,7 +25,7 @@ class Director:
         self.running = self.jobs.pop(0) if self.jobs else DONE
         return self.running
 
-    def heard(self, job, epoch, value):
+    def heard(self, job, epoch, value, seconds):
         self.epochs.setdefault(job["name"], []).append((epoch, value))
 
     def ended(self, job, result, error):
@@ -51,7 +51,7 @@ def work(job, report, *, scratch):
     if job.get("breaks"):
         return {}["missing"]
     for epoch in range(1, job.get("epochs", 0) + 1):
-        report(epoch, job["value"] + epoch / 100)
+        report(epoch, job["value"] + epoch / 100, 0.5 * epoch)
         if job.get("waits"):
             time.sleep(0.5)
     return {"pid": os.getpid(), "list": [1, [2, 3]]}

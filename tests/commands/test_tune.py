@@ -161,7 +161,7 @@ class Site:
             elif "seed" in job:
                 self.sweep.ended(job, {"users": ["x", "model"], "worker_seconds": 2.0}, None)
             elif values.get("optim.lr") == 0.4:
-                self.sweep.heard(job, 1, 0.1)
+                self.sweep.heard(job, 1, 0.1, 0.25)
                 self.sweep.ended(job, None, None)
             else:
                 self.sweep.ended(job, measured(self.cfg, values), None)
@@ -207,8 +207,8 @@ def test_a_sweep_tries_the_defaults_first_and_says_what_became_of_each(tmp_path)
     assert site.record["best"] == 1
     assert site.done[6:] == ["0/0", "0/1", "1/0", "1/1", "2/0", "2/1"]  # beside the defaults
     totals = site.record["totals"]
-    assert totals["training_seconds"] == pytest.approx(4 * 0.5, abs=0.2)  # one stopped at once
-    assert totals["worker_seconds"] == pytest.approx(4 * 1.0 + 6 * 2.0, abs=0.2)
+    assert totals["training_seconds"] == pytest.approx(4 * 0.5 + 0.25, abs=0.06)  # until stopped
+    assert totals["worker_seconds"] == pytest.approx(4 * 1.0 + 0.25 + 6 * 2.0, abs=0.06)
     assert totals["peak_bytes"] == 7
 
 

@@ -40,6 +40,12 @@ def sweep_record(*, n_trials=24, objectives=((LEAD, "max"),), finalists=True, se
                 "if": {"autoencoder.consume_loss": ["likelihood"]},
             },
         },
+        "defaults": {
+            "optim.lr": 0.02,
+            "compressor.n_active": 32,
+            "autoencoder.consume_loss": "cosine",
+            "autoencoder.dropout": 0.5,
+        },
         "budget": {"trials": n_trials, "seconds": None, "worker_seconds": None},
         "settings": {
             "optim": {"lr": 0.02, "epochs": 40},

@@ -45,7 +45,7 @@ def swept(storage, sampler, objectives, *, killed=()):
                     deaths.remove(trial.number)
                     break
                 if trial.number == 7:
-                    study.fail(7, "no memory")
+                    study.fail(7, "no memory", {"seconds": 1.0})
                 elif trial.number == 9:
                     study.prune(9, {"history": [[1, 0.1], [2, 0.2]], "objectives": {}})
                 else:

@@ -89,6 +89,12 @@ def page_of(record: Record, *, run: str) -> Page:
     )
 
 
+def best_of(record: Record) -> int | None:
+    """Return the trial that `best.yaml` holds, or so far the best one."""
+    found: int | None = record.get("winner", record.get("best"))
+    return found
+
+
 def name_of(trial: int) -> str:
     """Return what a trial is called: trial 0 are the defaults."""
     return f"trial {trial}" if trial else _DEFAULTS
@@ -102,13 +108,13 @@ def _verdict(record: Record) -> tuple[str, str]:
             if 0 in (c["first"], c["second"]) and not c["ci_low"] <= 0 <= c["ci_high"]
         ]  # fmt: skip
         text = str(finalists["verdict"]).rstrip(".")
-        named = [c for c in winners if (c["first"], c["second"]) == (record.get("best"), 0)]
+        named = [c for c in winners if (c["first"], c["second"]) == (best_of(record), 0)]
         if named and "(" not in text and name_of(named[0]["first"]) in text:
             gap = signed(named[0]["difference"])
             between = span(named[0]["ci_low"], named[0]["ci_high"])
             text += f" in {finalists['metric']}: {gap} ({between})"
-        return text, GOOD if winners else EVEN
-    trial = sweep_plots.trial(record, record.get("best"))
+        return text, GOOD if best_of(record) else EVEN
+    trial = sweep_plots.trial(record, best_of(record))
     if trial is None:
         return "no trial has finished", BAD if record.get("trials") else EVEN
     lead = record["objectives"][0]["name"]
@@ -125,7 +131,7 @@ def _key_figures(record: Record) -> dict[str, tuple[str, str]]:
     states = {state: sum(t.get("state") == state for t in trials) for state in sweep_plots.STATES}
     told = ", ".join(f"{n} {state}" for state, n in states.items() if n)
     found = {"trials": (count(len(trials)), told)}
-    best = sweep_plots.trial(record, record.get("best"))
+    best = sweep_plots.trial(record, best_of(record))
     if best is not None:
         for objective in record["objectives"][:2]:
             name = objective["name"]
@@ -152,7 +158,7 @@ def _finalists(record: Record) -> Section:
         [
             name_of(entry["number"]),
             *(number(v) for v in entry["by_seed"]),
-            Cell(number(entry["mean"]), strong=entry["number"] == record.get("best")),
+            Cell(number(entry["mean"]), strong=entry["number"] == best_of(record)),
         ]
         for entry in found["settings"]
     ]
@@ -210,7 +216,7 @@ def _trials(record: Record) -> Section:
     rows: list[Sequence[Cell | str]] = []
     for trial in trials[: sweep_plots.MAX_ROWS]:
         values, found = trial.get("values") or {}, trial.get("objectives") or {}
-        is_best = trial["number"] == record.get("best")
+        is_best = trial["number"] == best_of(record)
         rows.append([
             "0, defaults" if trial["number"] == 0 else str(trial["number"]),
             str(trial.get("state")),

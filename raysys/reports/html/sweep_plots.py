@@ -9,7 +9,7 @@ from typing import Any
 
 from raysys.reports.html import charts
 from raysys.reports.html.content import Figure, Mark, Table
-from raysys.reports.html.text import count, flat, number, percent, signed, span, value
+from raysys.reports.html.text import count, number, percent, signed, span, value
 
 Record = Mapping[str, Any]
 STATES = ("complete", "reused", "pruned", "failed", "running")
@@ -101,9 +101,9 @@ def coordinates(record: Record) -> Figure | None:
     keys = list(record.get("space") or {})[: _MAX_AXES - len(names)]
     if len(trials) < 2 or not keys:
         return None
-    settings = flat(record.get("settings") or {})
+    defaults = record.get("defaults") or {}
     columns: dict[str, list[Any]] = {
-        key: [(t.get("values") or {}).get(key, None if t["number"] else settings.get(key))
+        key: [(t.get("values") or {}).get(key, None if t["number"] else defaults.get(key))
               for t in trials]
         for key in keys
     }  # fmt: skip
@@ -115,7 +115,13 @@ def coordinates(record: Record) -> Figure | None:
     scaled = {name: _scaled(found, log=name in logs) for name, found in columns.items()}
     lines = []
     for at, t in enumerate(trials):
-        colour = 0 if t["number"] == record.get("best") else 1 if t["number"] == 0 else None
+        colour = (
+            0
+            if t["number"] == record.get("winner", record.get("best"))
+            else 1
+            if t["number"] == 0
+            else None
+        )
         lines.append(([places[at] for places, _ in scaled.values()], colour))
     title = "Settings and objectives of every trial"
     text = f"{title}: {len(trials)} trials over {', '.join(columns)}; the best one is emphasised."
@@ -230,11 +236,17 @@ def curves(record: Record, name_of: Callable[[int], str]) -> Figure | None:
         return None
     series = []
     for t in trials:
-        colour = 0 if t["number"] == record.get("best") else 1 if t["number"] == 0 else None
+        colour = (
+            0
+            if t["number"] == record.get("winner", record.get("best"))
+            else 1
+            if t["number"] == 0
+            else None
+        )
         style = "--" if t["number"] == 0 else "-"
         points = [(float(epoch), float(v)) for epoch, v in t["history"] if v is not None]
         series.append(charts.Series(points, colour, style, marker=""))
-    name = record.get("stop_on") or record["objectives"][0]["name"]
+    name = record.get("watched") or record.get("stop_on") or record["objectives"][0]["name"]
     title = f"{name} by epoch"
     text = f"{title}: {len(trials)} trials, the best one and the defaults emphasised."
     axes = charts.Axes("epoch", name)
