@@ -279,10 +279,12 @@ class Sweep:
         with tracked(cfg, name=f"trial {number}") as record:
             record.params({f"space.{key}": value for key, value in trial.values.items()})
             record.tags({"state": trial.state} | ({"error": trial.error} if trial.error else {}))
-            for epoch, value in trial.measured.get("history") or ():
+            history = trial.measured.get("history") or ()
+            for epoch, value in history:
                 record.metrics({f"val_{self._plan.watched}": value}, step=int(epoch))
+            last = 1 + max((int(epoch) for epoch, _ in history), default=0)  # what MLflow shows
             found = trial.measured.get("metrics") or {}
-            record.metrics({f"val_{name}": value for name, value in found.items()})
+            record.metrics({f"val_{name}": value for name, value in found.items()}, step=last)
             names = ("seconds", "worker_seconds", "peak_bytes", "rows_per_s")
             record.metrics({n: trial.measured[n] for n in names if n in trial.measured})
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from raysys.cluster.sweep_runner import DONE, run_jobs
-from raysys.errors import ConfigError
+from raysys.cluster.sweep_runner import DONE, cpus_of_each, run_jobs
+from raysys.errors import BuildError, ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -94,6 +94,29 @@ def test_jobs_that_fall_behind_are_stopped_also_behind_those_of_before(ray_clust
     rest = Director([job(str(v), value=v, epochs=5) for v in values[2:]])
     run(rest, tmp_path, direction="max", earlier=[whole.epochs["5"], whole.epochs["3"]])
     assert {name: end[0] is None for name, end in rest.ends.items()} == {"9": False, "1": True}
+    kept = Director([job(str(v), value=v, epochs=5, whole=v == 3) for v in values[:2]])
+    run(kept, tmp_path, direction="max")
+    assert [len(kept.epochs[name]) for name in ("5", "3")] == [5, 5]  # compared with, so kept
     halted = Director([job("one", value=1, epochs=50, waits=True), job("two")], halts_at="one")
     run(halted, tmp_path)
     assert (halted.ends, len(halted.epochs["one"])) == ({}, 2)
+
+
+def test_an_error_of_the_director_ends_the_sweep_and_is_told(ray_cluster, tmp_path):
+    class Broken(Director):
+        def ended(self, job, result, error):
+            raise BuildError("no space left on device")
+
+    director = Broken([job("one"), job("two")])
+    with pytest.raises(BuildError, match="no space left on device"):
+        run(director, tmp_path)
+    assert [each["name"] for each in director.jobs] == ["two"]  # and no other one began
+
+
+def test_trials_share_the_cpus_of_nodes():
+    nodes = {"a": {"CPU": 8.0}, "b": {"CPU": 3.0, "GPU": 1.0}, "c": {"memory": 1e9}}
+    assert [cpus_of_each(n, nodes) for n in (1, 2, 3, 4, 11)] == [8.0, 4.0, 3.0, 2.0, 1.0]
+    with pytest.raises(
+        ConfigError, match=r"concurrent=12 .* the nodes hold 11 \(a: 8, b: 3, c: 0\)"
+    ):
+        cpus_of_each(12, nodes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 
 from raysys.cluster.sweep_runner import DONE
 from raysys.commands import tune_best, tune_run, tune_sweep, tune_verbs
@@ -99,6 +100,7 @@ HUGE = HUGE.replace("}", f", level_channels: {NUMBERS}}}")
         ("space.prepare.min_item_rows=[1,2]", r"prepare\.min_item_rows cannot be swept"),
         ("space.index.no=[1,2]", r"unknown key 'space\.index\.no'"),
         ("trials=0", "at least 1"),
+        ("replicates=99", "at least 100"),
         ("max_seconds=0", "above 0"),
     ],
 )
@@ -274,6 +276,33 @@ def test_budgets_and_a_dry_run_end_a_sweep(tmp_path):
     assert site.done == ["1", "2", "3", "4", "5"]
 
 
+def test_values_that_do_not_go_together_fail_a_trial_alone(tmp_path, monkeypatch):
+    def digest_of(plan, values, seed):
+        if values.get("optim.lr") == 0.2:
+            raise ConfigError("optim.lr=0.2 is not accepted beside the others")
+        return json.dumps([values, seed])
+
+    monkeypatch.setattr(tune_sweep, "trial_digest", digest_of)
+    with Site(tmp_path, RATES, "finalists=0") as site:
+        site.run()
+    rows = site.record["trials"]
+    assert (rows[2]["state"], rows[2]["error"]) == (
+        "failed",
+        "optim.lr=0.2 is not accepted beside the others",
+    )
+    assert site.done == ["0", "1", "3", "4", "5"]
+
+
+def test_trials_that_are_added_while_finalists_run_come_before_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune_sweep, "_LOOK_S", 0.0)
+    shell = Requests(Storage(str(tmp_path)), "sweeps/one")
+    with Site(tmp_path, "trials=1", "finalists=1", "seeds=2") as site:
+        site.run(before=lambda job: shell.ask("add", trials=1) if job["name"] == "0/1" else None)
+    assert site.done[:5] == ["0", "1", "0/0", "0/1", "2"]
+    assert len(site.done) in (7, 9)  # the finalist may be another one by then
+    assert site.record["state"] == "finished"
+
+
 def test_other_shells_pause_stop_and_add(tmp_path, monkeypatch):
     monkeypatch.setattr(tune_sweep, "_LOOK_S", 0.0)
     shell = Requests(Storage(str(tmp_path)), "sweeps/one")
@@ -298,17 +327,20 @@ def test_other_shells_pause_stop_and_add(tmp_path, monkeypatch):
 
 def test_the_winner_is_a_config_file_with_its_reasons(tmp_path):
     words = ["train.refit=none", "train.autoencoder.latent=8", "seed=3", "metrics=[nll]"]
+    words += ["index.n_lists=64", "train.compressor.keep=8"]
     cfg = load(TuneConfig, [RATES, *words])
     values = {"optim.lr": 1e-05, "compressor.n_active": None, "index.kind": "flat"}
     trial = Trial(4, values, "complete", {}, None)
     storage = Storage(str(tmp_path))
-    plan = TrialPlan(str(tmp_path), None, "p", dataclasses.replace(cfg.train, seed=3), ("nll",))
+    train = dataclasses.replace(cfg.train, seed=3)
+    plan = TrialPlan(str(tmp_path), None, "p", train, ("nll",), index=cfg.index)
     names = tune_best.write_best(plan, storage, "sweeps/s", trial, ["Better: it is."])
     assert names == ["best.yaml", "best.index.yaml"]
     found = load(TrainConfig, yaml_path=str(tmp_path / "sweeps/s/best.yaml"))
     assert (found.optim.lr, found.compressor.n_active, found.seed) == (1e-05, None, 3)
     assert (found.refit, found.autoencoder.latent) == ("none", 8)
-    assert load(IndexConfig, yaml_path=str(tmp_path / "sweeps/s/best.index.yaml")).kind == "flat"
+    found_index = load(IndexConfig, yaml_path=str(tmp_path / "sweeps/s/best.index.yaml"))
+    assert (found_index.kind, found_index.n_lists, found.compressor.keep) == ("flat", 64, 8)
     assert "# Better: it is.\n" in (tmp_path / "sweeps/s/best.yaml").read_text()
 
 
@@ -382,6 +414,8 @@ def test_settings_reach_the_runner(asked):
     )
     assert asked("concurrent=3", "seed=1").cpus == 2.0
     assert asked("stop_early=false", "seed=2").direction is None
+    longer = asked("space.optim.epochs={low: 5, high: 90}", "seed=7", "trials=1")
+    assert longer.epochs == 90
     levels = asked("stop_on=nll", "metrics=[recall@20^0.2,nll]", "train.optim.epochs=7", "seed=3")
     assert (levels.direction, levels.epochs) == ("min", 7)
     assert levels.settings["plan"].watched == "nll"
@@ -405,6 +439,8 @@ def test_a_sweep_goes_on_as_it_was_begun_and_gets_more_trials(asked, monkeypatch
     tune_verbs.resume(load(tune_verbs.ResumeConfig, [f"run={run}", "concurrent=2"]))
     tune_verbs.add(load(tune_verbs.AddConfig, [f"run={run}", "sweep=mine", "trials=2"]))
     [(resumed, one), (more, other)] = seen
+    kept = (Path(run) / f"sweeps/{one}/settings.json").read_text()
+    assert not {"run", "cache_dir", "ray"} & set(json.loads(kept))  # a URI may hold keys
     assert one == other == record["sweep_id"]
     assert (resumed.concurrent, more.concurrent) == (2, 1)
     assert resumed.space == {"optim.lr": [0.1, 0.2, 0.3]}
@@ -415,3 +451,19 @@ def test_a_sweep_goes_on_as_it_was_begun_and_gets_more_trials(asked, monkeypatch
         tune_verbs.add(load(tune_verbs.AddConfig, [f"run={run}"]))
     page = tune_verbs.report(load(tune_verbs.SweepConfig, [f"run={run}"])).extra["page"]
     assert "mine" in Path(page).read_text()
+
+
+def test_trials_are_runs_of_mlflow_below_the_sweep(asked, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    found = asked("tracking=mlflow", "metrics=[nll]")
+    run = found.result.extra["sweep"].partition("/sweeps/")[0]
+    client = MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "run"]
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"tune", "trial 0"}
+    trial = runs["trial 0"]
+    assert trial.data.tags["mlflow.parentRunId"] == runs["tune"].info.run_id
+    assert (trial.data.tags["state"], trial.data.params["optim.epochs"]) == ("complete", "40")
+    assert trial.data.metrics["val_nll"] == pytest.approx(1.01)
+    [artifact] = client.list_artifacts(runs["tune"].info.run_id)
+    assert artifact.path == "report.html"

@@ -91,3 +91,27 @@ def test_a_job_that_was_taken_over_is_told_before_it_publishes(storage):
     with pytest.raises(BuildError, match="another job took over codes/x"):
         lease.confirm()
     lease.release()
+
+
+def test_who_holds_a_lease_is_seen_from_outside(storage):
+    assert leases.holder(storage, "sweeps/x") is None
+    with leased(storage, "sweeps/x"):
+        assert leases.holder(storage, "sweeps/x") == Owner.here()
+    path = from_afar(storage, "sweeps/x", 1)
+    assert leases.holder(storage, "sweeps/x") is None  # its host is gone: no beat
+    stopped = threading.Event()
+
+    def beat():
+        while not stopped.wait(0.01):
+            storage.write_atomic("locks/sweeps/x/beat-00c0ffee", b"")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert leases.holder(storage, "sweeps/x").name == "afar pid 7"
+    finally:
+        stopped.set()
+        thread.join()
+    gone = dataclasses.replace(Owner.here(), started=1)
+    storage.write_atomic(path, gone.text())
+    assert leases.holder(storage, "sweeps/x") is None
