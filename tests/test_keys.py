@@ -163,7 +163,7 @@ SHOWN = {
     "TuneConfig": {
         "space": "test_values_have_the_type_of_the_key_that_they_are_for",
         "metrics": "test_settings_say_how_a_sweep_draws_and_what_it_compares",
-        "sampler": "test_a_study_whose_process_is_gone_draws_what_it_would_have_drawn",
+        "sampler": "test_a_sweep_compares_its_finalists_and_moves_nothing_of_the_run",
         "trials": "test_other_shells_pause_stop_and_add",
         "max_seconds": "test_budgets_and_a_dry_run_end_a_sweep",
         "max_worker_seconds": "test_budgets_and_a_dry_run_end_a_sweep",
@@ -172,7 +172,7 @@ SHOWN = {
         "stop_on": "test_settings_reach_the_runner",
         "finalists": "test_a_sweep_tries_the_defaults_first_and_says_what_became_of_each",
         "seeds": "test_a_sweep_tries_the_defaults_first_and_says_what_became_of_each",
-        "replicates": "test_intervals_hold_for_all_pairs",
+        "replicates": "test_a_sweep_compares_its_finalists_and_moves_nothing_of_the_run",
         "name": "test_a_sweep_goes_on_as_it_was_begun_and_gets_more_trials",
         "dry_run": "test_budgets_and_a_dry_run_end_a_sweep",
     },
