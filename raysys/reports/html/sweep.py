@@ -120,7 +120,8 @@ def _verdict(record: Record) -> tuple[str, str]:
     lead = record["objectives"][0]["name"]
     found = (trial.get("objectives") or {}).get(lead)
     defaults = ((sweep_plots.trial(record, 0) or {}).get("objectives") or {}).get(lead)
-    text = f"{name_of(trial['number'])} has the best {lead} so far: {number(found)}"
+    have = "has" if trial["number"] else "have"
+    text = f"{name_of(trial['number'])} {have} the best {lead} so far: {number(found)}"
     if defaults is not None and found is not None and trial["number"]:
         text += f", {signed(found - defaults)} to the defaults"
     return f"{text}; not repeated over seeds, so noise is not ruled out", EVEN
