@@ -45,7 +45,7 @@ from raysys.sweeps.study import Objective
 log = logging.getLogger(__name__)
 
 PARTS = ("asha", "winner", "front")
-_GRADIENT = {"autoencoder.consume_loss": "likelihood", "autoencoder.latent": 128}
+_GRADIENT = {"autoencoder.consume_loss": "likelihood", "autoencoder.latent": 32}
 _GRADIENT_SPACE = {
     "optim.lr": {"low": 0.0005, "high": 0.02, "log": True},
     "optim.weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
@@ -116,7 +116,9 @@ def _asha(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
         rows = {row["number"]: row for row in records[False]["trials"]}
         best = {early: record["best"] for early, record in records.items()}
         spent = {early: each["totals"]["worker_seconds"] for early, each in records.items()}
-        compared = _compared(cfg, run, settings, [rows[best[e]]["values"] for e in (True, False)])
+        same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
+        chosen = [rows[best[early]]["values"] for early in (True, False)]
+        compared = same if chosen[0] == chosen[1] else _compared(cfg, run, settings, chosen)
         for early, record in records.items():
             yield {
                 "condition": "stopped early" if early else "whole",

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,33 +106,6 @@ def test_a_log_becomes_answers_and_a_second_run_reuses_everything(built, capfd, 
     search = Search.open(Workspace(folder))
     answer = search.recommend(RecommendQuery(user_id="user 0", k=5))
     assert len(answer.items) == 5
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_sweep_tries_settings_and_names_the_best(built, capfd):
-    """A private cluster of its own, as from a shell: it needs the dashboard."""
-    folder, words = built
-    assert cli.main(words) == 0
-    capfd.readouterr()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "raysys.cli", "tune", f"run={folder}", "ray.address=local"),
-            "space={autoencoder: {profile_exponent: [0.3, 0.7]}}",
-            *("train.optim.epochs=2", "train.launch.workers=1", "train.autoencoder.latent=16"),
-            "train.optim.checkpoint_steps=5",  # also inside an epoch, which the sweep must not see
-        ],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    out = done.stdout
-    record = json.loads(out)
-    tried = [t["values"]["autoencoder.profile_exponent"] for t in record["trials"]]
-    assert sorted(tried) == [0.3, 0.7]
-    best = max(record["trials"], key=lambda trial: trial["value"])
-    assert record["best"] == best["values"]
 
 
 COLUMNS = {"user_id": ["a", "b"], "item_id": ["x", "y"], "rating": [1.0, 2.0], "timestamp": [1, 2]}

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -86,3 +88,36 @@ def test_workers_of_a_trial_that_is_stopped_give_their_cpus_back(ray_cluster, tm
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources().get("CPU") == 2
+
+
+def test_a_sweep_whose_driver_is_killed_goes_on_from_the_shell(tmp_path):
+    """A private cluster of its own each time, which ends with the driver."""
+    run = planted_run(tmp_path / "run").run
+    words = [sys.executable, "-m", "raysys.cli", "tune", f"run={run}", "ray.address=local", *TRAIN]
+    words += ["space.optim.lr=[0.01,0.1]", "finalists=1", "seeds=1", "replicates=100"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as driver:
+        before = []
+        for line in driver.stderr:
+            before.append(line)
+            if "trial ended id=1" in line:
+                driver.kill()
+                break
+    [place] = Path(run).glob("sweeps/*/sweep.json")
+    assert json.loads(place.read_text())["state"] == "running"
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result, record = json.loads(done.stdout), json.loads(place.read_text())
+    assert (result["job"], result["state"], result["trials"]) == (
+        "tune",
+        "finished",
+        {"complete": 3},
+    )
+    assert [row["values"] for row in record["trials"]] == [
+        {},
+        {"optim.lr": 0.01},
+        {"optim.lr": 0.1},
+    ]
+    ended = "".join(before) + done.stderr
+    assert [ended.count(f"trial ended id={number}") for number in range(3)] == [1, 1, 1]
+    assert record["finalists"]["settings"][0]["number"] == 0
+    assert Path(result["page"]).is_file()
