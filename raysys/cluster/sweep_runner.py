@@ -185,20 +185,20 @@ def _reason(error: BaseException) -> str:
 
 
 class _Asha(ASHAScheduler):  # type: ignore[misc]
-    """Stops those that fall behind, but for jobs that all others are compared with."""
+    """Stops those that fall behind: none at its last epoch, nor what others are compared with."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         action: str = super().on_trial_result(tune_controller, trial, result)
-        return self.CONTINUE if trial.config.get("whole") else action
+        kept = trial.config.get("whole") or result.get(EPOCH, 0) >= self._max_t - 1
+        return self.CONTINUE if kept else action
 
 
 def _scheduler(direction: str, epochs: int, earlier: Sequence[Sequence[Heard]]) -> ASHAScheduler:
-    # a trial that reaches its last epoch ends by itself: only those that fall behind are stopped
     scheduler = _Asha(
         time_attr=EPOCH,
         metric=VALUE,
         mode=direction,
-        max_t=epochs + 1,
+        max_t=epochs + 1,  # who comes so far ends by itself
         grace_period=min(_GRACE_EPOCHS, epochs),
     )
     for number, history in enumerate(earlier):

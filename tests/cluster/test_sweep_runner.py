@@ -97,6 +97,9 @@ def test_jobs_that_fall_behind_are_stopped_also_behind_those_of_before(ray_clust
     kept = Director([job(str(v), value=v, epochs=5, whole=v == 3) for v in values[:2]])
     run(kept, tmp_path, direction="max")
     assert [len(kept.epochs[name]) for name in ("5", "3")] == [5, 5]  # compared with, so kept
+    late = Director([job(str(v), value=v, epochs=3) for v in values[:2]])
+    run(late, tmp_path, direction="max", epochs=3)
+    assert all(result for result, _ in late.ends.values())  # nothing is saved at the last epoch
     halted = Director([job("one", value=1, epochs=50, waits=True), job("two")], halts_at="one")
     run(halted, tmp_path)
     assert (halted.ends, len(halted.epochs["one"])) == ({}, 2)
