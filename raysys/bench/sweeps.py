@@ -56,7 +56,7 @@ _FRONT_SPACE = {
     "compressor.code_dim": [512, 1024, 2048, 4096],
     "compressor.value_bits": [4, 8],
 }
-_SEEDS = 3
+_FINALISTS, _SEEDS = 2, 2
 _SAMPLERS = ("random", "tpe", "nsga2")
 
 
@@ -164,7 +164,7 @@ def _winner(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
     with scratch() as folder:
         run = linked(cfg.run, f"{folder}/winner", "profiles")
         plain = linked(cfg.run, f"{folder}/plain", "profiles")
-        record = _swept(cfg, run, {}, force=False, finalists=3)
+        record = _swept(cfg, run, {"seeds": _SEEDS}, force=False, finalists=_FINALISTS)
         best = f"{run}/sweeps/{record['sweep_id']}/best.yaml"
         with progress.shown("off"):
             train(load(TrainConfig, {"run": run, "model": "autoencoder"}, yaml_path=best))

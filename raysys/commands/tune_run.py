@@ -310,7 +310,7 @@ def _result(
     if cfg.dry_run:
         lines.append(tune_best.estimate(cfg, sweep))
     page = publish(workspace, sweep_id)
-    for line in [*lines, f"page {page}"]:
+    for line in lines:
         log.info("%s", line)
     where = join(cfg.run, folder)
     metrics = {n: {"mean": v, "ci_low": None, "ci_high": None} for n, v in measured.items()}

@@ -149,7 +149,6 @@ def report(cfg: SweepConfig) -> StageResult:
     _, sweeps = _sweeps(cfg)
     sweep_id, _ = _wanted(cfg, sweeps)
     page = publish(Workspace(cfg.run, cache_dir=cfg.cache_dir), sweep_id)
-    log.info("page %s", page)
     return StageResult(extra={"sweep": sweep_id, "page": page})
 
 
