@@ -53,6 +53,7 @@ class Record:
     """What is kept of one stage or trial; this one keeps nothing."""
 
     run_id: str | None = None
+    failed = False  # what it is of, which is told here where nothing was raised
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Keep settings; nested ones get dotted names."""
@@ -171,7 +172,7 @@ def tracked(cfg: JobConfig, *, name: str, parent: Record | None = None) -> Itera
     status = "FAILED"
     try:
         yield record
-        status = "FINISHED"
+        status = "FAILED" if record.failed else "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise

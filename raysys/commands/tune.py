@@ -142,7 +142,7 @@ class TuneConfig(JobConfig):
                     f"lists of at most {_MAX_GRID:,} combinations"
                 )
         several = self.sampler != NSGA2 or len(self.metrics) > 1
-        require(several, "sampler", self.sampler, "another than nsga2 for a single metric")
+        require(several, "sampler", self.sampler, "nsga2 for several metrics only, tpe or random")
 
     def read(self, key: str, raw: Any) -> Any:
         """Return the raw value of a dotted key as the key's type.

@@ -100,7 +100,10 @@ def reasons(sweep_id: str, trial: Trial, sweep: Sweep, found: Finalists | None) 
     measured = trial.measured.get("objectives", {})
     shown = ", ".join(f"{name} {value:.5g}" for name, value in measured.items())
     what = "the defaults" if trial.number == 0 else f"trial {trial.number}"
-    lines = [f"Sweep {sweep_id}: {what} of {len(sweep.study.trials())} trials: {shown}."]
+    n_trials = len(sweep.study.trials())
+    of_all = f", of {n_trials} trials" if n_trials > 1 else ""
+    lines = [f"Sweep {sweep_id}: {what}{of_all}, with {shown}."]
+    lines.append("All trials, the defaults too, chose their epochs by what `select` says.")
     if found is None:
         return [*lines, "Not compared under several seeds."]
     n_seeds = len(found.settings[0].by_seed)

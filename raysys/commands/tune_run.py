@@ -33,13 +33,14 @@ from raysys.commands.tune_sweep import (
     Sweep,
 )
 from raysys.config import as_dict, require_run
-from raysys.errors import ConfigError, DataError
+from raysys.errors import ConfigError, DataError, without_keys
 from raysys.evaluation.finalists import Finalists
 from raysys.reports.html.sweep import publish
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.leases import leased
 from raysys.store.storage import Storage, join
 from raysys.sweeps import study as studies
+from raysys.sweeps.requests import Requests
 from raysys.sweeps.space import Space, choices_of
 from raysys.sweeps.study import GRID
 from raysys.tracking import tracked_stage
@@ -77,6 +78,8 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
         n_trials=cfg.expected(space),
         parallel=cfg.concurrent > 1,
     )
+    requests = Requests(storage, folder)
+    requests.begin()  # what is asked while this one waits for its turn is for it, too
     with connected(cfg.ray, dashboard=cfg.train.launch.workers > 0):
         cpus = _cpus(cfg)
         with (
@@ -85,7 +88,7 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
         ):
             upload.confirm = lease.confirm
             head = _head(cfg, sweep_id, profiles, storage, folder, space, plan.watched)
-            sweep = Sweep(cfg, plan, study, upload, storage, folder, head, started)
+            sweep = Sweep(cfg, plan, study, upload, storage, folder, requests, head, started)
             n_done = sum(trial.is_measured for trial in study.trials())
             log.info("sweep id=%s trials=%d of %d", sweep_id, n_done, sweep.n_trials)
             found = _directed(cfg, plan, sweep, storage, cpus)
@@ -121,9 +124,18 @@ def _directed(
         sweep.close(finished=finished)
         if not finished:
             sweep.write()
-            log.info("sweep interrupted: raysys tune resume sweep=%s goes on", sweep.sweep_id)
+            words = f"run={without_keys(cfg.run)} sweep={sweep.sweep_id}"
+            log.info("sweep interrupted: raysys tune resume %s goes on", words)
     if sweep.state != FINISHED or not cfg.finalists:
         return None
+    n_compared = len(sweep.compared()) - 1
+    if 0 <= n_compared < min(cfg.finalists, sweep.n_trials - 1):
+        log.warning(
+            "finalists=%d, but only %d trials beside the defaults were trained to their end: "
+            "stop_early=false trains all",
+            cfg.finalists,
+            n_compared,
+        )
     try:
         return tune_best.compared(cfg, sweep, storage)
     except DataError as error:

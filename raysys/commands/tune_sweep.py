@@ -67,6 +67,7 @@ class Sweep:
         upload: brings its journal into the run.
         storage: of the run.
         folder: of the sweep.
+        requests: of other shells.
         head: what the record says beside what was found.
         started: time.monotonic() when the command began.
     """
@@ -79,6 +80,7 @@ class Sweep:
         upload: Upload,
         storage: Storage,
         folder: str,
+        requests: Requests,
         head: Mapping[str, Any],
         started: float,
     ) -> None:
@@ -91,8 +93,7 @@ class Sweep:
         self._storage = storage
         self._folder = folder
         self._head = dict(head)
-        self._requests = Requests(storage, folder)
-        self._requests.begin()
+        self._requests = requests
         self._grid = list(study.space.grid()) if cfg.drawn_by == GRID else None
         self._todo = []
         for trial in study.unfinished():
@@ -203,6 +204,12 @@ class Sweep:
         best = outcome.finalists(trials, self.study.objectives, self._cfg.finalists)
         return [trials[0], *best] if best and trials[0].is_measured else []
 
+    def _n_finalists(self) -> tuple[int, int]:
+        """Return how many trainings of finalists are done, and due."""
+        due = [*itertools.product(self.compared(), self._cfg.all_seeds)]
+        done = [self.study.finalist(trial.number, seed) is not None for trial, seed in due]
+        return sum(done), len(due)
+
     def _begun(self, job: Job) -> Job:
         self._running[job["name"]] = _Running(job, time.monotonic())
         what = "trial" if "seed" not in job else f"finalist seed={job['seed']}"
@@ -235,6 +242,8 @@ class Sweep:
             if error is not None:
                 log.error("finalist failed id=%d seed=%d: %s", number, job["seed"], error)
             self.study.note_finalist(number, job["seed"], result or {"error": error})
+            done, due = self._n_finalists()
+            self._work.say(f"finalist ended id={number} seed={job['seed']} done={done}/{due}")
         elif error is not None:
             self.study.fail(number, error, self._spent(running))
             self._forget(trial_values=job["values"])
@@ -279,6 +288,7 @@ class Sweep:
         with tracked(cfg, name=f"trial {number}") as record:
             record.params({f"space.{key}": value for key, value in trial.values.items()})
             record.tags({"state": trial.state} | ({"error": trial.error} if trial.error else {}))
+            record.failed = trial.error is not None
             history = trial.measured.get("history") or ()
             for epoch, value in history:
                 record.metrics({f"val_{self._plan.watched}": value}, step=int(epoch))
@@ -289,8 +299,11 @@ class Sweep:
             record.metrics({n: trial.measured[n] for n in names if n in trial.measured})
 
     def is_halted(self) -> bool:
-        """Tell whether a stop is asked for."""
+        """Tell whether a stop is asked for; asked again and again while trials run."""
         self._look()
+        if time.monotonic() - self._written > _WRITE_S and self.state == NOW_RUNNING:
+            self._spend()
+            self.write()
         return self.state == STOPPED
 
     def close(self, *, finished: bool) -> None:
@@ -317,6 +330,9 @@ class Sweep:
             "worker_seconds": self._cfg.max_worker_seconds,
         }
         record["totals"] = self._totals(record["trials"])
+        if self._finalists is not None:
+            done, due = self._n_finalists()
+            record["rounds"] = {"done": done, "due": due}
         record |= {"finalists": None} | more
         if self.state != NOW_RUNNING and len(record["objectives"]) == 2:
             record["hypervolume"] = self._beside_chance(record)

@@ -19,9 +19,9 @@ from typing import Any
 
 from raysys.commands.tune import TuneConfig
 from raysys.commands.tune_run import SETTINGS, tune
-from raysys.commands.tune_sweep import INTERRUPTED, NOW_RUNNING, RECORD, SWEEPS
+from raysys.commands.tune_sweep import FINISHED, INTERRUPTED, NOW_RUNNING, RECORD, SWEEPS
 from raysys.config import JobConfig, load, local, require, require_run
-from raysys.errors import BuildError, ConfigError, CorruptBuildError
+from raysys.errors import BuildError, ConfigError, CorruptBuildError, without_keys
 from raysys.reports.html.sweep import publish
 from raysys.reports.tables import aligned
 from raysys.store.builds import StageResult, Workspace
@@ -196,6 +196,8 @@ def _sweeps(cfg: SweepConfig) -> tuple[Storage, dict[str, dict[str, Any]]]:
             continue
         if found is not None:
             records[each] = found
+    if not records and not storage.is_there():
+        raise ConfigError(f"run={without_keys(cfg.run)} does not exist")
     if not records:
         raise ConfigError(f"{cfg.run} holds no sweep yet: raysys tune begins one")
     return storage, dict(sorted(records.items(), key=lambda item: (-item[1]["started"], item[0])))
@@ -232,10 +234,16 @@ def _lines(record: Mapping[str, Any], state: str) -> list[str]:
     age = max(0, int(time.time()) - int(record["updated"]))
     done = [trial for trial in record["trials"] if trial["state"] != "running"]
     names = [objective["name"] for objective in record["objectives"]]
+    states = [trial["state"] for trial in done]
+    counts = ", ".join(f"{states.count(name)} {name}" for name in dict.fromkeys(states))
     lines = [
-        f"sweep {_title(record)} {state}, {len(done)} of {record['budget']['trials'] + 1} trials, "
+        f"sweep {_title(record)} {state}, {len(done)} of {record['budget']['trials'] + 1} trials"
+        f"{f' ({counts})' if counts else ''}, "
         f"{record['totals']['seconds']:.0f} s, written {age} s ago"
     ]
+    rounds = record.get("rounds")
+    if rounds and state != FINISHED:
+        lines.append(f"{rounds['done']} of {rounds['due']} trainings of finalists")
     for trial in record["trials"]:
         if trial["state"] == "running" and state == NOW_RUNNING:
             last = trial["history"][-1] if trial["history"] else None

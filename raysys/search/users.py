@@ -79,8 +79,8 @@ class UserStore:
         user_ids = profiles.user_ids
         Ids.of(user_ids).save(draft, USER_NAMES, pa.table({"user_id": user_ids}))
         counts = [np.zeros(1, dtype=np.int64)]
-        kept = Window if windows is None else windows
-        size = sum(profiles.facts.n_cells[window.name] for window in kept)
+        n_cells = profiles.facts.n_cells  # of the windows that have any
+        size = sum(n for name, n in n_cells.items() if windows is None or Window[name] in windows)
         files = {
             name: new_file(draft.path(f"{_HISTORIES}{name}.npy"), (size,), kind)
             for name, kind in _COLUMNS.items()

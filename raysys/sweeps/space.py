@@ -59,6 +59,8 @@ def flatten(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             flat |= flatten(domain, f"{key}.")
         elif isinstance(domain, list) and domain:
             flat[key] = domain
+        elif domain == []:
+            raise ConfigError(f"space.{key}=[]: expected a list of one value or more")
         else:
             raise ConfigError(f"space.{key}={domain!r}: expected {_EXPECTED}")
     return flat

@@ -57,7 +57,7 @@ def test_values_have_the_type_of_the_key_that_they_are_for():
         ),
         ("space.optim.lr=[fast]", r"space\.optim\.lr='fast' is not accepted: expected a number"),
         ("space.optim.lr=[-1]", r"optim\.lr=-1\.0 is not accepted"),
-        ("space.optim.lr=[]", "expected a list, "),
+        ("space.optim.lr=[]", "expected a list of one value or more"),
         ("space.optim.lr={low: 2, high: 1}", "expected low < high"),
         ("space.compressor.keep={low: null, high: 4}", "expected low < high"),
         ("space.optim.lr={low: 1, high: 2, log: 3}", r"space\.optim\.lr\.log='3' is not accepted"),
@@ -96,7 +96,7 @@ HUGE = HUGE.replace("}", f", level_channels: {NUMBERS}}}")
         ("stop_on=bytes", "a metric that epochs are chosen by"),
         (f"space.autoencoder={HUGE}", "a grid of 160,000 settings"),
         ("sampler=grid", "needs lists alone in space"),
-        ("sampler=nsga2", "another than nsga2 for a single metric"),
+        ("sampler=nsga2", "nsga2 for several metrics only"),
         ("space.prepare.min_item_rows=[1,2]", r"prepare\.min_item_rows cannot be swept"),
         ("space.index.no=[1,2]", r"unknown key 'space\.index\.no'"),
         ("trials=0", "at least 1"),
@@ -142,9 +142,10 @@ class Site:
         study, upload = self._stack.enter_context(opening)
         head = {"sweep_id": "one", "name": "first", "started": 1, "profiles_id": "p"}
         head |= {"sampler": self.cfg.drawn_by, "grid": None, "space": self.cfg.space}
-        self.sweep = Sweep(
-            self.cfg, self.plan, study, upload, self.storage, "sweeps/one", head, time.monotonic()
-        )
+        requests = Requests(self.storage, "sweeps/one")
+        requests.begin()
+        own = (self.storage, "sweeps/one", requests, head, time.monotonic())
+        self.sweep = Sweep(self.cfg, self.plan, study, upload, *own)
         return self
 
     def __exit__(self, *_):
@@ -348,6 +349,8 @@ def test_the_state_of_a_sweep_is_seen_from_other_shells(tmp_path, caplog):
     caplog.set_level("INFO")
     with pytest.raises(ConfigError, match="holds no sweep yet"):
         tune_verbs.status(load(tune_verbs.SweepConfig, [f"run={tmp_path}"]))
+    with pytest.raises(ConfigError, match=r"run=.*/nope does not exist"):
+        tune_verbs.status(load(tune_verbs.SweepConfig, [f"run={tmp_path}/nope"]))
     with Site(tmp_path, RATES, "finalists=0") as site:
         site.run(dies_at=["2"])
         asked = load(tune_verbs.SweepConfig, [f"run={tmp_path}", "sweep=first"])
@@ -363,7 +366,7 @@ def test_the_state_of_a_sweep_is_seen_from_other_shells(tmp_path, caplog):
             resumed = load(tune_verbs.ResumeConfig, [f"run={tmp_path}"])
             with pytest.raises(ConfigError, match="sweep one runs"):
                 tune_verbs.resume(resumed)
-    assert "sweep one (first) running, 2 of 6 trials" in caplog.text
+    assert "sweep one (first) running, 2 of 6 trials (2 complete)" in caplog.text
     assert 'trial 2 runs {"optim.lr": 0.2}' in caplog.text
     assert tune_verbs.stop(asked).extra["state"] == "interrupted"  # nothing to stop
     with pytest.raises(ConfigError, match=r"sweep='x' is not in the run: expected one of one"):

@@ -22,7 +22,7 @@ def test_a_space_may_be_nested_and_its_domains_may_depend_on_others():
 
 @pytest.mark.parametrize(
     "domain",
-    [[], 3, "x", {"low": 1}, {"values": [1], "low": 1, "high": 2}, {"values": [1], "log": True}],
+    [3, "x", {"low": 1}, {"values": [1], "low": 1, "high": 2}, {"values": [1], "log": True}],
 )
 def test_what_is_no_domain_is_named(domain):
     with pytest.raises(ConfigError, match=r"space\.k.*expected a list, \{low, high"):

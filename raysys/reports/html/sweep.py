@@ -141,7 +141,7 @@ def _key_figures(record: Record) -> dict[str, tuple[str, str]]:
     totals = record.get("totals") or {}
     found["time"] = (
         seconds(totals.get("seconds")),
-        f"{percent(totals.get('overhead_share'))} is not training",
+        f"{percent(totals.get('overhead_share'))} of the trials is no training",
     )
     found["worker time"] = (
         seconds(totals.get("worker_seconds")),
@@ -245,9 +245,11 @@ def _cost(record: Record) -> Section:
     totals, budget = record.get("totals") or {}, record.get("budget") or {}
     rows = [
         ["time of the sweep", seconds(totals.get("seconds"))],
-        ["of that training", seconds(totals.get("training_seconds"))],
-        ["of that anything else", percent(totals.get("overhead_share"))],
-        ["worker time", seconds(totals.get("worker_seconds"))],
+        ["of that trials", seconds(totals.get("trial_seconds"))],
+        ["of that finalists", seconds(totals.get("finalist_seconds"))],
+        ["training of the trials", seconds(totals.get("training_seconds"))],
+        ["share of the trials that is no training", percent(totals.get("overhead_share"))],
+        ["worker time of all trainings", seconds(totals.get("worker_seconds"))],
         ["most memory of a worker", size(totals.get("peak_bytes"))],
     ]
     limits = [
