@@ -115,13 +115,7 @@ def coordinates(record: Record) -> Figure | None:
     scaled = {name: _scaled(found, log=name in logs) for name, found in columns.items()}
     lines = []
     for at, t in enumerate(trials):
-        colour = (
-            0
-            if t["number"] == record.get("winner", record.get("best"))
-            else 1
-            if t["number"] == 0
-            else None
-        )
+        colour = _colour(record, t["number"])
         lines.append(([places[at] for places, _ in scaled.values()], colour))
     title = "Settings and objectives of every trial"
     text = f"{title}: {len(trials)} trials over {', '.join(columns)}; the best one is emphasised."
@@ -131,11 +125,7 @@ def coordinates(record: Record) -> Figure | None:
         [str(t["number"]), *(_shown(found[at]) for found in columns.values())]
         for at, t in enumerate(trials)
     ]
-    legend = [
-        Mark("the best trial", 0, "o"),
-        Mark("the defaults", 1, "s", "--"),
-        Mark("other trials", None),
-    ]
+    legend = _legend(record, trials, marked=True)
     table = Table(title, ["trial", *columns], rows)
     note = f"A line that dips below an axis does not set its key.{_left_out(every, trials)}"
     return Figure(title, [panel], table, legend=legend, note=note)
@@ -228,6 +218,34 @@ def finalists(found: Record, name_of: Callable[[int], str]) -> Figure:
     return Figure(title, [panel], table, legend=legend)
 
 
+def _colour(record: Record, number: int) -> int | None:
+    """Return the colour of a trial: of the one in `best.yaml`, of the defaults, or grey."""
+    if number == record.get("winner", record.get("best")):
+        return 0
+    return 1 if number == 0 else None
+
+
+def _legend(record: Record, trials: Sequence[Record], *, marked: bool) -> list[Mark]:
+    """Return what stands for the trials that are drawn.
+
+    Args:
+        record: of the sweep.
+        trials: that are drawn.
+        marked: lines have markers, and the best one is whole; else the defaults' is dashed always.
+    """
+    colours = {t["number"]: _colour(record, t["number"]) for t in trials}
+    marks = []
+    for number, colour in colours.items():
+        dashed = number == 0 and not (marked and colour == 0)
+        style = "--" if dashed else "-"
+        if colour == 0:
+            name = "the best trial" if number else "the defaults, the best"
+            marks.insert(0, Mark(name, 0, "o" if marked else "", style))
+        elif colour == 1:
+            marks.append(Mark("the defaults", 1, "s" if marked else "", style))
+    return marks + ([Mark("other trials", None)] if None in colours.values() else [])
+
+
 def curves(record: Record, name_of: Callable[[int], str]) -> Figure | None:
     """Return the learning curves of all trials."""
     every = [t for t in record.get("trials") or [] if len(t.get("history") or []) > 1]
@@ -236,13 +254,7 @@ def curves(record: Record, name_of: Callable[[int], str]) -> Figure | None:
         return None
     series = []
     for t in trials:
-        colour = (
-            0
-            if t["number"] == record.get("winner", record.get("best"))
-            else 1
-            if t["number"] == 0
-            else None
-        )
+        colour = _colour(record, t["number"])
         style = "--" if t["number"] == 0 else "-"
         points = [(float(epoch), float(v)) for epoch, v in t["history"] if v is not None]
         series.append(charts.Series(points, colour, style, marker=""))
@@ -258,11 +270,7 @@ def curves(record: Record, name_of: Callable[[int], str]) -> Figure | None:
     ]  # fmt: skip
     table = Table(title, ["trial", "state", "last epoch", "first", "last"], rows, left=(0, 1))
     note = _left_out(every, trials).strip()
-    legend = [
-        Mark("the best trial", 0),
-        Mark("the defaults", 1, "", "--"),
-        Mark("other trials", None),
-    ]
+    legend = _legend(record, trials, marked=False)
     return Figure(title, [panel], table, legend=legend, note=note)
 
 
