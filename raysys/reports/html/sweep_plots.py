@@ -234,12 +234,12 @@ def _legend(record: Record, trials: Sequence[Record], *, marked: bool) -> list[M
         marked: lines have markers, and the best one is whole; else the defaults' is dashed always.
     """
     colours = {t["number"]: _colour(record, t["number"]) for t in trials}
-    marks = []
-    for number, colour in colours.items():
-        dashed = number == 0 and not (marked and colour == 0)
+    marks: list[Mark] = []
+    for each, colour in colours.items():
+        dashed = each == 0 and not (marked and colour == 0)
         style = "--" if dashed else "-"
         if colour == 0:
-            name = "the best trial" if number else "the defaults, the best"
+            name = "the best trial" if each else "the defaults, the best"
             marks.insert(0, Mark(name, 0, "o" if marked else "", style))
         elif colour == 1:
             marks.append(Mark("the defaults", 1, "s" if marked else "", style))
