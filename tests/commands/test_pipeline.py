@@ -66,7 +66,7 @@ def check_tracked(folder, record):
     assert [loss.step for loss in losses] == [1, 2, 3, 4]
     assert above.data.metrics["recall_at_20"] == record["metrics"]["recall@20"]["mean"]
     files = client.list_artifacts(above.info.run_id)
-    assert [file.path for file in files] == [Path(record["report"]).name]
+    assert {file.path for file in files} == {Path(record[k]).name for k in ("report", "page")}
 
 
 @pytest.mark.ray

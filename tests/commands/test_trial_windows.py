@@ -63,7 +63,7 @@ def test_trials_and_finalists_do_without_the_test_period(runs, unread, whole):
         plan = plan_of(workspace, "recall@20^0.2", "nll", whole=whole)
         found = measure(plan, VALUES, seed=0, folder="sweeps/trials/a", on_epoch=lambda _: None)
         metrics.append(found.metrics)
-        report, via = finalist(plan, VALUES, seed=1, folder="sweeps/trials/b")
+        report, via = finalist(plan, VALUES, seed=1, folder="sweeps/trials/b")["users"]
         users.append(users_of_report(workspace.storage, report, via))
         if whole:
             index = workspace.open("index", found.build_ids["index"])
