@@ -243,8 +243,9 @@ class _Searcher(Searcher):  # type: ignore[misc]
         job = self._jobs.pop(trial_id, None)
         last = self._last.pop(trial_id, {})
         final = result if result and (RESULT in result or ERROR in result) else last
-        if PLACEMENT_GROUP in last:
-            release(last[PLACEMENT_GROUP])  # one that was stopped may still hold its workers
+        held = {**last, **(result or {})}.get(PLACEMENT_GROUP)
+        if held is not None:
+            release(held)  # one that was stopped may still hold its workers
         if job is None or self.is_halted():
             return
         self._hear(job, result or {})  # the epoch that it was stopped at

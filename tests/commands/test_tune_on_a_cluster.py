@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -71,23 +70,6 @@ def test_stages_that_a_key_does_not_reach_are_made_once_for_all_trials(ray_clust
     assert record["hypervolume"]["random"] is None
     assert [Path(name).name for name in result.extra["best"]] == ["best.yaml"]
     assert not Workspace(run).has("index")
-
-
-def test_workers_of_a_trial_that_is_stopped_give_their_cpus_back(ray_cluster, tmp_path):
-    import ray
-
-    run = planted_run(tmp_path / "run").run
-    words = ["train.launch.workers=2", "train.autoencoder.consume_loss=likelihood"]
-    words += ["train.optim.epochs=6", "train.optim.patience=0", "finalists=0"]
-    _, record = swept(run, *words, "space.optim.lr=[0.00001]")
-    whole, stopped = record["trials"]
-    assert (whole["state"], stopped["state"]) == ("complete", "pruned")
-    assert [epoch for epoch, _ in stopped["history"]] == [1, 2, 3]
-    assert len(whole["history"]) == 6
-    deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert ray.available_resources().get("CPU") == 2
 
 
 def test_a_sweep_whose_driver_is_killed_goes_on_from_the_shell(tmp_path):
