@@ -2,8 +2,8 @@
 
     python tests/long/stopped_workers.py [TIMES]
 
-A cluster of its own each time, without a dashboard: Train's own cleaner asks that. What is not given
-back within a minute would keep the next trial waiting for ever.
+A cluster of its own each time, without a dashboard: Train's own cleaner asks that. What is not
+given back within a minute would keep the next trial waiting for ever.
 """
 
 from __future__ import annotations
