@@ -118,7 +118,7 @@ def launch(
             name=name,
             storage_path=f"{storage.root}/training",
             storage_filesystem=None if storage.is_local else storage.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+            failure_config=_failures(cfg.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
         ),
@@ -132,6 +132,19 @@ def launch(
     if result.error is not None:
         raise result.error
     return _read_state(result.checkpoint)
+
+
+def _failures(most: int) -> ray.train.FailureConfig:
+    """Return what Train recovers from; with 0 nothing at all, as someone else begins it again.
+
+    By itself Train would go on without end after failures of its own and of preempted nodes, and
+    take workers anew for a training that was stopped from outside.
+    """
+    if most:
+        return ray.train.FailureConfig(max_failures=most)
+    return ray.train.FailureConfig(
+        max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+    )
 
 
 def cluster_nodes() -> dict[str, Mapping[str, float]]:
