@@ -21,13 +21,13 @@ from raysys.cluster.train_workers import forget
 from raysys.commands.trial import TrialPlan, training_name
 from raysys.commands.trial_records import recorded, trial_digest, trial_folder
 from raysys.commands.tune import TuneConfig
+from raysys.commands.tune_tracking import track
 from raysys.errors import ConfigError, CorruptBuildError, told
 from raysys.store.storage import Storage
 from raysys.sweeps import outcome
 from raysys.sweeps.requests import PAUSE, STOP, Requests
 from raysys.sweeps.space import Values
 from raysys.sweeps.study import GRID, RANDOM, REUSED, Study, Trial, Upload
-from raysys.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Sweep:
             self._work.say(f"trial ended id={number} {self._shown(result)}", note=self._note())
         if "seed" not in job:
             self._work.add()
-            self._track(number)
+            track(self._cfg, self._plan, self.study.trials()[number])
         self._spend()
         self._upload()
         self.write()
@@ -277,26 +277,6 @@ class Sweep:
             "training_seconds": round(running.trained_s, 3),
             "worker_seconds": round(workers * running.trained_s, 3),
         }
-
-    def _track(self, number: int) -> None:
-        """Keep a record of a trial that ended, below the sweep's own."""
-        if self._cfg.tracking is None:
-            return
-        trial = self.study.trials()[number]
-        settings = self._plan.settings(trial.values, seed=self._cfg.seed).train
-        cfg = dataclasses.replace(settings, run=self._cfg.run, tracking=self._cfg.tracking)
-        with tracked(cfg, name=f"trial {number}") as record:
-            record.params({f"space.{key}": value for key, value in trial.values.items()})
-            record.tags({"state": trial.state} | ({"error": trial.error} if trial.error else {}))
-            record.failed = trial.error is not None
-            history = trial.measured.get("history") or ()
-            for epoch, value in history:
-                record.metrics({f"val_{self._plan.watched}": value}, step=int(epoch))
-            last = 1 + max((int(epoch) for epoch, _ in history), default=0)  # what MLflow shows
-            found = trial.measured.get("metrics") or {}
-            record.metrics({f"val_{name}": value for name, value in found.items()}, step=last)
-            names = ("seconds", "worker_seconds", "peak_bytes", "rows_per_s")
-            record.metrics({n: trial.measured[n] for n in names if n in trial.measured})
 
     def is_halted(self) -> bool:
         """Tell whether a stop is asked for; asked again and again while trials run."""
@@ -352,7 +332,7 @@ class Sweep:
                 other = self._storage.read_json(f"{SWEEPS}/{name}") or {}
             except CorruptBuildError:
                 continue
-            same = all(other.get(key) == _plain(record[key]) for key in alike)
+            same = all(other.get(key) == json.loads(json.dumps(record[key])) for key in alike)
             if same and other["sampler"] == RANDOM and other["sweep_id"] != record["sweep_id"]:
                 return outcome.beside(record, other)
         found: dict[str, Any] | None = record["hypervolume"]
@@ -412,10 +392,6 @@ class Sweep:
 def _job(trial: Trial) -> Job:
     job = {"name": str(trial.number), "number": trial.number, "values": trial.values}
     return job | {"whole": trial.number == 0}  # all others are compared with the defaults
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _total(rows: list[Any], name: str) -> float:
