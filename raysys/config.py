@@ -176,6 +176,17 @@ def as_dict(cfg: Any) -> dict[str, Any]:
     return dataclasses.asdict(cfg)
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value} of nested settings."""
+    found: dict[str, Any] = {}
+    for key, entry in tree.items():
+        if isinstance(entry, Mapping) and entry:
+            found |= flat(entry, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = entry
+    return found
+
+
 def identity(cfg: Any) -> dict[str, Any]:
     """Return the part of a configuration that decides what is built (no `local()` fields)."""
     result: dict[str, Any] = {}

@@ -260,8 +260,9 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
     def _hear(self, job: Job | None, result: Mapping[str, Any]) -> None:
         if job is not None and VALUE in result:
-            told = int(result[EPOCH]), float(result[VALUE]), float(result[SECONDS])
-            self._asked(lambda: self._director.heard(job, *told))
+            epoch, value = int(result[EPOCH]), float(result[VALUE])
+            seconds = float(result[SECONDS])
+            self._asked(lambda: self._director.heard(job, epoch, value, seconds))
 
     def _asked(self, question: Callable[[], Any]) -> Any:
         """Return what the director answers; None after its error."""

@@ -43,6 +43,7 @@ from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
+from raysys.evaluation.evaluator import point
 from raysys.scoring.rankings import Ranking
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
@@ -139,7 +140,7 @@ def train(cfg: TrainConfig) -> StageResult:
             trainings[build.kind] = build.manifest.notes["training"]
         if build.kind == "autoencoder":
             for name, value in AutoencoderFacts.of(build).val_metrics.items():
-                result.metrics[f"val_{name}"] = {"mean": value, "ci_low": None, "ci_high": None}
+                result.metrics[f"val_{name}"] = point(value)
             for epoch, scalars in read_scalars(build.path(HISTORY_FILE)) if cfg.tracking else ():
                 current().metrics(scalars, step=epoch)
         if build.kind == "codes":

@@ -190,7 +190,7 @@ class TuneConfig(JobConfig):
 
     def expected(self, space: Space) -> int:
         """Return how many settings are tried beside the defaults, before others are added."""
-        grid = sum(1 for _ in space.grid()) if self.drawn_by == GRID else None
+        grid = space.n_settings if self.drawn_by == GRID else None
         if self.trials is None:
             return DEFAULT_TRIALS if grid is None else grid
         return self.trials if grid is None else min(self.trials, grid)

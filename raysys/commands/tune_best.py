@@ -19,7 +19,7 @@ from raysys.commands.train import TrainConfig
 from raysys.commands.trial import TrialPlan
 from raysys.commands.tune import TuneConfig
 from raysys.commands.tune_sweep import Sweep
-from raysys.config import identity
+from raysys.config import flat, identity
 from raysys.errors import RaysysError
 from raysys.evaluation.comparison import users_of_report
 from raysys.evaluation.finalists import Finalists, compare_finalists
@@ -191,15 +191,5 @@ def _changed(cfg: TrainConfig, *, refit: str) -> dict[str, Any]:
 
 def _differing(own: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values by dotted key that are not those of the defaults."""
-    defaults = _flat(plain)
-    return {key: value for key, value in _flat(own).items() if value != defaults[key]}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    defaults = flat(plain)
+    return {key: value for key, value in flat(own).items() if value != defaults[key]}

@@ -34,6 +34,7 @@ from raysys.commands.tune_sweep import (
 )
 from raysys.config import as_dict, require_run
 from raysys.errors import ConfigError, DataError, without_keys
+from raysys.evaluation.evaluator import point
 from raysys.evaluation.finalists import Finalists
 from raysys.reports.html.sweep import publish
 from raysys.store.builds import Build, StageResult, Workspace
@@ -84,9 +85,11 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
         cpus = _cpus(cfg)
         with (
             leased(storage, folder) as lease,
-            studies.opened(storage, folder, drawing, cfg.objectives) as (study, upload),
+            studies.opened(storage, folder, drawing, cfg.objectives, confirm=lease.confirm) as (
+                study,
+                upload,
+            ),
         ):
-            upload.confirm = lease.confirm
             head = _head(cfg, sweep_id, profiles, storage, folder, space, plan.watched)
             sweep = Sweep(cfg, plan, study, upload, storage, folder, requests, head, started)
             n_done = sum(trial.is_measured for trial in study.trials())
@@ -262,7 +265,7 @@ def _head(
 ) -> dict[str, Any]:
     """Return what the record says beside what was found; write the settings for `resume`."""
     settings = f"{folder}/{SETTINGS}"
-    before = storage.read_json(f"{folder}/sweep.json") or {}
+    before = storage.read_json(f"{folder}/{RECORD}") or {}
     name = cfg.name or before.get("name")
     own = as_dict(cfg) | {"name": name, "dry_run": False}
     for key in ("run", "cache_dir", "progress", "ray", "tracking"):  # of the process, some secret
@@ -281,7 +284,7 @@ def _head(
         "watched": watched,
         "space": cfg.space,
         "defaults": space.defaults,
-        "grid": None if cfg.drawn_by != GRID else sum(1 for _ in space.grid()),
+        "grid": None if cfg.drawn_by != GRID else space.n_settings,
         "settings": shown,
     }
 
@@ -325,10 +328,9 @@ def _result(
     for line in lines:
         log.info("%s", line)
     where = join(cfg.run, folder)
-    metrics = {n: {"mean": v, "ci_low": None, "ci_high": None} for n, v in measured.items()}
     return StageResult(
         build_ids={"profiles": profiles.build_id},
-        metrics={f"val_{name}": value for name, value in metrics.items()},
+        metrics={f"val_{name}": point(value) for name, value in measured.items()},
         extra={
             "sweep": where,
             "state": sweep.state,

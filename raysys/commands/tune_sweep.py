@@ -192,8 +192,8 @@ class Sweep:
 
     def _rounds(self) -> Iterator[Job]:
         """Yield the finalists and the defaults under every seed that is not there yet."""
-        for trial, seed in itertools.product(self.compared(), self._cfg.all_seeds):
-            if self.study.finalist(trial.number, seed) is None:
+        for trial, seed, note in self._due():
+            if note is None:
                 yield _job(trial) | {"seed": seed, "name": f"{trial.number}/{seed}"}
 
     def compared(self) -> list[Trial]:
@@ -204,11 +204,17 @@ class Sweep:
         best = outcome.finalists(trials, self.study.objectives, self._cfg.finalists)
         return [trials[0], *best] if best and trials[0].is_measured else []
 
+    def _due(self) -> list[tuple[Trial, int, Mapping[str, Any] | None]]:
+        """Return every finalist with every seed, and what it came to; None: nothing yet."""
+        return [
+            (trial, seed, self.study.finalist(trial.number, seed))
+            for trial, seed in itertools.product(self.compared(), self._cfg.all_seeds)
+        ]
+
     def _n_finalists(self) -> tuple[int, int]:
         """Return how many trainings of finalists are done, and due."""
-        due = [*itertools.product(self.compared(), self._cfg.all_seeds)]
-        done = [self.study.finalist(trial.number, seed) is not None for trial, seed in due]
-        return sum(done), len(due)
+        notes = [note for _, _, note in self._due()]
+        return sum(note is not None for note in notes), len(notes)
 
     def _begun(self, job: Job) -> Job:
         self._running[job["name"]] = _Running(job, time.monotonic())
@@ -229,9 +235,6 @@ class Sweep:
             f"trial id={job['number']} epoch={epoch} {self._plan.watched}={value:.5f}",
             note=self._note(),
         )
-        self._look()
-        if time.monotonic() - self._written > _WRITE_S:
-            self.write()
 
     def ended(self, job: Job, result: Mapping[str, Any] | None, error: str | None) -> None:
         """Take what a job came to."""
@@ -246,26 +249,26 @@ class Sweep:
             self._work.say(f"finalist ended id={number} seed={job['seed']} done={done}/{due}")
         elif error is not None:
             self.study.fail(number, error, self._spent(running))
-            self._forget(trial_values=job["values"])
             log.error("trial failed id=%d: %s", number, error)
         elif result is None:
             self.study.prune(number, self._spent(running))
-            self._forget(trial_values=job["values"])
             self._work.say(f"trial stopped early id={number} epoch={max(running.history)}")
         else:
             self.study.tell(number, {**result, "seconds": seconds})
             self._work.say(f"trial ended id={number} {self._shown(result)}", note=self._note())
         if "seed" not in job:
+            if result is None:
+                self._forget(job["values"])
             self._work.add()
             track(self._cfg, self._plan, self.study.trials()[number])
         self._spend()
         self._upload()
         self.write()
 
-    def _forget(self, trial_values: Values) -> None:
+    def _forget(self, values: Values) -> None:
         """Delete the states that workers of a trial left that did not come to its end."""
         if self._cfg.train.launch.workers:
-            name = trial_digest(self._plan, trial_values, seed=self._cfg.seed)
+            name = trial_digest(self._plan, values, seed=self._cfg.seed)
             forget(self._storage, training_name(trial_folder(name)))
 
     def _spent(self, running: _Running) -> dict[str, Any]:
@@ -320,8 +323,7 @@ class Sweep:
 
     def counts(self) -> dict[str, int]:
         """Return {state: trials}."""
-        states = [trial.state for trial in self.study.trials()]
-        return {state: states.count(state) for state in dict.fromkeys(states)}
+        return outcome.counts(trial.state for trial in self.study.trials())
 
     def _beside_chance(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the areas of this sweep and of a random one of the same question in the run."""
@@ -340,12 +342,8 @@ class Sweep:
 
     def _totals(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what the sweep took; the overhead is the trials' time but for training."""
-        notes = [
-            self.study.finalist(trial.number, seed) or {}
-            for trial in self.compared()
-            for seed in self._cfg.all_seeds
-        ]
-        own = [row for row in rows if row["state"] != "reused"]
+        notes = [note or {} for _, _, note in self._due()]
+        own = [row for row in rows if row["state"] != REUSED]
         training = _total(own, "training_seconds")
         trials, finalists = self.study.seconds(TRIALS), self.study.seconds(FINALISTS)
         held = trials * self._cfg.concurrent

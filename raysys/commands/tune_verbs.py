@@ -22,11 +22,13 @@ from raysys.commands.tune_run import SETTINGS, tune
 from raysys.commands.tune_sweep import FINISHED, INTERRUPTED, NOW_RUNNING, RECORD, SWEEPS
 from raysys.config import JobConfig, load, local, require, require_run
 from raysys.errors import BuildError, ConfigError, CorruptBuildError, without_keys
+from raysys.evaluation.evaluator import point
 from raysys.reports.html.sweep import publish
 from raysys.reports.tables import aligned
 from raysys.store.builds import StageResult, Workspace
 from raysys.store.leases import holder
 from raysys.store.storage import Storage, join
+from raysys.sweeps.outcome import counts
 from raysys.sweeps.requests import ADD, PAUSE, STOP, Requests
 
 log = logging.getLogger(__name__)
@@ -82,20 +84,16 @@ def status(cfg: SweepConfig) -> StageResult:
     for line in _lines(record, state):
         log.info("%s", line)
     shown = {name: record[name] for name in ("best", "budget", "totals", "finalists")}
-    counts = [trial["state"] for trial in record["trials"]]
     best = _trial(record, record.get("winner", record["best"]))
-    metrics = {
-        f"val_{name}": {"mean": value, "ci_low": None, "ci_high": None}
-        for name, value in (best["objectives"] if best else {}).items()
-    }
+    objectives = best["objectives"] if best else {}
     return StageResult(
         build_ids={"profiles": record["profiles_id"]},
-        metrics=metrics,
+        metrics={f"val_{name}": point(value) for name, value in objectives.items()},
         extra={
             "sweep": join(cfg.run, f"{SWEEPS}/{sweep_id}"),
             "name": record["name"],
             "state": state,
-            "trials": {name: counts.count(name) for name in dict.fromkeys(counts)},
+            "trials": counts(trial["state"] for trial in record["trials"]),
             **shown,
         },
     )
@@ -234,11 +232,11 @@ def _lines(record: Mapping[str, Any], state: str) -> list[str]:
     age = max(0, int(time.time()) - int(record["updated"]))
     done = [trial for trial in record["trials"] if trial["state"] != "running"]
     names = [objective["name"] for objective in record["objectives"]]
-    states = [trial["state"] for trial in done]
-    counts = ", ".join(f"{states.count(name)} {name}" for name in dict.fromkeys(states))
+    became = counts(trial["state"] for trial in done)
+    shown_counts = ", ".join(f"{n} {state}" for state, n in became.items())
     lines = [
         f"sweep {_title(record)} {state}, {len(done)} of {record['budget']['trials'] + 1} trials"
-        f"{f' ({counts})' if counts else ''}, "
+        f"{f' ({shown_counts})' if became else ''}, "
         f"{record['totals']['seconds']:.0f} s, written {age} s ago"
     ]
     rounds = record.get("rounds")

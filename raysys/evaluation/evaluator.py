@@ -173,8 +173,8 @@ class Evaluator:
         listed = int(self.exposure.sum())
         if listed:
             cut = lay.SLICE_K
-            found[f"coverage@{cut}"] = _point(np.count_nonzero(self.exposure) / self.n_items)
-            found[f"gini@{cut}"] = _point(metrics.gini(self.exposure))
+            found[f"coverage@{cut}"] = point(np.count_nonzero(self.exposure) / self.n_items)
+            found[f"gini@{cut}"] = point(metrics.gini(self.exposure))
         return {name: value for name, value in found.items() if value is not None}
 
     def slices(self) -> Metrics:
@@ -275,7 +275,7 @@ class Evaluator:
         errors /= len(masses) * np.maximum(rated, 1)
         mean = float(errors[0])
         if not self.replicates:
-            return _point(mean)
+            return point(mean)
         low, high = interval(np.maximum(errors[1:] - errors[1:].mean() + mean, 0.0))
         return {"mean": mean, "ci_low": low, "ci_high": high}
 
@@ -297,5 +297,6 @@ def _penalty(share: NDArray[np.float64], beta: float) -> NDArray[np.int64]:
     return fixed_point(weights / (share @ weights))
 
 
-def _point(value: float) -> dict[str, float | None]:
+def point(value: float) -> dict[str, float | None]:
+    """Return a metric of which no interval is known."""
     return {"mean": float(value), "ci_low": None, "ci_high": None}

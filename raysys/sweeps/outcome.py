@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raysys.sweeps.study import Objective, Study, Trial
@@ -102,19 +103,13 @@ def record(study: Study, running: Mapping[int, Mapping[str, Any]]) -> dict[str, 
     objectives = study.objectives
     best = ranked(trials, objectives[0])
     several = len(objectives) > 1
-    corner = worst(trials, objectives) if len(objectives) == 2 else None
     return {
         "objectives": [{"name": o.name, "direction": o.direction} for o in objectives],
         "trials": [_row(trial, running.get(trial.number, {})) for trial in trials],
         "best": best[0].number if best else None,
         "front": [trial.number for trial in front(trials, objectives)] if several else [],
         "importance": study.importance(),
-        "hypervolume": corner
-        and {
-            "reference": corner,
-            "found": hypervolumes(trials, objectives, corner),
-            "random": None,
-        },
+        "hypervolume": _areas(trials, None, objectives),
     }
 
 
@@ -140,15 +135,27 @@ def beside(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] |
         other: of another one of the same space and objectives.
     """
     objectives = [Objective(**entry) for entry in own["objectives"]]
-    trials, others = trials_of(own), trials_of(other)
-    corner = worst([*trials, *others], objectives) if len(objectives) == 2 else None
+    return _areas(trials_of(own), trials_of(other), objectives)
+
+
+def counts(states: Iterable[str]) -> dict[str, int]:
+    """Return {state: trials}, in the order in which states come first."""
+    return dict(Counter(states))
+
+
+def _areas(
+    trials: Sequence[Trial], others: Sequence[Trial] | None, objectives: Sequence[Objective]
+) -> dict[str, Any] | None:
+    """Return `hypervolumes` of trials and of those of random search, from one corner.
+
+    None: there are not two objectives, or no trial was measured.
+    """
+    corner = worst([*trials, *(others or ())], objectives) if len(objectives) == 2 else None
     if corner is None:
         return None
-    return {
-        "reference": corner,
-        "found": hypervolumes(trials, objectives, corner),
-        "random": hypervolumes(others, objectives, corner),
-    }
+    random = None if others is None else hypervolumes(others, objectives, corner)
+    found = hypervolumes(trials, objectives, corner)
+    return {"reference": corner, "found": found, "random": random}
 
 
 def _row(trial: Trial, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ elsewhere.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -152,6 +153,11 @@ class Space:
     def grid(self) -> Iterator[Values]:
         """Yield all combinations of a finite space, the last key fastest, without the defaults."""
         yield from (values for values in self._grid([*self.domains], {}) if not self.plain(values))
+
+    @functools.cached_property
+    def n_settings(self) -> int:
+        """How many combinations `grid` has."""
+        return sum(1 for _ in self.grid())
 
     def _grid(self, keys: Sequence[str], values: Values) -> Iterator[Values]:
         if not keys:

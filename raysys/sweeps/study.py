@@ -281,7 +281,12 @@ class Study:
 
 @contextmanager
 def opened(
-    storage: Storage, folder: str, drawing: Drawing, objectives: Sequence[Objective]
+    storage: Storage,
+    folder: str,
+    drawing: Drawing,
+    objectives: Sequence[Objective],
+    *,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Study, Upload]]:
     """Open the study of a sweep, or make it; the caller holds the lease of the sweep.
 
@@ -290,13 +295,15 @@ def opened(
         folder: of the sweep.
         drawing: how trials are drawn.
         objectives: what trials are judged by; of a new study.
+        confirm: raises BuildError where another process writes the study by now; nothing is
+            uploaded then.
 
     Raises:
         BuildError: the journal is damaged, or cannot be written.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
-        upload = Upload(storage, f"{folder}/{JOURNAL}", Path(scratch))
+        upload = Upload(storage, f"{folder}/{JOURNAL}", Path(scratch), confirm)
         _mend(upload.path)
         try:
             journal = JournalStorage(JournalFileBackend(str(upload.path)))
@@ -322,13 +329,13 @@ class Upload:
 
     Attributes:
         path: of the journal, on this host.
-        confirm: raises where another process writes the study by now; nothing is uploaded then.
     """
 
-    confirm: Callable[[], None] = staticmethod(lambda: None)
-
-    def __init__(self, storage: Storage, name: str, scratch: Path) -> None:
+    def __init__(
+        self, storage: Storage, name: str, scratch: Path, confirm: Callable[[], None]
+    ) -> None:
         self._storage = storage
+        self._confirm = confirm
         self._name = name
         self._size = 0
         self.path = Path(storage.root) / name if storage.is_local else scratch / JOURNAL
@@ -343,7 +350,7 @@ class Upload:
         Raises:
             BuildError: another process took the study over.
         """
-        self.confirm()
+        self._confirm()
         if self._storage.is_local or not self.path.exists():
             return
         content = self.path.read_bytes()

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import threading
 
@@ -24,6 +25,24 @@ def from_afar(storage, name, number):
     storage.write_atomic(f"locks/{name}/beat-00c0ffee", b"")
     storage.write_atomic(path, owner.text())
     return path
+
+
+@contextlib.contextmanager
+def beating(storage, name):
+    """Let the job of `from_afar` beat during the block."""
+    stopped = threading.Event()
+
+    def beat():
+        while not stopped.wait(0.01):
+            storage.write_atomic(f"locks/{name}/beat-00c0ffee", b"")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def test_many_threads_hold_a_lease_one_at_a_time(storage):
@@ -56,29 +75,20 @@ def test_a_waiting_job_says_for_whom(storage, caplog):
 
 def test_a_job_of_another_host_that_beats_is_waited_for(storage):
     path = from_afar(storage, "codes/x", 1)
-    done = threading.Event()
-
-    def beat():
-        while not done.wait(0.02):
-            storage.write_atomic("locks/codes/x/beat-00c0ffee", b"")
-
-    beating = threading.Thread(target=beat)
-    beating.start()
     order = []
 
     def work():
         with leased(storage, "codes/x"):
             order.append("work")
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    worker.join(timeout=4 * leases.DEAD_S)
-    assert worker.is_alive()
-    order.append("released")
-    storage.remove(path)
-    worker.join()
-    done.set()
-    beating.join()
+    with beating(storage, "codes/x"):
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join(timeout=4 * leases.DEAD_S)
+        assert worker.is_alive()
+        order.append("released")
+        storage.remove(path)
+        worker.join()
     assert order == ["released", "work"]
 
 
@@ -99,19 +109,8 @@ def test_who_holds_a_lease_is_seen_from_outside(storage):
         assert leases.holder(storage, "sweeps/x") == Owner.here()
     path = from_afar(storage, "sweeps/x", 1)
     assert leases.holder(storage, "sweeps/x") is None  # its host is gone: no beat
-    stopped = threading.Event()
-
-    def beat():
-        while not stopped.wait(0.01):
-            storage.write_atomic("locks/sweeps/x/beat-00c0ffee", b"")
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with beating(storage, "sweeps/x"):
         assert leases.holder(storage, "sweeps/x").name == "afar pid 7"
-    finally:
-        stopped.set()
-        thread.join()
     gone = dataclasses.replace(Owner.here(), started=1)
     storage.write_atomic(path, gone.text())
     assert leases.holder(storage, "sweeps/x") is None

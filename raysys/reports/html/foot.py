@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raysys.config import flat
 from raysys.reports.html.content import Table
-from raysys.reports.html.text import flat, value
+from raysys.reports.html.text import value
 
 
 def settings(caption: str, tree: Mapping[str, Any]) -> Table:

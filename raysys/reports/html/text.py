@@ -90,14 +90,3 @@ def value(any_value: Any) -> str:
     if isinstance(any_value, float):
         return f"{any_value:.5g}".replace("-", MINUS)
     return any_value if isinstance(any_value, str) else json.dumps(any_value, ensure_ascii=False)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value} of nested settings."""
-    found: dict[str, Any] = {}
-    for key, entry in tree.items():
-        if isinstance(entry, Mapping) and entry:
-            found |= flat(entry, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = entry
-    return found
