@@ -13,10 +13,11 @@ from typing import Any
 from raysys import fields
 from raysys.commands.index import IndexConfig
 from raysys.commands.train import TrainConfig
-from raysys.commands.trial import INDEX, PREPARE
+from raysys.commands.trial import INDEX, PREPARE, TRAIN, stage_of
 from raysys.errors import ConfigError
 from raysys.prepare.config import PrepareConfig
 
+SCHEMAS: dict[str, type] = {TRAIN: TrainConfig, INDEX: IndexConfig, PREPARE: PrepareConfig}
 _PREPARE = ("liked_levels", "negative_events")
 _TARGETS = "it moves the targets of the validation period"
 _USERS = "it changes the users and the catalogue of the validation period"
@@ -49,18 +50,12 @@ def check_swept(keys: Iterable[str]) -> None:
         ConfigError: a key is unknown or refused.
     """
     for key in keys:
-        schema, prefix = _owner(key)
-        bare = key.removeprefix(prefix)
+        prefix, bare = stage_of(key)
+        schema = SCHEMAS[prefix]
         fields.check_keys(schema, _tree(bare), f"space.{prefix}")
         reason = _reason(schema, bare, key)
         if reason is not None:
             raise ConfigError(f"space.{key} cannot be swept: {reason}")
-
-
-def _owner(key: str) -> tuple[type, str]:
-    if key.startswith(INDEX):
-        return IndexConfig, INDEX
-    return (PrepareConfig, PREPARE) if key.startswith(PREPARE) else (TrainConfig, "")
 
 
 def _reason(schema: type, bare: str, key: str) -> str | None:

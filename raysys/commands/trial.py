@@ -39,7 +39,8 @@ BYTES, ANSWER_MS = "bytes", "answer_ms"
 OF_SERVICE = (BYTES, ANSWER_MS)
 """Objectives that are no metrics: bytes per item of the index's files with the dictionary's share,
 and the median time of an answer on this machine, see `answer_ms`."""
-INDEX, PREPARE = "index.", "prepare."
+TRAIN, INDEX, PREPARE = "", "index.", "prepare."
+"""What a swept key begins with, by its stage."""
 _WHOLE_KEYS = (INDEX, PREPARE, "compressor.")
 _SERVED = ("profiles", "autoencoder", "embeddings", "compressor", "codes", "index")
 _ALWAYS = (
@@ -90,8 +91,7 @@ class TrialPlan:
         Raises:
             ConfigError: a key is unknown, or a value is not accepted.
         """
-        of_index, of_prepare = _below(INDEX, values), _below(PREPARE, values)
-        bare = {k: v for k, v in values.items() if not k.startswith((INDEX, PREPARE))}
+        own = by_stage(values)
         place: dict[str, Any] = {
             "run": self.run,
             "cache_dir": self.cache_dir,
@@ -101,9 +101,9 @@ class TrialPlan:
         select = self.train.select if self.watched == NLL else self.watched
         train = dataclasses.replace(self.train, **place, model="all", refit="none", select=select)
         return Settings(
-            train=with_values(train, bare),
-            index=with_values(dataclasses.replace(self.index, **place), of_index, prefix=INDEX),
-            prepare={**self.prepare, **of_prepare},
+            train=with_values(train, own[TRAIN]),
+            index=with_values(dataclasses.replace(self.index, **place), own[INDEX], prefix=INDEX),
+            prepare={**self.prepare, **own[PREPARE]},
         )
 
     @property
@@ -154,6 +154,21 @@ class Measured:
     peak_bytes: int
     rows_per_s: float
     build_ids: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def stage_of(key: str) -> tuple[str, str]:
+    """Return what a swept key begins with, and its name in that stage."""
+    prefix = next((each for each in (INDEX, PREPARE) if key.startswith(each)), TRAIN)
+    return prefix, key.removeprefix(prefix)
+
+
+def by_stage(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return {what keys of a stage begin with: {name in that stage: value}}, of all stages."""
+    found: dict[str, dict[str, Any]] = {INDEX: {}, PREPARE: {}, TRAIN: {}}
+    for key, value in values.items():
+        prefix, name = stage_of(key)
+        found[prefix][name] = value
+    return found
 
 
 def chooses_epochs(name: str) -> bool:
@@ -333,8 +348,3 @@ def _place(plan: TrialPlan, folder: str) -> Iterator[Workspace]:
             workspace.storage.delete(folder)
             workspace.storage.prune(folder.rpartition("/")[0])
             raise
-
-
-def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of keys that start so, without the prefix."""
-    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

@@ -20,9 +20,19 @@ from typing import Any
 from raysys.autoencoder.validation import RECALL
 from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands.index import IndexConfig
-from raysys.commands.swept import check_swept
+from raysys.commands.swept import SCHEMAS, check_swept
 from raysys.commands.train import TrainConfig
-from raysys.commands.trial import INDEX, OF_SERVICE, PREPARE, chooses_epochs, direction, is_whole
+from raysys.commands.trial import (
+    INDEX,
+    OF_SERVICE,
+    PREPARE,
+    TRAIN,
+    by_stage,
+    chooses_epochs,
+    direction,
+    is_whole,
+    stage_of,
+)
 from raysys.commands.trial_records import code_version
 from raysys.config import (
     JobConfig,
@@ -150,12 +160,13 @@ class TuneConfig(JobConfig):
         Raises:
             ConfigError: there is no such key, or it does not take the value.
         """
-        for prefix, settings in ((INDEX, self.index), (PREPARE, PrepareConfig())):
-            if key.startswith(prefix):
-                name = key.removeprefix(prefix)
-                found = with_values(settings, {name: raw}, prefix=f"space.{prefix}")
-                return attrgetter(name)(found)
-        return attrgetter(key)(with_values(self.train, {key: raw}, prefix="space."))
+        prefix, name = stage_of(key)
+        found = with_values(self._of_stages[prefix], {name: raw}, prefix=f"space.{prefix}")
+        return attrgetter(name)(found)
+
+    @property
+    def _of_stages(self) -> dict[str, Any]:
+        return {TRAIN: self.train, INDEX: self.index, PREPARE: PrepareConfig()}
 
     def sought(self, prepared: Mapping[str, Any]) -> Space:
         """Return the space, with the defaults of its keys.
@@ -166,12 +177,10 @@ class TuneConfig(JobConfig):
         return Space.of(self.space, lambda key: self._default(key, prepared))
 
     def _default(self, key: str, prepared: Mapping[str, Any]) -> Any:
-        if key.startswith(INDEX):
-            return attrgetter(key.removeprefix(INDEX))(self.index)
-        if key.startswith(PREPARE):
-            name = key.removeprefix(PREPARE)
-            return prepared.get(name, attrgetter(name)(PrepareConfig()))
-        return attrgetter(key)(self.train)
+        prefix, name = stage_of(key)
+        if prefix == PREPARE and name in prepared:
+            return prepared[name]
+        return attrgetter(name)(self._of_stages[prefix])
 
     @property
     def objectives(self) -> list[Objective]:
@@ -219,11 +228,7 @@ class TuneConfig(JobConfig):
 def _of_today(space: dict[str, Any]) -> dict[str, Any]:
     """Return a flat space with the keys of today."""
     found: dict[str, Any] = {}
-    schemas = {INDEX: IndexConfig, PREPARE: PrepareConfig, "": TrainConfig}
-    left = dict(space)
-    for prefix, schema in schemas.items():
-        keys = [key for key in left if key.startswith(prefix)]
-        own = {key.removeprefix(prefix): left.pop(key) for key in keys}
-        today = flatten(with_names_of_today(schema, own, prefix=f"space.{prefix}"))
+    for prefix, own in by_stage(space).items():
+        today = flatten(with_names_of_today(SCHEMAS[prefix], own, prefix=f"space.{prefix}"))
         found |= {f"{prefix}{key}": domain for key, domain in today.items()}
     return found

@@ -16,7 +16,7 @@ import yaml
 
 from raysys.commands.index import IndexConfig
 from raysys.commands.train import TrainConfig
-from raysys.commands.trial import TrialPlan
+from raysys.commands.trial import INDEX, PREPARE, TRAIN, TrialPlan, by_stage
 from raysys.commands.tune import TuneConfig
 from raysys.commands.tune_sweep import Sweep
 from raysys.config import flat, identity
@@ -29,8 +29,6 @@ from raysys.sweeps import outcome
 from raysys.sweeps.study import Trial
 
 log = logging.getLogger(__name__)
-
-_STAGES = ("index", "prepare")
 
 
 def compared(cfg: TuneConfig, sweep: Sweep, storage: Storage) -> Finalists | None:
@@ -72,22 +70,17 @@ def write_best(
     plan: TrialPlan, storage: Storage, folder: str, trial: Trial, reasons: Sequence[str]
 ) -> list[str]:
     """Write the winner's settings and return the names of the files in the sweep's folder."""
-    stages: dict[str, dict[str, Any]] = {
-        "train": _changed(plan.settings({}, seed=plan.train.seed).train, refit=plan.train.refit),
-        "index": _differing(identity(plan.index), identity(IndexConfig())),
-        "prepare": {},
+    shared = {
+        TRAIN: _changed(plan.settings({}, seed=plan.train.seed).train, refit=plan.train.refit),
+        INDEX: _differing(identity(plan.index), identity(IndexConfig())),
     }
-    for key, value in trial.values.items():
-        stage, _, rest = key.partition(".")
-        if stage in _STAGES:
-            stages[stage][rest] = value
-        else:
-            stages["train"][key] = value
+    own = by_stage(trial.values)
     names = []
-    for stage, values in stages.items():
-        if not values and stage != "train":
+    for prefix in (TRAIN, INDEX, PREPARE):
+        values = shared.get(prefix, {}) | own[prefix]
+        if not values and prefix != TRAIN:
             continue
-        name = "best.yaml" if stage == "train" else f"best.{stage}.yaml"
+        stage, name = prefix.rstrip(".") or "train", f"best.{prefix}yaml"
         text = "".join(f"# {line}\n" for line in [f"For `raysys {stage}`.", *reasons])
         text += yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=True) if values else "{}\n"
         storage.write_atomic(f"{folder}/{name}", text)
