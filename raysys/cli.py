@@ -2,7 +2,8 @@
 
 Progress goes to stderr (see `progress`); stdout carries one line of JSON at the end (readable text
 for `query` and `atoms`).
-Exit status: 0 success, 2 a RaysysError (one line, no traceback), 1 anything else, 130 interrupted.
+Exit status: 0 success, 2 a RaysysError (one line, no traceback), 1 anything else, 130 interrupted,
+143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
 
 from raysys import progress, reference, tracking
 from raysys.config import JobConfig, load, read_yaml
@@ -134,6 +138,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    came: list[int] = []
     if not words or words[0] in ("-h", "--help"):
         _write(_usage())
         return 0 if words else 2
@@ -151,11 +156,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if wants_help:
             _write(_command_help(name, overrides))
             return 0
-        with _Stdout() as stdout:
+        with _Stdout() as stdout, _interrupted_by_sigterm() as came:
             result = _run(name, overrides, yaml_path)
             stdout.write(result)
     except KeyboardInterrupt:
-        return 130
+        if not came:
+            return 128 + signal.SIGINT
+        log.warning("ended by SIGTERM: run it again, finished builds and saved states are kept")
+        return 128 + signal.SIGTERM
     except BaseException as error:
         return _report(error)
     finally:
@@ -246,6 +254,29 @@ def _split(words: Sequence[str]) -> tuple[str | None, list[str], bool]:
         else:
             overrides.append(word)
     return yaml_path, overrides, wants_help
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM end the block as Ctrl-C does, so that nothing half-made stays behind.
+
+    Gives the list of the signals that came: Ray hands a KeyboardInterrupt on as a new one, so
+    its kind says nothing. A no-op outside the main thread.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _forget_interrupts() -> None:

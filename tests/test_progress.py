@@ -108,19 +108,24 @@ def test_an_error_leaves_no_live_line(run, fail, status, last):
     assert lines[-1].endswith(last)
 
 
-def test_the_clock_goes_on_and_an_interrupt_leaves_a_clean_terminal():
+@pytest.mark.parametrize(
+    ("number", "status", "last"), [(signal.SIGINT, 130, "INFO"), (signal.SIGTERM, 143, "WARNING")]
+)
+def test_the_clock_goes_on_and_an_interrupt_leaves_a_clean_terminal(number, status, last):
     terminal = Terminal(columns=100)
     process = start(["count", "run=r", "fail=wait"], terminal=terminal, module=COUNTING)
     while "wait 00:02" not in terminal.so_far:
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout = process.communicate(timeout=60)[0]
     assert termios.tcgetattr(terminal.writer) == terminal.modes
     shown = screen(terminal.close(), columns=100)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert stdout == ""
+    lines = [line for line in shown.lines if line]
     assert shown.lines[-1] == ""
+    assert lines[-1].split()[1] == last  # INFO is the stage that ended before
     assert not [line for line in shown.lines if line.startswith(("count ", "inner ", "wait "))]
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,11 +61,14 @@ def connected(cfg: RayConfig, *, dashboard: bool = False) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    if _join(cfg):
-        log.info("ray joined cpus=%g", ray.cluster_resources().get("CPU", 0))
-    else:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    joined = _join(cfg)
+    if not joined:
         _start(cfg, dashboard=dashboard)
-        log.info("ray started cpus=%g", ray.cluster_resources().get("CPU", 0))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would leave drafts behind
+    name = "joined" if joined else "started"
+    log.info("ray %s cpus=%g", name, ray.cluster_resources().get("CPU", 0))
     try:
         yield
     finally:
