@@ -28,6 +28,7 @@ LOCATION = "location"  # metadata of a field: a path or URI, made absolute
 _TRUE = ("true", "on", "yes", "y", "1")
 _FALSE = ("false", "off", "no", "n", "0")
 _SHOWN = 100
+_UNIONS = (types.UnionType, typing.Union)
 
 
 def refused(key: str, value: object, accepted: str) -> ConfigError:
@@ -62,7 +63,7 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
 
     Args:
         hint: str, int, float, bool, a list of them, `dict[str, Any]`, a dataclass, or one of these
-            `| None`.
+            `| None`; a scalar or a list of it.
         raw: text, lists and mappings of text, or a value of that type already.
         key: how messages call the setting.
         marks: the field's metadata, see `IDENTIFIER` and `LOCATION`.
@@ -74,6 +75,9 @@ def read(hint: Any, raw: Any, *, key: str, marks: Mapping[str, Any] | None = Non
     inner, optional = without_none(hint)
     if optional and is_null(raw, marks):
         return None
+    listed = _listed(hint)
+    if listed and isinstance(_parsed(raw, key), (list, tuple)):
+        inner = listed
     origin = typing.get_origin(inner) or inner
     if dataclasses.is_dataclass(inner):
         return make(typing.cast(type[Any], inner), mapping(raw, key), f"{key}.")
@@ -195,10 +199,16 @@ def _hints(schema: Any) -> dict[str, Any]:
 
 def without_none(hint: Any) -> tuple[Any, bool]:
     """Return the type of `X | None` and whether None is allowed."""
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+    if typing.get_origin(hint) not in _UNIONS:
         return hint, False
     inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
     return inner[0], len(inner) < len(typing.get_args(hint))
+
+
+def _listed(hint: Any) -> Any:
+    """Return the list of `X | list[X]`, None of other types."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else ()
+    return next((part for part in parts if typing.get_origin(part) is list), None)
 
 
 def _is_free(hint: Any) -> bool:

@@ -38,6 +38,7 @@ from raysys.autoencoder.validation import (
     validation,
     without,
 )
+from raysys.autoencoder.warm_start import Beginning, begin_at
 from raysys.data.batches import Ragged, Resident, ragged
 from raysys.data.cells import Cells
 from raysys.data.profiles import Profiles
@@ -47,7 +48,7 @@ from raysys.training.task import Head, Ranks
 
 log = logging.getLogger(__name__)
 
-_VALIDATED_USERS = 2000
+VALIDATED_USERS = 2000  # at most, of the targets that epochs are chosen by
 _LINK_USERS = 1000
 _SPREAD_USERS = 256
 _MAX_RANKED = 1 << 31  # scores that a validation sorts, over users, items and priors
@@ -72,6 +73,7 @@ class AutoencoderTask:
         horizon_s: how far ahead the final model will look, in seconds; None: as far as the
             validation targets reach.
         measured: metrics of the finished model on the validation users, by name.
+        begin: an earlier model of the same log that gradient steps begin at, see `warm_start`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class AutoencoderTask:
         select: str = RECALL,
         horizon_s: float | None = None,
         measured: Sequence[str] = REPORTED,
+        begin: Beginning | None = None,
     ) -> None:
         self._profiles = profiles
         self._cells, self._horizon_s = cells, horizon_s
@@ -104,6 +107,8 @@ class AutoencoderTask:
             start=agreed(data.level_start(levels) if _leads() else None, data.n_items, levels),
             seed=seed,
         )
+        if begin is not None:
+            log.info("begins at an earlier model tensors=%s", begin_at(self._model, begin))
         self.weights = data.train.counts.astype(np.float64)
         names = [*self._model.state_dict()]
         level = tuple(name for name in names if name.startswith(_LEVEL_STATE))
@@ -114,7 +119,7 @@ class AutoencoderTask:
         if levels.n_levels > 1:
             self.heads = [*self.heads, Head(NLL, direction(NLL) == "min", level)]
         users = max(CHUNK_USERS, _MAX_RANKED // (data.n_items * len(self._priors)))
-        users = min(users, _VALIDATED_USERS)
+        users = min(users, VALIDATED_USERS)
         self._validation = None
         if validated:
             self._validation = validation(

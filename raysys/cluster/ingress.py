@@ -17,6 +17,8 @@ _DRAINING = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
 _DRAINING_S = 2  # HAProxy learns within .1 s that a replica goes; Serve would wait 30
 _CHECKING = "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"
 _CHECKING_S = 0.25  # three failures in a row start another proxy; Serve would take half a minute
+_READY = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
+_READY_S = 60  # of a proxy that starts on a loaded machine; Serve would end it after five
 _IDLE = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _IDLE_S = 75  # of a client that says nothing, or half of a request; Serve would wait an hour
 _BUFFER = "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"
@@ -38,6 +40,7 @@ def prepare() -> None:
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
     os.environ.setdefault(_DRAINING, str(_DRAINING_S))
     os.environ.setdefault(_CHECKING, str(_CHECKING_S))
+    os.environ.setdefault(_READY, str(_READY_S))
     os.environ.setdefault(_IDLE, str(_IDLE_S))
     os.environ.setdefault(_BUFFER, str(_BUFFERED))
     with socket.socket() as first, socket.socket() as second:

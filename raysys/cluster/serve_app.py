@@ -42,6 +42,7 @@ from raysys.search.query import conditions
 from raysys.search.search import Search
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
+from raysys.store.uses import SERVE
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,10 @@ def app_of(
     """
     sys.setswitchinterval(_SWITCH_S)
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir)
+    use = workspace.announce(SERVE)
     follows = cfg.following_s > 0
     search = _opened(workspace, build_id, verify=cfg.verify, current=follows)
+    use.only(build.place for build in search.served.builds)
     _warn_of_presets(search, cfg.presets())
     holder = Holder(search)
     feed = None
@@ -153,6 +156,8 @@ def _experiment(
     entries = chosen.entries()
     total = sum(entry.weight for entry in entries.values())
     arms = []
+    workspace = Workspace(workspace.run, cache_dir=cfg.cache_dir)
+    workspace.announce(SERVE)  # for itself: what is followed takes turns
     current = holder()
     for name, entry in entries.items():
         search = None

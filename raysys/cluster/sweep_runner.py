@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 from raysys.cluster.train_workers import PLACEMENT_GROUP, release
 from raysys.errors import ConfigError, find_cause, told
+from raysys.store.temporary import prefix
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def run_jobs(
     )
     scheduler = None if direction is None else _scheduler(direction, epochs, earlier)
     searcher = _Searcher(director)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="raysys-sweep-") as scratch:
+    with _quiet(), tempfile.TemporaryDirectory(prefix=prefix("sweep")) as scratch:
         ray.tune.Tuner(
             trainable,
             tune_config=ray.tune.TuneConfig(

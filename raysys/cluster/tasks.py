@@ -9,12 +9,15 @@ The size of the job decides, not the cluster. A task's input never depends on wh
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import pickle
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +28,8 @@ from raysys.cluster.connect import connected
 from raysys.config import RayConfig
 from raysys.errors import BuildError, RaysysError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,6 +38,7 @@ IN_PROCESS_ROWS = 500_000
 cluster's start and its workers' imports would take longer than they save."""
 
 _IN_FLIGHT_PER_CPU = 2
+_WAIT_S = 30.0  # without the end of a task until a line says so
 
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -130,7 +136,10 @@ def _run(
     """See `Run`; outcomes that come out of order wait for their turn."""
     outcomes: dict[int, Any] = {}
     following = 0
-    with progress.stage(stage, total=len(tasks), unit="tasks") as work:
+    with (
+        progress.stage(stage, total=len(tasks), unit="tasks") as work,
+        nullcontext(_Taken()) if engine is _here else _patience(work) as taken,
+    ):
         for number, outcome in engine(function, tasks, stage=stage, shared=shared, large=large):
             outcomes[number] = outcome
             if not isinstance(outcome, RaysysError):
@@ -140,7 +149,59 @@ def _run(
                 if isinstance(result, RaysysError):
                     raise result
                 following += 1
+                taken.is_out = True
                 yield result
+                taken.is_out, taken.count = False, taken.count + 1
+
+
+@dataclasses.dataclass
+class _Taken:
+    """Results that the caller has come back from, and whether it works on one now."""
+
+    count: int = 0
+    is_out: bool = False
+
+
+@contextmanager
+def _patience(work: progress.Stage) -> Iterator[_Taken]:
+    """Say every half minute in which no task ends what the cluster has for them.
+
+    Time in which the caller works on a result is none of waiting.
+    """
+    done, taken = threading.Event(), _Taken()
+
+    def watch() -> None:
+        before, since = (-1.0, 0), time.monotonic()
+        while not done.wait(_WAIT_S):
+            now = (work.done, taken.count)
+            if now != before or taken.is_out:
+                before, since = now, time.monotonic()
+                continue
+            log.info(
+                "no task ended stage=%s tasks=%d/%d seconds=%.0f %s",
+                work.name,
+                *(work.done, work.total or 0, time.monotonic() - since + _WAIT_S),
+                _cpus(),
+            )
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        done.set()
+        thread.join()
+
+
+def _cpus() -> str:
+    """Return what the cluster has; while its head is away there is nobody to ask."""
+    import ray
+
+    try:
+        has, free = ray.cluster_resources(), ray.available_resources()
+    except Exception as error:
+        return f"the cluster does not say what it has: {type(error).__name__}"
+    return f"cpus={has.get('CPU', 0):g} free={free.get('CPU', 0):g}"
 
 
 def _here(

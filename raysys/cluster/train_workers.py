@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.placement_group import (
     PlacementGroup,
     get_current_placement_group,
@@ -24,10 +25,14 @@ from ray.util.placement_group import (
 from torch import Tensor, nn
 
 from raysys import progress
-from raysys.cluster.mailbox import Mailbox, emptied, told
+from raysys.cluster.mailbox import Losses, emptied, opened, told
+from raysys.cluster.node_probes import free_resources, node_resources
+from raysys.cluster.placement import most_now, needs_of, refuse_unplaceable, spelled, sum_of
+from raysys.cluster.torch_setup import Setup
 from raysys.config import local, require
 from raysys.errors import ConfigError
 from raysys.store.storage import Storage
+from raysys.store.temporary import prefix
 from raysys.training.ledger import reset_peak
 from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
@@ -36,7 +41,8 @@ from raysys.training.task import Ranks, State, Task
 log = logging.getLogger(__name__)
 
 _STATE = "state.pt"
-_LEAST = 1e-4  # of a resource, Ray's unit
+_GROW_S = 30.0  # between two looks whether there is room for more workers
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
 
 Factory = Callable[..., Sequence[Callable[[], Task]]]
@@ -48,19 +54,35 @@ class LaunchConfig:
     """How many workers train, and what happens when one is lost.
 
     Attributes:
-        workers: Ray Train workers; 0 trains inside the calling process.
+        workers: Ray Train workers; 0 trains inside the calling process; two numbers are the fewest
+            and the most: as many as there is room for, fewer when a host is lost, more when one
+            comes.
         max_failures: lost workers to recover from, each time from the newest saved state.
         gpu: one GPU per worker; null takes GPUs where the cluster has enough.
     """
 
-    workers: int = local(2)
+    workers: int | list[int] = local(2)
     max_failures: int = local(2)
     gpu: bool | None = local(None)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for counts that make no sense."""
-        require(self.workers >= 0, "launch.workers", self.workers, "at least 0")
+        given = self.workers
+        fit = (
+            given >= 0 if isinstance(given, int) else len(given) == 2 and 1 <= given[0] <= given[1]
+        )
+        require(fit, "launch.workers", given, "at least 0, or [fewest, most] of at least 1")
         require(self.max_failures >= 0, "launch.max_failures", self.max_failures, "at least 0")
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which nothing trains."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Workers that train where there is room for all."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 def launch(
@@ -74,6 +96,7 @@ def launch(
     name: str,
     callbacks: Sequence[Any] = (),
     on_record: OnRecord | None = None,
+    chosen: State | None = None,
 ) -> State:
     """Train on the cluster that the process is connected to and return the final state.
 
@@ -89,19 +112,23 @@ def launch(
         callbacks: Ray Train callbacks, e.g. the one that reports to a sweep.
         on_record: called with what the loop reports where it runs in this process; what it raises
             ends the training, of which nothing is left.
+        chosen: what the first phase would choose, see `task.chosen`; None: it does.
     """
-    if cfg.workers == 0:
+    if cfg.most == 0:
         ranks = Ranks() if on_record is None else Ranks(save=lambda record, _: on_record(record))
+        ranks.restored = chosen
         reset_peak()
         with torch.random.fork_rng():
             return train(factory(**settings), optim, seed=seed, ranks=ranks)
-    nodes = cluster_nodes()
+    nodes = node_resources()
     refuse_unplaceable(cfg, nodes)
-    needs = _needs(cfg, nodes)
+    needs, most = needs_of(cfg, nodes), most_now(cfg, nodes, free_resources)
     gpu = "GPU" in needs
     # A report waits until the controller looks; by default it looks every two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    # Until then Train waits for workers on a host that is gone, before it looks for others.
+    os.environ.setdefault(_START_TIMEOUT, "30")
+    mailbox = opened()
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
@@ -110,9 +137,14 @@ def launch(
             "settings": settings,
             "optim": dataclasses.asdict(optim),
             "seed": seed,
+            "chosen": chosen,
         },
+        torch_config=Setup(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cfg.workers, use_gpu=gpu, resources_per_worker={"CPU": needs["CPU"]}
+            num_workers=most if cfg.fewest == most else (cfg.fewest, most),
+            use_gpu=gpu,
+            resources_per_worker={"CPU": needs["CPU"]},
+            elastic_resize_monitor_interval_s=_GROW_S,
         ),
         run_config=ray.train.RunConfig(
             name=name,
@@ -120,17 +152,18 @@ def launch(
             storage_filesystem=None if storage.is_local else storage.filesystem,
             failure_config=_failures(cfg.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),
+            callbacks=[Losses(mailbox), *callbacks],
         ),
     )
-    log.info("training started workers=%d gpu=%s name=%s", cfg.workers, gpu, name)
+    log.info("training started workers=%s gpu=%s name=%s", spelled(cfg), gpu, name)
     with (
         progress.stage("train workers", lines=progress.NONE),
-        emptied(mailbox),
+        emptied(mailbox, waiting=lambda: _shortage(cfg, needs)),
+        _unplaced(cfg, needs),
     ):
         result = trainer.fit()
-    if result.error is not None:
-        raise result.error
+        if result.error is not None:
+            raise result.error
     return _read_state(result.checkpoint)
 
 
@@ -147,72 +180,31 @@ def _failures(most: int) -> ray.train.FailureConfig:
     )
 
 
-def cluster_nodes() -> dict[str, Mapping[str, float]]:
-    """Return the resources of the nodes that are alive, each by a name that tells it apart."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    hosts = [node["NodeManagerHostname"] for node in alive]
-    return {
-        host if hosts.count(host) == 1 else f"{host} {node['NodeID'][:6]}": node["Resources"]
-        for host, node in zip(hosts, alive, strict=True)
-    }
+def _shortage(cfg: LaunchConfig, needs: Mapping[str, float]) -> str:
+    """Return what workers that do not come would need, of what there is."""
+    free = ray.available_resources()
+    left = " ".join(f"free_{name}={free.get(name, 0):g}" for name in needs)
+    return f"{left} launch.workers={spelled(cfg)}: {sum_of(cfg.fewest, node_resources(), needs)}"
 
 
-def refuse_unplaceable(
-    cfg: LaunchConfig, nodes: Mapping[str, Mapping[str, float]], *, concurrent: int = 1
-) -> None:
-    """Refuse workers for which the nodes have no room, one by one, before anything waits for it.
-
-    Args:
-        cfg: how many workers each training has.
-        nodes: {name: resources} of the cluster, see `cluster_nodes`.
-        concurrent: trainings at a time.
-
-    Raises:
-        ConfigError: with the arithmetic.
-    """
-    if cfg.workers == 0:
-        return
-    needs = _needs(cfg, nodes)
-    rooms = {name: _room(node, needs) for name, node in nodes.items()}
-    wanted = cfg.workers * concurrent
-    if sum(rooms.values()) >= wanted:
-        return
-    beside = f" with concurrent={concurrent}" if concurrent > 1 else ""
-    each = " and ".join(f"{amount:.4g} {name}" for name, amount in needs.items())
-    held = ", ".join(f"{name}: {room}" for name, room in rooms.items())
-    raise ConfigError(
-        f"launch.workers={cfg.workers}{beside} needs {wanted} workers of {each}; the nodes hold "
-        f"{sum(rooms.values())} ({held})"
-    )
-
-
-def _needs(cfg: LaunchConfig, nodes: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return what a worker takes: a CPU or its share of all, and with GPUs one of these."""
-    totals = {name: sum(node.get(name, 0.0) for node in nodes.values()) for name in ("CPU", "GPU")}
-    if totals["GPU"] >= cfg.workers if cfg.gpu is None else cfg.gpu:
-        return {"CPU": gpu_worker_cpus(list(nodes.values())), "GPU": 1.0}
-    share = min(1.0, totals["CPU"] / cfg.workers)
-    return {"CPU": math.floor(share / _LEAST) * _LEAST}  # rounded up, the last would not fit
-
-
-def _room(node: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """Return how many workers a node holds."""
-    held = [int((node.get(k, 0.0) + _LEAST / 2) / amount) for k, amount in needs.items() if amount]
-    return min(held, default=0)
-
-
-def gpu_worker_cpus(nodes: Sequence[Mapping[str, float]]) -> float:
-    """Return the CPUs of a worker with a GPU: half of what its node has for each.
-
-    Closed forms and factors are solved on them; the other half is for the rest of the job. Where
-    half would be less than one, it is one, or what there is.
-
-    Args:
-        nodes: resources of the cluster's nodes; the poorest one with a GPU decides.
-    """
-    shares = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")]
-    share = min(shares, default=1.0)
-    return min(share, max(1.0, share // 2))
+@contextlib.contextmanager
+def _unplaced(cfg: LaunchConfig, needs: Mapping[str, float]) -> Iterator[None]:
+    """Raise ConfigError where a training that recovers from nothing has no room, or no more."""
+    try:
+        yield
+    except ray.train.ControllerError as error:
+        if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise
+        seconds = os.environ.get(_START_TIMEOUT, "")
+        raise ConfigError(
+            f"no room for the workers within {seconds} s: {_shortage(cfg, needs)}; "
+            "launch.max_failures=1 or more waits on"
+        ) from error
+    except ray.train.PreemptionError as error:
+        raise ConfigError(
+            "a host of the training was taken away: begun again it goes on from the last saved "
+            "state; launch.max_failures=1 or more does so by itself"
+        ) from error
 
 
 def forget(storage: Storage, name: str) -> None:
@@ -246,7 +238,8 @@ def _worker(config: dict[str, Any]) -> None:
         total=_total,
         share=_share,
         save=_save,
-        restored=None if checkpoint is None else _read_state(checkpoint),
+        restored=config["chosen"] if checkpoint is None else _read_state(checkpoint),
+        warned=_warned,
     )
     with told(config["mailbox"], ranks.rank):
         reset_peak()
@@ -290,13 +283,17 @@ def _total(tensor: Tensor) -> None:
         torch.distributed.all_reduce(tensor)
 
 
+def _warned() -> bool:
+    return ray.train.get_preemption_info() is not None
+
+
 def _save(metrics: dict[str, Any], state: State | None) -> None:
     """Report to the controller; rank 0 hands over the state, which is complete on disk first."""
     metrics = metrics | {PLACEMENT_GROUP: get_current_placement_group().id.hex()}
     if state is None or ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
-    folder = tempfile.mkdtemp(prefix="raysys-state-")
+    folder = tempfile.mkdtemp(prefix=prefix("state"))
     try:
         torch.save(state, Path(folder) / _STATE)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

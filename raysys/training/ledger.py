@@ -2,7 +2,7 @@
 
 seconds         of the whole, the start of workers and what is lost with them included
 worker_seconds  workers x seconds of the loop
-workers         that trained; one where the job did so itself
+workers         that trained, of an elastic training those at its end; one where the job did so
 peak_bytes      most memory that one worker held, of the host
 rows, rows_per_s  rows passed (of an epoch x epochs; one pass where there was none), and those
                 per second of the loop
@@ -56,16 +56,15 @@ def worst(ranks: Ranks) -> dict[str, int]:
     return {name: int(most) for name, most in zip(peaks, every.amax(dim=0).tolist(), strict=True)}
 
 
-def of_state(state: State, *, seconds: float, workers: int) -> Record:
+def of_state(state: State, *, seconds: float) -> Record:
     """Return the record of a training from the loop's final state.
 
     Args:
         state: of `loop.train`.
         seconds: of the whole, as the job saw it.
-        workers: of `launch`; 0 where the job trained itself.
     """
     loop = sum(state["seconds"].values())
-    return _record(seconds, loop, max(workers, 1), rows=state["rows"], peaks=state["peaks"])
+    return _record(seconds, loop, state["world"], rows=state["rows"], peaks=state["peaks"])
 
 
 def of_one(*, seconds: float, rows: int) -> Record:

@@ -31,6 +31,7 @@ from raysys import progress
 from raysys.errors import ConfigError
 from raysys.training.history import headline, timed
 from raysys.training.ledger import worst
+from raysys.training.notice import Notice
 from raysys.training.optim import OptimConfig, adamw, global_batches, rank_rows, step_seed
 from raysys.training.task import Head, Ranks, State, Task, Validated
 from raysys.training.weights import assign, kept_weights, weights
@@ -51,7 +52,7 @@ def train(
         State with `model` (the last task's own weights), `epochs` ({metric: epochs}), `metrics`
         ({metric: value} at these epochs), `choices` (what phases decided), `history` (one
         record per epoch), `seconds` ({step: of this rank}) and `rows` that were passed (those of
-        lost workers are in neither), and `peaks` of memory, see `ledger`.
+        lost workers are in neither), `peaks` of memory, see `ledger`, and `world` (of ranks).
 
     Raises:
         ConfigError: the loss is no longer finite; raised on all ranks before the update.
@@ -78,7 +79,7 @@ def train(
         if phase + 1 < len(phases):
             state |= {"phase": phase + 1, "epoch": 0, "best": {}, "model": None}
     state["rows"] = state["rows"] or len(task.weights)
-    state["peaks"] = worst(ranks)
+    state |= {"peaks": worst(ranks), "world": ranks.world}
     return state
 
 
@@ -214,6 +215,9 @@ class _Run:
     rows: int = 0
     left_out: set[str] = dataclasses.field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.notice = Notice(self.ranks, wanted=bool(self.optim.checkpoint_steps))
+
     def epochs(self, last: int) -> None:
         """Train until epoch `last`, or until the first phase's patience is over."""
         state, phase, task = self.state, self.state["phase"], self.task
@@ -297,6 +301,7 @@ class _Run:
             rows += len(batches[step])
             self.work.add(1 / len(batches), rows=len(batches[step]))
             self.unsaved += 1
+            self.notice.after_step()
             if self.due() and step + 1 < len(batches):
                 sums = self._totals(sums)
                 state |= {"step": step + 1, "sums": sums}
@@ -315,12 +320,13 @@ class _Run:
 
     def due(self) -> bool:
         """Tell whether it is time to save."""
-        return bool(self.optim.checkpoint_steps) and self.unsaved >= self.optim.checkpoint_steps
+        every = self.optim.checkpoint_steps
+        return self.notice.pending or (bool(every) and self.unsaved >= every)
 
     def report(self, record: dict[str, Any], *, due: bool) -> None:
         """Report a record, with the state where it is due: the trained tensors themselves."""
         if due:
-            self.unsaved = 0
+            self.unsaved, self.notice.pending = 0, False
             if self.ranks.rank == 0:
                 self.state["model"] = weights(self.module)
                 self.state["optimiser"] = self.optimiser.state_dict()

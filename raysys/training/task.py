@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,8 @@ class Ranks:
         save: keeps a state (on rank 0) and reports metrics; None state reports only. Called on all
             ranks after the same steps; the state's tensors change after it returns.
         restored: the state to go on from, if any.
+        warned: tells whether a host of these ranks is to be taken away soon; the same on all ranks,
+            which call it after the same steps.
     """
 
     rank: int = 0
@@ -37,6 +39,15 @@ class Ranks:
     share: Callable[[nn.Module], Any] = lambda module: None
     save: Callable[[dict[str, Any], State | None], None] = lambda metrics, state: None
     restored: State | None = None
+    warned: Callable[[], bool] | None = None
+
+
+def chosen(
+    epochs: Mapping[str, int], metrics: Mapping[str, float], choices: Mapping[str, float]
+) -> State:
+    """Return the state of a training whose first phase found these; it goes on with the second."""
+    found = {"epochs": dict(epochs), "metrics": dict(metrics), "choices": dict(choices)}
+    return {"phase": 1, **found}
 
 
 @dataclasses.dataclass(frozen=True)

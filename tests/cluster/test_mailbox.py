@@ -1,11 +1,25 @@
 import logging
+import time
 from types import SimpleNamespace
 
 import pytest
 import ray
 
 from raysys import progress
-from raysys.cluster.mailbox import Changed, Closed, Mailbox, Opened, Reader, Started, emptied, told
+from raysys.cluster import mailbox as mailboxes
+from raysys.cluster.mailbox import (
+    Changed,
+    Closed,
+    LogLine,
+    Losses,
+    Lost,
+    Mailbox,
+    Opened,
+    Reader,
+    Started,
+    emptied,
+    told,
+)
 
 
 class Here:
@@ -95,10 +109,26 @@ def test_a_worker_in_place_of_a_lost_one_begins_anew(logger):
 
 def test_late_letters_of_a_lost_worker_are_passed_over(logger):
     seen = Record()
-    late = [Started(), Changed(1, 1.0, 0.0, None, "", ""), Closed(1, finished=True)]
+    fit = Opened("a", 1, "fit", "steps", 4, progress.CLOCK)
+    late = [Started("b"), Changed("a", fit, 1.0, 0.0, None, "", ""), Closed("a", 1, finished=True)]
     with progress.shown_on(seen):
-        Reader().read([Opened(1, "fit", "steps", 4, progress.CLOCK), *late])
+        Reader().read([fit, *late])
     assert seen.events == [("opened", "fit", 4), ("closed", "fit", "", False)]
+
+
+def test_any_letter_of_rank_0_says_that_workers_are_there(caplog):
+    seen, reader = Record(), Reader()
+    fit = Opened("a", 3, "fit", "epochs", 9, progress.CLOCK)
+    with progress.shown_on(seen):
+        reader.read([LogLine("", logging.ERROR, "of rank 1")])
+        assert reader.absent_s() > 0
+        reader.read([Changed("a", fit, 3.5, 2.0, 70, "", ""), Changed("a", fit, 4, 2, 80, "", "")])
+    assert reader.absent_s() == 0
+    assert seen.events[0] == ("opened", "fit", 9)
+    assert seen.events[-1] == ("changed", 4, 2, 80, "")
+    reader.read([Lost(0, "ActorDiedError"), LogLine("a", logging.ERROR, "late")])
+    assert reader.absent_s() > 0
+    assert "late" in caplog.messages
 
 
 def test_a_dead_mailbox_does_not_take_the_place_of_a_result(monkeypatch, caplog):
@@ -111,3 +141,72 @@ def test_a_dead_mailbox_does_not_take_the_place_of_a_result(monkeypatch, caplog)
         result = "trained"
     assert result == "trained"
     assert "progress is no longer shown error=RayActorError" in caplog.text
+
+
+def test_a_mailbox_that_starts_anew_is_read_again(monkeypatch):
+    answers = [ray.exceptions.ActorUnavailableError("anew", None), [], []]
+    asked = []
+
+    def get(_):
+        asked.append(True)
+        answer = answers.pop(0) if answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(mailboxes, "_POLL_S", 0.001)
+    monkeypatch.setattr(mailboxes.ray, "get", get)
+    with emptied(SimpleNamespace(take=SimpleNamespace(remote=lambda: None))):
+        until = time.monotonic() + 10
+        while len(asked) < 3 and time.monotonic() < until:
+            time.sleep(0.001)
+    assert len(asked) >= 3
+
+
+def test_the_job_says_what_it_waits_for_until_workers_are_there(monkeypatch, caplog):
+    here = Here()
+    monkeypatch.setattr(mailboxes, "_POLL_S", 0.001)
+    monkeypatch.setattr(mailboxes, "_WAIT_S", 0.02)
+    monkeypatch.setattr(mailboxes.ray, "get", lambda letters: letters)
+
+    def lines():
+        return sum("waiting for workers" in message for message in caplog.messages)
+
+    def waited(more):
+        before, until = lines(), time.monotonic() + 5
+        while lines() < before + more and time.monotonic() < until:
+            time.sleep(0.001)
+        return lines() >= before + more
+
+    box = SimpleNamespace(take=SimpleNamespace(remote=here.box.take))
+    answers = [ray.exceptions.RpcError("no head")]
+
+    def asked():
+        if answers:
+            raise answers.pop()
+        return "2 workers of 1 CPU"
+
+    with caplog.at_level("INFO"), emptied(box, waiting=asked):
+        assert waited(2)
+        here.box.put(Started("a"))
+        time.sleep(0.02)
+        before = lines()
+        time.sleep(0.1)
+        assert lines() == before
+        Losses(here).after_exception(None, {1: ValueError(), 0: RuntimeError()})
+        assert waited(2)
+    assert "workers stopped rank=0 reason=RuntimeError" in caplog.text
+    assert "the cluster does not say what it has: RpcError" in caplog.text
+    assert caplog.messages[-1].endswith("2 workers of 1 CPU")
+
+
+def test_the_job_says_what_the_loss_of_workers_cost(caplog):
+    def fit(worker, before, done):
+        stage = Opened(worker, 1, "fit", "epochs", 9, progress.CLOCK)
+        return [Started(worker), stage, Changed(worker, stage, done, before, None, "", "")]
+
+    reader = Reader()
+    with caplog.at_level("INFO"):
+        reader.read([*fit("a", 0.0, 3.4), Lost(1, "ActorDiedError"), *fit("b", 3.25, 3.25)])
+        reader.read(fit("b", 3.25, 3.35)[-1:])
+    assert "fit goes on from=3.25 was=3.40 epochs" in caplog.messages

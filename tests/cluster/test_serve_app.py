@@ -9,16 +9,19 @@ from types import SimpleNamespace
 
 import click
 import pytest
+from ray.serve.exceptions import RayServeException
 
 from raysys.cluster.serve_app import _opened, app_of, build, checked, replicas_of
 from raysys.cluster.serve_config import ServeConfig
 from raysys.commands import serve as command
+from raysys.commands.gc import GcConfig, gc
 from raysys.commands.update import UpdateConfig, update
 from raysys.config import load
 from raysys.errors import BuildError, ConfigError, CorruptBuildError
 from raysys.http.client import Client, ServiceError
 from raysys.http.keys import hash_of, with_key
 from raysys.store.builds import Workspace
+from raysys.store.uses import uses
 from tests.http.test_app import InProcess
 from tests.support.runs import ITEM_IDS, item_id, vectors_run
 
@@ -401,6 +404,49 @@ def test_serving_on_a_cluster_that_is_there(run, port, ray_cluster):
     assert serve.status().applications == {}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_route_that_another_application_has_is_one_line(run, port, ray_cluster):
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Other:
+        pass
+
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(Other.bind(), name="other", route_prefix="/")
+        with pytest.raises(ConfigError) as caught:
+            command.serve(load(ServeConfig, [f"run={run}", f"port={port}"]))
+        assert set(serve.status().applications) == {"other"}
+    finally:
+        serve.shutdown()
+    assert str(caught.value) == (
+        "route_prefix='/' is taken by the Serve application 'other' of this cluster: choose "
+        "another, such as route_prefix=/raysys, or stop that application"
+    )
+
+
+def test_what_serve_refuses_is_one_line(run, port, monkeypatch):
+    def refuse(*_, **__):
+        raise RayServeException("some\nreason")
+
+    gone = []
+    statuses = iter([{}, {"other": None}])
+    fake = SimpleNamespace(
+        status=lambda: SimpleNamespace(proxies={}, applications=next(statuses)),
+        start=lambda http_options: None,
+        run=refuse,
+        delete=gone.append,
+    )
+    monkeypatch.setattr(command, "ray_serve", fake)
+    monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
+    with pytest.raises(ConfigError, match=r"^Serve refuses name='raysys' .* some reason$"):
+        command.serve(load(ServeConfig, [f"run={run}", f"port={port}"]))
+    assert gone == ["raysys"]  # and Serve goes on for the application that came meanwhile
+
+
 @pytest.mark.slow
 def test_a_taken_port_is_one_line(run):
     with socket.socket() as taken:
@@ -410,3 +456,23 @@ def test_a_taken_port_is_one_line(run):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "Address already in use" in stderr.splitlines()[-1]
+
+
+def test_what_is_served_is_not_collected_until_something_else_is(run):
+    """A service says in the run which builds it opened; the way back stays open as asked."""
+    workspace = Workspace(str(run))
+    first = workspace.chain(workspace.current("index"))
+    app = app_of(load(ServeConfig, [f"run={run}", "follow_s=60", "events.take=false"]))
+    [used] = uses(workspace.storage)
+    assert (used.what, set(used.builds)) == ("serve", {b.place for b in first.values()})
+    vectors_run(run, n_items=70, seed=1)
+    cfg = load(GcConfig, [f"run={run}", "keep=0", "older_days=0", "dry_run=false"])
+    gc(cfg)
+    assert all(run.joinpath(b.place, "manifest.json").exists() for b in first.values())
+    app.state.control.obey("look")
+    [used] = uses(workspace.storage)
+    assert first["index"].place not in used.builds
+    gc(cfg)
+    assert not run.joinpath(first["index"].place).exists()
+    with Client("http://service", transport=InProcess(app)) as client:
+        assert client.similar("item-5").items

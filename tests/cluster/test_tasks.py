@@ -1,4 +1,7 @@
+import time
+
 import pytest
+import ray
 
 from raysys.cluster import tasks
 from raysys.cluster.tasks import distribute, task_runner
@@ -47,6 +50,39 @@ def test_a_full_disk_is_one_line_here_too(ran):
         pytest.raises(BuildError, match=r"^test: no space$"),
     ):
         list(run(checked, ["full"], stage="test"))
+
+
+def test_tasks_that_wait_for_a_cpu_are_told_of(monkeypatch, caplog):
+    def stuck(function, todo, **_):
+        yield 0, function(todo[0])
+        until = time.monotonic() + 10
+        while "no task ended" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+        yield 1, function(todo[1])
+
+    monkeypatch.setattr(tasks, "_WAIT_S", 0.02)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 3.0})
+    monkeypatch.setattr(ray, "available_resources", dict)
+    with caplog.at_level("INFO"):
+        assert list(tasks._run(stuck, abs, [-1, -2], stage="count")) == [1, 2]
+    assert "no task ended stage=count tasks=1/2 seconds=0 cpus=3 free=0" in caplog.messages
+
+
+def test_a_caller_that_works_on_a_result_waits_for_no_task(monkeypatch, caplog):
+    def away():
+        raise ray.exceptions.RpcError("no head")
+
+    def ready(function, todo, **_):
+        yield from enumerate(map(function, todo))
+        time.sleep(0.1)
+
+    monkeypatch.setattr(tasks, "_WAIT_S", 0.02)
+    monkeypatch.setattr(ray, "cluster_resources", away)
+    with caplog.at_level("INFO"):
+        for _ in tasks._run(ready, abs, [-1, -2], stage="count"):
+            time.sleep(0.1)
+            assert "no task ended" not in caplog.text
+    assert "the cluster does not say what it has: RpcError" in caplog.text
 
 
 @pytest.mark.ray

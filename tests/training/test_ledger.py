@@ -44,8 +44,9 @@ def test_without_a_status_file_the_systems_own_peak_counts(monkeypatch, tmp_path
 
 
 def test_the_record_says_what_the_loop_passed():
-    state = {"seconds": {"start": 1.0, "epochs": 3.0}, "rows": 400, "peaks": {"peak_bytes": 7 * MB}}
-    record = ledger.of_state(state, seconds=6.5, workers=2)
+    state = {"seconds": {"start": 1.0, "epochs": 3.0}, "rows": 400, "world": 2}
+    state["peaks"] = {"peak_bytes": 7 * MB}
+    record = ledger.of_state(state, seconds=6.5)
     assert record == {
         "seconds": 6.5,
         "worker_seconds": 8.0,
@@ -54,7 +55,7 @@ def test_the_record_says_what_the_loop_passed():
         "rows_per_s": 100.0,
         "peak_bytes": 7 * MB,
     }
-    assert ledger.of_state(state, seconds=6.5, workers=0)["worker_seconds"] == 4.0
+    assert ledger.of_state(state | {"world": 1}, seconds=6.5)["worker_seconds"] == 4.0
     assert "worker_seconds=8.0 workers=2 peak_mb=7 rows=400 rows_per_s=100" in ledger.line(record)
     both = ledger.totals([record, record | {"peak_bytes": 9 * MB, "seconds": 1.0}])
     assert both == {"training_seconds": 7.5, "worker_seconds": 16.0, "peak_bytes": 9 * MB}
