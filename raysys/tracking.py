@@ -31,6 +31,7 @@ from raysys.config import JobConfig, identity, require
 from raysys.errors import ConfigError, told, without_keys
 from raysys.store.builds import StageResult
 from raysys.store.storage import open_filesystem
+from raysys.store.temporary import prefix
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class _MlflowRecord(Record):
 
     def _copy(self, path: str) -> None:
         filesystem, source = open_filesystem(path)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=prefix("tracking")) as folder:
             copy = Path(folder) / source.rsplit("/", 1)[-1]
             with filesystem.open_input_stream(source) as stream:
                 copy.write_bytes(stream.read())

@@ -62,18 +62,20 @@ def erase(cfg: EraseConfig) -> StageResult:
         BuildError: as in `fold`; the order stands, and services carry it out.
     """
     require(bool(cfg.user_id), "user_id", cfg.user_id, "that of a user")
+    result = erase_events(cfg)
+    log.warning("builds of the run stay as they are: raysys forget takes users out of them too")
+    return result
+
+
+def erase_events(cfg: EraseConfig) -> StageResult:
+    """Forget the events of a user, and nothing else; see `erase`."""
     storage = _storage(cfg)
     order = folding.Erasure(cfg.user_id, now_ms())
     try:
         order.order(storage)
     except OSError as error:
         raise _not_written(storage, error) from error
-    result = _result(_folded(storage, until_ms=order.at_ms))
-    log.warning(
-        "builds of the run stay as they are: prepare mode=full without the user, train and index "
-        "make others, and mode=append goes on with what the earlier rows hold"
-    )
-    return result
+    return _result(_folded(storage, until_ms=order.at_ms))
 
 
 def _storage(cfg: JobConfig) -> Storage:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pyarrow import fs as pafs
 
@@ -21,7 +21,7 @@ from raysys.commands.prepare_profiles import write_profiles
 from raysys.config import identity, require_run
 from raysys.data.interactions import Interactions, InteractionsFacts, quarantine_name
 from raysys.data.profiles import ProfilesFacts
-from raysys.errors import DataError
+from raysys.errors import BuildError, DataError
 from raysys.log.accounting import (
     add_tallies,
     add_up,
@@ -53,8 +53,9 @@ from raysys.prepare.tasks import (
     merge_buckets,
     read_piece,
 )
-from raysys.store.builds import StageResult, Workspace
+from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
+from raysys.store.erasures import Erasures
 from raysys.store.storage import join, open_filesystem
 from raysys.tracking import tracked_stage
 
@@ -74,8 +75,18 @@ _LOG_KEYS = (
 
 
 @tracked_stage("prepare")
-def prepare(cfg: PrepareConfig) -> StageResult:
+def prepare(
+    cfg: PrepareConfig,
+    *,
+    only: Collection[str] | None = None,
+    cuts: Callable[[Build], tuple[float, float]] | None = None,
+) -> StageResult:
     """Write the `interactions` and `profiles` builds of a log.
+
+    Args:
+        cfg: the settings.
+        only: URIs of the files of the source that are read; None: all.
+        cuts: gives `val_cut` and `test_cut` for the interactions; None: those of the settings.
 
     Raises:
         DataError: the source cannot be used. ConfigError: a column or setting does not fit it.
@@ -84,7 +95,7 @@ def prepare(cfg: PrepareConfig) -> StageResult:
     has_folds = cfg.folds is not None
     if has_folds and cfg.source:
         log.warning("setting ignored key=source value=%s reason=folds_are_read", cfg.source)
-    opened = open_log(cfg)
+    opened = open_log(cfg) if only is None else open_log(cfg).of_files(only)
     items, item_files = None, []
     if cfg.items:
         catalogue = open_items(cfg.items, cfg.items_format, cfg.items_columns)
@@ -109,14 +120,24 @@ def prepare(cfg: PrepareConfig) -> StageResult:
                 log.warning("items that are new have no title and no attributes without items=")
             check_settings(base.interactions, settings)
             settings |= {"appended": marks, BASE: base.interactions.ref()}
+        erasures = Erasures.of(ws.storage)  # not before the lease, which forget holds
+        if erasures is not None:
+            settings["erased"] = erasures.identity
 
         def write_rows(draft: Draft) -> InteractionsFacts:
             session.enter_context(connected(cfg.ray))
-            return _write_interactions(cfg, opened, draft, base=base)
+            facts = _write_interactions(cfg, opened, draft, base=base, erasures=erasures)
+            now = Erasures.of(ws.storage)
+            if now is not None and (erasures is None or now.identity != erasures.identity):
+                raise BuildError("users were forgotten while the log was read: run prepare again")
+            return facts
 
         interactions = ws.build(
             "interactions", config=settings, source=marks, write=write_rows, force=cfg.force
         )
+        if cuts is not None:
+            val_cut, test_cut = cuts(interactions)
+            cfg = dataclasses.replace(cfg, val_cut=val_cut, test_cut=test_cut)
         settings = {key: v for key, v in identity(cfg).items() if key not in _LOG_KEYS}
         earlier = base.profiles if base is not None else None
         if earlier is not None:
@@ -143,12 +164,17 @@ def prepare(cfg: PrepareConfig) -> StageResult:
 
 
 def _write_interactions(
-    cfg: PrepareConfig, opened: Log, draft: Draft, *, base: Base | None
+    cfg: PrepareConfig,
+    opened: Log,
+    draft: Draft,
+    *,
+    base: Base | None,
+    erasures: Erasures | None,
 ) -> InteractionsFacts:
     """Clean, shuffle and merge the log; return the build's facts."""
     shuffle = join(draft.url, ".shuffle")
     earlier = None if base is None else Interactions.open(base.interactions)
-    opened, read = _read(cfg, opened, draft, shuffle)
+    opened, read = _read(cfg, opened, draft, shuffle, erasures)
     _check_read(cfg, read, opened)
     rated_before = earlier is not None and earlier.facts.has_ratings
     traits = LogTraits(
@@ -184,7 +210,7 @@ def _write_interactions(
 
 
 def _read(
-    cfg: PrepareConfig, opened: Log, draft: Draft, shuffle: str
+    cfg: PrepareConfig, opened: Log, draft: Draft, shuffle: str, erasures: Erasures | None
 ) -> tuple[Log, list[PieceResult]]:
     """Read all pieces; again without the optional columns that turn out to hold other things."""
     pieces = opened.source.pieces()
@@ -192,7 +218,7 @@ def _read(
     log.info(
         "prepare source files=%d pieces=%d columns=%s", len(opened.files), len(pieces), columns
     )
-    plan = read_plan(cfg, opened)
+    plan = dataclasses.replace(read_plan(cfg, opened), erasures=erasures)
     read = distribute(
         functools.partial(read_piece, plan=plan, folder=draft.url, shuffle=shuffle),
         list(enumerate(pieces)),
@@ -210,7 +236,7 @@ def _read(
     for info in filesystem.get_file_info(pafs.FileSelector(root)):
         if info.base_name.startswith(quarantine_name("piece-")):
             filesystem.delete_file(info.path)
-    return _read(cfg, opened.without(unfit), draft, shuffle)
+    return _read(cfg, opened.without(unfit), draft, shuffle, erasures)
 
 
 def _ratings_count(read: Sequence[PieceResult], *, rated_before: bool) -> bool:
@@ -300,6 +326,7 @@ def _interaction_facts(
         rows=sum(part.n_rows for part in merged),
         duplicates=sum(part.n_duplicates for part in merged),
         filtered=sum(piece.n_ignored for piece in read),
+        erased=sum(piece.n_erased for piece in read),
         quarantined=reasons,
         n_users=n_users,
         **dataclasses.asdict(traits),

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raysys.store.builds import Build
 from raysys.store.kinds import Facts
@@ -26,7 +32,8 @@ class InteractionsFacts(Facts):
 
     Attributes:
         rows_in, rows: of the log, of the build.
-        duplicates, filtered: rows that were merged into others, and left out by their event.
+        duplicates, filtered: rows that were merged into others, and left out by their event or
+            as those of erased users.
         quarantined: {reason: rows that break a rule}.
         n_users: users.
         has_ratings, has_events, has_time, has_folds: what rows hold.
@@ -35,6 +42,7 @@ class InteractionsFacts(Facts):
         columns: {our column: where it is from}.
         left_out: {the log's column: why it is not read}.
         lines: {what became of a line of text: lines}; None for other formats.
+        erased: rows of erased users, those that were taken out later too.
     """
 
     rows_in: int
@@ -52,6 +60,7 @@ class InteractionsFacts(Facts):
     columns: dict[str, ColumnUse]
     left_out: dict[str, str]
     lines: dict[str, int] | None
+    erased: int = 0
 
 
 class Interactions:
@@ -95,3 +104,60 @@ def part_name(number: int) -> str:
 def quarantine_name(which: str) -> str:
     """Return the file name of rows that break a rule, found in `which` piece or part."""
     return f"{_QUARANTINE_PREFIX}{which}"
+
+
+def without_users(
+    folder: Path, user_ids: Collection[str], facts: InteractionsFacts
+) -> InteractionsFacts:
+    """Take the rows of users out of the files of a build, those that break a rule too.
+
+    Args:
+        folder: that holds the files.
+        user_ids: whose rows go.
+        facts: of the build.
+
+    Returns:
+        The facts of what is left.
+    """
+    n_rows = n_users = 0
+    for path in sorted(folder.glob(f"{_PART_PREFIX}*.parquet")):
+        own = keep_rows(path, lambda rows: of_others(rows, user_ids))
+        n_rows += len(own)
+        n_users += len(pc.unique(own["user_id"])) if len(own) else 0
+    for path in sorted(folder.glob(f"{_QUARANTINE_PREFIX}*")):
+        keep_rows(path, lambda rows: tells_of_none(rows, user_ids))
+    return dataclasses.replace(
+        facts,
+        rows=facts.rows - n_rows,
+        n_users=facts.n_users - n_users,
+        filtered=facts.filtered + n_rows,
+        erased=facts.erased + n_rows,
+    )
+
+
+def of_others(rows: pa.Table, user_ids: Collection[str]) -> pa.Array:
+    """Return which rows of a table with `user_id` are of none of these users."""
+    return pc.invert(pc.is_in(rows["user_id"], pa.array(sorted(user_ids), pa.string())))
+
+
+def tells_of_none(rows: pa.Table, user_ids: Collection[str]) -> pa.Array:
+    """Return which rows of a quarantine name none of the users, in a column or in raw text."""
+    words = "|".join(re.escape(user_id) for user_id in user_ids)
+    found = pc.fill_null(
+        pc.match_substring_regex(rows["text"], rf"(^|[^\pL\pN_])({words})($|[^\pL\pN_])"), False
+    )
+    own = pc.is_in(rows["user_id"], pa.array(sorted(user_ids), pa.string()))
+    return pc.invert(pc.or_(found, own))
+
+
+def keep_rows(path: Path, kept: Callable[[pa.Table], pa.Array]) -> pa.Table:
+    """Write a Parquet file again with the rows for which `kept` is true; return the others."""
+    with pq.ParquetFile(path) as file:
+        rows = file.read()
+        groups = file.metadata.num_row_groups
+        compression = file.metadata.row_group(0).column(0).compression if groups else "ZSTD"
+    mask = kept(rows)
+    gone = rows.filter(pc.invert(mask))
+    if len(gone):
+        pq.write_table(rows.filter(mask), path, compression=compression)
+    return gone

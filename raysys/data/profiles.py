@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysys.data.cells import Cells, read_cells
@@ -141,3 +144,53 @@ def shard_name(number: int) -> str:
 def shard_names(build: Build) -> list[str]:
     """Return the file names of the user shards of a `profiles` build, in user_num order."""
     return build.files(".parquet", prefix=SHARD_PREFIX)
+
+
+def without_users(
+    folder: Path, user_ids: Collection[str], facts: ProfilesFacts
+) -> tuple[ProfilesFacts, int]:
+    """Empty the profiles of users in the files of a build; their numbers stay, without a name.
+
+    Args:
+        folder: that holds the files.
+        user_ids: who are forgotten.
+        facts: of the build.
+
+    Returns:
+        The facts of what is left, and how many of the users there were.
+    """
+    path = folder / _USERS
+    users = pq.read_table(path)
+    own = pc.is_in(users["user_id"], pa.array(sorted(user_ids), pa.string())).to_numpy()
+    names = users["user_id"].to_pylist()
+    for num in np.flatnonzero(own):
+        names[num] = tombstone()
+    column = users.schema.get_field_index("user_id")
+    pq.write_table(users.set_column(column, "user_id", pa.array(names, pa.string())), path)
+    left = dict(facts.n_cells)
+    for path in sorted(folder.glob(f"{SHARD_PREFIX}*.parquet")):
+        shard = pq.read_table(path)
+        rows = np.flatnonzero(own[shard["user_num"].to_numpy()])
+        if not len(rows):
+            continue
+        windows = pc.list_flatten(shard["window"].take(pa.array(rows))).to_numpy()
+        for window, count in zip(*np.unique(windows, return_counts=True), strict=True):
+            left[Window(int(window)).name] -= int(count)
+        for at, field in enumerate(shard.schema):
+            if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+                cells = pa.concat_arrays(
+                    [*shard.column(at).chunks, pa.array([[]], field.type)]  # and an empty one
+                )
+                taken = np.arange(len(shard))
+                taken[rows] = len(shard)
+                shard = shard.set_column(at, field, cells.take(pa.array(taken)))
+        pq.write_table(shard, path, compression="zstd", compression_level=1)
+    n_cells = sum(facts.n_cells.values()) - sum(left.values())
+    gone = facts.filtered.get("erased_users", 0) + n_cells
+    filtered = facts.filtered | ({"erased_users": gone} if gone else {})
+    return dataclasses.replace(facts, n_cells=left, filtered=filtered), int(own.sum())
+
+
+def tombstone() -> str:
+    """Return what stands in place of the id of a user who is forgotten; no two are the same."""
+    return f"erased {secrets.token_hex(8)}"

@@ -19,7 +19,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ DAMAGED = "journal/damaged"
 SETTLED_S = 10.0  # a segment rests before it is folded: every process has read it by then
 _GROUP_BYTES = 128 << 20  # of segments that are folded together
 _KNOWN_DAYS = 2  # in which a record that comes again is known by its key
-_SLACK_MS = 600_000  # between the clocks of hosts, and until whoever slept has read it
+SLACK_MS = 600_000  # between the clocks of hosts, and until whoever slept has read it
 _DUE_S = 600.0  # journals that are older, or larger, are to be folded
 _DUE_BYTES = 64 << 20
 _DUE_SEGMENTS = 300
@@ -103,6 +103,23 @@ def erasures(storage: Storage) -> list[Erasure]:
     return orders
 
 
+def remove_orders(storage: Storage, user_ids: Collection[str]) -> int:
+    """Remove orders to forget users where the journal is empty; return how many orders stay.
+
+    They stay where a segment may hold a user still, and where what is there was not gone through.
+    """
+    if not storage.files(ERASED):
+        return 0
+    with leased(storage, "fold"):
+        orders = erasures(storage)
+        if any(segments(storage, table) for table in TABLES):
+            return len(orders)
+        gone = [order for order in orders if order.done and order.user_id in user_ids]
+        for order in gone:
+            storage.remove(f"{ERASED}/{order.name}")
+        return len(orders) - len(gone)
+
+
 def is_due(storage: Storage) -> bool:
     """Tell whether so much stands in the journal, or for so long, that it is to be folded."""
     if any(not order.done for order in erasures(storage)):
@@ -140,7 +157,7 @@ def fold(storage: Storage, *, settled_s: float = SETTLED_S) -> dict[str, Folded]
             for table in TABLES
         }
         for order in orders:
-            until = order.at_ms + _SLACK_MS
+            until = order.at_ms + SLACK_MS
             lease.confirm()
             if until < time.time_ns() // 1_000_000 and not began(storage, until_ms=until):
                 storage.remove(f"{ERASED}/{order.name}")

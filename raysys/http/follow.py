@@ -118,7 +118,10 @@ class Following:
         """Return what tells one current set from another: two small files and their manifests."""
         index = self._workspace.current("index")
         changes = self._workspace.current(KIND) if self._workspace.has(KIND) else None
-        return [build.ref() for build in (index, changes) if build is not None]
+        histories = self._holder().served.histories
+        if histories is not None:
+            histories = self._workspace.open(histories.kind, histories.build_id)
+        return [build.state() for build in (index, changes, histories) if build is not None]
 
     def _exchange(self) -> bool:
         """Serve the current set if it is another one; return whether it was."""
@@ -134,6 +137,8 @@ class Following:
         overlap = canaries(before, search)
         search.warm_as(before)
         self._holder.exchange(search)
+        if self._workspace.use is not None:
+            self._workspace.use.only(build.place for build in served.builds)
         self._state = self._state.model_copy(
             update={"swaps": self._state.swaps + 1, "served_since": int(time.time())}
         )

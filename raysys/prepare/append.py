@@ -54,9 +54,8 @@ def find_base(ws: Workspace, *, source: list[str]) -> Base:
     profiles = ws.current("profiles") if ws.has("profiles") else None
     last = interactions.manifest.config.get("appended")
     if last == source:
-        done = interactions.ref()
-        interactions = _base_of(ws, interactions)
-        if profiles is not None and profiles.manifest.inputs["interactions"] == done:
+        done, interactions = interactions, _base_of(ws, interactions)
+        if profiles is not None and profiles.made_from(done):
             profiles = _base_of(ws, profiles) if BASE in profiles.manifest.config else None
     return Base(interactions, profiles)
 
@@ -139,6 +138,7 @@ def add_facts(base: InteractionsFacts, new: InteractionsFacts) -> InteractionsFa
         rows_in=base.rows_in + new.rows_in,
         duplicates=base.duplicates + new.duplicates,
         filtered=base.filtered + new.filtered,
+        erased=base.erased + new.erased,
         quarantined=dict(sorted(quarantined.items())),
         timestamp_units=dict(sorted(units.items())),
         columns=columns,

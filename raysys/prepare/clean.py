@@ -24,6 +24,7 @@ from raysys.data.values import encoded_ids, to_ratings
 from raysys.log.formats.contract import Chunk
 from raysys.log.timestamps import ABSURD, to_seconds
 from raysys.prepare.hashing import hash_ids
+from raysys.store.erasures import Erasures
 
 N_BUCKETS = 256
 FOLDS = ("train", "val", "test", "val_in", "val_out", "test_in", "test_out")
@@ -48,13 +49,15 @@ class Cleaned:
         rows: good rows, of `encoded_schema`.
         bad: quarantined rows, `QUARANTINE_SCHEMA`.
         units: rows per timestamp unit.
-        n_ignored: rows of ignored events.
+        n_ignored: rows of ignored events and erased users.
+        n_erased: rows of erased users.
     """
 
     rows: pa.Table
     bad: pa.Table
     units: dict[str, int]
     n_ignored: int = 0
+    n_erased: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,7 @@ def clean(
     rating_range: tuple[float | None, float | None] = (None, None),
     events: EventRules | None = None,
     time_form: str | None = None,
+    erasures: Erasures | None = None,
 ) -> Cleaned:
     """Type the columns of a chunk and set the rows aside that break a rule.
 
@@ -110,6 +114,7 @@ def clean(
         rating_range: lowest and highest rating accepted.
         events: which events are accepted and ignored.
         time_form: how times are written, in strptime's notation.
+        erasures: users whose rows are left out, good or bad.
 
     Raises:
         DataError: a column has a type that cannot be understood.
@@ -158,11 +163,16 @@ def clean(
         broken[mask & (broken == 0)] = number
     rows = pa.Table.from_arrays(arrays, schema=encoded_schema("fold" in raw))
     ignored &= broken == 0
+    n_erased = 0
+    if erasures is not None:
+        erased = erasures.forbidden(user, time)
+        broken[erased], n_erased = 0, int(erased.sum())
+        ignored |= erased
     if not broken.any() and not chunk.malformed and not ignored.any():
         return Cleaned(rows, QUARANTINE_SCHEMA.empty_table(), units)
     bad = _quarantine(chunk, raw, broken, [reason for reason, _ in rules], file)
     good = rows.filter(pa.array((broken == 0) & ~ignored))
-    return Cleaned(good, bad, units, int(ignored.sum()))
+    return Cleaned(good, bad, units, int(ignored.sum()), n_erased)
 
 
 def encoded_schema(has_folds: bool) -> pa.Schema:

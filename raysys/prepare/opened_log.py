@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from raysys.errors import ConfigError, DataError
 from raysys.log.columns import Mapped, map_columns, our_name
@@ -39,6 +39,11 @@ class Log:
     def without(self, reasons: Mapping[str, str]) -> Log:
         """Return the log without some columns, by our name with the reason."""
         return Log(self.source, self.mapped.without(reasons))
+
+    def of_files(self, uris: Collection[str]) -> Log:
+        """Return the log of some of its files alone."""
+        files = [file for file in self.files if file.uri in uris]
+        return Log(dataclasses.replace(self.source, files=files), self.mapped)
 
 
 def open_source(

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
 from raysys.data.interactions import part_name, quarantine_name
 from raysys.data.schema import RatingLevels
@@ -43,6 +44,7 @@ from raysys.prepare.clean import (
 )
 from raysys.prepare.merge import merge
 from raysys.prepare.splits import SplitPlan, audit
+from raysys.store.erasures import Erasures
 from raysys.store.storage import open_filesystem
 
 _TIMES_SHOWN = 100  # to the guess of their form
@@ -63,7 +65,8 @@ class PieceResult:
         n_rows: rows read.
         reasons: quarantined rows per reason.
         units: rows per timestamp unit.
-        n_ignored: rows of ignored events.
+        n_ignored: rows of ignored events and erased users.
+        n_erased: rows of erased users.
         n_rated, n_events, n_timed: good rows that have one.
         present: {our column: rows read that have a value}.
         odd: {our column: rows whose value is neither text nor a number}.
@@ -77,6 +80,7 @@ class PieceResult:
     reasons: dict[str, int]
     units: dict[str, int]
     n_ignored: int
+    n_erased: int
     n_rated: int
     n_events: int
     n_timed: int
@@ -148,6 +152,7 @@ class ReadPlan:
         rating_range: lowest and highest rating accepted.
         events: which events are accepted and ignored.
         time_form: how times are written, in strptime's notation.
+        erasures: users whose rows are left out.
     """
 
     reader: Reader
@@ -155,6 +160,7 @@ class ReadPlan:
     rating_range: tuple[float | None, float | None] = (None, None)
     events: EventRules | None = None
     time_form: str | None = None
+    erasures: Erasures | None = None
 
     def cleaned(self, piece: Piece) -> Iterator[tuple[Chunk, Cleaned]]:
         """Yield the chunks of a piece, raw and cleaned.
@@ -172,6 +178,7 @@ class ReadPlan:
                     rating_range=self.rating_range,
                     events=self.events if "event" in self.columns else None,
                     time_form=self.time_form,
+                    erasures=self.erasures,
                 ),
             )
 
@@ -188,7 +195,7 @@ def read_piece(
         name: Counter() for name in ("reasons", "units", "present", "odd")
     }
     bad: list[pa.Table] = []
-    n_rows = n_ignored = n_rated = n_events = n_timed = 0
+    n_rows = n_ignored = n_erased = n_rated = n_events = n_timed = 0
     tally = Tally()
     ratings: list[float] = []  # lowest and highest of every chunk
     for chunk, cleaned in plan.cleaned(piece):
@@ -201,6 +208,7 @@ def read_piece(
                 out.write_batch(batch)
         n_rows += chunk.table.num_rows + len(chunk.malformed)
         n_ignored += cleaned.n_ignored
+        n_erased += cleaned.n_erased
         n_rated += len(cleaned.rows) - cleaned.rows["rating"].null_count
         ends = pc.min_max(cleaned.rows["rating"]).as_py().values()
         ratings += [end for end in ends if end is not None]
@@ -217,6 +225,7 @@ def read_piece(
         paths=tuple(paths),
         n_rows=n_rows,
         n_ignored=n_ignored,
+        n_erased=n_erased,
         n_rated=n_rated,
         n_events=n_events,
         n_timed=n_timed,
@@ -252,7 +261,7 @@ def merge_buckets(
     filesystem, _ = open_filesystem(shuffle)
     tables = []
     for path in (path for piece in pieces for path in piece.paths):
-        with filesystem.open_input_file(path) as stream, pa.ipc.open_file(stream) as file:
+        with _mapped(filesystem, path) as stream, pa.ipc.open_file(stream) as file:
             batches = [file.get_batch(bucket) for bucket in range(task.first, task.last)]
             tables.append(_one_chunk(batches, file.schema))
     if task.earlier is not None:
@@ -331,14 +340,30 @@ def write_user_shard(
     return UserShardResult(cells.n_cells, numbered.n_rare, numbered.n_unknown_level, windows)
 
 
+def _mapped(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
+    """Open a file of batches; of a local one only the pages that are looked at are read.
+
+    A task takes a few batches of every file, each of which has the ids of all.
+    """
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return pa.memory_map(path)
+    return filesystem.open_input_file(path)
+
+
 def _one_chunk(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """Join the batches of one file, whose dictionaries are the same."""
+    """Join the batches of one file, whose dictionaries are the same; keep what they use of these.
+
+    There are as many files as pieces of the log: their whole dictionaries would fill the memory.
+    """
     columns = []
     for number, field in enumerate(schema):
         chunks = [batch.column(number) for batch in batches]
         if pa.types.is_dictionary(field.type):
             codes = pa.concat_arrays([chunk.indices for chunk in chunks])
-            columns.append(pa.DictionaryArray.from_arrays(codes, chunks[0].dictionary))
+            used = codes.drop_null().unique().sort()
+            places = pc.index_in(codes, value_set=used)
+            values = chunks[0].dictionary.take(used)
+            columns.append(pa.DictionaryArray.from_arrays(places, values))
         else:
             columns.append(pa.concat_arrays(chunks))
     return pa.table(columns, names=schema.names)

@@ -170,9 +170,9 @@ class Engine:
         """Yield the list of every user of `history` in order; other arguments as in `rank`.
 
         `left_out` are item_nums, by user, that no list holds whatever else is asked. `allow` tells
-        which of all item_nums may be returned; None: all. Without `probabilities`, P(consume) is
-        only in proportion, which orders lists as well. `stages` are told of encode and search.
-        `steerings` are what users raise and mute; None: nothing.
+        which of all item_nums may be returned; None: all. Without `probabilities` a list holds only
+        what its order needs. `stages` are told of encode and search. `steerings` are what users
+        raise and mute; None: nothing.
         """
         stages = stages or Stages()
         check_length(top_k)
@@ -205,6 +205,7 @@ class Engine:
                 top_k=top_k,
                 ranking=ranking,
                 steerings=steerings,
+                bare=not probabilities,
             )
             return
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
@@ -232,6 +233,7 @@ class Engine:
             top_k=top_k,
             ranking=ranking,
             shares=shares,
+            bare=not probabilities,
         )
 
     def _limits(

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -46,22 +47,26 @@ class Ids(Mapping[str, int]):
         return cls(texts, hashes[nums], nums)
 
     def save(self, draft: Draft, name: str, table: pa.Table) -> None:
-        """Write the ids into a build that is being made.
+        """Write the ids into a build that is being made, see `write`."""
+        self.write(draft.path, name, table)
+
+    def write(self, path: Callable[[str], Path], name: str, table: pa.Table) -> None:
+        """Write the ids.
 
         Args:
-            draft: the build.
+            path: of a file, by its name.
             name: of the files, with their folder.
             table: N rows of text, the ids first.
         """
         kinds = [pa.field(name, pa.large_string()) for name in table.column_names]
         whole = table.cast(pa.schema(kinds)).combine_chunks()  # one batch, of any size
         with (
-            pa.OSFile(str(draft.path(f"{name}.arrow")), "wb") as sink,
+            pa.OSFile(str(path(f"{name}.arrow")), "wb") as sink,
             pa.ipc.new_file(sink, whole.schema) as writer,
         ):
             writer.write_table(whole)
-        np.save(draft.path(f"{name}-hashes.npy"), self._hashes)
-        np.save(draft.path(f"{name}-nums.npy"), self._nums)
+        np.save(path(f"{name}-hashes.npy"), self._hashes)
+        np.save(path(f"{name}-nums.npy"), self._nums)
 
     @classmethod
     def open(cls, build: Build, name: str) -> tuple[Ids, pa.Table]:

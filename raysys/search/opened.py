@@ -49,7 +49,7 @@ class Opened:
 
     def __init__(self, served: Served, *, users: bool = True) -> None:
         coded = served.coded
-        self._ref = served.index.ref()
+        self._state = _state(served)
         self.compressor = coded.compressor
         self.embeddings = Embeddings.open(coded.embeddings)
         self.codes = open_index(served.index, coded)
@@ -74,8 +74,8 @@ class Opened:
         self._strengths: Strengths | None = None
 
     def is_of(self, served: Served) -> bool:
-        """Tell whether a set has the same index, and so all that this was opened from."""
-        return self._ref == served.index.ref()
+        """Tell whether a set has the same index and histories, so all that this was opened from."""
+        return self._state == _state(served)
 
     @property
     def strengths(self) -> Strengths:
@@ -108,3 +108,8 @@ def _spread(index: Build) -> tuple[Floats | None, float]:
         return None, np.inf
     spread: Floats = np.load(index.path(SPREAD), mmap_mode="r")
     return spread, measured["long"]
+
+
+def _state(served: Served) -> list[dict[str, str]]:
+    builds = (served.index, served.histories)
+    return [build.state() for build in builds if build is not None]

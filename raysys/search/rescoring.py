@@ -41,6 +41,7 @@ def best_of(
     ranking: Ranking,
     consume: Floats | None = None,
     shares: Floats | None = None,
+    bare: bool = False,
 ) -> Ranked:
     """Return the best candidates by the exact score of a ranking.
 
@@ -54,6 +55,7 @@ def best_of(
         ranking: one of the model's.
         consume: consume scores [C] of the candidates, where they are at hand.
         shares: [C] what they hold of steered atoms, see `steering.py`; None: nothing is steered.
+        bare: leave out what the order does not need.
     """
     steered: Floats | None = None
     if ranking.rule.needs is Needs.NOTHING and changes is None:  # levels of the best alone
@@ -61,6 +63,8 @@ def best_of(
         steered = consume if shares is None else lifted(consume, shares)
         order = _best(steered, top_k)
         nums, consume, steered = nums[order], consume[order], steered[order]
+        if bare:
+            return Ranked(nums, steered)
     exact = exact_scores(scorer, z, nums, log_z, changes, consume)
     scores = ranking.exact(exact)
     if shares is not None:
@@ -86,6 +90,7 @@ def best_of_all(
     top_k: int,
     ranking: Ranking,
     steerings: Steerings,
+    bare: bool,
 ) -> Iterator[Ranked]:
     """Yield the lists of users from the scores of every item, where the normaliser is exact.
 
@@ -97,6 +102,7 @@ def best_of_all(
         top_k: length of the lists.
         ranking: one of the model's.
         steerings: what users raise and mute; None: nothing.
+        bare: as in `best_of`.
     """
     exclude, alive, allow = limits
     alive = alive if allow is None else allow & alive
@@ -119,6 +125,7 @@ def best_of_all(
                 ranking=ranking,
                 consume=np.concatenate([consume[row], fresh])[nums],
                 shares=shares_of(steerings, start + row, nums),
+                bare=bare,
             )
 
 
@@ -132,6 +139,7 @@ def best_of_some(
     top_k: int,
     ranking: Ranking,
     shares: Sequence[Floats | None],
+    bare: bool,
 ) -> Iterator[Ranked]:
     """Yield the lists of users z [B, H] from their candidates; other arguments as in `best_of`.
 
@@ -144,6 +152,7 @@ def best_of_some(
         top_k: length of the lists.
         ranking: one of the model's.
         shares: by user.
+        bare: as in `best_of`.
     """
     places = np.cumsum([0, *map(len, found)])
     # those of upserts, which the model has no row of, are not read
@@ -160,6 +169,7 @@ def best_of_some(
             ranking=ranking,
             consume=consume[places[row] : places[row + 1]],
             shares=shares[row],
+            bare=bare,
         )
 
 

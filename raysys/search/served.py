@@ -67,9 +67,9 @@ class Served:
         left = [self.coded.interactions]
         if UserStore.kept_by(self.index):
             left.append(self.coded.profiles)
-        checked = [(build.kind, build.ref()) for build in (known.builds if known else ())]
+        checked = [(build.kind, build.state()) for build in (known.builds if known else ())]
         for build in self.builds:
-            if (build.kind, build.ref()) in checked:
+            if (build.kind, build.state()) in checked:
                 continue
             if build is self.coded.autoencoder:
                 build.verify(*SERVED_FILES)
@@ -84,8 +84,14 @@ class Served:
 
     @property
     def refs(self) -> list[dict[str, str]]:
-        """What tells this set from another one: ids and contents of the index and the changes."""
-        return [build.ref() for build in (self.index, self.changes) if build is not None]
+        """What tells this set from another one: index, changes, and where histories are from."""
+        builds = (self.index, self.changes, self.histories)
+        return [build.state() for build in builds if build is not None]
+
+    @property
+    def histories(self) -> Build | None:
+        """The build that histories are read from, where that is not the index."""
+        return None if UserStore.kept_by(self.index) else self.coded.profiles
 
     @property
     def build_ids(self) -> dict[str, str]:

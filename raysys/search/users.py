@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from raysys.data.arrays import new_file, read_only
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
+from raysys.data.profiles import Profiles, tombstone
 from raysys.data.schema import RatingLevels, Window
 from raysys.errors import SearchError
 from raysys.events.records import Event
@@ -94,6 +95,39 @@ class UserStore:
             start += cells.n_cells
         assert start == size, (start, size)
         np.save(draft.path(f"{_HISTORIES}offsets.npy"), np.cumsum(np.concatenate(counts)))
+
+    @staticmethod
+    def without_users(folder: Path, user_ids: Collection[str]) -> int:
+        """Forget users in the files of an index build; their numbers stay, without a name.
+
+        Args:
+            folder: that holds the files.
+            user_ids: who are forgotten.
+
+        Returns:
+            How many of them there were.
+        """
+        with pa.memory_map(str(folder / f"{USER_NAMES}.arrow")) as source:
+            names = pa.ipc.open_file(source).read_all().column(0).to_pylist()
+        own = np.array([name in user_ids for name in names], dtype=bool)
+        if not own.any():
+            return 0
+        texts = pa.chunked_array(
+            [[tombstone() if gone else name for name, gone in zip(names, own, strict=True)]],
+            pa.string(),
+        )
+        table = pa.table({"user_id": texts})
+        Ids.of(texts).write(lambda name: folder / name, USER_NAMES, table)
+        place = folder / _HISTORIES
+        offsets = np.load(place / "offsets.npy")
+        sizes = np.diff(offsets)
+        kept = np.repeat(~own, sizes)
+        for name in _COLUMNS:
+            if name != "offsets":
+                np.save(place / f"{name}.npy", np.load(place / f"{name}.npy")[kept])
+        sizes[own] = 0
+        np.save(place / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        return int(own.sum())
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -8,14 +8,12 @@ A build is written under a lease of its identity, so two equal jobs do the work 
 in a folder that no other job knows: a hidden sibling, renamed at the end; on object stores, which
 cannot rename, and where the build was there before (`force`, or found damaged), a folder below the
 build's own, which one write of the manifest makes its files. So a reader sees a whole build or
-none, nothing that is finished is written into, and what is made anew is there until its successor
-is.
+none, nothing that is finished is written into, and what is made anew stays until its successor.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +21,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from raysys.config import digest
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 from raysys.store.current import Current
 from raysys.store.drafts import Draft, remove_abandoned
 from raysys.store.kinds import KINDS, Facts
 from raysys.store.leases import Lease, leased
-from raysys.store.manifests import MANIFEST, Manifest
-from raysys.store.storage import FileMark, Storage
+from raysys.store.manifests import CONDEMNED, MANIFEST, Manifest, check_size, differs
+from raysys.store.storage import FileMark, Storage, hash_of
+from raysys.store.uses import Use, announcing
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Build:
 
     Attributes:
         manifest: what it is and was made from.
-        place: where it lies in its run.
+        place, folder: where it lies in its run, and where its files do.
         storage: the run's.
     """
 
@@ -63,7 +64,7 @@ class Build:
         self.manifest = manifest
         self.storage = workspace.storage
         self.place = f"{manifest.kind}/{manifest.build_id}"
-        self._folder = f"{self.place}/{manifest.folder}" if manifest.folder else self.place
+        self.folder = f"{self.place}/{manifest.folder}" if manifest.folder else self.place
         self._files_id = digest(manifest.files)
 
     @property
@@ -92,7 +93,7 @@ class Build:
 
     def url(self, name: str) -> str:
         """Return the local path or URI of file `name`, which workers on any node can read."""
-        return self.storage.url(f"{self._folder}/{name}")
+        return self.storage.url(f"{self.folder}/{name}")
 
     def urls(self, suffix: str = "", *, prefix: str = "") -> list[str]:
         """Return `url` of the files that start with `prefix` and end with `suffix`, sorted."""
@@ -110,9 +111,7 @@ class Build:
         if actual != size and not self.storage.is_local:
             path = self._fetched(name, anew=True)
             actual = path.stat().st_size
-        if actual != size:
-            found = "is missing" if actual is None else f"has {actual} bytes"
-            raise CorruptBuildError(f"{path} {found}, manifest says {size} bytes")
+        check_size(f"{path}", actual, size)
         return path
 
     def verify(self, *prefixes: str) -> None:
@@ -128,10 +127,10 @@ class Build:
             if prefixes and not name.startswith(prefixes):
                 continue
             path = self.path(name)
-            if _sha256(path) == entry["sha256"]:
+            if hash_of(path) == entry["sha256"]:
                 continue
-            if self.storage.is_local or _sha256(self._fetched(name, anew=True)) != entry["sha256"]:
-                raise CorruptBuildError(f"{path} does not have the hash that its manifest lists")
+            if self.storage.is_local or hash_of(self._fetched(name, anew=True)) != entry["sha256"]:
+                raise differs(f"{path}")
 
     def check(self) -> None:
         """Check sizes where the build lies, and hashes once per content and host.
@@ -139,28 +138,20 @@ class Build:
         Raises:
             CorruptBuildError: naming the first file that differs from the manifest.
         """
-        marks = self.storage.files(self._folder)
+        marks = self.storage.files(self.folder)
         for name, entry in self.manifest.files.items():
-            where = self.url(name)
-            if name not in marks:
-                raise CorruptBuildError(f"{where} is missing")
-            if marks[name].size_bytes != entry["bytes"]:
-                raise CorruptBuildError(
-                    f"{where} has {marks[name].size_bytes} bytes, manifest says {entry['bytes']}"
-                )
-        if self.storage.remembers(self._folder, self._marks(marks)):
+            mark = marks.get(name)
+            check_size(self.url(name), mark and mark.size_bytes, entry["bytes"])
+        if self.storage.remembers(self.folder, self._marks(marks)):
             return
         for name, entry in self.manifest.files.items():
-            if self.storage.sha256(f"{self._folder}/{name}") != entry["sha256"]:
-                raise CorruptBuildError(
-                    f"{self.url(name)} does not have the hash that its manifest lists"
-                )
-        self.storage.remember(self._folder, self._marks(marks))
+            if self.storage.sha256(f"{self.folder}/{name}") != entry["sha256"]:
+                raise differs(self.url(name))
+        self.storage.remember(self.folder, self._marks(marks))
 
     def remember(self) -> None:
         """Take it that the files, as they are now, have their hashes."""
-        marks = self.storage.files(self._folder)
-        self.storage.remember(self._folder, self._marks(marks))
+        self.storage.remember(self.folder, self._marks(self.storage.files(self.folder)))
 
     def made_from(self, other: Build) -> bool:
         """Tell whether this build was made from the content of another one."""
@@ -171,6 +162,21 @@ class Build:
         """Return the entry under which later builds name this one as their input."""
         return {"build_id": self.build_id, "content_id": self.content_id}
 
+    def named(self) -> dict[str, Any]:
+        """Return `ref`, and how often users were taken out of it, where they were."""
+        n_erased = len(self.manifest.erased)
+        return self.ref() | ({"erased": n_erased} if n_erased else {})
+
+    @property
+    def learned_id(self) -> str:
+        """What ids of builds made from this one follow from: an erasure makes another one."""
+        erased = self.manifest.erased
+        return digest([self.content_id, erased]) if erased else self.content_id
+
+    def state(self) -> dict[str, str]:
+        """Return what tells the build's files too: an erasure keeps the ids."""
+        return self.ref() | {"files": self._files_id}
+
     def _entry(self, name: str) -> dict[str, Any]:
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -179,12 +185,11 @@ class Build:
 
     def _fetched(self, name: str, *, anew: bool = False) -> Path:
         key = f"{self.kind}/{self._files_id}/{name}"
-        return self.storage.fetch(f"{self._folder}/{name}", cache_key=key, anew=anew)
+        return self.storage.fetch(f"{self.folder}/{name}", cache_key=key, anew=anew)
 
     def _marks(self, marks: Mapping[str, FileMark]) -> dict[str, Any]:
         """Return what identifies the content and the files that hold it."""
-        files = {name: [*marks[name]] for name in self.manifest.files}
-        return {"content_id": self.content_id, "files": files}
+        return {"content_id": self.content_id, "files": {n: [*marks[n]] for n in self.files()}}
 
 
 class Workspace:
@@ -193,12 +198,15 @@ class Workspace:
     Args:
         run: local path or any URI that `pyarrow.fs` opens.
         cache_dir: where files from object stores are kept; default `~/.cache/raysys`.
+
+    Attributes:
+        use: where it is written down which builds are opened; None: nowhere.
     """
 
     def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
         self.run = run
         self.storage = Storage(run, cache_dir=cache_dir)
-        self._current = Current(self.storage)
+        self.use, self._current = announcing(self.storage), Current(self.storage)
         self._held: list[Lease] = []
 
     def path(self, name: str) -> str:
@@ -213,9 +221,8 @@ class Workspace:
         """
         record = self._current.read(kind)
         if record is None:
-            raise BuildError(
-                f"{self.run} holds no {kind} build yet: {KINDS[kind].writer} writes it"
-            )
+            writer = KINDS[kind].writer
+            raise BuildError(f"{self.run} holds no {kind} build yet: {writer} writes it")
         return self.open(kind, str(record.get("build_id")))
 
     def has(self, kind: str) -> bool:
@@ -224,8 +231,7 @@ class Workspace:
 
     def before(self, kind: str) -> list[str]:
         """Return the ids of the builds that were current before the present one, newest first."""
-        record = self._current.read(kind) or {}
-        return [str(build_id) for build_id in record.get("before", ())]
+        return [str(each) for each in (self._current.read(kind) or {}).get("before", ())]
 
     def go_back(self, build: Build, *, present: Build | None = None) -> None:
         """Make a build current that was so before; those after it are no longer named.
@@ -233,11 +239,17 @@ class Workspace:
         Raises:
             BuildError: another than `present` is current by now, or storage cannot be written.
         """
-        try:
-            named = None if present is None else present.build_id
-            self._current.go_back(build.manifest, present=named)
-        except OSError as error:
-            raise BuildError(f"cannot write {build.kind} build to {self.run}: {error}") from error
+        with self._writing(build.kind):
+            self._current.go_back(build.manifest, present=present.build_id if present else None)
+
+    def take(self, build: Build) -> None:
+        """Make a build current, unless it is so; the one before it stays named.
+
+        Raises:
+            BuildError: storage cannot be written.
+        """
+        with self._writing(build.kind):
+            self._current.name(build.manifest)
 
     def open(self, kind: str, build_id: str) -> Build:
         """Open one build by its id.
@@ -246,11 +258,22 @@ class Workspace:
             BuildError: there is no such build; SchemaVersionError: of another version;
             CorruptBuildError: its manifest is not readable.
         """
-        where = f"{kind}/{build_id}/{MANIFEST}"
+        place = f"{kind}/{build_id}"
+        where = f"{place}/{MANIFEST}"
+        self._using(place)
         record = self.storage.read_json(where)
+        if self.use is not None and self.storage.exists(f"{place}/{CONDEMNED}"):
+            with leased(self.storage, place):  # whoever is about to remove it decides first
+                self.storage.remove(f"{place}/{CONDEMNED}")
+            record = self.storage.read_json(where)
         if record is None:
             raise BuildError(f"{self.run} holds no {kind} build {build_id}")
         return Build(self, Manifest.of(record, kind, f"{self.run}/{where}"))
+
+    def announce(self, what: str) -> Use:
+        """Write down from now on which builds are opened, until the use is closed."""
+        self.use = Use(self.storage, what)
+        return self.use
 
     def chain(self, build: Build) -> dict[str, Build]:
         """Open `build` and everything that it was made from, by content.
@@ -266,11 +289,11 @@ class Workspace:
         todo = [build]
         while todo:
             user = todo.pop()
+            self._using(*(f"{k}/{ref['build_id']}" for k, ref in user.manifest.inputs.items()))
             for kind, ref in user.manifest.inputs.items():
                 found = chain.get(kind)
                 if found is None:
-                    found = self.open(kind, ref["build_id"])
-                    chain[kind] = found
+                    found = chain[kind] = self.open(kind, ref["build_id"])
                     todo.append(found)
                 if found.content_id != ref["content_id"]:
                     raise BuildError(
@@ -307,19 +330,14 @@ class Workspace:
             BuildError: the storage cannot be written. What `write` raises comes through, and what
             it wrote is deleted.
         """
-        refs = {build.kind: build.ref() for build in inputs}
-        contents = {name: ref["content_id"] for name, ref in refs.items()}
+        contents = {build.kind: build.learned_id for build in inputs}
         settings = json.loads(json.dumps(dict(config)))
-        version = KINDS[kind].version
-        build_id = digest([kind, version, settings, source, contents])
-        header = {
-            "kind": kind,
-            "schema_version": version,
-            "build_id": build_id,
-            "inputs": refs,
-            "config": settings,
-        }
-        try:
+        header: dict[str, Any] = {"kind": kind, "schema_version": KINDS[kind].version}
+        build_id = digest([*header.values(), settings, source, contents])
+        refs = {build.kind: build.named() for build in inputs}
+        header |= {"build_id": build_id, "inputs": refs, "config": settings}
+        self._using(f"{kind}/{build_id}", *(build.place for build in inputs))
+        with self._writing(kind):
             build = None if force else self._finished(kind, build_id)
             if build is None:
                 with leased(self.storage, f"{kind}/{build_id}") as lease:
@@ -329,8 +347,6 @@ class Workspace:
                         draft = Draft(self.storage, header, [lease, *self._held], anew=force)
                         build = self._written(draft, write)
             self._current.name(build.manifest)
-        except OSError as error:
-            raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
         return build
 
     @contextmanager
@@ -342,6 +358,17 @@ class Workspace:
                 yield
             finally:
                 self._held.remove(lease)
+
+    def _using(self, *places: str) -> None:
+        if self.use is not None:
+            self.use.add(*places)
+
+    @contextmanager
+    def _writing(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # the latter wraps the former: a full disk
+            raise BuildError(f"cannot write {kind} build to {self.run}: {error}") from error
 
     def _written(self, draft: Draft, write: Callable[[Draft], Facts]) -> Build:
         try:
@@ -366,8 +393,3 @@ class Workspace:
             return None
         log.info("build reused kind=%s build_id=%s", kind, build_id)
         return build
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,14 +10,14 @@ run. What it names current is for itself alone: a kind that it has not built is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from raysys.errors import BuildError, CorruptBuildError
 from raysys.store.leases import leased
-from raysys.store.manifests import Manifest
+from raysys.store.manifests import MANIFEST, Manifest
 from raysys.store.storage import Storage
 
 CURRENT = "current.json"
@@ -89,6 +89,16 @@ class Current:
             ids = list(record.get("before", ()))
             self._write(manifest, ids[ids.index(build_id) + 1 :] if build_id in ids else ids)
 
+    def trim(self, kind: str, gone: Collection[str]) -> None:
+        """Name builds that were removed no longer as current before."""
+        with leased(self._storage, self.path(f"{kind}/current")):
+            record = self._own(kind)
+            before = record.get("before", ())
+            left = [build_id for build_id in before if build_id not in gone]
+            if len(left) < len(before):
+                content = json.dumps(record | {"before": left}) + "\n"
+                self._storage.write_atomic(self._file(kind), content)
+
     def _file(self, kind: str) -> str:
         return self.path(f"{kind}/{CURRENT}")
 
@@ -104,3 +114,24 @@ class Current:
         record = {"build_id": manifest.build_id, "content_id": manifest.content_id}
         content = json.dumps(record | {"before": ids[:_KEPT]}) + "\n"
         self._storage.write_atomic(self._file(manifest.kind), content)
+
+
+def drop(storage: Storage, kind: str, build_id: str) -> None:
+    """Name a build that is about to go no longer; the one before it is current where it was so."""
+    with leased(storage, f"{kind}/current"):
+        record = storage.read_json(f"{kind}/{CURRENT}") or {}
+        ids = [record.get("build_id"), *record.get("before", ())]
+        left = [each for each in ids if each != build_id]
+        if left == ids:
+            return
+        if ids[0] != build_id:
+            made = {**record, "before": left[1:]}
+        else:
+            manifests = {each: storage.read_json(f"{kind}/{each}/{MANIFEST}") for each in left}
+            there = [each for each in left if manifests[each] is not None]
+            if not there:
+                storage.remove(f"{kind}/{CURRENT}")
+                return
+            content_id = (manifests[there[0]] or {}).get("content_id")
+            made = {"build_id": there[0], "content_id": content_id, "before": there[1:]}
+        storage.write_atomic(f"{kind}/{CURRENT}", json.dumps(made) + "\n")

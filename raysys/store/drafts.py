@@ -7,10 +7,9 @@ So one listing, of a folder that is nearly always empty, tells a job what others
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from raysys.errors import BuildError, CorruptBuildError
 from raysys.store.kinds import Facts
 from raysys.store.leases import LOCKS, Lease, Owner
 from raysys.store.manifests import MANIFEST, Manifest, notes
-from raysys.store.storage import FileMark, Storage
+from raysys.store.storage import Storage
+from raysys.store.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
 SCRATCH = "training"  # folder of a run for what unfinished work saves
 DRAFTS = "drafts"  # folder of a run for what says who writes a draft
-_ABANDONED_S = 24 * 3600.0  # age of a draft of another host after which nobody writes it any more
+ABANDONED_S = 24 * 3600.0  # age of a draft of another host after which nobody writes it any more
 
 
 class Draft:
@@ -59,7 +59,7 @@ class Draft:
         self._me = Owner.here()
         self._storage.write_atomic(self._owner, self._me.text())
         local = self._storage.is_local
-        self.staging = Path(self.url if local else tempfile.mkdtemp(prefix="raysys-"))
+        self.staging = Path(self.url) if local else temporary_folder("draft")
         self.staging.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
@@ -100,31 +100,50 @@ class Draft:
         Raises:
             BuildError: another job took over while this one was asleep.
         """
-        if not self._storage.is_local:
-            self._storage.upload(self.staging, self._folder)
-        files = {
-            name: {"sha256": self._storage.sha256(f"{self._folder}/{name}"), "bytes": mark[0]}
-            for name, mark in self._storage.files(self._folder).items()
-        }
+        files = self._uploaded()
         content = {n: e["sha256"] for n, e in files.items() if not n.startswith(self._left_out)}
-        first = self._storage.is_local and not self._storage.has_folder(self._place)
         manifest = Manifest(
             **self._header,
-            folder="" if first else self._token,
+            folder=self._final(),
             content_id=digest([self.build_id, content]),
             files=files,
             facts=facts.record(),
             notes=notes() | self._notes,
         )
-        for lease in self._leases:
-            lease.confirm()
-        if Owner.read(self._storage, self._owner) != self._me:
-            raise BuildError(f"the draft of {self._place} was removed while it was written")
         self._publish(manifest)
         if self._scratch is not None:
             self._storage.delete(self._scratch)
         log.info("build committed kind=%s build_id=%s", self.kind, self.build_id)
         return manifest
+
+    def replace(self, manifest: Manifest, **changes: Any) -> Manifest:
+        """Publish the files as a build that has its ids already, such as a copy of one.
+
+        Args:
+            manifest: of the build.
+            changes: of its fields.
+
+        Raises:
+            BuildError: another job took over while this one was asleep.
+        """
+        files = self._uploaded()
+        made = dataclasses.replace(manifest, folder=self._final(), files=files, **changes)
+        self._publish(made)
+        return made
+
+    def _uploaded(self) -> dict[str, dict[str, Any]]:
+        """Return the hash and size of every file, where the build will read them."""
+        if not self._storage.is_local:
+            self._storage.upload(self.staging, self._folder)
+        return {
+            name: {"sha256": self._storage.sha256(f"{self._folder}/{name}"), "bytes": mark[0]}
+            for name, mark in self._storage.files(self._folder).items()
+        }
+
+    def _final(self) -> str:
+        """Return where the files will lie below the build's place; empty: in it."""
+        first = self._storage.is_local and not self._storage.has_folder(self._place)
+        return "" if first else self._token
 
     def _publish(self, manifest: Manifest) -> None:
         """Make the files the build, in one step: a rename, or one write of the manifest.
@@ -132,6 +151,10 @@ class Draft:
         The owner file of a draft goes after that, and the one that a killed job left of the build
         that is replaced goes before: only a folder that no manifest names is an abandoned draft.
         """
+        for lease in self._leases:
+            lease.confirm()
+        if Owner.read(self._storage, self._owner) != self._me:
+            raise BuildError(f"the draft of {self._place} was removed while it was written")
         self._published = True  # from here on they may be, whatever fails
         if manifest.folder:
             before = folder_of(self._storage, self._place)
@@ -171,49 +194,59 @@ def folder_of(storage: Storage, place: str) -> str | None:
     return (record or {}).get("folder")
 
 
-def remove_abandoned(storage: Storage) -> None:
-    """Delete drafts that nobody writes any more: their job died, here or a day ago."""
+def remove_abandoned(storage: Storage, *, after_s: float = ABANDONED_S) -> None:
+    """Delete drafts that nobody writes any more: their job died, here or so long ago."""
+    for kind, build_id, token in abandoned(storage, after_s=after_s):
+        remove_draft(storage, kind, build_id, token)
+
+
+def abandoned(storage: Storage, *, after_s: float = ABANDONED_S) -> list[tuple[str, str, str]]:
+    """Return (kind, build_id, token) of the drafts that nobody writes any more."""
     owners = storage.files(DRAFTS)
     beats = storage.files(LOCKS) if owners else {}
-    now = time.time()
+    now = storage.now() if owners else 0.0  # the clocks of hosts differ
     fresh = {
         name.rpartition("-")[2].removesuffix(".json")
         for name, mark in beats.items()
-        if now - mark.mtime_ns / 1e9 < _ABANDONED_S
+        if now - mark.mtime_ns / 1e9 < after_s
     }
+    found = []
     for name, mark in owners.items():
-        draft = name.removesuffix(".json").split("-")
-        if len(draft) == 3:
-            _remove_if_abandoned(storage, name, draft, mark, beats_now=draft[-1] in fresh)
-    if owners:
-        storage.prune(DRAFTS)
+        words = name.removesuffix(".json").split("-")
+        if len(words) != 3:
+            continue
+        kind, build_id, token = words
+        owner = Owner.read(storage, f"{DRAFTS}/{name}")
+        if owner is None or not owner.is_gone():
+            marks = [mark, *(m for f in draft_folders(*words) for m in storage.files(f).values())]
+            if token in fresh or now - max(m.mtime_ns for m in marks) / 1e9 < after_s:
+                continue
+        found.append((kind, build_id, token))
+    return found
 
 
-def _remove_if_abandoned(
-    storage: Storage, name: str, draft: Sequence[str], mark: FileMark, *, beats_now: bool
-) -> None:
-    kind, build_id, token = draft
-    folders = {_folder(storage, *draft), f"{kind}/{build_id}/{token}"}  # before and after a rename
-    owner = Owner.read(storage, f"{DRAFTS}/{name}")
-    if owner is None or not owner.is_gone():
-        if beats_now:
-            return
-        marks = [mark, *(m for folder in folders for m in storage.files(folder).values())]
-        if time.time() - max(m.mtime_ns for m in marks) / 1e9 < _ABANDONED_S:
-            return
+def draft_folders(kind: str, build_id: str, token: str) -> tuple[str, str]:
+    """Return where the files of a draft may lie: before and after a rename."""
+    return f"{kind}/.{build_id}.{token}", f"{kind}/{build_id}/{token}"
+
+
+def remove_draft(storage: Storage, kind: str, build_id: str, token: str) -> None:
+    """Delete a draft that is abandoned; what has become a build by now stays."""
+    name = _owner(kind, build_id, token)
     # The draft becomes this job's, so that one that was only asleep does not publish it.
-    storage.write_atomic(f"{DRAFTS}/{name}", Owner.here().text())
+    storage.write_atomic(name, Owner.here().text())
     if folder_of(storage, f"{kind}/{build_id}") != token:
         log.warning("draft of a dead job removed kind=%s build_id=%s", kind, build_id)
-        for folder in folders:
+        for folder in draft_folders(kind, build_id, token):
             storage.delete(folder)
         storage.prune(f"{kind}/{build_id}")
-    storage.remove(f"{DRAFTS}/{name}")
+    storage.remove(name)
+    storage.prune(DRAFTS)
 
 
 def _folder(storage: Storage, kind: str, build_id: str, token: str) -> str:
     """Return where a draft lies: object stores cannot rename, so there below its build's place."""
-    return f"{kind}/.{build_id}.{token}" if storage.is_local else f"{kind}/{build_id}/{token}"
+    return draft_folders(kind, build_id, token)[0 if storage.is_local else 1]
 
 
 def _owner(kind: str, build_id: str, token: str) -> str:

@@ -34,12 +34,15 @@ from pathlib import Path
 
 from raysys.errors import BuildError
 from raysys.store.storage import Storage
+from raysys.store.temporary import runs, started
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 3.0
 DEAD_S = 30.0
 LOCKS = "locks"
+REFRESH = "refresh/job"  # held by a refresh; refresh_verbs.LEASE
+APPEND = "interactions/append"  # held by whoever adds to what the run's interactions hold
 _POLL_S = 0.3
 _SAY_EVERY_S = 30.0
 
@@ -65,7 +68,7 @@ class Owner:
         """Describe this process."""
         pid = os.getpid()
         name = f"{socket.gethostname()} pid {pid}"
-        return cls(name=name, host=_host(), pid=pid, started=_started(pid) or 0)
+        return cls(name=name, host=_host(), pid=pid, started=started(pid) or 0)
 
     @classmethod
     def read(cls, storage: Storage, name: str) -> Owner | None:
@@ -82,7 +85,7 @@ class Owner:
 
     def is_gone(self) -> bool:
         """Tell whether the process surely ended: it ran on this host and is no more."""
-        return self.is_here() and not _runs(self.pid, self.started)
+        return self.is_here() and not runs(self.pid, self.started)
 
     def text(self) -> str:
         """Return the fields as JSON."""
@@ -131,24 +134,32 @@ class Lease:
                 f"{DEAD_S:.0f} s: run the job again, it finds what the other one wrote"
             )
 
-    def acquire(self) -> None:
-        """Wait for the lease, saying for whom."""
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Wait for the lease, saying for whom; return whether it is held now.
+
+        Without `wait` it is left to a job that lives, which takes `DEAD_S` to see of another host.
+        """
         self._take_number()
         self._thread.start()
         clear = 0
-        said = 0.0
+        said, began = 0.0, time.monotonic()
         while clear < 2:
             ahead = self._ahead()
             clear = 0 if ahead else clear + 1
             if not ahead:
                 continue
-            if time.monotonic() - said > _SAY_EVERY_S:
+            owner = Owner.read(self._storage, ahead[0].path)
+            if not wait and (
+                (owner is not None and owner.is_here()) or time.monotonic() - began > 2 * DEAD_S
+            ):
+                return False
+            if wait and time.monotonic() - said > _SAY_EVERY_S:
                 said = time.monotonic()
-                owner = Owner.read(self._storage, ahead[0].path)
                 log.info("waiting for=%s owner=%s", self._name, owner.name if owner else "unknown")
             sleep(_POLL_S)
             if not self._storage.exists(self._path):  # this process was asleep for too long
                 self._take_number()
+        return True
 
     def release(self) -> None:
         """Give the lease back."""
@@ -238,6 +249,20 @@ def leased(storage: Storage, name: str) -> Iterator[Lease]:
         lease.release()
 
 
+@contextmanager
+def leased_if_free(storage: Storage, name: str) -> Iterator[Lease | None]:
+    """Hold the lease `name` during the block; None where another job that lives has it.
+
+    Raises:
+        BuildError: the storage cannot be written.
+    """
+    lease = Lease(storage, name)
+    try:
+        yield lease if lease.acquire(wait=False) else None
+    finally:
+        lease.release()
+
+
 def holder(storage: Storage, name: str) -> Owner | None:
     """Return who holds a lease, or waits for it first; None: nobody who is alive.
 
@@ -267,23 +292,3 @@ def sleep(seconds: float) -> None:
 def _host() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-
-
-def _runs(pid: int, started: int) -> bool:
-    """Tell whether the process that started then runs; one that hides its state does."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _started(pid) in (started, None)
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process of this host started, in ticks; 0 if it ended, None if it hides."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return 0 if fields[0] in "ZX" else int(fields[19])

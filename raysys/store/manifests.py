@@ -11,14 +11,17 @@ import datetime
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from raysys.config import digest
 from raysys.errors import CorruptBuildError
 from raysys.store.kinds import KINDS
 
 MANIFEST = "manifest.json"
+CONDEMNED = "condemned.json"  # beside the manifest of a build that someone is about to remove
 _PACKAGES = ("raysys", "ray", "torch", "numpy", "pyarrow", "hnswlib", "numba")
 
 
@@ -32,11 +35,14 @@ class Manifest:
         build_id: digest of kind, version, settings, source fingerprint and inputs.
         content_id: digest of the build_id and the hashes of the files that decide the content.
         folder: where its files lie, below the build's folder; empty where they lie in it.
-        inputs: {kind: {"build_id", "content_id"}} of the builds it was made from.
+        inputs: {kind: {"build_id", "content_id"}} of the builds it was made from; and how often
+            users had been taken out of one when it was opened, `erased`, unless never.
         config: the settings that decided it.
         files: {relative path: {"sha256": hex, "bytes": int}}.
         facts: what readers need to know (sizes, cut-offs, dtype, similarity, metrics).
         notes: creation time, package versions, git revision; not part of any digest.
+        erased: {"at", "users"} of each time that users were taken out of the files; `content_id`
+            is that of before.
     """
 
     kind: str
@@ -44,16 +50,19 @@ class Manifest:
     build_id: str
     content_id: str
     folder: str
-    inputs: dict[str, dict[str, str]]
+    inputs: dict[str, dict[str, Any]]
     config: dict[str, Any]
     files: dict[str, dict[str, Any]]
     facts: dict[str, Any]
     notes: dict[str, Any]
+    erased: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def text(self) -> str:
         """Return the manifest as JSON."""
         record = dataclasses.asdict(self)
         prefix = self.folder and f"{self.folder}/"
+        if not self.erased:
+            del record["erased"]
         record["files"] = {prefix + name: entry for name, entry in self.files.items()}
         return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
@@ -77,6 +86,17 @@ class Manifest:
         except (TypeError, AttributeError) as error:
             raise CorruptBuildError(f"{where} is not a manifest: {error}") from error
         return dataclasses.replace(manifest, files=files)
+
+
+def files_id(record: Mapping[str, Any]) -> str:
+    """Return what names the files of a build in the caches of hosts.
+
+    Args:
+        record: a manifest as it is written.
+    """
+    prefix = f"{record['folder']}/" if record.get("folder") else ""
+    files = {n.removeprefix(prefix): entry for n, entry in record.get("files", {}).items()}
+    return digest(files)
 
 
 def notes() -> dict[str, Any]:
@@ -114,3 +134,15 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return output.stdout.strip()
+
+
+def check_size(where: str, actual: int | None, size: int) -> None:
+    """Raise CorruptBuildError where a file has not the bytes that its manifest says; None: none."""
+    if actual != size:
+        found = "is missing" if actual is None else f"has {actual} bytes"
+        raise CorruptBuildError(f"{where} {found}, manifest says {size} bytes")
+
+
+def differs(where: str) -> CorruptBuildError:
+    """Return the error of a file whose hash is not the manifest's."""
+    return CorruptBuildError(f"{where} does not have the hash that its manifest lists")

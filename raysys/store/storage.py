@@ -12,20 +12,26 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raysys.errors import BuildError, CorruptBuildError
+from raysys.store.temporary import prefix
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _MKDIR_TRIES = 10
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_DELAYED = "allow_delayed_open"  # of Arrow: small files are one request, not an upload of parts
 
 
 class FileMark(NamedTuple):
@@ -43,6 +49,8 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    if uri.startswith("s3://") and _DELAYED not in uri:
+        uri += f"{'&' if '?' in uri else '?'}{_DELAYED}=true"
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -62,6 +70,9 @@ class Storage:
     Args:
         run: local path or URI.
         cache_dir: where files from object stores are kept; default `~/.cache/raysys`.
+
+    Attributes:
+        cache: the folder of this host for files of this run.
     """
 
     def __init__(self, run: str, *, cache_dir: str | None = None) -> None:
@@ -69,6 +80,8 @@ class Storage:
         self.filesystem, self.root = open_filesystem(run)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
         self._cache = Path(cache_dir).expanduser() if cache_dir else _default_cache()
+        name = hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        self.cache = self._cache / f"run-{name}"
 
     def url(self, name: str) -> str:
         """Return the local path or URI of a file or folder, for workers on any node."""
@@ -98,12 +111,16 @@ class Storage:
             BuildError: it cannot be read.
         """
         try:
-            with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
-                content: bytes = stream.read()
+            content = _again(lambda: self._read(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, pa.ArrowInvalid) as error:
             raise BuildError(f"cannot read {self.run}/{name}: {error}") from error
+        return content
+
+    def _read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
+            content: bytes = stream.read()
         return content
 
     def write_atomic(self, name: str, content: str | bytes) -> None:
@@ -112,7 +129,7 @@ class Storage:
         data = content.encode() if isinstance(content, str) else content
         if not self.is_local:
             # An interrupted stream would leave what it holds, which may be nothing.
-            with tempfile.NamedTemporaryFile(prefix="raysys-") as file:
+            with tempfile.NamedTemporaryFile(prefix=prefix("file")) as file:
                 file.write(data)
                 file.flush()
                 _copy(file.name, pafs.LocalFileSystem(), path, self.filesystem)
@@ -125,6 +142,18 @@ class Storage:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(partial.parent)
+
+    def now(self) -> float:
+        """Return seconds since 1970 by the clock that dates the files of this storage.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name = f".now.{secrets.token_hex(4)}"
+        self.write_atomic(name, b"")
+        info = self.filesystem.get_file_info(f"{self.root}/{name}")
+        self.remove(name)
+        return (info.mtime_ns or time.time_ns()) / 1e9
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file `name`."""
@@ -174,8 +203,17 @@ class Storage:
             }
         return dict(sorted(marks.items()))
 
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in `folder`, sorted."""
+        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory)
+
     def sha256(self, name: str) -> str:
         """Return the hash of file `name` as hex digits."""
+        return _again(lambda: self._sha256(name))
+
+    def _sha256(self, name: str) -> str:
         sha = hashlib.sha256()
         with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
@@ -197,20 +235,26 @@ class Storage:
             anew: fetch it although it is in the cache.
 
         Raises:
-            CorruptBuildError: the object store does not hold the file.
+            CorruptBuildError: the object store does not hold the file. BuildError: it cannot be
+            read, or the cache not be written.
         """
         if self.is_local:
             return Path(self.root) / name
-        target = self._cache / cache_key
+        target = self.cache / cache_key
         if anew or not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-            source = f"{self.root}/{name}"
+            local, source = pafs.LocalFileSystem(), f"{self.root}/{name}"
             try:
-                _copy(source, self.filesystem, str(partial), pafs.LocalFileSystem())
-            except FileNotFoundError as error:
-                raise CorruptBuildError(f"{self.run}/{name} is missing") from error
-            partial.replace(target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _again(lambda: _copy(source, self.filesystem, str(partial), local))
+                partial.replace(target)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                if isinstance(error, FileNotFoundError):
+                    raise CorruptBuildError(f"{self.run}/{name} is missing") from error
+                raise BuildError(
+                    f"cannot fetch {self.run}/{name} to {self._cache} (cache_dir=): {error}"
+                ) from error
         return target
 
     def remembers(self, name: str, record: dict[str, Any]) -> bool:
@@ -247,6 +291,12 @@ class Storage:
             log.warning("clean-up failed folder=%s error=%s", folder, error)
 
 
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a local file as hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def sync_folder(path: Path) -> None:
     """Let the names in a local folder outlive the machine."""
     handle = os.open(path, os.O_RDONLY)
@@ -260,7 +310,7 @@ def _default_cache() -> Path:
     try:
         return Path.home() / ".cache" / "raysys"
     except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / f"raysys-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f".raysys-cache-{os.getuid()}"  # gc leaves it
 
 
 def _local_files(folder: Path) -> Iterator[tuple[str, FileMark]]:
@@ -285,6 +335,23 @@ def _opened_anew(path: Path) -> BinaryIO:
         with suppress(FileNotFoundError):
             return path.open("xb")
     return path.open("xb")
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Read from an object store, again where that fails.
+
+    Arrow asks again where the store answers 503, but not where that comes in place of a file: the
+    text of the error does not fit where it puts the content.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return read()
+        except OSError as error:
+            if "AWS Error" not in str(error) or isinstance(error, FileNotFoundError):
+                raise
+            log.debug("asked again in=%.1f s: %s", pause_s, error)
+            time.sleep(pause_s)
+    return read()
 
 
 def _copy(source: str, from_fs: pafs.FileSystem, target: str, to_fs: pafs.FileSystem) -> None:

@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from optuna.trial import TrialState
 
 from raysys.errors import BuildError
 from raysys.store.storage import Storage
+from raysys.store.temporary import temporary
 from raysys.sweeps.space import Space, Values
 
 JOURNAL = "study.log"
@@ -302,8 +302,8 @@ def opened(
         BuildError: the journal is damaged, or cannot be written.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as scratch:
-        upload = Upload(storage, f"{folder}/{JOURNAL}", Path(scratch), confirm)
+    with temporary("study") as scratch:
+        upload = Upload(storage, f"{folder}/{JOURNAL}", scratch, confirm)
         _mend(upload.path)
         try:
             journal = JournalStorage(JournalFileBackend(str(upload.path)))

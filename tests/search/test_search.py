@@ -148,6 +148,19 @@ def test_rank_is_the_order_of_the_models_exact_scores(rated, ranking):
         np.testing.assert_allclose(scores, np.sort(expected[user])[::-1][:n], atol=1e-5)
 
 
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_a_list_without_its_probabilities_is_the_same_list(rated, ranking):
+    search, _, cells = rated
+    asked = {"top_k": 30, "ranking": Ranking(ranking)}
+    whole = list(search.engine.lists(cells, **asked))
+    bare = list(search.engine.lists(cells, **asked, probabilities=False))
+    for one, other in zip(whole, bare, strict=True):
+        np.testing.assert_array_equal(one.item_nums, other.item_nums)
+        if ranking in ("consume", "rating", "like"):  # discover's hold log P(i | u)
+            np.testing.assert_array_equal(one.scores, other.scores)
+    assert (bare[0].level_probs is None) == (ranking == "consume")
+
+
 def test_rank_is_the_same_alone_and_in_a_batch(rated):
     search, _, cells = rated
     together = search.engine.rank(cells, top_k=30)

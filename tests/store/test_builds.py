@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from raysys.errors import BuildError, CorruptBuildError, SchemaVersionError
 from raysys.store.builds import Workspace
@@ -122,6 +123,16 @@ def test_an_input_with_other_content_makes_another_build(ws):
     one = write(ws, "autoencoder", "m", inputs=[write(ws, "profiles", "a")])
     two = write(ws, "autoencoder", "m", inputs=[write(ws, "profiles", "b")])
     assert one.build_id != two.build_id
+
+
+def test_weights_that_a_full_disk_does_not_take_are_one_clear_error(ws):
+    def full(draft):  # what writes them has no OSError
+        draft.path("half.npy").write_bytes(b"1")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(BuildError, match=r"cannot write autoencoder build to .*No space left"):
+        ws.build("autoencoder", config={}, inputs=[], write=full)
+    assert not ws.has("autoencoder")
 
 
 def test_an_unwritable_run_is_one_clear_error(tmp_path):
