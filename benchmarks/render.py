@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Render the figures: `benchmarks/README.md`, its plots, and the block of the README at the top.
+"""Render the figures: `benchmarks/README.md`, its plots, and blocks of README and docs/scale.md.
 
 Run: python benchmarks/render.py            writes them from `benchmarks/results/*.json`
      python benchmarks/render.py --check    says which of them are not what the data make
@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import scale
 from benchmarks.charts import charts
 from benchmarks.sections import OURS, SECTIONS, Section, markdown, tables_of
 from raysys.bench.records import Machine, Record
@@ -160,28 +161,30 @@ def block(records: Sequence[Record]) -> str:
     return "\n".join([*table, "", f"![{plot.plot}](benchmarks/plots/{PLOT}.svg)"])
 
 
-def with_block(text: str, records: Sequence[Record]) -> str:
-    """Return the README with a new block.
+def with_block(text: str, figures: str, name: str = "README.md") -> str:
+    """Return a page with new figures between the markers.
 
     Raises:
-        DataError: it has no place for the block, or more than one.
+        DataError: it has no place for them, or more than one.
     """
     places = [text.count(mark) for mark in (START, END)]
     if places != [1, 1] or text.index(START) > text.index(END):
-        raise DataError(
-            f"README.md has no block of figures: expected {START!r}, then {END!r}, once"
-        )
+        raise DataError(f"{name} has no block of figures: expected {START!r}, then {END!r}, once")
     before, rest = text.split(START)
-    return f"{before}{START}\n{block(records)}\n{END}{rest.split(END)[1]}"
+    return f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}"
 
 
 def texts(root: Path, records: Sequence[Record]) -> dict[Path, str]:
     """Return the text that each page should hold."""
-    readme = root / "README.md"
-    return {
+    readme, scale_page = root / "README.md", root / "docs" / "scale.md"
+    found = {
         root / "benchmarks" / "README.md": page(records),
-        readme: with_block(readme.read_text(), records),
+        readme: with_block(readme.read_text(), block(records)),
     }
+    if scale_page.exists():
+        figures = scale.block(records)
+        found[scale_page] = with_block(scale_page.read_text(), figures, "docs/scale.md")
+    return found
 
 
 def plots(root: Path, records: Sequence[Record]) -> dict[Path, list[Panel]]:

@@ -151,6 +151,12 @@ SECTIONS = (
         "start apart, beside EASE and iALS in the same run.",
     ),
     Section(
+        "volume",
+        "A large log",
+        "`raysys bench suite=volume`: a log simulated and prepared, each with a cluster of its "
+        "own. Memory is that of all processes.",
+    ),
+    Section(
         "prepare",
         "Preparing a log",
         "`raysys bench suite=prepare`: the stage against polars doing the same work.",

@@ -9,7 +9,14 @@ from raysys.config import require
 CONSUME_LOSSES = ("cosine", "likelihood")
 ITEMS_LOSSES = ("auto", "full", "sampled")
 LEVEL_WEIGHT = 5.0  # of log P(r | i, u); 1 is the exact joint likelihood
-_MANY_ITEMS = 100_000
+LATENT = 512
+"""Dims of the consume block, but in large catalogues."""
+
+MANY_ITEMS = 100_000
+"""Up to so many items no size depends on their number."""
+
+_LATENT_STEP = 64
+_CLOSED_ELEMENTS, _CLOSED_EXTRA = 1 << 28, 32  # see closed_form.MAX_ELEMENTS and _OVERSAMPLE
 
 
 @dataclasses.dataclass
@@ -18,7 +25,8 @@ class Conv4RecConfig:
 
     Attributes:
         latent: size Hc of the latent's consume block in training; a closed form of twice as many
-            dims is taken where validation gains by it, and a loaded model says what it has.
+            dims is taken where validation gains by it, and a loaded model says what it has. null:
+            512, less where the closed form of so many items would need more than a gigabyte.
         level_latent: size Hl of the latent's level block.
         channels: input channels C of the level block.
         level_channels: output channels K of the level block.
@@ -35,7 +43,7 @@ class Conv4RecConfig:
 
     GONE = {"level_weight": "no parameter is shared with the level loss: it changes no optimum"}
 
-    latent: int = 512
+    latent: int | None = None
     level_latent: int = 64
     channels: int = 3
     level_channels: int = 2
@@ -52,7 +60,7 @@ class Conv4RecConfig:
         """Raise ConfigError for values that no model can use."""
         for name in ("latent", "level_latent", "channels", "level_channels", "negatives"):
             value = getattr(self, name)
-            require(value >= 1, f"autoencoder.{name}", value, "at least 1")
+            require(value is None or value >= 1, f"autoencoder.{name}", value, "at least 1")
         for name in ("weight_decay", "profile_half_life_days"):
             value = getattr(self, name)
             require(value >= 0, f"autoencoder.{name}", value, "at least 0")
@@ -64,6 +72,15 @@ class Conv4RecConfig:
         exponent = self.profile_exponent
         require(0 <= exponent <= 1, "autoencoder.profile_exponent", exponent, "from 0 to 1")
 
+    def latent_of(self, n_items: int) -> int:
+        """Return the size Hc of the consume block for a catalogue of so many items."""
+        if self.latent is not None:
+            return self.latent
+        if n_items <= MANY_ITEMS:
+            return LATENT
+        fitting = _CLOSED_ELEMENTS // n_items - _CLOSED_EXTRA
+        return max(_LATENT_STEP, min(LATENT, fitting // _LATENT_STEP * _LATENT_STEP))
+
     def sampled(self, n_items: int) -> bool:
         """Tell whether the likelihood over so many items is that of a sample."""
-        return self.items_loss == "sampled" or (self.items_loss == "auto" and n_items > _MANY_ITEMS)
+        return self.items_loss == "sampled" or (self.items_loss == "auto" and n_items > MANY_ITEMS)

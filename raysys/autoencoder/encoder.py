@@ -73,14 +73,15 @@ class Encoder(nn.Module):
                 values if seed is None else values.normal_(std=_START_STD, generator=draw)
             )
 
-        self.items = normal(n_items, cfg.latent)  # E
+        latent = cfg.latent_of(n_items)
+        self.items = normal(n_items, latent)  # E
         self.level_scale = nn.Parameter(torch.ones(n_levels))  # a
         self.solved: Tensor  # whether the closed form holds: rows of E then keep their length
         self.register_buffer("solved", torch.zeros((), dtype=torch.bool))
         self.scales: Tensor  # of E in the encoder and in the decoder, where it does
         self.register_buffer("scales", torch.ones(2, n_items))
         if cfg.consume_loss == "likelihood":
-            self.decoder = normal(n_items, cfg.latent)  # g
+            self.decoder = normal(n_items, latent)  # g
             self.consume_bias = nn.Parameter((counts.sum(dim=1) + 1).log())
         start = no_start(n_items, levels) if start is None else start
         if n_levels > 1:

@@ -29,6 +29,7 @@ from raysys.evaluation import baselines, linear_items
 from raysys.evaluation.metrics import top_items
 from raysys.scoring.rankings import Ranking
 from raysys.simulate.site import Rank, SiteLog
+from raysys.store.temporary import prefix
 from raysys.training.loop import train
 from raysys.training.optim import OptimConfig
 from raysys.training.task import Ranks, Task
@@ -61,7 +62,7 @@ def fit_all(log: SiteLog, *, seed: int) -> dict[str, tuple[Rank, Rank]]:
     for name, fit in _SHALLOW.items():
         offline = fit(before, log.catalogue["test"])
         found[name] = (offline, fit(log.cells, log.catalogue["all"]))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix("bench")) as folder:
         profiles = site_profiles(log, Path(folder))
         for name, cfg in _DEEP.items():
             found[name] = _fit_deep(profiles, cfg, seed=seed)

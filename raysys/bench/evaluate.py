@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.config import LATENT, Conv4RecConfig
 from raysys.autoencoder.files import AutoencoderFacts, write_model
 from raysys.autoencoder.model import Conv4Rec
 from raysys.bench.prepare import Measured, measure
@@ -68,7 +68,7 @@ class EvaluateBenchConfig(BenchConfig):
     sizes: list[int] = dataclasses.field(default_factory=lambda: [10_000, 100_000])
     n_items: int = 50_000
     rows_per_user: int = 20
-    latent: int = Conv4RecConfig.latent
+    latent: int = LATENT
     baselines: list[str] = dataclasses.field(default_factory=lambda: ["popularity", "bias"])
     replicates: int = 1000
     metric_users: int = 20_000

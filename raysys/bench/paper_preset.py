@@ -27,7 +27,7 @@ from raysys.compressor.paper_modes import MODES, Sparse, decode, search
 from raysys.compressor.task import CompressorTask
 from raysys.data.arrays import Floats, unit_rows
 from raysys.training.loop import train
-from raysys.training.optim import OptimConfig
+from raysys.training.optim import USUAL_BATCH, OptimConfig
 from raysys.training.task import Ranks
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,14 @@ def training_row(data: Dataset, *, seed: int) -> dict[str, Any]:
     _, state = _trained(data, {"code_dim": code_dim, "n_active": n_active, "seed": seed}, optim)
     n_items, dim = data.vectors.shape
     rate = n_items / state["history"][-1]["seconds"]
-    bound = optim.batch_size / _products_s(optim.batch_size, dim, code_dim)
+    batch_size = optim.batch_size or USUAL_BATCH
+    bound = batch_size / _products_s(batch_size, dim, code_dim)
     row = {
         "engine": "raysys paper training",
         "data": data.name,
         "n_items": n_items,
         "dim": dim,
-        "setting": f"code_dim={code_dim} n_active={n_active} batch_size={optim.batch_size}",
+        "setting": f"code_dim={code_dim} n_active={n_active} batch_size={batch_size}",
         "threads": torch.get_num_threads(),
         "examples_per_s": round(rate, 1),
         "products_examples_per_s": round(bound, 1),

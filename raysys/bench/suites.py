@@ -36,6 +36,7 @@ SUITES = {
     "steer": ("raysys.bench.steer", "SteerBenchConfig"),
     "sweeps": ("raysys.bench.sweeps", "SweepsBenchConfig"),
     "train": ("raysys.bench.training", "TrainBenchConfig"),
+    "volume": ("raysys.bench.volume", "VolumeBenchConfig"),
 }
 
 # ratings of the suites' simulated logs

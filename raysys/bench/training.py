@@ -37,7 +37,7 @@ from raysys.config import require, require_run
 from raysys.prepare.config import PrepareConfig
 from raysys.store.builds import Workspace
 from raysys.training.loop import train
-from raysys.training.optim import OptimConfig
+from raysys.training.optim import USUAL_BATCH, OptimConfig
 from raysys.training.task import Ranks
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _worker_rows(cfg: TrainBenchConfig) -> list[dict[str, Any]]:
 
 def _two_alone(run: str, profiles: str, seed: int, optim: OptimConfig) -> tuple[float, float]:
     """Return the summed rate of two processes that train at the same time, and their waiting."""
-    half = dataclasses.replace(optim, batch_size=optim.batch_size // 2)
+    half = dataclasses.replace(optim, batch_size=(optim.batch_size or USUAL_BATCH) // 2)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(_alone, _lone, run, profiles, seed, half) for _ in range(2)]
         results = [one.result() for one in both]

@@ -22,6 +22,7 @@ from raysys.data.arrays import Floats, unit_rows
 from raysys.data.profiles import Profiles
 from raysys.errors import DataError
 from raysys.store.builds import Workspace
+from raysys.store.temporary import prefix
 
 T = TypeVar("T")
 
@@ -160,7 +161,7 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that is removed when the block ends."""
-    return tempfile.TemporaryDirectory(prefix="raysys-bench-")
+    return tempfile.TemporaryDirectory(prefix=prefix("bench"))
 
 
 def _read_matrix(source: str) -> NDArray[Any]:

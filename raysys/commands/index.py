@@ -19,7 +19,8 @@ from raysys import progress
 from raysys.autoencoder.files import Autoencoder
 from raysys.cluster.tasks import Run, task_runner
 from raysys.commands.apply_changes import compacted
-from raysys.compressor.codes import Codes
+from raysys.commands.preflight_hosts import refuse_indexing
+from raysys.compressor.codes import Codes, CodesFacts
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.files import Coded, Compressor
 from raysys.config import JobConfig, identity, require_run
@@ -96,6 +97,8 @@ def _write(
             f"codes {coded.codes.build_id} hold {codes.n_items} items, their embeddings "
             f"{len(vectors)}: an index needs the same items, one or more"
         )
+    n_active = CodesFacts.of(coded.codes).n_active
+    refuse_indexing(codes.n_items, vectors.shape[1], n_active, cfg.kind)
     dictionary = Compressor.open(coded.compressor).dictionary_of(codes)
     probes = sample_probes(
         vectors,

@@ -33,6 +33,8 @@ from raysys.autoencoder.validation import RECALL, REPORTED, check_metric
 from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, OnRecord, launch
 from raysys.commands.import_vectors import import_vectors
+from raysys.commands.preflight import sizes_of
+from raysys.commands.preflight_hosts import refuse_oversized
 from raysys.commands.train_compressor import CompressorConfig, compress
 from raysys.commands.train_phases import autoencoder_phases, last_period, windows_of
 from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
@@ -40,7 +42,7 @@ from raysys.compressor.packing import SIMILARITIES
 from raysys.config import JobConfig, as_dict, identity, local, require, require_run
 from raysys.data.batches import ragged
 from raysys.data.cells import Cells
-from raysys.data.profiles import Profiles
+from raysys.data.profiles import Profiles, ProfilesFacts
 from raysys.data.schema import Window, period_windows
 from raysys.errors import ConfigError
 from raysys.evaluation.evaluator import point
@@ -97,7 +99,7 @@ class TrainConfig(JobConfig):
     select: str = RECALL
     horizon_days: float | None = None
     autoencoder: Conv4RecConfig = dataclasses.field(default_factory=Conv4RecConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=512))
+    optim: OptimConfig = dataclasses.field(default_factory=lambda: OptimConfig(batch_size=None))
     compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig)
     launch: LaunchConfig = local(factory=LaunchConfig)
 
@@ -151,14 +153,20 @@ def train(cfg: TrainConfig) -> StageResult:
 
 
 def train_builds(
-    cfg: TrainConfig, workspace: Workspace, *, fitted: Callable[..., State] | None = None
+    cfg: TrainConfig,
+    workspace: Workspace,
+    *,
+    fitted: Callable[..., State] | None = None,
+    begin: Build | None = None,
 ) -> list[Build]:
     """Write the builds of `train`, or reuse them, on the cluster that there is, if any.
 
     Args:
         cfg: the train job's settings.
         workspace: the run.
-        fitted: fits the autoencoder with the arguments of `fit`; None: that.
+        fitted: fits the autoencoder with the arguments of `fit`; None: that, unless a host has
+            too little memory.
+        begin: model that the autoencoder's gradient steps begin at.
     """
     if cfg.source is not None:
         embeddings = import_vectors(
@@ -174,7 +182,7 @@ def train_builds(
         workspace.chain(embeddings)
         builds = []
     else:
-        builds = _train_autoencoder(cfg, workspace, fitted or fit)
+        builds = _train_autoencoder(cfg, workspace, fitted or _fit_that_fits, begin)
         embeddings = builds[-1]
     if cfg.model != "autoencoder":
         builds += compress(
@@ -189,16 +197,20 @@ def train_builds(
 
 
 def _train_autoencoder(
-    cfg: TrainConfig, workspace: Workspace, fitted: Callable[..., State]
+    cfg: TrainConfig, workspace: Workspace, fitted: Callable[..., State], begin: Build | None
 ) -> list[Build]:
     """Write the `autoencoder` and `embeddings` builds of the current profiles, or reuse them."""
     profiles_build = workspace.current("profiles")
     workspace.chain(profiles_build)
+    cfg = sized(cfg, profiles_build)
     settings = identity(cfg)
     settings = {
         k: settings[k] for k in ("seed", "refit", "select", "horizon_days", "autoencoder", "optim")
     }
     inputs = [profiles_build]
+    if begin is not None:
+        settings["begin"] = begin.ref()
+        fitted = functools.partial(fitted, begin=begin.build_id)
 
     @functools.cache
     def cells() -> Cells:
@@ -213,7 +225,7 @@ def _train_autoencoder(
         seconds = {"workers": whole - sum(inside.values()), **inside}
         with timed(seconds, "write"):
             facts = _write_model(cfg, draft, profiles_build, cells(), state)
-        training = ledger.of_state(state, seconds=whole, workers=cfg.launch.workers)
+        training = ledger.of_state(state, seconds=whole)
         log.info("autoencoder %s", shares(seconds))
         log.info("autoencoder trained %s", ledger.line(training))
         draft.note(
@@ -234,6 +246,24 @@ def _train_autoencoder(
     return [autoencoder, embeddings]
 
 
+def sized(cfg: TrainConfig, profiles: Build) -> TrainConfig:
+    """Return the settings with the sizes that follow from the catalogue where none are given.
+
+    They are part of a build's identity: what is chosen enters it as if it had been given. The whole
+    catalogue decides, whatever windows are fitted: a sweep's trials are of the model's size.
+    """
+    n_items = ProfilesFacts.of(profiles).n_items
+    latent, batch_size = sizes_of(n_items, cfg.autoencoder, cfg.optim)
+    if (latent, batch_size) == (cfg.autoencoder.latent, cfg.optim.batch_size):
+        return cfg
+    log.info("sizes n_items=%d latent=%d batch_size=%d", n_items, latent, batch_size)
+    return dataclasses.replace(
+        cfg,
+        autoencoder=dataclasses.replace(cfg.autoencoder, latent=latent),
+        optim=dataclasses.replace(cfg.optim, batch_size=batch_size),
+    )
+
+
 def fit(
     cfg: TrainConfig,
     workspace: Workspace,
@@ -243,6 +273,8 @@ def fit(
     callbacks: tuple[Any, ...] = (),
     on_record: OnRecord | None = None,
     measured: Sequence[str] = REPORTED,
+    chosen: State | None = None,
+    begin: str | None = None,
 ) -> State:
     """Train the autoencoder and return the loop's final state; a sweep calls this too.
 
@@ -254,7 +286,10 @@ def fit(
         callbacks: Ray Train callbacks.
         on_record: called with what the loop reports, with `launch.workers=0`.
         measured: metrics of the finished model on the validation users, by name.
+        chosen: what an earlier training on the same fit and validation windows chose.
+        begin: build_id of a model to begin at.
     """
+    cfg = sized(cfg, profiles)
     return launch(
         autoencoder_phases,
         {
@@ -267,6 +302,7 @@ def fit(
             "select": cfg.select,
             "horizon_days": cfg.horizon_days,
             "measured": tuple(measured),
+            "begin": begin,
         },
         optim=cfg.optim,
         seed=cfg.seed,
@@ -275,7 +311,16 @@ def fit(
         name=name,
         callbacks=callbacks,
         on_record=on_record,
+        chosen=chosen,
     )
+
+
+def _fit_that_fits(
+    cfg: TrainConfig, workspace: Workspace, profiles: Build, **further: Any
+) -> State:
+    """Fit, where hosts have the memory for it; a sweep looks at that once for all of its trials."""
+    refuse_oversized(cfg, ProfilesFacts.of(profiles))
+    return fit(cfg, workspace, profiles, **further)
 
 
 def _write_model(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.encode_parts import encode_in_parts
+from raysys.commands.preflight_hosts import refuse_compressing
 from raysys.compressor.codes import Codes, CodesFacts, truncated
 from raysys.compressor.embeddings import Embeddings
 from raysys.compressor.encode import Encoder, fit_dictionary, rows_passed, unit_tensor
@@ -139,6 +140,7 @@ def _train(
         log.warning("%s: vectors are kept as 8-bit dense ones", why)
         none = np.zeros((0, dim), dtype=np.float32)
         return write_compressor(draft, none, n_items=n_items, n_active=0)
+    refuse_compressing(n_items, dim, cfg)
     model = None
     seconds: dict[str, float] = {}
     if cfg.preset == "paper":
@@ -158,7 +160,7 @@ def _train(
                 storage=workspace.storage,
                 name=draft.scratch(),
             )
-        training = ledger.of_state(state, seconds=seconds["all"], workers=workers.workers)
+        training = ledger.of_state(state, seconds=seconds["all"])
         model = CompresSAE(dim, **sizes)
         model.load_state_dict(state["model"])
         dictionary = model.dictionary.detach()

@@ -10,6 +10,7 @@ from raysys.autoencoder.config import Conv4RecConfig
 from raysys.autoencoder.consume_time import DAY_S
 from raysys.autoencoder.task import AutoencoderTask
 from raysys.autoencoder.validation import RECALL, REPORTED
+from raysys.autoencoder.warm_start import Beginning
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window, period_windows
 from raysys.store.builds import Workspace
@@ -26,6 +27,7 @@ def autoencoder_phases(
     select: str = RECALL,
     horizon_days: float | None = None,
     measured: Sequence[str] = REPORTED,
+    begin: str | None = None,
 ) -> Sequence[Callable[[], Task]]:
     """Return the phases of the autoencoder, as each Ray Train worker calls it.
 
@@ -40,6 +42,7 @@ def autoencoder_phases(
         horizon_days: how far ahead the final model will look; None: to the end of the log where
             that is left to test on, else as far as the validation targets reach.
         measured: metrics of the finished model on the validation users, by name.
+        begin: build_id of an earlier model of the same log, see `warm_start`.
     """
     workspace = Workspace(run, cache_dir=cache_dir)
     loaded = Profiles.open(workspace.open("profiles", profiles))
@@ -58,6 +61,7 @@ def autoencoder_phases(
         select=select,
         horizon_s=horizon_s,
         measured=measured,
+        begin=None if begin is None else Beginning.of(workspace.open("autoencoder", begin)),
     )
     phases = [functools.partial(task, period="val", validated=True)]
     if last != "val":

@@ -32,6 +32,7 @@ from raysys.evaluation import named_metrics
 from raysys.index.files import IndexFacts
 from raysys.store.builds import Workspace
 from raysys.store.current import aside
+from raysys.store.uses import announced
 from raysys.training import ledger
 from raysys.training.threads import threads
 
@@ -280,7 +281,7 @@ def _fitted(
     """Fit the model alone and return its metrics on the validation users."""
     profiles, name = workspace.open("profiles", plan.profiles), training_name(folder)
     state = training.fit(settings.train, workspace, profiles, name=name, measured=plan.measured)
-    if settings.train.launch.workers:
+    if settings.train.launch.most:
         forget(workspace.storage, name)
     metrics = {metric: float(value) for metric, value in sorted(state["metrics"].items())}
     return metrics, {profiles.kind: profiles.build_id}
@@ -340,7 +341,7 @@ def _asked(plan: TrialPlan, settings: Settings, via: str) -> EvaluateConfig:
 @contextmanager
 def _place(plan: TrialPlan, folder: str) -> Iterator[Workspace]:
     """Give the run as it is seen from a trial's place, which goes where the block fails."""
-    with aside(folder):
+    with aside(folder), announced("trial"):
         workspace = Workspace(plan.run, cache_dir=plan.cache_dir)
         try:
             yield workspace

@@ -50,7 +50,7 @@ class Followed:
             **further,
         )
         seconds = time.perf_counter() - started
-        self._took = ledger.of_state(state, seconds=seconds, workers=cfg.launch.workers)
+        self._took = ledger.of_state(state, seconds=seconds)
         for record in state["history"]:  # the last one, or all where workers trained
             self._take(record)
         return state

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raysys.cluster.connect import connected
+from raysys.cluster.node_probes import node_resources
+from raysys.cluster.placement import refuse_unplaceable
 from raysys.cluster.sweep_runner import Epochs, Job, cpus_of_each, run_jobs
 from raysys.cluster.tasks import alone
-from raysys.cluster.train_workers import cluster_nodes, refuse_unplaceable
 from raysys.commands import tune_best
+from raysys.commands.preflight_hosts import refuse_oversized
+from raysys.commands.train import TrainConfig, sized
 from raysys.commands.trial import Measured, TrialPlan, direction, finalist, measure
 from raysys.commands.trial_records import (
     code_version,
@@ -33,6 +36,7 @@ from raysys.commands.tune_sweep import (
     Sweep,
 )
 from raysys.config import as_dict, require_run
+from raysys.data.profiles import ProfilesFacts
 from raysys.errors import ConfigError, DataError, without_keys
 from raysys.evaluation.evaluator import point
 from raysys.evaluation.finalists import Finalists
@@ -81,8 +85,11 @@ def tune(cfg: TuneConfig, sweep_id: str | None = None) -> StageResult:
     )
     requests = Requests(storage, folder)
     requests.begin()  # what is asked while this one waits for its turn is for it, too
-    with connected(cfg.ray, dashboard=cfg.train.launch.workers > 0):
+    with connected(cfg.ray, dashboard=cfg.train.launch.most > 0):
         cpus = _cpus(cfg)
+        refuse_oversized(
+            _largest(cfg, profiles), ProfilesFacts.of(profiles), concurrent=cfg.concurrent
+        )
         with (
             leased(storage, folder) as lease,
             studies.opened(storage, folder, drawing, cfg.objectives, confirm=lease.confirm) as (
@@ -160,7 +167,7 @@ def work(
     seed = job.get("seed", plan.train.seed)
     name = trial_digest(plan, job["values"], seed=seed)
     folder = trial_folder(name)
-    apart = plan.train.launch.workers > 0  # Ray Train's workers hold the CPUs, not this process
+    apart = plan.train.launch.most > 0  # Ray Train's workers hold the CPUs, not this process
     storage = Storage(plan.run, cache_dir=plan.cache_dir)
     # two sweeps may come to one setting at a time
     with leased(storage, folder), contextlib.nullcontext() if apart else alone():
@@ -224,10 +231,32 @@ def _profiles(workspace: Workspace, sweep_id: str | None) -> Build:
 
 def most_epochs(cfg: TuneConfig) -> int:
     """Return the most epochs that a trial may have."""
-    domain = cfg.space.get("optim.epochs", [])
+    return _most(cfg, "optim.epochs", cfg.train.optim.epochs)
+
+
+def _largest(cfg: TuneConfig, profiles: Build) -> TrainConfig:
+    """Return the settings of the largest model that a trial may have."""
+    train = sized(cfg.train, profiles)
+    model, optim = train.autoencoder, train.optim
+    return dataclasses.replace(
+        train,
+        autoencoder=dataclasses.replace(
+            model,
+            latent=_most(cfg, "autoencoder.latent", model.latent),
+            level_latent=_most(cfg, "autoencoder.level_latent", model.level_latent),
+        ),
+        optim=dataclasses.replace(
+            optim, batch_size=_most(cfg, "optim.batch_size", optim.batch_size)
+        ),
+    )
+
+
+def _most(cfg: TuneConfig, key: str, usual: int | None) -> int:
+    """Return the most that a swept number may be, the usual one among them."""
+    domain = cfg.space.get(key, [])
     swept = choices_of(domain)
     most = [domain["high"]] if swept is None else swept
-    return max(map(int, [cfg.train.optim.epochs, *most]))
+    return max(int(value) for value in [usual, *most] if value is not None)
 
 
 def _id(cfg: TuneConfig, storage: Storage, profiles: Build) -> str:
@@ -247,8 +276,8 @@ def _cpus(cfg: TuneConfig) -> float:
     Raises:
         ConfigError: they have not; the message does the sum.
     """
-    nodes = cluster_nodes()
-    if cfg.train.launch.workers:
+    nodes = node_resources()
+    if cfg.train.launch.most:
         refuse_unplaceable(cfg.train.launch, nodes, concurrent=cfg.concurrent)
         return _APART_CPUS
     return cpus_of_each(cfg.concurrent, nodes)

@@ -267,13 +267,13 @@ class Sweep:
 
     def _forget(self, values: Values) -> None:
         """Delete the states that workers of a trial left that did not come to its end."""
-        if self._cfg.train.launch.workers:
+        if self._cfg.train.launch.most:
             name = trial_digest(self._plan, values, seed=self._cfg.seed)
             forget(self._storage, training_name(trial_folder(name)))
 
     def _spent(self, running: _Running) -> dict[str, Any]:
         """Return what is known of a trial that did not come to its end."""
-        workers = max(1, self._cfg.train.launch.workers)
+        workers = max(1, self._cfg.train.launch.most)
         return {
             "history": sorted(running.history.items()),
             "seconds": round(time.monotonic() - running.started, 3),

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysys.data.compiled import compiled
 from raysys.data.schema import INTERACTION_SCHEMA
 from raysys.errors import DataError
 
@@ -135,11 +137,11 @@ class World:
 
     def item_ids(self) -> list[str]:
         """Return the item ids in the order of the truth's arrays."""
-        return [f"i{number:0{len(str(self.spec.n_items))}d}" for number in range(self.spec.n_items)]
+        return list(_ids("i", np.arange(self.spec.n_items), self.spec.n_items).to_pylist())
 
     def user_ids(self) -> list[str]:
         """Return the user ids in the order of the truth's arrays."""
-        return [f"u{number:0{len(str(self.spec.n_users))}d}" for number in range(self.spec.n_users)]
+        return list(_ids("u", np.arange(self.spec.n_users), self.spec.n_users).to_pylist())
 
     def user_number(self, user_id: str) -> int:
         """Return the row of a user in the truth's arrays.
@@ -239,8 +241,7 @@ class World:
             visits = order[week == number]
             weight = self.popularity * self.trend(edges[number : number + 1])[0]
             cumulative = np.cumsum(weight / weight.sum())
-            shown = np.searchsorted(cumulative, rng.random((len(visits), _OFFERED)))
-            shown = np.minimum(shown, self.spec.n_items - 1)
+            shown = first_at_least(cumulative, rng.random((len(visits), _OFFERED)))
             pull = np.einsum("vd,vcd->vc", self.users[user[visits]], self.items[shown])
             luck = rng.gumbel(size=pull.shape)
             chosen = np.argmax(2 * self.spec.taste_pull * pull + luck, axis=1)
@@ -259,16 +260,18 @@ class World:
             self._logit(taste) + self.quality[item] + self.spec.noise * rng.normal(size=len(user))
         )
         rating = 1 + np.searchsorted(_RATING_STEPS, logit)
-        event = pa.array(np.where(logit > _RATING_STEPS[2], "like", "view").tolist(), pa.string())
-        ids = pa.array(self.user_ids()), pa.array(self.item_ids())
         rated = self.spec.rated
+        event = pa.nulls(len(user), pa.string())
+        if not rated:
+            liked = pa.array((logit > _RATING_STEPS[2]).astype(np.int8))
+            event = pa.array(["view", "like"]).take(liked)
         return pa.Table.from_arrays(
             [
-                ids[0].take(pa.array(user)),
-                ids[1].take(pa.array(item)),
+                _ids("u", user, self.spec.n_users),
+                _ids("i", item, self.spec.n_items),
                 pa.array(rating.astype(np.float32)) if rated else pa.nulls(len(user), pa.float32()),
                 pa.array(START + (day * DAY).astype(np.int64)),
-                pa.nulls(len(user), pa.string()) if rated else event,
+                event,
             ],
             schema=INTERACTION_SCHEMA,
         )
@@ -293,6 +296,45 @@ def write_block(block: int, *, world: World, folder: str) -> int:
     table = world.log_block(block)
     pq.write_table(table, f"{folder}/part-{block:05d}.parquet")
     return len(table)
+
+
+def _ids(letter: str, numbers: NDArray[np.int64], n: int) -> pa.Array:
+    """Return the ids of some of n numbers: all of the same length."""
+    digits = pc.utf8_lpad(pc.cast(pa.array(numbers), pa.string()), len(str(n)), "0")
+    return pc.binary_join_element_wise(letter, digits, "")
+
+
+def first_at_least(ascending: NDArray[np.float64], keys: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the place of the first value that is not below each key, the last where all are.
+
+    As `searchsorted` would, but with a table of where each part of [0, 1] begins.
+
+    Args:
+        ascending: [N], from 0 to about 1.
+        keys: of any shape, in [0, 1).
+    """
+    found = np.empty(keys.size, dtype=np.int64)
+    _first_at_least(ascending, keys.ravel(), found)
+    return found.reshape(keys.shape)
+
+
+@compiled
+def _first_at_least(ascending: Any, keys: Any, found: Any) -> None:
+    n = len(ascending)
+    begins = np.empty(n + 1, dtype=np.int32)
+    place = 0
+    for part in range(n + 1):
+        while place < n - 1 and ascending[place] < part / n:
+            place += 1
+        begins[part] = place
+    for number in range(len(keys)):
+        key = keys[number]
+        place = begins[int(key * n)]
+        while place > 0 and ascending[place - 1] >= key:  # the product was rounded up
+            place -= 1
+        while place < n - 1 and ascending[place] < key:
+            place += 1
+        found[number] = place
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

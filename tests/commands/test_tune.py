@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from raysys.cluster.sweep_runner import DONE
@@ -381,7 +382,8 @@ def asked(monkeypatch, tmp_path):
     workspace = planted_run(tmp_path / "run")
     nodes = {"a": {"CPU": 4.0}, "b": {"CPU": 3.0}}
     monkeypatch.setattr(tune_run, "connected", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(tune_run, "cluster_nodes", lambda: nodes)
+    monkeypatch.setattr(tune_run, "node_resources", lambda: nodes)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever tests ran before
 
     def ask(*words):
         found = {}
@@ -411,7 +413,7 @@ def test_settings_reach_the_runner(asked):
     [best] = plain.result.extra["best"]
     found = load(TrainConfig, yaml_path=best)
     assert (found.optim, found.select, found.refit) == (
-        OptimConfig(batch_size=512),
+        OptimConfig(batch_size=None),
         "recall@20^0.2",
         "val",
     )
@@ -470,3 +472,14 @@ def test_trials_are_runs_of_mlflow_below_the_sweep(asked, monkeypatch):
     assert trial.data.metrics["val_nll"] == pytest.approx(1.01)
     [artifact] = client.list_artifacts(runs["tune"].info.run_id)
     assert artifact.path == "report.html"
+
+
+def test_a_sweep_is_judged_once_by_its_largest_models_at_a_time(asked, monkeypatch):
+    judged = []
+
+    def refuse(cfg, facts, *, concurrent):
+        judged.append((cfg.autoencoder.latent, cfg.optim.batch_size, concurrent))
+
+    monkeypatch.setattr(tune_run, "refuse_oversized", refuse)
+    asked("space.autoencoder.latent=[64, 2048]", "concurrent=2", "trials=1")
+    assert judged == [(2048, 512, 2)]

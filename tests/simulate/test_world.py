@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pytest
 
 from raysys.errors import DataError
-from raysys.simulate.world import BLOCK_USERS, World, WorldSpec, n_blocks
+from raysys.simulate.world import BLOCK_USERS, World, WorldSpec, first_at_least, n_blocks
 
 SPEC = WorldSpec(n_users=3000, n_items=300, n_interactions=60_000)
 
@@ -85,3 +85,14 @@ def test_a_world_of_events(world):
     events = World.make(dataclasses.replace(SPEC, rated=False)).log_block(0)
     assert set(events["event"].to_pylist()) == {"view", "like"}
     assert events["rating"].null_count == len(events)
+
+
+def test_what_is_shown_is_found_as_by_a_search():
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 7, 1000):
+        weight = rng.random(n) ** 4 * (rng.random(n) > 0.3)
+        weight[0] += 1e-9
+        ascending = np.cumsum(weight / weight.sum())
+        keys = np.concatenate([rng.random(500), ascending[ascending < 1], [0.0]])
+        expected = np.minimum(np.searchsorted(ascending, keys), n - 1)
+        assert np.array_equal(first_at_least(ascending, keys[None])[0], expected)
