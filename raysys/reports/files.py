@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from raysys.errors import CorruptBuildError
 from raysys.evaluation.evaluator import Evaluator
 from raysys.reports.passes import Evaluated
 from raysys.store.builds import Build, Workspace
+from raysys.store.temporary import temporary_folder
 
 OF_BUILDS = "reports/of-builds"
 _KEPT = ("period", "via", "rescore", "protocol", "ranking", "evaluated")
@@ -35,7 +35,7 @@ class Outcome:
 def user_files(workspace: Workspace, target: str) -> Iterator[Path]:
     """Give a local folder whose files lie in `target` of the run when the block succeeds."""
     storage = workspace.storage
-    folder = Path(storage.root) / target if storage.is_local else Path(tempfile.mkdtemp())
+    folder = Path(storage.root) / target if storage.is_local else temporary_folder("report")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder

@@ -112,10 +112,13 @@ class ModelMethod:
         self._values = self._model.levels.value_array()
         self.ranking = _checked_ranking(self._model.available_rankings, ranking)
 
-    def rank(self, history: Cells, top_k: int) -> NDArray[np.int32]:
-        """Return every user's list, int32 [B, top_k]."""
+    def rank(
+        self, history: Cells, top_k: int, *, exclude: Cells | None = None
+    ) -> NDArray[np.int32]:
+        """Return every user's list, int32 [B, top_k], without `exclude`; None: the history."""
         known = history.take(history.item_num < self._n_items)
-        lists: NDArray[np.int32] = top_items(self._scores(known), top_k, exclude=known)
+        left = known if exclude is None else exclude.take(exclude.item_num < self._n_items)
+        lists: NDArray[np.int32] = top_items(self._scores(known), top_k, exclude=left)
         return lists
 
     def rate(self, history: Cells, targets: Cells) -> RatingPrediction:
@@ -189,12 +192,10 @@ class ServedMethod:
         """Predict the level of every target; an unknown item gets what the user alone says."""
         z = self._engine.encode(history.take(history.item_num < self._scorer.n_items))
         probs = np.empty((targets.n_cells, len(self._values)))
-        for user, start in enumerate(targets.offsets[:-1]):
-            nums = targets.item_num[start : targets.offsets[user + 1]]
-            inside = nums < self._scorer.n_items
-            rows = probs[start : targets.offsets[user + 1]]
-            rows[inside] = self._scorer.level_probs(z[user], nums[inside])
-            rows[~inside] = self._scorer.level_probs(z[user], None)
+        inside = targets.item_num < self._scorer.n_items
+        known = targets.take(inside)
+        probs[inside] = self._scorer.pair_level_probs(z, known.item_num, known.offsets)
+        probs[~inside] = self._scorer.unknown_level_probs(z)[targets.rows[~inside]]
         return RatingPrediction(mean_rating(probs, self._values), probs)
 
 

@@ -41,6 +41,15 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> l
     ]
 
 
+def size(n_bytes: float) -> str:
+    """Return a size in words: `12.3 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; the first row is its head."""
     rule = ["---"] * len(rows[0])

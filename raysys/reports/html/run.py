@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raysys.reports.html import data, evaluation, serving, training
+from raysys.reports.html import data, evaluation, refreshes, serving, training
 from raysys.reports.html.content import EVEN, Block, Cell, Folded, Note, Page, Section, Table
 from raysys.reports.html.foot import settings, versions
 from raysys.reports.html.pages import UNREADABLE, command, guarded
@@ -37,6 +37,7 @@ def page_of(record: Record, *, run: str) -> Page:
         guarded("Search", lambda: serving.section(record)),
         guarded("Training", lambda: training.section(record)),
         guarded("Ledger", lambda: training.ledger(record)),
+        guarded("Refreshes", lambda: refreshes.section(record)),
         guarded("Other reports", lambda: _others(record)),
         _problems(record),
     ]

@@ -5,6 +5,7 @@ The record that comes of it is `<run>/reports/run.json`; the page is made from i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from raysys.errors import BuildError, told
 from raysys.evaluation.comparison import compare_users, users_of_report
 from raysys.evaluation.headlines import HEADLINES
+from raysys.reports import refreshes
 from raysys.reports.html.pages import UNREADABLE, name_of_run
 from raysys.reports.html.profile import profile_of
 from raysys.reports.page import LEAD
@@ -88,6 +90,7 @@ def gather(workspace: Workspace) -> dict[str, Any]:
         "experiments": _of_kind(reader, reports, "experiment-", dict),
         "loss": _loss(reader, reports),
         "sweeps": _sweeps(reader),
+        "refreshes": reader.read(refreshes.LEDGER, lambda: _refreshes(workspace)) or [],
         "problems": reader.problems,
     }
     return dict(json.loads(json.dumps(record)))
@@ -196,6 +199,10 @@ def _pairs(workspace: Workspace, via: str, model: Mapping[str, Any]) -> dict[str
         name: {"mean": d.difference, "ci_low": d.ci_low, "ci_high": d.ci_high, "of": d.other}
         for name, d in pairs.items()
     }
+
+
+def _refreshes(workspace: Workspace) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(decision) for decision in refreshes.read(workspace.storage)]
 
 
 def _sweeps(reader: Reader) -> dict[str, Any]:
