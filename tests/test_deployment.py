@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import ray
 import yaml
 
+from raysys.cluster import ingress
 from raysys.cluster.serve_config import ServeConfig
 from raysys.config import load
 
@@ -57,6 +59,22 @@ def test_the_serve_config_is_one_that_serve_and_we_take():
     cfg = load(ServeConfig, application.args)
     assert (cfg.replicas, cfg.max_replicas) == (2, 8)
     assert cfg.presets()["home"].ranking == "discover^0.3"
+
+
+def test_services_of_files_run_as_ours_do(monkeypatch):
+    """What `raysys serve` sets for a Serve of its own stands in each file, but for free ports."""
+    monkeypatch.setattr(os, "environ", {})
+    ingress.prepare()
+    wanted = {name: text for name, text in os.environ.items() if not name.endswith("_PORT")}
+    assert len(wanted) > 6
+    named = re.findall(r"^#   (RAY_\w+)=(\S+)$", (ROOT / "deploy/serve.yaml").read_text(), re.M)
+    assert dict(named) == wanted
+    for name in ("service.yaml", "service-incremental.yaml"):
+        service, _ = yaml.safe_load_all((ROOT / "deploy" / "kuberay" / name).read_text())
+        cluster = service["spec"]["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            [container] = group["template"]["spec"]["containers"]
+            assert {env["name"]: env["value"] for env in container["env"]} == wanted
 
 
 def test_the_dashboard_shows_measures_that_there_are():
