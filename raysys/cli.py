@@ -19,15 +19,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TextIO
 
 from raysys import progress, reference, tracking
 from raysys.config import JobConfig, load, read_yaml
 from raysys.errors import ConfigError, find_cause
+from raysys.store import uses
 from raysys.store.builds import StageResult
 
 log = logging.getLogger("raysys.cli")
+
+# Commands that only look at builds, or whose other processes say what they use.
+_BRIEF = {"atoms", "builds", "doctor", "gc", "load", "look", "query", "report", "serve"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +95,30 @@ COMMANDS = {
     "pipeline": Command(
         "raysys.commands.pipeline", "PipelineConfig", "pipeline", "prepare, train, index, evaluate"
     ),
+    "refresh": Command(
+        "raysys.commands.refresh", "RefreshConfig", "refresh", "new logs -> retrain, judge, publish"
+    ),
+    "refresh status": Command(
+        "raysys.commands.refresh_verbs", "RefreshesConfig", "status", "what refreshes decided"
+    ),
+    "refresh rollback": Command(
+        "raysys.commands.refresh_verbs", "RefreshesConfig", "rollback", "take the last one back"
+    ),
     "compare": Command(
         "raysys.commands.compare", "CompareConfig", "compare", "paired difference of two runs"
     ),
     "report": Command(
         "raysys.commands.report", "ReportConfig", "report", "one page of what a run holds"
+    ),
+    "builds": Command(
+        "raysys.commands.builds", "BuildsConfig", "builds", "what a run holds, and what keeps it"
+    ),
+    "gc": Command("raysys.commands.gc", "GcConfig", "gc", "remove what no one needs"),
+    "export": Command(
+        "raysys.commands.export", "ExportConfig", "export", "a served set, to another storage"
+    ),
+    "forget": Command(
+        "raysys.commands.forget", "ForgetConfig", "forget", "take users out of all that a run holds"
     ),
     "query": Command(
         "raysys.commands.query", "QueryConfig", "query", "ask the index from the shell"
@@ -203,7 +226,8 @@ def _run(name: str, overrides: Sequence[str], yaml_path: str | None) -> str:
     if cfg.tracking and name not in tracking.COMMANDS:
         log.warning("setting ignored key=tracking reason=%s is not tracked", name)
     started = time.perf_counter()
-    with progress.shown(cfg.progress):
+    announced = nullcontext() if name in _BRIEF else uses.announced(name)
+    with progress.shown(cfg.progress), announced:
         result = function(cfg)
     if isinstance(result, str):
         return result.rstrip("\n") + "\n"

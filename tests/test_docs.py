@@ -13,7 +13,9 @@ from tests.support.markdown import blocks, unclear
 from tests.support.wheels import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-GUIDES = [page for page in PAGES if page.parent == ROOT or page.parent.name == "guides"]
+GUIDES = [
+    page for page in PAGES if page.parent == ROOT or page.parent.name in ("guides", "runbooks")
+]
 NAMES = {page: str(page.relative_to(ROOT)) for page in PAGES}
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -90,6 +92,15 @@ def test_files_that_pages_name_are_there():
         places |= {f"raysys/{room}{name}" for name in FILE.findall(files)}
     assert len(places) > 50
     assert sorted(place for place in places if not (ROOT / place).exists()) == []
+
+
+def test_the_guide_names_every_check_of_doctor():
+    source = "".join(path.read_text() for path in (ROOT / "raysys/commands").glob("doctor*.py"))
+    checks = set(re.findall(r"""\b_?[Cc]heck\(\s*"([^"]+)""", source))
+    guide = (ROOT / "docs" / "guides" / "cluster.md").read_text()
+    rows = guide.split("| check |")[1].split("\n\n")[0].splitlines()[2:]
+    named = {name for row in rows for name in CODE.findall(row.split("|")[1])}
+    assert (len(checks) > 15, named) == (True, checks)
 
 
 @pytest.mark.slow

@@ -141,6 +141,14 @@ SHOWN = {
         "via": "test_codes_and_index_come_close_to_the_model",
         "rescore": "test_codes_and_index_come_close_to_the_model",
     },
+    "RefreshConfig": {
+        "source": "test_new_logs_are_published_once_and_can_be_taken_back",
+        "events": "test_events_are_taken_by_the_name_of_their_file",
+        "items": "test_of_two_at_once_one_works_and_a_killed_one_leaves_nothing_behind",
+        "retry": "test_new_logs_are_published_once_and_can_be_taken_back",
+        "accept": "test_new_logs_are_published_once_and_can_be_taken_back",
+        "dry_run": "test_events_are_taken_by_the_name_of_their_file",
+    },
     "BacktestConfig": {"windows": "test_every_window_is_a_run_of_its_own"},
     "MeasureConfig": {
         "ranking": "test_gamma_moves_the_discover_ranking",
@@ -284,6 +292,7 @@ SHOWN = {
             "test_workers_of_training",
         ),
     },
+    "VolumeBenchConfig": dict.fromkeys(("sizes", "rows_per_user", "n_items"), "test_volume"),
     "DoctorConfig": {"source": "test_a_log_is_looked_at_where_one_is_named"},
     "PipelineConfig": dict.fromkeys(
         ("source", "items", "split"), "test_shared_keys_are_handed_down_to_the_stages"
@@ -376,6 +385,22 @@ SHOWN = {
     "ExperimentConfig": dict.fromkeys(
         ("name", "arms", "salt", "impressions"), "test_an_app_runs_the_experiment_of_its_settings"
     ),
+    "BuildsConfig": dict.fromkeys(
+        ("pin", "name", "unpin"),
+        "test_builds_are_listed_with_what_they_are_made_from_and_what_keeps_them",
+    ),
+    "GcConfig": dict.fromkeys(
+        ("keep", "older_days", "dry_run"), "test_gc_says_first_and_removes_when_told"
+    ),
+    "ExportConfig": {
+        "to": "test_there_and_back_answers_are_the_same",
+        "build_id": "test_wrong_settings_are_one_line",
+    },
+    "ForgetConfig": {
+        "user_id": "test_one_who_is_held_nowhere_is_remembered_all_the_same",
+        "user_ids": "test_many_users_and_files_of_them",
+        "users_file": "test_many_users_and_files_of_them",
+    },
     "EraseConfig": {"user_id": "test_an_erased_user_is_gone_from_the_files"},
 }
 

@@ -51,6 +51,7 @@ from raysys.reports.html import pages
 from raysys.reports.methods import Subject
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.storage import join
+from raysys.store.temporary import prefix
 from raysys.training.optim import OptimConfig
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ def _run_window(cfg: BacktestConfig, subject: Subject, window: _Window) -> tuple
     run = join(cfg.run, f"backtest/{window.number}-of-{cfg.windows}")
     shared: dict[str, Any] = {"run": run, "cache_dir": cfg.cache_dir, "ray": cfg.ray}
     before = subject.profiles.manifest.config
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix("backtest")) as folder:
         assert subject.interactions is not None, "windows were made of its times"
         _write_log(subject.interactions, Path(folder), end=window.end)
         prepare(

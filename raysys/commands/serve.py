@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import signal
 import socket
 import sys
@@ -16,6 +17,8 @@ from typing import TextIO
 import httpx
 import ray
 import uvicorn
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from raysys.cluster.connect import connected
 from raysys.cluster.ingress import through_haproxy
@@ -23,7 +26,7 @@ from raysys.cluster.serve_app import app_of, application, checked, replicas_of
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.cluster.serve_config import ServeConfig
 from raysys.config import require, require_run
-from raysys.errors import BuildError, ConfigError, find_cause
+from raysys.errors import BuildError, ConfigError, find_cause, told
 from raysys.store.builds import StageResult
 
 __all__ = ["ServeConfig", "serve"]
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # it asks replicas on 127.0.0.1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_TAKEN = re.compile(r'being used by application "(.+?)"')  # as Serve says it
 _LAST_LINE = "ServeController.graceful_shutdown failed"
 _DRAIN_S = 10  # for requests that run when the service is told to stop
 _ANSWERED_S = 60.0  # until a started service answers through what listens
@@ -44,7 +48,7 @@ def serve(cfg: ServeConfig) -> StageResult:
 
     Raises:
         BuildError: there is no index, or a build is damaged or mixed.
-        ConfigError: the port is taken, or the cluster does not answer.
+        ConfigError: the port or the route is taken, or the cluster does not answer.
     """
     require_run(cfg)
     with _interrupted_by_signals():
@@ -98,6 +102,8 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
             log.info("service replicas=%d logs=%s", replicas, _logs())
             _announce(cfg)
             threading.Event().wait()
+        except RayServeException as error:
+            raise _refused(cfg, error) from error
         except RuntimeError as error:
             known = find_cause(error)
             reason = str(known or error).strip().splitlines()[-1]
@@ -108,9 +114,21 @@ def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
     return served.build_ids
 
 
+def _refused(cfg: ServeConfig, error: RayServeException) -> ConfigError:
+    """Say what Serve has against an application, which is nearly always another one's route."""
+    route = f"route_prefix={cfg.route_prefix!r}"
+    taken = _TAKEN.search(str(error))
+    if taken is None:
+        return ConfigError(f"Serve refuses name={cfg.name!r} {route}: {told(error)}")
+    return ConfigError(
+        f"{route} is taken by the Serve application {taken[1]!r} of this cluster: choose another, "
+        f"such as route_prefix=/{cfg.name}, or stop that application"
+    )
+
+
 @contextmanager
 def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
-    """Start Serve unless it runs; afterwards stop it, or only our application if it ran before.
+    """Start Serve unless it runs; afterwards stop it, or only our application if it has others.
 
     Gives whether it ran before.
     """
@@ -125,12 +143,16 @@ def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
         if through_haproxy() and cfg.host not in _HAPROXY_HOSTS:
             accepted = f"{', '.join(_HAPROXY_HOSTS)}, or any with RAY_SERVE_ENABLE_HA_PROXY=0 set"
             raise ConfigError(f"host={cfg.host!r} is not accepted: expected {accepted}")
-        ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
+        try:
+            ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
+        except RayError as error:
+            ray_serve.shutdown()
+            raise BuildError(f"Serve did not start: {told(error)}") from error
     try:
         yield joined
     finally:
-        if joined:
-            ray_serve.delete(cfg.name)
+        if joined or set(ray_serve.status().applications) - {cfg.name}:
+            ray_serve.delete(cfg.name)  # Serve goes on for the others
         else:
             ray_serve.shutdown()
 

@@ -181,48 +181,52 @@ def level_probs(
     loadings: NDArray[Any],
     bias: NDArray[Any],
     nums: NDArray[Any],
-    latent: NDArray[Any],
+    offsets: NDArray[Any],
+    latents: NDArray[Any],
     factors: NDArray[Any],
-    shift: NDArray[Any],
+    shifts: NDArray[Any],
     channels: NDArray[Any],
     table: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Write P(r | i, u) of items to `out` [C, R].
+    """Write P(r | i, u) of every user's items to `out` [M, R].
 
     Args:
         vectors: [N, K, Hl] uint16, bits of float16: W.
         loadings: [N, 1 + F]: v, the first of which is not used.
         bias: [N, R].
-        nums: [C] items.
-        latent: [Hl] the learned part of z_l.
-        factors: [1 + F] of the user.
-        shift: [R + K], what the user adds to every item: first to levels, then to channels.
+        nums: [M] items, user by user.
+        offsets: [B + 1] items of each user.
+        latents: [B, Hl] the learned parts of z_l.
+        factors: [B, 1 + F].
+        shifts: [B, R + K], what users add to every item: first to levels, then to channels.
         channels: [K], c.
         table: [K, R], T.
-        out: [C, R].
+        out: [M, R].
     """
     n_levels, n_channels = bias.shape[1], channels.shape[0]
-    for m in range(nums.shape[0]):
-        num = nums[m]
-        liking = np.float32(0)
-        for f in range(1, factors.shape[0]):
-            liking += factors[f] * loadings[num, f]
-        for r in range(n_levels):
-            out[m, r] = bias[num, r] + shift[r]
-        for k in range(n_channels):
-            row, hidden = vectors[num, k], np.float32(0)
-            for d in range(latent.shape[0]):
-                hidden += half(row[d]) * latent[d]
-            hidden += liking * channels[k] + shift[n_levels + k]
+    for user in range(latents.shape[0]):
+        latent, factor, shift = latents[user], factors[user], shifts[user]
+        for m in range(offsets[user], offsets[user + 1]):
+            num = nums[m]
+            liking = np.float32(0)
+            for f in range(1, factor.shape[0]):
+                liking += factor[f] * loadings[num, f]
             for r in range(n_levels):
-                out[m, r] += hidden * table[k, r]
-        top, total = out[m].max(), np.float32(0)
-        for r in range(n_levels):
-            out[m, r] = np.exp(out[m, r] - top)
-            total += out[m, r]
-        for r in range(n_levels):
-            out[m, r] /= total
+                out[m, r] = bias[num, r] + shift[r]
+            for k in range(n_channels):
+                row, hidden = vectors[num, k], np.float32(0)
+                for d in range(latent.shape[0]):
+                    hidden += half(row[d]) * latent[d]
+                hidden += liking * channels[k] + shift[n_levels + k]
+                for r in range(n_levels):
+                    out[m, r] += hidden * table[k, r]
+            top, total = out[m].max(), np.float32(0)
+            for r in range(n_levels):
+                out[m, r] = np.exp(out[m, r] - top)
+                total += out[m, r]
+            for r in range(n_levels):
+                out[m, r] /= total
 
 
 @compiled_fast

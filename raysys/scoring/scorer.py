@@ -279,24 +279,45 @@ class Scorer:
 
     def level_probs(self, z: Floats, nums: NDArray[Any] | None) -> Floats:
         """Return P(r | i, u) of items [C], [C, R]; None: of an unknown item, [1, R]."""
-        if not self.has_levels:
-            return np.ones((1 if nums is None else len(nums), 1), dtype=np.float32)
-        tables = self._tables
-        ends = self.width + np.cumsum([self._level_out.shape[2], self._loadings.shape[1]])
-        latent, factors, shares = z[self.width : ends[0]], z[ends[0] : ends[1]], z[ends[1] :]
-        user = factors[0] * tables["table_user"]
-        shift = np.concatenate([shares * tables["table_levels"], user]).astype(np.float32)
         if nums is None:
-            bias = tables["log_overall"] + tables["level_offset"]
-            n_levels = self.levels.n_levels
-            logits = (bias + shift[:n_levels] + shift[n_levels:] @ tables["table_out"])[None]
-            return np.asarray(softmax(logits, axis=1))
+            return self.unknown_level_probs(z[None])
+        return self.pair_level_probs(z[None], nums, np.array([0, len(nums)]))
+
+    def pair_level_probs(self, z: Floats, nums: NDArray[Any], offsets: NDArray[np.int64]) -> Floats:
+        """Return P(r | i, u) of items for several users, [M, R]; arguments as in `pair_scores`."""
+        if not self.has_levels:
+            return np.ones((len(nums), 1), dtype=np.float32)
+        latents, factors, shifts = self._of_levels(z)
         out: Floats = np.empty((len(nums), self.levels.n_levels), dtype=np.float32)
         level_probs(
-            *(self._level_out, self._loadings, self._bias, nums, latent, factors, shift),
-            *(tables["factor_channels"], tables["table_out"], out),
+            *(self._level_out, self._loadings, self._bias),
+            *(nums.astype(np.int64, copy=False), offsets),
+            *(latents, factors, shifts),
+            *(self._tables["factor_channels"], self._tables["table_out"], out),
         )
         return out
+
+    def unknown_level_probs(self, z: Floats) -> Floats:
+        """Return P(r | u) of an item that the model does not know, [B, R]."""
+        if not self.has_levels:
+            return np.ones((len(z), 1), dtype=np.float32)
+        tables, n_levels = self._tables, self.levels.n_levels
+        _, _, shifts = self._of_levels(z)
+        bias = tables["log_overall"] + tables["level_offset"]
+        logits = bias + shifts[:, :n_levels] + shifts[:, n_levels:] @ tables["table_out"]
+        return np.asarray(softmax(logits, axis=1))
+
+    def _of_levels(self, z: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return of latents [B, H] what levels take: [B, Hl], [B, 1 + F] and [B, R + K]."""
+        tables = self._tables
+        ends = self.width + np.cumsum([self._level_out.shape[2], self._loadings.shape[1]])
+        latents, factors = z[:, self.width : ends[0]], z[:, ends[0] : ends[1]]
+        user = factors[:, :1] * tables["table_user"]
+        shifts = np.concatenate([z[:, ends[1] :] * tables["table_levels"], user], axis=1)
+        latents, factors, shifts = (
+            np.ascontiguousarray(part, dtype=np.float32) for part in (latents, factors, shifts)
+        )
+        return latents, factors, shifts
 
 
 def _bits(halves: NDArray[Any]) -> NDArray[np.uint16]:

@@ -114,6 +114,14 @@ def test_latents_and_scores_are_those_of_the_model(case, timed):
             unknown = model.level_logits(model.split(wanted[user : user + 1])[1], None)
             shares = torch.softmax(unknown, dim=1).numpy()
             np.testing.assert_allclose(scorer.level_probs(z[user], None), shares, atol=1e-5)
+    users, offsets = np.array([0, 2, 1]), np.array([0, 2, 2, 4])
+    pairs = scorer.pair_level_probs(z[users], nums, offsets)
+    one_by_one = [scorer.level_probs(z[0], nums[:2]), scorer.level_probs(z[1], nums[2:])]
+    np.testing.assert_array_equal(pairs, np.concatenate(one_by_one))
+    unknown = [scorer.level_probs(z[user], None) for user in users]
+    np.testing.assert_allclose(
+        scorer.unknown_level_probs(z[users]), np.concatenate(unknown), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["consume", "like", "discover"])
