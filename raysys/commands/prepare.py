@@ -13,6 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raysys.cluster.connect import connected
@@ -30,6 +31,7 @@ from raysys.log.accounting import (
     log_account,
     unfit_defaults,
 )
+from raysys.log.formats.contract import SourceFile
 from raysys.log.sniff import hint
 from raysys.log.sources import fingerprint
 from raysys.prepare.append import (
@@ -96,17 +98,7 @@ def prepare(
     if has_folds and cfg.source:
         log.warning("setting ignored key=source value=%s reason=folds_are_read", cfg.source)
     opened = open_log(cfg) if only is None else open_log(cfg).of_files(only)
-    items, item_files = None, []
-    if cfg.items:
-        catalogue = open_items(cfg.items, cfg.items_format, cfg.items_columns)
-        item_files = catalogue.files
-        items = read_items(
-            catalogue,
-            cfg.items_format,
-            cfg.items_columns,
-            log_column=cfg.columns.item,
-            max_bad_share=cfg.max_bad_share,
-        )
+    items, item_files = _items(cfg)
     ws = Workspace(cfg.run, cache_dir=cfg.cache_dir)
     settings = {key: value for key, value in identity(cfg).items() if key in _LOG_KEYS}
     settings["folds"] = has_folds
@@ -161,6 +153,21 @@ def prepare(
         build_ids={"interactions": interactions.build_id, "profiles": profiles.build_id},
         extra={"interactions": interactions.record(), "profiles": profiles.record()},
     )
+
+
+def _items(cfg: PrepareConfig) -> tuple[pa.Table | None, list[SourceFile]]:
+    """Return the table of items, None without one, and the files that it was read from."""
+    if not cfg.items:
+        return None, []
+    catalogue = open_items(cfg.items, cfg.items_format, cfg.items_columns)
+    items = read_items(
+        catalogue,
+        cfg.items_format,
+        cfg.items_columns,
+        log_column=cfg.columns.item,
+        max_bad_share=cfg.max_bad_share,
+    )
+    return items, catalogue.files
 
 
 def _write_interactions(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,17 +197,10 @@ class Engine:
         stages.end("encode")
         normaliser = self.normaliser  # with its scorer: both of one moment
         assert normaliser is not None
+        listed: dict[str, Any] = {"changes": self._changes, "top_k": top_k, "ranking": ranking}
+        listed["bare"] = not probabilities
         if rescore and normaliser.exact:  # as cheap as an index, and nothing is missed
-            yield from best_of_all(
-                normaliser,
-                z,
-                limits,
-                changes=self._changes,
-                top_k=top_k,
-                ranking=ranking,
-                steerings=steerings,
-                bare=not probabilities,
-            )
+            yield from best_of_all(normaliser, z, limits, steerings=steerings, **listed)
             return
         n_candidates = candidate_count(top_k, len(self._items), rescore=rescore)
         asked = [(ranking, exclude)]
@@ -227,14 +221,7 @@ class Engine:
                 yield Ranked(found_row[:top_k], row[: len(found_row)][:top_k])
             return
         found_nums, shares = self._steered(z, found_nums, steerings, ranking, top_k, limits)
-        yield from best_of_some(
-            *(normaliser.scorer, z, found_nums, log_z),
-            changes=self._changes,
-            top_k=top_k,
-            ranking=ranking,
-            shares=shares,
-            bare=not probabilities,
-        )
+        yield from best_of_some(normaliser.scorer, z, found_nums, log_z, shares=shares, **listed)
 
     def _limits(
         self,
