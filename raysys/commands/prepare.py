@@ -58,6 +58,7 @@ from raysys.prepare.tasks import (
 from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.drafts import Draft
 from raysys.store.erasures import Erasures
+from raysys.store.leases import APPEND
 from raysys.store.storage import join, open_filesystem
 from raysys.tracking import tracked_stage
 
@@ -106,7 +107,7 @@ def prepare(
     with contextlib.ExitStack() as session:
         base = None
         if cfg.mode == "append":  # one at a time, else the rows of one of two appends are lost
-            session.enter_context(ws.held("interactions/append"))
+            session.enter_context(ws.held(APPEND))
             base = find_base(ws, source=marks)
             if items is None and base.profiles is not None and has_catalogue(base.profiles):
                 log.warning("items that are new have no title and no attributes without items=")

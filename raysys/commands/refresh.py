@@ -31,7 +31,7 @@ from raysys.commands import refresh_gate as gate
 from raysys.commands import refresh_logs
 from raysys.commands.refresh_logs import NewLogs
 from raysys.commands.refresh_models import Model, current
-from raysys.commands.refresh_verbs import LEASE, carry_out, complete
+from raysys.commands.refresh_verbs import carry_out, complete
 from raysys.config import JobConfig, local, require_run
 from raysys.data.cells import AHEAD_S
 from raysys.data.interactions import InteractionsFacts
@@ -44,13 +44,11 @@ from raysys.store.builds import Build, StageResult, Workspace
 from raysys.store.collect import Collector, Policy
 from raysys.store.current import aside
 from raysys.store.erasures import models_with_erased
-from raysys.store.inventory import Inventory
-from raysys.store.leases import Lease, leased
+from raysys.store.inventory import WORK, Inventory
+from raysys.store.leases import REFRESH, Lease, leased
 from raysys.training.history import timed
 
 log = logging.getLogger(__name__)
-
-WORK = "refresh/work"
 
 
 @dataclasses.dataclass
@@ -97,7 +95,7 @@ def refresh(cfg: RefreshConfig) -> StageResult:
         list_files(cfg.source, any_ending=True)
     if cfg.dry_run:
         return _told(cfg, workspace)
-    with leased(workspace.storage, LEASE) as lease:
+    with leased(workspace.storage, REFRESH) as lease:
         complete(workspace, lease)
         if cfg.events and workspace.storage.files("journal"):
             refresh_logs.fold(cfg)
@@ -121,9 +119,11 @@ def collect(workspace: Workspace, decisions: Sequence[Decision]) -> None:
     """
     stays = refreshes.kept(decisions)
     made = {pair for decision in decisions for pair in decision.after.items()} - stays
+    if not made:
+        return
     collector = Collector(workspace.storage, Policy(keep=0, older_s=0.0))
     with leased(workspace.storage, "gc"):
-        for waste in collector.found(Inventory(workspace.storage)) if made else ():
+        for waste in collector.found(Inventory(workspace.storage)):
             kind, _, build_id = waste.place.partition("/")
             if waste.what == "build" and (kind, build_id) in made and collector.remove(waste):
                 log.info("removed build=%s reason=newer ones were published", waste.place)

@@ -28,11 +28,9 @@ from raysys.reports.tables import aligned
 from raysys.search.changes import EDIT
 from raysys.search.served import Served
 from raysys.store.builds import Build, StageResult, Workspace
-from raysys.store.leases import Lease, holder, leased
+from raysys.store.leases import APPEND, REFRESH, Lease, holder, leased
 
 log = logging.getLogger(__name__)
-
-LEASE = "refresh/job"  # no folder above those that work in `refresh/work` takes
 
 
 @dataclasses.dataclass
@@ -48,7 +46,7 @@ def status(cfg: RefreshesConfig) -> str:
     """
     workspace = _workspace(cfg)
     decisions = refreshes.read(workspace.storage)
-    owner = holder(workspace.storage, LEASE)
+    owner = holder(workspace.storage, REFRESH)
     working = [f"a refresh works: {owner.name}"] if owner is not None else []
     if not decisions:
         return "\n".join([*working, "no refresh was decided yet"]) + "\n"
@@ -82,7 +80,7 @@ def rollback(cfg: RefreshesConfig) -> StageResult:
         BuildError: what is current is of no refresh, or what was before is gone or damaged.
     """
     workspace = _workspace(cfg)
-    with leased(workspace.storage, LEASE) as lease:
+    with leased(workspace.storage, REFRESH) as lease:
         complete(workspace, lease)
         decisions = refreshes.read(workspace.storage)
         present = current(workspace)
@@ -116,7 +114,7 @@ def carry_out(workspace: Workspace, lease: Lease, decision: Decision) -> None:
         BuildError: a build is gone or damaged, or others changed what is current; nothing moved.
     """
     builds = _builds(workspace, decision)
-    with workspace.held("interactions/append"), workspace.held(EDIT):
+    with workspace.held(APPEND), workspace.held(EDIT):
         if current(workspace) != decision.before:
             raise BuildError(
                 f"other jobs changed what is current in {workspace.run} meanwhile: run refresh "
@@ -138,7 +136,7 @@ def complete(workspace: Workspace, lease: Lease) -> None:
     for decision in refreshes.read(workspace.storage):
         if decision.state != PUBLISHING:
             continue
-        with workspace.held("interactions/append"), workspace.held(EDIT):
+        with workspace.held(APPEND), workspace.held(EDIT):
             state = _completed(workspace, lease, decision)
         dataclasses.replace(decision, state=state).write(workspace.storage)
 

@@ -8,14 +8,14 @@ import pytest
 
 from raysys.commands import refresh_verbs as verbs
 from raysys.commands.refresh_models import current
-from raysys.commands.refresh_verbs import LEASE, RefreshesConfig, complete, rollback, status
+from raysys.commands.refresh_verbs import RefreshesConfig, complete, rollback, status
 from raysys.errors import BuildError
 from raysys.reports import refreshes
 from raysys.reports.refreshes import Decision
 from raysys.search.served import Served
 from raysys.store.builds import Workspace
 from raysys.store.kinds import Facts
-from raysys.store.leases import leased
+from raysys.store.leases import REFRESH, leased
 
 KINDS = ("interactions", "profiles", "changes", "index")
 
@@ -48,7 +48,7 @@ def decide(ws, number, before, after, **further):
 
 
 def completed(ws):
-    with leased(ws.storage, LEASE) as lease:
+    with leased(ws.storage, REFRESH) as lease:
         complete(ws, lease)
     return [each.state for each in refreshes.read(ws.storage)]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from raysys.commands import refresh_verbs
 from raysys.errors import BuildError
 from raysys.reports.refreshes import Decision
 from raysys.store import collect, inventory, temporary
@@ -19,7 +18,7 @@ from raysys.store.collect import Collector, Policy
 from raysys.store.current import aside
 from raysys.store.inventory import Inventory
 from raysys.store.kinds import Facts
-from raysys.store.leases import leased
+from raysys.store.leases import REFRESH, leased
 from raysys.store.pins import pin, unpin
 from raysys.store.uses import Use, announced, uses
 
@@ -341,7 +340,7 @@ def test_what_a_killed_refresh_was_about_to_publish_stays_until_it_is_completed(
     write(ws, "codes", "another is current")
     assert collected(ws) == []
     dataclasses.replace(decision, state="done").write(ws.storage)
-    with leased(ws.storage, refresh_verbs.LEASE):  # a refresh works
+    with leased(ws.storage, REFRESH):  # a refresh works
         assert collected(ws) == [("build", old.place)]
     assert collected(ws) == [("build", new.place), ("work", "refresh/work")]
     assert not work.exists()
