@@ -5,8 +5,8 @@
 `run` has profiles of a log that is split in time; models are trained in copies of it. Parts:
 
     asha    the same settings, all of which take gradient epochs, with and without early stopping:
-            worker-seconds, the winners' metric on validation, and their difference over users and
-            seeds with its interval.
+            worker-seconds and epochs, the winners' metric on validation, and their difference over
+            users and seeds with its interval.
     winner  a sweep from the defaults, as `raysys tune` begins one; then its winner and the defaults
             are trained for the test period, which the sweep has not seen, and compared on it.
     front   two objectives, `metrics[0]` and bytes of an item: the area that the trials dominate
@@ -116,6 +116,7 @@ def _asha(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
         rows = {row["number"]: row for row in records[False]["trials"]}
         best = {early: record["best"] for early, record in records.items()}
         spent = {early: each["totals"]["worker_seconds"] for early, each in records.items()}
+        epochs = {early: _epochs(record) for early, record in records.items()}
         same = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
         chosen = [rows[best[early]]["values"] for early in (True, False)]
         compared = same if chosen[0] == chosen[1] else _compared(cfg, run, settings, chosen)
@@ -125,6 +126,8 @@ def _asha(cfg: SweepsBenchConfig) -> Iterator[dict[str, Any]]:
                 "trials": len(record["trials"]),
                 **_cost(record),
                 "worker_share": round(spent[early] / spent[False], 4),
+                "epochs": epochs[early],
+                "epochs_share": round(epochs[early] / epochs[False], 4),
                 "winner": best[early],
                 "value": round(rows[best[early]]["objectives"][cfg.metric], 5),
                 **(compared if early else {}),
@@ -234,6 +237,14 @@ def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
     totals = record["totals"]
     names = ("trial_seconds", "worker_seconds", "overhead_share")
     return {name: totals[name] for name in names}
+
+
+def _epochs(record: Mapping[str, Any]) -> int:
+    """Return how many epochs the trials of a sweep trained, those that ended early too."""
+    return sum(
+        max((int(epoch) for epoch, _ in row["history"] or ()), default=0)
+        for row in record["trials"]
+    )
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
