@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -288,17 +287,22 @@ def _warned() -> bool:
 
 
 def _save(metrics: dict[str, Any], state: State | None) -> None:
-    """Report to the controller; rank 0 hands over the state, which is complete on disk first."""
+    """Report to the controller; rank 0 hands over the state, which is complete on disk first.
+
+    It goes to the storage while training goes on. The next state waits until it is there, so that
+    a slow storage never has more than two states on this host's disk.
+    """
     metrics = metrics | {PLACEMENT_GROUP: get_current_placement_group().id.hex()}
+    beside = ray.train.CheckpointUploadMode.ASYNC  # of all reports: they arrive in order
     if state is None or ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
+        ray.train.report(metrics, checkpoint_upload_mode=beside)
         return
     folder = tempfile.mkdtemp(prefix=prefix("state"))
-    try:
-        torch.save(state, Path(folder) / _STATE)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    torch.save(state, Path(folder) / _STATE)
+    committed = ray.train.CheckpointConsistencyMode.COMMITTED
+    ray.train.get_all_reported_checkpoints(consistency_mode=committed)
+    checkpoint = ray.train.Checkpoint.from_directory(folder)
+    ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=beside)
 
 
 def _read_state(checkpoint: ray.train.Checkpoint) -> State:

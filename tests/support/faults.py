@@ -33,7 +33,9 @@ class FaultyProxy:
             def do(self):
                 with proxy._counting:
                     proxy.asked += 1
-                    fault = proxy.fault(self.command, self.path, proxy.asked)
+                    number = proxy.asked
+                fault = proxy.fault(self.command, self.path, number)
+                with proxy._counting:
                     proxy.faults += fault is not None
                 body = self.body(half=fault == "cut")
                 if fault == "cut":
