@@ -103,7 +103,7 @@ def sum_of(wanted: int, nodes: Nodes, needs: Resources) -> str:
 
 def spelled(cfg: LaunchConfig) -> str:
     """Return `launch.workers` as it is given."""
-    return str(cfg.workers).replace(" ", "")
+    return str(cfg.fewest if cfg.workers is None else cfg.workers).replace(" ", "")
 
 
 def gpu_worker_cpus(nodes: Sequence[Resources]) -> float:

@@ -39,6 +39,7 @@ from raysys.training.task import Ranks, State, Task
 
 log = logging.getLogger(__name__)
 
+_USUAL_WORKERS = 2
 _STATE = "state.pt"
 _GROW_S = 30.0  # between two looks whether there is room for more workers
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -55,33 +56,38 @@ class LaunchConfig:
     Attributes:
         workers: Ray Train workers; 0 trains inside the calling process; two numbers are the fewest
             and the most: as many as there is room for, fewer when a host is lost, more when one
-            comes.
+            comes. null: two, unless the catalogue and the hosts suggest another number.
         max_failures: lost workers to recover from, each time from the newest saved state.
         gpu: one GPU per worker; null takes GPUs where the cluster has enough.
     """
 
-    workers: int | list[int] = local(2)
+    workers: int | list[int] | None = local(None)
     max_failures: int = local(2)
     gpu: bool | None = local(None)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for counts that make no sense."""
         given = self.workers
-        fit = (
+        fit = given is None or (
             given >= 0 if isinstance(given, int) else len(given) == 2 and 1 <= given[0] <= given[1]
         )
-        require(fit, "launch.workers", given, "at least 0, or [fewest, most] of at least 1")
+        require(fit, "launch.workers", given, "at least 0, [fewest, most] of at least 1, or null")
         require(self.max_failures >= 0, "launch.max_failures", self.max_failures, "at least 0")
 
     @property
     def fewest(self) -> int:
         """Workers without which nothing trains."""
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
+        return self._pair[0]
 
     @property
     def most(self) -> int:
         """Workers that train where there is room for all."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
+        return self._pair[1]
+
+    @property
+    def _pair(self) -> tuple[int, int]:
+        given = _USUAL_WORKERS if self.workers is None else self.workers
+        return (given, given) if isinstance(given, int) else (given[0], given[1])
 
 
 def launch(

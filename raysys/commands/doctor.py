@@ -27,13 +27,13 @@ from raysys.cluster.node_probes import (
     dashboard_url,
     node_resources,
 )
-from raysys.cluster.placement import refuse_unplaceable
+from raysys.cluster.placement import refuse_unplaceable, spelled
 from raysys.cluster.serve_config import ServeConfig
 from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands.doctor_node import Question, look
 from raysys.commands.doctor_nodes import MIN_FREE_BYTES, Check, node_checks
 from raysys.commands.host import gib
-from raysys.commands.preflight_hosts import estimate, refuse_oversized
+from raysys.commands.preflight_hosts import estimate, refuse_oversized, with_workers
 from raysys.commands.train import TrainConfig, sized
 from raysys.config import JobConfig, local
 from raysys.data.profiles import ProfilesFacts
@@ -208,7 +208,7 @@ def _dashboard() -> tuple[bool | None, str]:
 def _workers(cfg: DoctorConfig) -> tuple[bool | None, str]:
     """Tell whether the workers of a training find room, empty as the nodes may be."""
     refuse_unplaceable(cfg.launch, node_resources())
-    return True, f"launch.workers={cfg.launch.workers} find room"
+    return True, f"launch.workers={spelled(cfg.launch)} find room"
 
 
 def _storage(cfg: DoctorConfig) -> tuple[bool | None, str]:
@@ -236,11 +236,12 @@ def _estimate(cfg: DoctorConfig) -> tuple[bool | None, str]:
     facts = ProfilesFacts.of(profiles)
     train = sized(TrainConfig(autoencoder=cfg.autoencoder, launch=cfg.launch), profiles)
     with connected(cfg.ray):
+        train = with_workers(train, facts)
         refuse_oversized(train, facts)
     need = estimate(train, facts)
     return True, (
         f"training {facts.n_items:,} items with latent={train.autoencoder.latent}: "
-        f"{gib(need.most)} a worker, {need.seconds / 60:.0f} min or so"
+        f"{gib(need.most)} a worker of {spelled(train.launch)}, {need.seconds / 60:.0f} min or so"
     )
 
 

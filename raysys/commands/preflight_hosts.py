@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import socket
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from raysys.commands.train import TrainConfig
 
 log = logging.getLogger(__name__)
+
+_LONG_S = 600.0  # of a training that more hosts are worth their start for
 
 
 def size_of(facts: ProfilesFacts) -> Size:
@@ -99,30 +102,52 @@ def refuse_oversized(cfg: TrainConfig, facts: ProfilesFacts, *, concurrent: int 
     launch = cfg.launch
     if _on_gpus(launch):
         return
-
-    def told(hosts: list[tuple[str, int, int]], workers: int) -> str | None:
-        return refusal(
-            size_of(facts),
-            cfg.autoencoder,
-            cfg.optim,
-            workers=workers,
-            hosts=hosts,
-            concurrent=concurrent,
-        )
-
+    told = functools.partial(_short_of_memory, cfg, facts, concurrent=concurrent)
     hosts = hosts_of(launch, concurrent=concurrent)
-    never = told(hosts, launch.fewest)
+    never = told(hosts)
     if never is not None:
         raise ConfigError(never)
     if launch.most > launch.fewest:
-        tight = told(hosts_of(launch, concurrent=concurrent, fewest=False), launch.most)
+        tight = told(hosts_of(launch, concurrent=concurrent, fewest=False), workers=launch.most)
         if tight is not None:
             log.warning("memory is short where all workers find room: %s", tight)
     own, free = host.room_bytes(), host.memory_bytes()[1]
     now = [(name, min(room, free) if room == own else room, here) for name, room, here in hosts]
-    short = told(now, launch.fewest)
+    short = told(now)
     if short is not None:
         log.warning("memory is short now: %s", short)
+
+
+def with_workers(cfg: TrainConfig, facts: ProfilesFacts) -> TrainConfig:
+    """Return settings of a training with the number of its workers where none is given.
+
+    Two; one where there is one GPU, one CPU, or a host without the memory for two; one a host where
+    there are more hosts and one worker would take longer than ten minutes. Weights do not depend on
+    it but for the last digits.
+    """
+    if cfg.launch.workers is not None:
+        return cfg
+
+    def of(workers: int) -> TrainConfig:
+        return dataclasses.replace(cfg, launch=dataclasses.replace(cfg.launch, workers=workers))
+
+    nodes = node_resources()
+    cpus, gpus = (sum(n.get(name, 0.0) for n in nodes.values()) for name in ("CPU", "GPU"))
+    hosts = sum(node.get("CPU", 0.0) >= 1 for node in nodes.values())
+    chosen, why = cfg.launch.most, ""
+    if _on_gpus(cfg.launch):
+        pass  # whose memory is not looked at
+    elif gpus >= 1 and cfg.launch.gpu is not False:
+        chosen, why = 1, "the nodes have one GPU"
+    elif cpus < chosen:
+        chosen, why = 1, "the nodes have one CPU"
+    elif hosts > chosen and (seconds := estimate(of(1), facts).seconds) > _LONG_S:
+        chosen, why = hosts, f"one a host, as one alone would take some {seconds / 60:.0f} min"
+    elif _short_of_memory(of(chosen), facts, hosts_of(cfg.launch)) is not None:
+        chosen, why = 1, "two do not fit into the memory of a host"
+    if why:
+        log.info("launch.workers=%d: %s", chosen, why)
+    return of(chosen)
 
 
 def refuse_compressing(n_items: int, dim: int, cfg: CompresSAEConfig) -> None:
@@ -180,6 +205,25 @@ def estimate(cfg: TrainConfig, facts: ProfilesFacts) -> Need:
         workers=cfg.launch.most,
         rates=Rates.here(),
         phases=1 if last_period(facts.split, cfg.refit) == "val" else 2,
+    )
+
+
+def _short_of_memory(
+    cfg: TrainConfig,
+    facts: ProfilesFacts,
+    hosts: list[tuple[str, int, int]],
+    *,
+    workers: int | None = None,
+    concurrent: int = 1,
+) -> str | None:
+    """Return why a training does not fit these hosts, see `refusal`; None: it does."""
+    return refusal(
+        size_of(facts),
+        cfg.autoencoder,
+        cfg.optim,
+        workers=cfg.launch.fewest if workers is None else workers,
+        hosts=hosts,
+        concurrent=concurrent,
     )
 
 

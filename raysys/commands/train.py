@@ -34,7 +34,7 @@ from raysys.cluster.connect import connected
 from raysys.cluster.train_workers import LaunchConfig, OnRecord, launch
 from raysys.commands.import_vectors import import_vectors
 from raysys.commands.preflight import sizes_of
-from raysys.commands.preflight_hosts import refuse_oversized
+from raysys.commands.preflight_hosts import refuse_oversized, with_workers
 from raysys.commands.train_compressor import CompressorConfig, compress
 from raysys.commands.train_phases import autoencoder_phases, last_period, windows_of
 from raysys.compressor.embeddings import EmbeddingsFacts, write_embeddings
@@ -319,7 +319,9 @@ def _fit_that_fits(
     cfg: TrainConfig, workspace: Workspace, profiles: Build, **further: Any
 ) -> State:
     """Fit, where hosts have the memory for it; a sweep looks at that once for all of its trials."""
-    refuse_oversized(cfg, ProfilesFacts.of(profiles))
+    facts = ProfilesFacts.of(profiles)
+    cfg = with_workers(cfg, facts)
+    refuse_oversized(cfg, facts)
     return fit(cfg, workspace, profiles, **further)
 
 

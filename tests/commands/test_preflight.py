@@ -194,9 +194,9 @@ def test_sizes_are_those_of_the_whole_catalogue_whatever_is_fitted(tmp_path, mon
 def hosts(monkeypatch):
     """Return a function that makes the cluster of (name, CPUs, GiB); `small` is this host."""
 
-    def make(*named):
+    def make(*named, gpus=0.0):
         nodes = [
-            Node(name, name, name, {"CPU": float(cpus), "GPU": 0.0, "memory": gib * float(GIB)})
+            Node(name, name, name, {"CPU": float(cpus), "GPU": gpus, "memory": gib * float(GIB)})
             for name, cpus, gib in named
         ]
         monkeypatch.setattr(preflight_hosts, "alive_nodes", lambda: nodes)
@@ -223,13 +223,43 @@ def test_workers_fill_one_node_after_the_other(hosts):
     assert found(4) == [("small", 8 * GIB, 4)]  # half a CPU each
 
 
-def test_an_elastic_training_is_refused_where_the_fewest_do_not_fit(hosts, caplog):
-    class Facts:
-        catalogue = {"val": 200_000, "test": 200_000}
-        n_cells = {0: 10**6}
-        n_users = 10**5
-        levels = range(5)
+class Facts:
+    catalogue = {"val": 200_000, "test": 200_000}
+    n_cells = {0: 10**6}
+    n_users = 10**5
+    levels = range(5)
+    split = "temporal"
 
+
+def test_workers_are_chosen_by_hosts_where_none_are_given(hosts, monkeypatch, caplog):
+    def chosen(*settings):
+        cfg = load(TrainConfig, ["autoencoder.latent=256", "optim.batch_size=512", *settings])
+        return preflight_hosts.with_workers(cfg, Facts).launch.workers
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(preflight_hosts, "_LONG_S", 1e9)
+    many = [("small", 2, 9), ("b", 2, 9), ("c", 2, 9)]
+    hosts(*many)
+    assert chosen() == 2
+    assert not caplog.messages
+    assert chosen("launch.workers=5") == 5
+    assert chosen("launch.workers=[1,3]") == [1, 3]
+    monkeypatch.setattr(preflight_hosts, "_LONG_S", 1.0)
+    assert chosen() == 3
+    assert "launch.workers=3: one a host, as one alone would take some" in caplog.text
+    hosts(("small", 1, 9))
+    assert chosen() == 1
+    monkeypatch.setattr(host, "memory_bytes", lambda: (5 * GIB, 3 * GIB))
+    hosts(("small", 4, 5))
+    assert chosen() == 1
+    assert "launch.workers=1: two do not fit into the memory of a host" in caplog.text
+    hosts(("small", 4, 5), gpus=1.0)
+    assert chosen() == 1
+    hosts(("small", 4, 5), gpus=2.0)
+    assert chosen() == 2
+
+
+def test_an_elastic_training_is_refused_where_the_fewest_do_not_fit(hosts, caplog):
     def refuse(*settings, **more):
         cfg = load(TrainConfig, ["autoencoder.latent=256", "optim.batch_size=512", *settings])
         preflight_hosts.refuse_oversized(cfg, Facts, **more)
