@@ -202,3 +202,136 @@ def four_products(typing: Any, rows: Any, first: Any, vector: Any, sums: Any) ->
         return context.get_dummy_value()
 
     return types.void(rows, types.int64, vector, sums), emit
+
+
+SIXTEEN = 16  # rows that are scored at once
+_ENTRIES = 32  # of a row, that are turned at once
+_ATOM = 4  # first bit of an entry's atom; its step lies below
+
+
+def scores_sixteen() -> bool:
+    """Tell whether this processor has what `sixteen_sums` is made of."""
+    features = binding.get_host_cpu_features()
+    return all(features.get(name) for name in ("avx512f", "avx512bw"))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sixteen_sums(
+    typing: Any, entries: Any, rows: Any, first: Any, codebook: Any, table: Any, sums: Any
+) -> Any:
+    """Write sum_j codebook[j, step_j] * table[atom_j] of rows[first : first + 16] to `sums` there.
+
+    Each sum runs over a row's entries in order, as a plain loop's does. Entries are turned, so that
+    a register holds the j-th of sixteen rows: their steps are then looked up in another register.
+
+    Args:
+        typing: numba's.
+        entries: uint16 [N, n], contiguous: atom << 4 | step.
+        rows: int64 [M].
+        first: int64, at most M - 16.
+        codebook: float32 [n, 16], contiguous.
+        table: float32 [S], contiguous.
+        sums: float32 [M], contiguous.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [
+            context.make_array(signature.args[n])(context, builder, arguments[n])
+            for n in (0, 1, 3, 4, 5)
+        ]
+        _emit_sums(builder, arrays, arguments[2])
+        return context.get_dummy_value()
+
+    return types.void(entries, rows, types.int64, codebook, table, sums), emit
+
+
+def _emit_sums(b: Any, arrays: list[Any], first: Any) -> None:
+    """Emit the instructions of `sixteen_sums`."""
+    entries, rows, codebook, table, out = arrays
+    place, word, real = ir.IntType(64), ir.IntType(32), ir.FloatType()
+    words, reals = ir.VectorType(word, SIXTEEN), ir.VectorType(real, SIXTEEN)
+    width = cgutils.unpack_tuple(b, entries.shape)[1]
+    starts = []
+    for lane in range(SIXTEEN):
+        row = b.load(b.gep(rows.data, [b.add(first, place(lane))]))
+        starts.append(b.gep(entries.data, [b.mul(row, width)]))
+    turned = cgutils.alloca_once(b, words, size=SIXTEEN)
+    total = cgutils.alloca_once_value(b, ir.Constant(reals, [0.0] * SIXTEEN))
+    with cgutils.for_range_slice(b, place(0), width, place(_ENTRIES)) as (start, _):
+        left = b.sub(width, start)
+        for number, column in enumerate(_turned(b, [b.gep(s, [start]) for s in starts], left)):
+            b.store(column, b.gep(turned, [place(number)]))
+        here = b.select(b.icmp_signed("<", left, place(_ENTRIES)), left, place(_ENTRIES))
+
+        def take(number: Any, entry: Any) -> None:
+            steps = b.gep(codebook.data, [b.shl(b.add(start, number), place(_ATOM))])
+            factor = _looked_up(b, b.load(b.bitcast(steps, reals.as_pointer()), align=4), entry)
+            value = _gathered(b, table.data, b.lshr(entry, ir.Constant(words, [_ATOM] * SIXTEEN)))
+            b.store(b.fadd(b.load(total), b.fmul(factor, value)), total)
+
+        low = ir.Constant(words, [0xFFFF] * SIXTEEN)
+        with cgutils.for_range(b, b.lshr(here, place(1))) as loop:
+            pair, number = b.load(b.gep(turned, [loop.index])), b.shl(loop.index, place(1))
+            take(number, b.and_(pair, low))
+            take(b.add(number, place(1)), b.lshr(pair, ir.Constant(words, [16] * SIXTEEN)))
+        with b.if_then(b.trunc(here, ir.IntType(1))):
+            number = b.sub(here, place(1))
+            take(number, b.and_(b.load(b.gep(turned, [b.lshr(number, place(1))])), low))
+    sums = b.bitcast(b.gep(out.data, [first]), reals.as_pointer())
+    b.store(b.load(total), sums, align=4)
+
+
+def _turned(b: Any, starts: Any, left: Any) -> list[Any]:
+    """Return sixteen vectors, the n-th of the n-th pairs of entries behind sixteen addresses.
+
+    Nothing is read, and there are zeros, from the `left`-th entry on.
+    """
+    word, flag = ir.IntType(32), ir.IntType(1)
+    words, pairs = ir.VectorType(word, SIXTEEN), ir.VectorType(ir.IntType(16), _ENTRIES)
+    numbers = ir.VectorType(ir.IntType(16), _ENTRIES)
+    most = left.type(_ENTRIES)
+    count = b.trunc(b.select(b.icmp_signed("<", left, most), left, most), numbers.element)
+    places = ir.Constant(numbers, list(range(_ENTRIES)))
+    mask = b.icmp_unsigned("<", places, _all(b, count, _ENTRIES))
+    flags = ir.VectorType(flag, _ENTRIES)
+    kind = ir.FunctionType(pairs, [pairs.as_pointer(), word, flags, pairs])
+    load = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{_ENTRIES}i16.p0")
+    zeros = ir.Constant(pairs, [0] * _ENTRIES)
+    vectors = []
+    for start in starts:
+        address = b.bitcast(start, pairs.as_pointer())
+        vectors.append(b.bitcast(b.call(load, [address, word(2), mask, zeros]), words))
+    for bit in (1, 2, 4, 8):  # exchange that bit of a value's vector and of its place there
+        low = [n if not n & bit else (n ^ bit) + SIXTEEN for n in range(SIXTEEN)]
+        high = [n | bit if not n & bit else n + SIXTEEN for n in range(SIXTEEN)]
+        for n in range(SIXTEEN):
+            if not n & bit:
+                a, c = vectors[n], vectors[n | bit]
+                vectors[n] = b.shuffle_vector(a, c, ir.Constant(words, low))
+                vectors[n | bit] = b.shuffle_vector(a, c, ir.Constant(words, high))
+    return vectors
+
+
+def _all(b: Any, value: Any, lanes: int = SIXTEEN) -> Any:
+    """Return a vector of equal values."""
+    kind = ir.VectorType(value.type, lanes)
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def _looked_up(b: Any, vector: Any, places: Any) -> Any:
+    """Return the elements of a vector at the lowest four bits of `places`."""
+    kind = ir.FunctionType(vector.type, [vector.type, places.type])
+    name = "llvm.x86.avx512.permvar.sf.512"
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), [vector, places])
+
+
+def _gathered(b: Any, data: Any, places: Any) -> Any:
+    """Return the float32 numbers at sixteen places."""
+    reals = ir.VectorType(ir.FloatType(), SIXTEEN)
+    first, flags = ir.IntType(8).as_pointer(), ir.VectorType(ir.IntType(1), SIXTEEN)
+    kind = ir.FunctionType(reals, [reals, first, places.type, flags, ir.IntType(32)])
+    gather = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.mask.gather.dps.512")
+    zeros, every = ir.Constant(reals, [0.0] * SIXTEEN), ir.Constant(flags, [1] * SIXTEEN)
+    return b.call(gather, [zeros, b.bitcast(data, first), places, every, ir.IntType(32)(4)])

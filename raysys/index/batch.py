@@ -62,6 +62,14 @@ class Batch:
             np.zeros(size, dtype=np.int64),
         )
 
+    def blocks(self, size: int) -> list[slice]:
+        """Return slices of at most `size` queries."""
+        return [slice(start, start + size) for start in range(0, len(self.queries), size)]
+
+    def excluded_of(self, part: slice) -> Excluded:
+        """Return what a block of queries never gets."""
+        return Excluded(self.excluded.items, self.excluded.offsets[part.start : part.stop + 1])
+
     def taken(self, rows: NDArray[np.int64]) -> Batch:
         """Return copies of some queries and of what they found."""
         items, offsets = self.excluded

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.compiled import compiled
@@ -70,18 +69,3 @@ def sort_heap(nums: NDArray[Any], scores: NDArray[Any], size: int) -> None:
         num, score = nums[last], scores[last]
         nums[last], scores[last] = nums[0], scores[0]
         sift_down(nums, scores, last, num, score)
-
-
-@compiled
-def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
-    """Write where the best K of scores [C], K at most C, stand to `places` [K] int32, best first.
-
-    The first of equals comes first.
-    """
-    best = np.empty(places.shape[0], np.float32)
-    for place in range(places.shape[0]):
-        sift_up(places, best, place, place, scores[place])
-    for place in range(places.shape[0], scores.shape[0]):
-        if scores[place] > best[0]:
-            sift_down(places, best, places.shape[0], place, scores[place])
-    sort_heap(places, best, places.shape[0])

@@ -35,24 +35,24 @@ from raysys.index.batch import Batch
 from raysys.index.efforts import PLAIN, Efforts
 from raysys.index.head import NO_HEADS, heads_of, threshold, thresholds
 from raysys.index.kernels import (
-    Excluded,
     Heads,
     Runs,
     Spills,
-    score_all,
-    score_rows,
     search_queries,
     unit_queries,
 )
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
+from raysys.index.near import Lists, search_lists
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
+from raysys.index.rows import score_all, score_rows
 
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
+_COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -105,6 +105,10 @@ class Index:
         self._heads = heads_of(bias, self.heads)
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
+        self._lists: Lists | None = None
+        if kind == "ivf" and router is not None and router.n_rows * router.dim <= _COMPARED:
+            starts = read_only(self.layout.starts)
+            self._lists = Lists(Dictionary(router.rows()).rounded, starts, first_row)
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -184,21 +188,52 @@ class Index:
         plans = self._plans(batch, n_allowed, request.effort)
         planned = np.flatnonzero(plans > 0)
         if len(planned):
-            self._answer(batch, planned, self._routed(batch, plans, planned), self._heads)
+            self._probe(batch, planned, plans)
         room = min(top_k, self.n_items)
         short = (plans == 0) | (batch.found < room) if request.guarantee else plans == 0
         if short.any():
             starts, stops = self._full_scan(batch.denied)
             nobody = np.zeros(np.count_nonzero(short), dtype=np.int64)
             runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
-            self._answer(batch, np.flatnonzero(short), runs, NO_HEADS)
+            some = batch.taken(np.flatnonzero(short))
+            self._scan(some, runs, NO_HEADS)
+            batch.put(np.flatnonzero(short), some)
         return batch.nums, batch.scores
 
-    def _answer(self, batch: Batch, rows: NDArray[np.int64], runs: Runs, heads: Heads) -> None:
-        """Answer some queries, a block at a time: its products with the dictionary are one pass."""
-        some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
-        for start in range(0, len(rows), _BLOCK_QUERIES):
-            part = slice(start, start + _BLOCK_QUERIES)
+    def _probe(self, batch: Batch, rows: NDArray[np.int64], plans: NDArray[np.int64]) -> None:
+        """Answer some queries from as many lists or entries as their plans say."""
+        some, counts = batch, plans
+        if len(rows) < len(plans):
+            some, counts = batch.taken(rows), plans[rows]
+        if self._lists is None:
+            self._scan(some, self._routed(some, counts), self._heads)
+        else:
+            assert self.space is not None
+            asked = self.space.queries(some.queries, some.weights)
+            for part in some.blocks(_BLOCK_QUERIES):
+                search_lists(
+                    self._stored,
+                    self.dictionary.rounded,
+                    some.queries[part],
+                    float(self.codes.unit[0]),
+                    some.weights[part],
+                    self._lists,
+                    asked[part],
+                    counts[part],
+                    self._spills,
+                    self._heads,
+                    some.denied,
+                    some.excluded_of(part),
+                    some.nums[part],
+                    some.scores[part],
+                    some.found[part],
+                )
+        if some is not batch:
+            batch.put(rows, some)
+
+    def _scan(self, some: Batch, runs: Runs, heads: Heads) -> None:
+        """Answer queries from runs, a block at a time: one pass over the dictionary for each."""
+        for part in some.blocks(_BLOCK_QUERIES):
             search_queries(
                 self._stored,
                 self.dictionary.rounded,
@@ -209,13 +244,11 @@ class Index:
                 self._spills,
                 heads,
                 some.denied,
-                Excluded(some.excluded.items, some.excluded.offsets[start : part.stop + 1]),
+                some.excluded_of(part),
                 some.nums[part],
                 some.scores[part],
                 some.found[part],
             )
-        if some is not batch:
-            batch.put(rows, some)
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
         """Return the code scores of all items [Q, N], by item_num; -inf for rows not held."""
@@ -253,10 +286,13 @@ class Index:
 
     def _plans(self, batch: Batch, n_allowed: int, effort: int | None) -> NDArray[np.int64]:
         """Return the effort of every query, or 0 for a scan of the allowed items."""
-        depths = batch.nums.shape[1] + np.diff(batch.excluded.offsets)
-        sorts = [PLAIN] * len(depths)
-        if self.n_routed and effort is None and self.n_bias:
-            sorts = self.sorts(batch.queries, batch.weights).tolist()
+        size, top_k = batch.nums.shape
+        sorted_ = self.n_routed and effort is None and self.n_bias
+        if not (sorted_ or len(batch.excluded.items)):
+            plan = self._plan(top_k, n_allowed, effort, self.efforts.of(PLAIN))
+            return np.full(size, plan, dtype=np.int64)
+        depths = top_k + np.diff(batch.excluded.offsets)
+        sorts = self.sorts(batch.queries, batch.weights).tolist() if sorted_ else [PLAIN] * size
         plans = [
             self._plan(depth, n_allowed, effort, self.efforts.of(sort))
             for depth, sort in zip(depths.tolist(), sorts, strict=True)
@@ -286,14 +322,13 @@ class Index:
         top_k, effort = list(efforts.items())[-1] if efforts else (1, 1)
         return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
-    def _routed(self, batch: Batch, plans: NDArray[np.int64], planned: NDArray[np.int64]) -> Runs:
-        """Return the runs of what each planned query probes: as many as its plan says."""
+    def _routed(self, some: Batch, counts: NDArray[np.int64]) -> Runs:
+        """Return the runs of what each query probes, so many of the nearest as the router finds."""
         assert self.router is not None
         assert self.space is not None
-        counts = plans[planned]
         last = np.cumsum(counts)
         first = last - counts
-        asked = self.space.queries(batch.queries[planned], batch.weights[planned])
+        asked = self.space.queries(some.queries, some.weights)
         if (counts == counts[0]).all():
             routed = self.router.nearest(asked, int(counts[0])).reshape(-1)
         else:

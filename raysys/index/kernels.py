@@ -15,22 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import (
-    DENSE8,
-    FLOAT16,
-    INT8,
-    PACKED4,
-    Rounded,
-    Stored,
-    integer_products,
-)
-from raysys.data.compiled import compiled, compiled_fast, compiled_short, half, prefetch
-from raysys.index.heap import contains, sift_down, sift_up, sort_heap
-
-_FOUR = np.uintp(4)
-_STEP_MASK = np.uintp(15)
-_BLOCK_ROWS = 1024
-_AHEAD = 16  # rows between asking for one and reading it
+from raysys.compressor.kernels import DENSE8, Rounded, Stored, integer_products
+from raysys.data.compiled import compiled, compiled_fast, compiled_short
+from raysys.index.best import best_keys, key_of, narrowed, num_of, room_for, score_of
+from raysys.index.heap import contains
+from raysys.index.rows import BLOCK_ROWS, score_rows
 
 
 class Spills(NamedTuple):
@@ -145,86 +134,6 @@ def unit_queries(queries: NDArray[Any], cosine: bool, out: NDArray[Any]) -> bool
 
 
 @compiled
-def score_rows(
-    stored: Stored,
-    table: NDArray[Any],
-    weights: NDArray[Any],
-    rows: NDArray[Any],
-    out: NDArray[Any],
-) -> None:
-    """Write scale * sum_j value_j * table[atom_j] + bias . weights of `rows` [M] to `out` [M].
-
-    One call for many rows, arrays taken out of the tuple once: a call per row costs four times as
-    much as the scoring itself. Rows may lie anywhere: they are asked for ahead of their turn.
-    """
-    entries, values, codebook = stored.entries, stored.values, stored.codebook
-    n_active, dim = entries.shape[1], values.shape[1]
-    n_rows = rows.shape[0]
-    if stored.kind == PACKED4:
-        for m in range(min(_AHEAD, n_rows)):
-            prefetch(entries, rows[m])
-        fours = n_rows - n_rows % 4  # four rows at a time do not wait for each other
-        for m in range(0, fours, 4):
-            for ahead in range(m + _AHEAD, min(m + _AHEAD + 4, n_rows)):
-                prefetch(entries, rows[ahead])
-            row_0, row_1, row_2, row_3 = rows[m], rows[m + 1], rows[m + 2], rows[m + 3]
-            sum_0 = sum_1 = sum_2 = sum_3 = np.float32(0)
-            for j in range(n_active):
-                entry = np.uintp(entries[row_0, j])
-                sum_0 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
-                entry = np.uintp(entries[row_1, j])
-                sum_1 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
-                entry = np.uintp(entries[row_2, j])
-                sum_2 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
-                entry = np.uintp(entries[row_3, j])
-                sum_3 += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
-            out[m], out[m + 1], out[m + 2], out[m + 3] = sum_0, sum_1, sum_2, sum_3
-        for m in range(fours, n_rows):
-            total = np.float32(0)
-            for j in range(n_active):
-                entry = np.uintp(entries[rows[m], j])
-                total += codebook[j, entry & _STEP_MASK] * table[entry >> _FOUR]
-            out[m] = total
-    elif stored.kind == INT8:
-        for m in range(n_rows):
-            total = np.float32(0)
-            for j in range(n_active):
-                total += np.float32(values[rows[m], j]) * table[np.uintp(entries[rows[m], j])]
-            out[m] = total
-    elif stored.kind == FLOAT16:
-        for m in range(n_rows):
-            total = np.float32(0)
-            for j in range(n_active):
-                total += half(values[rows[m], j]) * table[np.uintp(entries[rows[m], j])]
-            out[m] = total
-    else:
-        for m in range(n_rows):
-            total = np.float32(0)
-            for d in range(dim):
-                total += np.float32(values[rows[m], d]) * table[d]
-            out[m] = total
-    scale, bias = stored.scale, stored.bias
-    for m in range(n_rows):
-        score = out[m] * half(scale[rows[m]])
-        for b in range(weights.shape[0]):
-            score += bias[rows[m], b] * weights[b]
-        out[m] = score
-
-
-@compiled
-def score_all(
-    stored: Stored, table: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]
-) -> None:
-    """Write the score of every row to its item_num's place in `out` [N]."""
-    items = stored.items
-    scores = np.empty(_BLOCK_ROWS, np.float32)
-    for start in range(0, items.shape[0], _BLOCK_ROWS):
-        rows = np.arange(start, min(start + _BLOCK_ROWS, items.shape[0]))
-        score_rows(stored, table, weights, rows, scores)
-        out[items[rows]] = scores[: rows.shape[0]]
-
-
-@compiled
 def search_queries(
     stored: Stored,
     atoms: Rounded,
@@ -280,8 +189,9 @@ def _search_rows(
     best_scores: NDArray[Any],
 ) -> int:
     """Keep the best K of one query's rows and return how many there are."""
-    weights, in_head = query[2], heads.columns
-    rows, filled, found = np.empty(_BLOCK_ROWS, np.int64), 0, 0
+    stored, weights, in_head, top_k = query[0], query[2], heads.columns, best_nums.shape[0]
+    keys = room_for(top_k, stored.items.shape[0])
+    rows, filled, size, least = np.empty(BLOCK_ROWS, np.int64), 0, 0, np.uint64(0)
     chosen = np.uint8(0)  # columns whose heads are scored; rows of them are done
     for column in range(heads.starts.shape[0] - 1):
         if not weights[column] > 0:
@@ -289,21 +199,26 @@ def _search_rows(
         for place in range(heads.starts[column], heads.starts[column + 1]):
             rows[filled] = heads.rows[place]
             filled += not in_head[heads.rows[place]] & chosen
-            if filled == _BLOCK_ROWS:
-                found = _keep_best(query, rows, best_nums, best_scores, found)
+            if filled == BLOCK_ROWS:
+                size, least = _keep_best(query, rows, keys, size, least, top_k)
                 filled = 0
         if heads.starts[column] < heads.starts[column + 1]:
             chosen |= np.uint8(1 << column)
     for run in range(part[0], part[1]):
         row = runs.starts[run]
         while row < runs.stops[run]:
-            stop = min(runs.stops[run], row + _BLOCK_ROWS - filled)
-            while row < stop:
-                rows[filled] = row
-                filled += not (chosen and in_head[row] & chosen)
-                row += 1
-            if filled == _BLOCK_ROWS:
-                found = _keep_best(query, rows, best_nums, best_scores, found)
+            count = min(runs.stops[run] - row, BLOCK_ROWS - filled)
+            if chosen:
+                for next_row in range(row, row + count):
+                    rows[filled] = next_row
+                    filled += not in_head[next_row] & chosen
+            else:
+                for n in range(count):
+                    rows[filled + n] = row + n
+                filled += count
+            row += count
+            if filled == BLOCK_ROWS:
+                size, least = _keep_best(query, rows, keys, size, least, top_k)
                 filled = 0
     if spills.rows.shape[0] > 0 and runs.lists.shape[0] > 0:
         probed = np.zeros(spills.starts.shape[0], np.bool_)
@@ -313,14 +228,19 @@ def _search_rows(
             list_num = runs.lists[run]
             for place in range(spills.starts[list_num], spills.starts[list_num + 1]):
                 row = spills.rows[place]
-                if not (probed[spills.homes[place]] or (chosen and in_head[row] & chosen)):
-                    rows[filled] = row
-                    filled += 1
-                    if filled == _BLOCK_ROWS:
-                        found = _keep_best(query, rows, best_nums, best_scores, found)
-                        filled = 0
-    found = _keep_best(query, rows[:filled], best_nums, best_scores, found)
-    sort_heap(best_nums, best_scores, found)
+                rows[filled] = row
+                filled += not probed[spills.homes[place]]
+                if chosen and not probed[spills.homes[place]]:
+                    filled -= (in_head[row] & chosen) > 0
+                if filled == BLOCK_ROWS:
+                    size, least = _keep_best(query, rows, keys, size, least, top_k)
+                    filled = 0
+    size, least = _keep_best(query, rows[:filled], keys, size, least, top_k)
+    best = best_keys(keys, size, top_k)
+    found: int = best.shape[0]
+    for place in range(found):
+        key = best[found - 1 - place]
+        best_nums[place], best_scores[place] = num_of(key), score_of(key)
     return found
 
 
@@ -328,29 +248,30 @@ def _search_rows(
 def _keep_best(
     query: tuple[Any, ...],
     rows: NDArray[Any],
-    best_nums: NDArray[Any],
-    best_scores: NDArray[Any],
-    found: int,
-) -> int:
-    """Take what is good enough of `rows` into a heap of `found` entries; return their number."""
+    keys: NDArray[Any],
+    size: int,
+    least: Any,
+    top_k: int,
+) -> Any:
+    """Take the keys of what is good enough of `rows` after `size` others; return size and least."""
     stored, table, weights, denied, excluded = query
     scores = np.empty(rows.shape[0], np.float32)
     score_rows(stored, table, weights, rows, scores)
-    items, top_k = stored.items, best_nums.shape[0]
+    items, bar = stored.items, score_of(least)
     for m in range(rows.shape[0]):
-        score = scores[m]
-        if found == top_k and score < best_scores[0]:
+        if scores[m] < bar:
             continue
         num = items[rows[m]]
-        if found == top_k and score == best_scores[0] and num > best_nums[0]:
+        key = key_of(scores[m], num)
+        if key < least:
             continue
         if denied.shape[0] > 0 and denied[num]:
             continue
         if excluded.shape[0] > 0 and contains(excluded, num):
             continue
-        if found < top_k:
-            sift_up(best_nums, best_scores, found, num, score)
-            found += 1
-        else:
-            sift_down(best_nums, best_scores, found, num, score)
-    return found
+        keys[size] = key
+        size += 1
+        if size == keys.shape[0]:
+            least = narrowed(keys, size, top_k)
+            bar, size = score_of(least), top_k
+    return size, least

@@ -93,8 +93,17 @@ class Router:
                     queries = np.ascontiguousarray(queries, dtype=np.float32)
                     _take_in(self._unreached_rows, self.unreached, queries, nearest, distances)
                 return nearest
-        every = self._rows(np.arange(self.n_rows))
+        every = self.rows()
         return np.argsort(-(queries @ every.T), axis=1, kind="stable")[:, :count]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D' of the rows."""
+        return int(self._graph.dim)
+
+    def rows(self) -> Floats:
+        """Return all rows [N, D']."""
+        return self._rows(np.arange(self.n_rows))
 
     def _rows(self, nums: Rows) -> Floats:
         if not len(nums):

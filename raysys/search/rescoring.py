@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from raysys.data.arrays import Floats
-from raysys.index.heap import best_places
+from raysys.index.best import best_places
 from raysys.scoring.item_scores import ItemScores
 from raysys.scoring.normaliser import N_BEST, Normaliser
 from raysys.scoring.rankings import Needs, Ranking, meets

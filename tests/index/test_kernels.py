@@ -14,11 +14,10 @@ from raysys.index.kernels import (
     Excluded,
     Runs,
     products,
-    score_all,
-    score_rows,
     search_queries,
 )
 from raysys.index.layout import Layout
+from raysys.index.rows import score_all, score_rows
 
 NOBODY = np.zeros(0, dtype=bool)
 NOTHING = np.zeros(0, dtype=np.int32)

@@ -1,0 +1,105 @@
+"""The best K of many scores: each is one key, kept where it is among the best so far.
+
+The higher score comes first, then the lower number. A key holds both, so that one comparison of
+whole numbers tells which comes first. Keys are gathered until there are more than twice as many as
+are wanted, then narrowed to the best K, the least of which is the bar for all that follow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys.data.compiled import compiled
+
+_SIGN = np.uint32(0x80000000)
+_ALL = np.uint32(0xFFFFFFFF)
+_HIGH = np.uint64(32)
+_ROOM = 64  # keys gathered beyond twice K
+
+
+@compiled
+def key_of(score: float, num: int) -> Any:
+    """Return the uint64 key of a float32 score and a number of 32 bits: larger comes first."""
+    bits = np.float32(score + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    bits = np.uint32(bits ^ (_ALL if bits & _SIGN else _SIGN))
+    return (np.uint64(bits) << _HIGH) | np.uint64(np.uint32(_ALL - np.uint32(num)))
+
+
+@compiled
+def score_of(key: Any) -> Any:
+    """Return the float32 score of a key."""
+    bits = np.uint32(key >> _HIGH)
+    return np.uint32(bits ^ (_SIGN if bits & _SIGN else _ALL)).view(np.float32)
+
+
+@compiled
+def num_of(key: Any) -> int:
+    """Return the number of a key."""
+    return int(np.uint32(_ALL - np.uint32(key & np.uint64(_ALL))))
+
+
+@compiled
+def room_for(top_k: int, n_most: int) -> Any:
+    """Return uint64 room for the keys of the best K of at most so many."""
+    return np.empty(min(2 * top_k + _ROOM, n_most + 1), np.uint64)
+
+
+@compiled
+def narrowed(keys: NDArray[Any], size: int, top_k: int) -> Any:
+    """Move the largest K of the first `size` keys, more than K, to the front; return the least."""
+    low, high, last = 0, size - 1, top_k - 1
+    while low < high:
+        first, middle, final = keys[low], keys[(low + high) >> 1], keys[high]
+        pivot = max(min(first, middle), min(max(first, middle), final))
+        left, right = low, high
+        while left <= right:
+            while keys[left] > pivot:
+                left += 1
+            while keys[right] < pivot:
+                right -= 1
+            if left <= right:
+                keys[left], keys[right] = keys[right], keys[left]
+                left += 1
+                right -= 1
+        if last <= right:
+            high = right
+        elif last >= left:
+            low = left
+        else:
+            break
+    return keys[last]
+
+
+@compiled
+def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
+    """Return the largest K of the first `size` keys, or all where they are fewer, ascending."""
+    if size > top_k:
+        narrowed(keys, size, top_k)
+        size = top_k
+    return np.sort(keys[:size])
+
+
+@compiled
+def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
+    """Write where the best K of scores [C], K at most C, stand to `places` [K] int32, best first.
+
+    The first of equals comes first.
+    """
+    top_k, size, least = places.shape[0], 0, np.uint64(0)
+    if top_k == 0:
+        return
+    keys = room_for(top_k, scores.shape[0])
+    for place in range(scores.shape[0]):
+        key = key_of(scores[place], place)
+        if key > least:
+            keys[size] = key
+            size += 1
+            if size == keys.shape[0]:
+                least = narrowed(keys, size, top_k)
+                size = top_k
+    best = best_keys(keys, size, top_k)
+    for place in range(top_k):
+        places[place] = num_of(best[top_k - 1 - place])
