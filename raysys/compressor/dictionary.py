@@ -14,12 +14,14 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysys.compressor.kernels import Rounded, integer_products
 from raysys.data.arrays import Floats
 from raysys.data.compiled import LANES
 
 _LARGEST = 127
+_LINE = 64  # bytes
 _STEP_BITS = 2**16  # integer * step is then exact in float32: rounding again changes no bit
 
 
@@ -38,7 +40,7 @@ class Dictionary:
         atoms = np.ascontiguousarray(atoms, dtype=np.float32)
         largest = np.abs(atoms).max(axis=1, keepdims=True, initial=1e-30)
         size, self.dim = len(atoms), int(atoms.shape[1])
-        whole = np.zeros((-(-size // 4) * 4, -(-self.dim // LANES) * LANES), dtype=np.int8)
+        whole = _aligned(-(-size // 4) * 4, -(-self.dim // LANES) * LANES)
         whole[:size, : self.dim] = np.rint(atoms * (_LARGEST / largest))
         squares = np.einsum("sd,sd->s", atoms, atoms, dtype=np.float64)
         counts = np.einsum("sd,sd->s", whole[:size], whole[:size], dtype=np.float64)
@@ -64,3 +66,10 @@ class Dictionary:
         out = np.empty((len(queries), len(self.rounded.steps)), dtype=np.float32)
         integer_products(self.rounded, np.ascontiguousarray(queries), factor, out)
         return np.ascontiguousarray(out[:, : self.size])
+
+
+def _aligned(size: int, width: int) -> NDArray[np.int8]:
+    """Return zeros [size, width] that begin with a line of the cache: loads then touch one each."""
+    room = np.zeros(size * width + _LINE, dtype=np.int8)
+    first = -room.ctypes.data % _LINE
+    return room[first : first + size * width].reshape(size, width)

@@ -159,6 +159,7 @@ def four_products(typing: Any, rows: Any, first: Any, vector: Any, sums: Any) ->
         place, word = ir.IntType(64), ir.IntType(32)
         bytes_, pairs = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(16), LANES)
         wide, half_wide = ir.VectorType(word, LANES), ir.VectorType(word, LANES // 2)
+        four = ir.VectorType(word, _FOUR).as_pointer()
         matrix, query, out = (
             context.make_array(signature.args[n])(context, builder, arguments[n]) for n in (0, 2, 3)
         )
@@ -194,14 +195,32 @@ def four_products(typing: Any, rows: Any, first: Any, vector: Any, sums: Any) ->
         at.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", following, width), loop, end)
         builder.position_at_end(end)
-        kind = ir.FunctionType(word, [half_wide])
-        name = f"llvm.vector.reduce.add.v{LANES // 2}i32"
-        add_up = cgutils.get_or_insert_function(builder.module, kind, name)
-        for row, total in enumerate(grown):
-            builder.store(builder.call(add_up, [total]), builder.gep(out.data, [place(row)]))
+        builder.store(_added_up(builder, grown), builder.bitcast(out.data, four), align=4)
         return context.get_dummy_value()
 
     return types.void(rows, types.int64, vector, sums), emit
+
+
+def _added_up(b: Any, vectors: list[Any]) -> Any:
+    """Return the sums of four vectors [LANES / 2] as one vector, neighbours first."""
+    one, other, third, last = vectors
+    sums = _neighbours(b, _neighbours(b, one, other), _neighbours(b, third, last))
+    while sums.type.count > _FOUR:
+        sums = _neighbours(b, sums)
+    return sums
+
+
+def _neighbours(b: Any, one: Any, other: Any = None) -> Any:
+    """Return the sums of neighbours in a vector, and behind them those in another."""
+    count = one.type.count * (1 if other is None else 2)
+    other = ir.Constant(one.type, ir.Undefined) if other is None else other
+    kind = ir.VectorType(ir.IntType(32), count // 2)
+    return b.add(
+        *(
+            b.shuffle_vector(one, other, ir.Constant(kind, list(range(parity, count, 2))))
+            for parity in (0, 1)
+        )
+    )
 
 
 SIXTEEN = 16  # rows that are scored at once
