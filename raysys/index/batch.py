@@ -46,7 +46,7 @@ class Batch:
 
     @classmethod
     def of(cls, queries: Floats, weights: Floats, request: SearchRequest, *, n_items: int) -> Batch:
-        """Return the checked queries [Q, D] of a request, nothing found yet.
+        """Return the checked queries [Q, D] of a request, with room for what a search writes.
 
         Raises:
             SearchError: its mask or its exclusions have another shape.
@@ -57,9 +57,9 @@ class Batch:
             weights,
             _denied(request.allow, n_items),
             _excluded(request.exclude, size),
-            np.full((size, request.top_k), -1, dtype=np.int32),
-            np.full((size, request.top_k), -np.inf, dtype=np.float32),
-            np.zeros(size, dtype=np.int64),
+            np.empty((size, request.top_k), dtype=np.int32),
+            np.empty((size, request.top_k), dtype=np.float32),
+            np.empty(size, dtype=np.int64),
         )
 
     def blocks(self, size: int) -> list[slice]:
@@ -70,7 +70,7 @@ class Batch:
         """Return what a block of queries never gets."""
         return Excluded(self.excluded.items, self.excluded.offsets[part.start : part.stop + 1])
 
-    def taken(self, rows: NDArray[np.int64]) -> Batch:
+    def taken(self, rows: Sequence[int]) -> Batch:
         """Return copies of some queries and of what they found."""
         items, offsets = self.excluded
         lists = [items[offsets[row] : offsets[row + 1]] for row in rows]
@@ -84,7 +84,7 @@ class Batch:
             self.found[rows],
         )
 
-    def put(self, rows: NDArray[np.int64], some: Batch) -> None:
+    def put(self, rows: Sequence[int], some: Batch) -> None:
         """Take over what some of the queries found."""
         self.nums[rows], self.scores[rows], self.found[rows] = some.nums, some.scores, some.found
 

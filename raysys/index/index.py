@@ -184,27 +184,29 @@ class Index:
         batch = Batch.of(queries, weights, request, n_items=self.n_items)
         n_allowed = self.n_items - (int(batch.denied.sum()) if len(batch.denied) else 0)
         if n_allowed == 0 or len(queries) == 0:
+            batch.nums.fill(-1)
+            batch.scores.fill(-np.inf)
             return batch.nums, batch.scores
         plans = self._plans(batch, n_allowed, request.effort)
-        planned = np.flatnonzero(plans > 0)
-        if len(planned):
-            self._probe(batch, planned, plans)
-        room = min(top_k, self.n_items)
-        short = (plans == 0) | (batch.found < room) if request.guarantee else plans == 0
-        if short.any():
+        planned = [q for q, plan in enumerate(plans) if plan]
+        if planned:
+            self._probe(batch, planned, [plans[q] for q in planned])
+        room = min(top_k, self.n_items) if request.guarantee else 0
+        found = zip(plans, batch.found.tolist(), strict=True)
+        short = [q for q, (plan, count) in enumerate(found) if plan == 0 or count < room]
+        if short:
             starts, stops = self._full_scan(batch.denied)
-            nobody = np.zeros(np.count_nonzero(short), dtype=np.int64)
+            nobody = np.zeros(len(short), dtype=np.int64)
             runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
-            some = batch.taken(np.flatnonzero(short))
+            some = batch.taken(short)
             self._scan(some, runs, NO_HEADS)
-            batch.put(np.flatnonzero(short), some)
+            batch.put(short, some)
         return batch.nums, batch.scores
 
-    def _probe(self, batch: Batch, rows: NDArray[np.int64], plans: NDArray[np.int64]) -> None:
+    def _probe(self, batch: Batch, rows: list[int], plans: list[int]) -> None:
         """Answer some queries from as many lists or entries as their plans say."""
-        some, counts = batch, plans
-        if len(rows) < len(plans):
-            some, counts = batch.taken(rows), plans[rows]
+        some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
+        counts = np.array(plans, dtype=np.int64)
         if self._lists is None:
             self._scan(some, self._routed(some, counts), self._heads)
         else:
@@ -284,20 +286,19 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _plans(self, batch: Batch, n_allowed: int, effort: int | None) -> NDArray[np.int64]:
+    def _plans(self, batch: Batch, n_allowed: int, effort: int | None) -> list[int]:
         """Return the effort of every query, or 0 for a scan of the allowed items."""
         size, top_k = batch.nums.shape
-        sorted_ = self.n_routed and effort is None and self.n_bias
-        if not (sorted_ or len(batch.excluded.items)):
-            plan = self._plan(top_k, n_allowed, effort, self.efforts.of(PLAIN))
-            return np.full(size, plan, dtype=np.int64)
-        depths = top_k + np.diff(batch.excluded.offsets)
-        sorts = self.sorts(batch.queries, batch.weights).tolist() if sorted_ else [PLAIN] * size
-        plans = [
+        depths = [top_k] * size
+        if len(batch.excluded.items):
+            depths = (top_k + np.diff(batch.excluded.offsets)).tolist()
+        sorts = [PLAIN] * size
+        if self.n_routed and effort is None and self.n_bias:
+            sorts = self.sorts(batch.queries, batch.weights).tolist()
+        return [
             self._plan(depth, n_allowed, effort, self.efforts.of(sort))
-            for depth, sort in zip(depths.tolist(), sorts, strict=True)
+            for depth, sort in zip(depths, sorts, strict=True)
         ]
-        return np.array(plans, dtype=np.int64)
 
     def _plan(
         self, depth: int, n_allowed: int, effort: int | None, efforts: Mapping[int, int]

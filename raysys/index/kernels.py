@@ -162,8 +162,8 @@ def search_queries(
         heads: rows that a query scores whatever its lists.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         exclude: item_nums that are never returned to one query.
-        nums: [Q, K] int32, each row written up to the number found.
-        scores: [Q, K] float32, likewise.
+        nums: [Q, K] int32, written, padded with -1.
+        scores: [Q, K] float32, written, padded with -inf.
         found: [Q] int64, written.
     """
     if stored.kind == DENSE8:
@@ -176,6 +176,8 @@ def search_queries(
         query = stored, tables[q], weights[q], denied, mine
         part = runs.first[q], runs.last[q]
         found[q] = _search_rows(query, runs, part, spills, heads, nums[q], scores[q])
+        nums[q, found[q] :] = -1
+        scores[q, found[q] :] = -np.inf
 
 
 @compiled

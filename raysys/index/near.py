@@ -85,8 +85,8 @@ def search_lists(
         heads: rows that a query scores whatever its lists.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         exclude: item_nums that are never returned to one query.
-        nums: [Q, K] int32, each row written up to the number found.
-        scores: [Q, K] float32, likewise.
+        nums: [Q, K] int32, written, padded with -1.
+        scores: [Q, K] float32, written, padded with -inf.
         found: [Q] int64, written.
     """
     n_lists, n_rows = lists.starts.shape[0] - 1, stored.items.shape[0]
