@@ -7,6 +7,7 @@
     ivf     hnswlib names the nearest lists, their codes scored           code + 16 + 4 D / (N/L)
     graph   hnswlib names the nearest entries, their codes scored         code + 4 D + ~150
 
+Up to a megabyte of centroids, of 8 bits a dim, are compared one by one instead, see `near.py`.
 An entry of a graph is an item, or all items whose codes are equal: a list then, like those of ivf.
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.

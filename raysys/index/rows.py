@@ -127,9 +127,11 @@ def score_rows(
             for d in range(dim):
                 total += np.float32(values[rows[m], d]) * table[d]
             out[m] = total
-    scale = stored.scale
+    scale, bits = stored.scale, np.empty(n_rows, np.uint16)
+    for m in range(n_rows):  # first looked up, then converted by the register
+        bits[m] = scale[rows[m]]
     for m in range(n_rows):
-        out[m] *= half(scale[rows[m]])
+        out[m] *= half(bits[m])
     for b in range(weights.shape[0]):
         for m in range(n_rows):
             out[m] += stored.bias[rows[m], b] * weights[b]
