@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -219,3 +219,17 @@ def _reason(error: BaseException) -> str:
         texts += [" ".join(text.split()), *trace.splitlines()[-1:]]
     reason = " ".join(text for text in texts if text) or type(error).__name__
     return reason if len(reason) <= _REASON else reason[: _REASON - 1] + "…"
+
+
+def resources_now() -> str:
+    """Return the CPUs of the cluster, and how many of them are free, as a log line has them."""
+    has, free = ray.cluster_resources(), ray.available_resources()
+    return f"cpus={has.get('CPU', 0):g} free={free.get('CPU', 0):g}"
+
+
+def asked(question: Callable[[], str]) -> str:
+    """Return a cluster's answer; while its head is away there is nobody to ask, which is said."""
+    try:
+        return question()
+    except Exception as error:
+        return f"the cluster does not say what it has: {type(error).__name__}"

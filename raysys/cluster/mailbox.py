@@ -16,6 +16,7 @@ import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysys import progress
+from raysys.cluster.connect import asked
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def emptied(mailbox: Any, *, waiting: Callable[[], str] = lambda: "") -> Iterato
                 said = now - _WAIT_S
             elif now - said >= _WAIT_S:
                 said = now
-                log.info("waiting for workers seconds=%.0f %s", reader.absent_s(), _said(waiting))
+                log.info("waiting for workers seconds=%.0f %s", reader.absent_s(), asked(waiting))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
@@ -219,14 +220,6 @@ def emptied(mailbox: Any, *, waiting: Callable[[], str] = lambda: "") -> Iterato
             _warn(error)
         finally:
             reader.forget()
-
-
-def _said(waiting: Callable[[], str]) -> str:
-    """Return what is waited for; while the head is away there is nobody to ask."""
-    try:
-        return waiting()
-    except Exception as error:
-        return f"the cluster does not say what it has: {type(error).__name__}"
 
 
 def _warn(error: Exception) -> None:

@@ -24,6 +24,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from raysys.cluster.connect import asked, resources_now
 from raysys.cluster.train_workers import PLACEMENT_GROUP, release
 from raysys.errors import ConfigError, find_cause, told
 from raysys.store.temporary import prefix
@@ -37,6 +38,7 @@ Heard = tuple[int, float]  # an epoch and its value
 EPOCH, VALUE, SECONDS, RESULT, ERROR = "epoch", "value", "seconds", "result", "error"
 DONE: Job = {}
 _GRACE_EPOCHS = 3
+_WAIT_S = 30.0  # in which no trial has a place until a line says so
 _LOST = 2  # times that a trial is repeated whose process or host was lost
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -114,6 +116,7 @@ def run_jobs(
                 verbose=0,
                 stop=_Halt(searcher),
                 failure_config=ray.tune.FailureConfig(max_failures=_LOST),
+                callbacks=[_Patience()],
             ),
         ).fit()
     if searcher.error is not None:
@@ -299,6 +302,25 @@ class _Halt(ray.tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._searcher.is_halted()
+
+
+class _Patience(ray.tune.Callback):  # type: ignore[misc]
+    """Says every half minute in which trials wait and none has a place what the cluster has."""
+
+    def __init__(self) -> None:
+        self._since = self._said = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
+        """Look at how trials stand; Tune calls it again and again, also while nothing happens."""
+        now, states = time.monotonic(), [trial.status for trial in trials]
+        if "RUNNING" in states or "PENDING" not in states:
+            self._since = self._said = now
+        elif now - self._said >= _WAIT_S:
+            self._said = now
+            log.info(
+                "no trial has a place waiting=%d seconds=%.0f %s",
+                *(states.count("PENDING"), now - self._since, asked(resources_now)),
+            )
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from raysys import progress
-from raysys.cluster.connect import connected
+from raysys.cluster.connect import asked, connected, resources_now
 from raysys.config import RayConfig
 from raysys.errors import BuildError, RaysysError
 
@@ -181,7 +181,7 @@ def _patience(work: progress.Stage) -> Iterator[_Taken]:
                 "no task ended stage=%s tasks=%d/%d seconds=%.0f %s",
                 work.name,
                 *(work.done, work.total or 0, time.monotonic() - since + _WAIT_S),
-                _cpus(),
+                asked(resources_now),
             )
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -191,17 +191,6 @@ def _patience(work: progress.Stage) -> Iterator[_Taken]:
     finally:
         done.set()
         thread.join()
-
-
-def _cpus() -> str:
-    """Return what the cluster has; while its head is away there is nobody to ask."""
-    import ray
-
-    try:
-        has, free = ray.cluster_resources(), ray.available_resources()
-    except Exception as error:
-        return f"the cluster does not say what it has: {type(error).__name__}"
-    return f"cpus={has.get('CPU', 0):g} free={free.get('CPU', 0):g}"
 
 
 def _here(

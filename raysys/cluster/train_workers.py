@@ -29,7 +29,7 @@ from raysys.cluster.node_probes import free_resources, node_resources
 from raysys.cluster.placement import most_now, needs_of, refuse_unplaceable, spelled, sum_of
 from raysys.cluster.torch_setup import Setup
 from raysys.config import local, require
-from raysys.errors import ConfigError
+from raysys.errors import BuildError, ConfigError
 from raysys.store.storage import Storage
 from raysys.store.temporary import prefix
 from raysys.training.ledger import reset_peak
@@ -118,6 +118,9 @@ def launch(
         on_record: called with what the loop reports where it runs in this process; what it raises
             ends the training, of which nothing is left.
         chosen: what the first phase would choose, see `task.chosen`; None: it does.
+
+    Raises:
+        ConfigError: there is no room for the workers. BuildError: too many were lost.
     """
     if cfg.most == 0:
         ranks = Ranks() if on_record is None else Ranks(save=lambda record, _: on_record(record))
@@ -165,6 +168,7 @@ def launch(
         progress.stage("train workers", lines=progress.NONE),
         emptied(mailbox, waiting=lambda: _shortage(cfg, needs)),
         _unplaced(cfg, needs),
+        _killed(),
     ):
         result = trainer.fit()
         if result.error is not None:
@@ -210,6 +214,30 @@ def _unplaced(cfg: LaunchConfig, needs: Mapping[str, float]) -> Iterator[None]:
             "a host of the training was taken away: begun again it goes on from the last saved "
             "state; launch.max_failures=1 or more does so by itself"
         ) from error
+
+
+@contextlib.contextmanager
+def _killed() -> Iterator[None]:
+    """Raise BuildError where processes of the training were killed, once too often."""
+    try:
+        yield
+    except ray.exceptions.RayActorError as error:  # of Train's controller
+        raise _as_lost("the process that leads the training") from error
+    except ray.train.WorkerGroupError as error:
+        failures = error.worker_failures.items()
+        causes = {n: getattr(each, "health_check_failure", each) for n, each in failures}
+        lost = [n for n, each in causes.items() if isinstance(each, ray.exceptions.RayActorError)]
+        if not lost:  # an error of the training itself
+            raise
+        raise _as_lost(f"worker {min(lost)}") from error
+
+
+def _as_lost(what: str) -> BuildError:
+    return BuildError(
+        f"{what} was killed, or its host is gone: begun again the training goes on from its last "
+        "saved state; if the memory of a host is short, dmesg names the killed process, and fewer "
+        "launch.workers= or a smaller autoencoder.latent= need less"
+    )
 
 
 def forget(storage: Storage, name: str) -> None:

@@ -2,7 +2,9 @@ import os
 import time
 
 import pytest
+import ray
 
+from raysys.cluster import sweep_runner
 from raysys.cluster.sweep_runner import DONE, cpus_of_each, run_jobs
 from raysys.errors import BuildError, ConfigError
 
@@ -123,3 +125,29 @@ def test_trials_share_the_cpus_of_nodes():
         ConfigError, match=r"concurrent=12 .* the nodes hold 11 \(a: 8, b: 3, c: 0\)"
     ):
         cpus_of_each(12, nodes)
+
+
+def test_trials_without_a_place_are_told_of(ray_cluster, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sweep_runner, "_WAIT_S", 0.5)
+
+    @ray.remote(num_cpus=2)
+    class Other:
+        def ready(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.ready.remote())
+
+    class Patient(Director):
+        def is_halted(self):
+            if "no trial has a place" in caplog.text:
+                ray.kill(other)
+            return False
+
+    director = Patient([job("one")])
+    with caplog.at_level("INFO"):
+        run(director, tmp_path)
+    lines = [line for line in caplog.messages if line.startswith("no trial has a place")]
+    assert lines[0].startswith("no trial has a place waiting=1 seconds=")
+    assert lines[0].endswith("cpus=2 free=0")
+    assert director.ends["one"][1] is None

@@ -6,7 +6,10 @@ import pytest
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from raysys.cluster import placement, train_workers
@@ -14,7 +17,7 @@ from raysys.cluster.placement import refuse_unplaceable
 from raysys.cluster.train_workers import LaunchConfig, launch
 from raysys.commands.train import TrainConfig
 from raysys.config import load
-from raysys.errors import ConfigError
+from raysys.errors import BuildError, ConfigError
 from raysys.store.storage import Storage
 from raysys.training.optim import OptimConfig
 
@@ -115,6 +118,26 @@ def test_workers_without_room_are_a_line_where_nothing_is_tried_again(asked, mon
     monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", taken)
     with pytest.raises(ConfigError, match="was taken away: begun again it goes on"):
         asked(workers=2, max_failures=0)
+
+
+def test_killed_processes_are_a_line_and_an_error_of_the_training_is_none(asked, monkeypatch):
+    killed = ray.exceptions.ActorDiedError()
+    closed = RuntimeError("connection closed by peer")  # of those that it worked with
+    lost = {0: closed, 1: WorkerHealthCheckFailedError("poll failed", killed)}
+    own = ray.train.WorkerGroupError("", {0: closed})
+    asked()
+    for error, expected, told in (
+        (killed, BuildError, "the process that leads the training was killed"),
+        (ray.train.WorkerGroupError("", lost), BuildError, "worker 1 was killed, .* begun again"),
+        (own, ray.train.WorkerGroupError, "worker errors"),
+    ):
+
+        def fit(self, error=error):
+            raise error
+
+        monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", fit)
+        with pytest.raises(expected, match=told):
+            asked()
 
 
 def test_as_many_find_room_as_train_counts():
