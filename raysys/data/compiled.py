@@ -22,6 +22,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from raysys.data.kernel_cache import keep
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,14 +31,9 @@ def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles with these options of `numba.njit`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            loop: Any = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # numba: "no locator available", an install without writable folders
-            loop = numba.njit(**options)(function)
-        else:
-            files, constants = _made_of(function)
-            stamp = "".join([*sorted(map(_content, files)), *sorted(constants)])
-            loop._cache._cache_file._source_stamp = stamp
+        loop: Any = numba.njit(**options)(function)
+        files, constants = _made_of(function)
+        keep(loop, "".join([*sorted(map(_content, files)), *sorted(constants)]))
         return loop
 
     return decorate

@@ -1,5 +1,6 @@
 """Compiled loops: what they are kept under, and the sums of four rows."""
 
+import os
 import subprocess
 import sys
 
@@ -27,14 +28,75 @@ print(twice(1), sum(twice.stats.cache_hits.values()))
 """
 
 
-def test_a_kept_loop_is_made_anew_when_one_that_it_calls_has_changed(tmp_path):
-    (tmp_path / "caller.py").write_text(CALLER)
-    found = []
-    for value in (3, 3, 5):
-        (tmp_path / "called.py").write_text(CALLED.format(value))
-        command = [sys.executable, "caller.py"]
-        found.append(subprocess.check_output(command, cwd=tmp_path, text=True).split())
-    assert found == [["6", "0"], ["6", "1"], ["10", "0"]]
+FOLDER = "NUMBA_CACHE_DIR"
+
+
+def started(folder, value, cache, **environment):
+    """Write both files to a folder and start a process there."""
+    folder.mkdir(exist_ok=True)
+    (folder / "caller.py").write_text(CALLER)
+    (folder / "called.py").write_text(CALLED.format(value))
+    return subprocess.Popen(
+        [sys.executable, "-B", "caller.py"],
+        cwd=folder,
+        env={**os.environ, FOLDER: str(cache), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ran(*args, **environment):
+    """Return what a process found: the result, and the loops that it loaded."""
+    process = started(*args, **environment)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return out.split()
+
+
+def test_a_loop_is_loaded_from_another_folder_until_one_that_it_calls_changes(tmp_path):
+    one, two, cache = tmp_path / "one", tmp_path / "two", tmp_path / "cache"
+    assert ran(one, 3, cache) == ["6", "0"]
+    assert ran(one, 3, cache) == ["6", "1"]
+    assert ran(two, 3, cache) == ["6", "1"]
+    assert ran(two, 5, cache) == ["10", "0"]
+    assert ran(one, 3, cache) == ["6", "1"]  # and the other one is still there
+    assert ran(one, 3, cache, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == ["6", "0"]
+    assert ran(two, 5, cache) == ["10", "1"]
+
+
+def test_processes_that_compile_at_once_and_damaged_or_old_files_do_no_harm(tmp_path):
+    cache = tmp_path / "cache"
+    both = [started(tmp_path / name, value, cache) for name, value in (("a", 3), ("b", 5))]
+    both += [started(tmp_path / "c", 3, cache)]
+    assert [process.communicate()[0].split()[0] for process in both] == ["6", "10", "6"]
+    assert [ran(tmp_path / name, value, cache) for name, value in (("a", 3), ("b", 5))] == [
+        ["6", "1"],
+        ["10", "1"],
+    ]
+    files = sorted(cache.glob("caller.twice-*.nbc"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(file.read_bytes()[:100])
+    assert ran(tmp_path / "a", 3, cache) == ["6", "0"]
+    assert ran(tmp_path / "a", 3, cache) == ["6", "1"]
+    for file in files:
+        os.utime(file, (0, 0))
+    assert ran(tmp_path / "a", 7, cache) == ["14", "0"]
+    assert len(list(cache.glob("caller.twice-*.nbc"))) == 1
+
+
+def test_without_a_folder_loops_are_compiled_each_time(tmp_path):
+    file = tmp_path / "file"
+    file.touch()  # no folder can be made below it
+    nowhere = {"HOME": str(file), "XDG_CACHE_HOME": str(file)}
+    here = tmp_path / "here"
+    for expected in ("0", "1"):  # beside the code, as numba does
+        assert ran(here, 3, file / "cache", **nowhere) == ["6", expected]
+    assert list((here / "__pycache__").glob("caller.twice-*.nbc"))
+    (tmp_path / "there" / "__pycache__").parent.mkdir()
+    (tmp_path / "there" / "__pycache__").touch()
+    for _ in range(2):
+        assert ran(tmp_path / "there", 3, file / "cache", **nowhere) == ["6", "0"]
 
 
 @compiled
