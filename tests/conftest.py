@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.get_closest_marker("ray"):
             group = "clusters of their own"
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Take back how a test's `main()` set up the log, which writes to that test's stderr."""
+    root = logging.getLogger("raysys")
+    before = list(root.handlers), root.propagate, root.level
+    yield
+    root.handlers, root.propagate = before[0], before[1]
+    root.setLevel(before[2])
 
 
 @pytest.fixture(scope="session")

@@ -228,10 +228,12 @@ class _Refresh:
         latest = time.time() + AHEAD_S  # what is later is a mistake
         _, last = base.time_range or (0, -1)
         start = max(self._model.fitted_until, last + 1 if last <= latest else 0)
-        fresh = refresh_logs.times_since(interactions, start, latest)
+        fresh = refresh_logs.times_since(interactions, start)
+        n_fresh = len(fresh)
+        fresh = fresh[fresh <= latest]
         end = int(fresh.max(initial=start)) + 1
         cut = int(np.ceil(np.median(fresh))) if len(fresh) else start
-        return gate.Span(start, cut if start < cut < end else start, end)
+        return gate.Span(start, cut if start < cut < end else start, end, n_fresh)
 
     def _judged(self, place: Workspace, span: gate.Span, n_new: int) -> gate.Verdict:
         accept, profiles = self._cfg.accept, place.current("profiles")
@@ -239,8 +241,7 @@ class _Refresh:
         if span.is_empty:
             return gate.Verdict(WAITING, "no new row is later than the rows before")
         n_known = ProfilesFacts.of(self._workspace.current("profiles")).n_items
-        fresh = refresh_logs.times_since(place.current("interactions"), span.start, np.inf)
-        late = max(1 - len(fresh) / n_new, 0.0)
+        late = max(1 - span.n_rows / n_new, 0.0)
         rows = gate.guards_of_rows(opened, span, n_known=n_known, late=late, now=time.time())
         refused = gate.refused_by(rows, accept)
         if refused is not None:

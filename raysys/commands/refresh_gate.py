@@ -53,11 +53,17 @@ Guard = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Where the new rows lie, UTC seconds; see the module."""
+    """Where the new rows lie, UTC seconds; see the module.
+
+    Attributes:
+        start, cut, end: of the windows.
+        n_rows: from `start` on, those beyond `end` too, whose times are a mistake.
+    """
 
     start: int
     cut: int
     end: int
+    n_rows: int = 0
 
     @property
     def is_empty(self) -> bool:

@@ -198,12 +198,12 @@ def users_between(interactions: Build, start: int, stop: int) -> int:
     return total
 
 
-def times_since(interactions: Build, start: int, latest: float) -> NDArray[np.int64]:
-    """Return the times of rows from `start` to `latest`, UTC seconds, in any order."""
+def times_since(interactions: Build, start: int) -> NDArray[np.int64]:
+    """Return the times of rows from `start` on, UTC seconds, in any order."""
     found = [np.zeros(0, dtype=np.int64)]
     for url in Interactions.open(interactions).part_urls:
         filesystem, path = open_filesystem(url)
         time = pq.read_table(path, filesystem=filesystem, columns=["timestamp"])["timestamp"]
         values = time.to_numpy()
-        found.append(values[(values >= start) & (values <= latest)])
+        found.append(values[values >= start])
     return np.concatenate(found)

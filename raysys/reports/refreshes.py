@@ -47,7 +47,7 @@ class Decision:
         events: names of the folded files of events.
         log_settings: `columns` and `format` that the logs were read with.
         rows: `before`, `after`, `new`, `quarantined` and `repeated` rows.
-        window: `start` of what is new, `cut` and `end` of the newest window, UTC seconds.
+        window: `start` of what is new, `cut` and `end` of the newest window, UTC seconds; `n_rows`.
         metrics: {metric: {"served", "candidate", "difference", "ci_low", "ci_high"}}.
         guards: what was looked at before, each with `key`, `name`, `value`, `limit` and `passed`.
         accepted: keys of guards that were asked to be let through, and `by` whom: user and host.

@@ -97,6 +97,7 @@ def test_wrong_settings_are_one_line(tmp_path, capfd):
         moved(ws.run, f"{ws.run}/")
     with pytest.raises(BuildError, match="holds no index build nosuch"):
         moved(ws.run, tmp_path / "copy", "build_id=nosuch")
+    capfd.readouterr()
     assert main(["export", f"run={ws.run}", "to=/proc/none"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if " INFO " not in line]
     assert [" ERROR cannot write " in line for line in lines] == [True]

@@ -6,38 +6,30 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from raysys.autoencoder.config import Conv4RecConfig
-from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands import refresh as command
 from raysys.commands import refresh_gate as gate
 from raysys.commands.forget import ForgetConfig, forget
-from raysys.commands.index import IndexConfig, index
-from raysys.commands.prepare import prepare
 from raysys.commands.refresh import RefreshConfig, refresh
 from raysys.commands.refresh_models import current
 from raysys.commands.refresh_verbs import RefreshesConfig, rollback, status
 from raysys.commands.report import write_page
-from raysys.commands.train import TrainConfig, train_builds
 from raysys.data.interactions import InteractionsFacts
 from raysys.data.profiles import Profiles
 from raysys.errors import BuildError, ConfigError, DataError
 from raysys.events.records import EVENTS
-from raysys.prepare.config import PrepareConfig
 from raysys.reports import refreshes
 from raysys.search.served import Served
-from raysys.simulate.world import DAY, START, World, WorldSpec, n_blocks
+from raysys.simulate.world import World, WorldSpec
 from raysys.store.builds import Workspace
-from raysys.training.optim import OptimConfig
 from tests.support.logs import prepare_here
 from tests.support.pages import checked
+from tests.support.weeks import LAUNCH, first_run, shuffled, weeks_of
 
-LAUNCH = LaunchConfig(workers=0)
 WEEKS = 9  # of the log that the first model is made of
 
 
@@ -54,24 +46,15 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refresh")
     spec = WorldSpec(n_users=300, n_items=120, n_interactions=9000, days=7 * (WEEKS + 2), drift=0.3)
     world = World.make(spec)
-    rows = pa.concat_tables([world.log_block(block) for block in range(n_blocks(spec))])
-    week = pc.divide(pc.subtract(rows["timestamp"], START), 7 * DAY)
+    weeks = weeks_of(world)
     pq.write_table(world.item_table(), folder / "items.parquet")
-    pq.write_table(rows.filter(pc.less(week, WEEKS)), folder / "base.parquet")
-    for number in range(2):
-        pq.write_table(rows.filter(pc.equal(week, WEEKS + number)), folder / f"{number}.parquet")
+    pq.write_table(pa.concat_tables(weeks[:WEEKS]), folder / "base.parquet")
+    for number, rows in enumerate(weeks[WEEKS:]):
+        pq.write_table(rows, folder / f"{number}.parquet")
     with pytest.MonkeyPatch.context() as patched:
         prepare_here(patched)
-        run = f"{folder}/run"
-        prepare(PrepareConfig(run=run, source=f"{folder}/base.parquet"))
-        cfg = TrainConfig(
-            run=run,
-            autoencoder=Conv4RecConfig(latent=16, level_latent=8),
-            optim=OptimConfig(batch_size=64, epochs=2),
-            launch=LAUNCH,
-        )
-        train_builds(cfg, Workspace(run))
-        index(IndexConfig(run=run))
+        model = {"latent": 16, "level_latent": 8}
+        first_run(f"{folder}/run", f"{folder}/base.parquet", model, {"batch_size": 64, "epochs": 2})
     return folder
 
 
@@ -104,11 +87,9 @@ def rows_of(folder):
     return InteractionsFacts.of(workspace_of(folder).current("interactions")).rows
 
 
-def shuffled(folder, name, column):
+def write_shuffled(folder, name, column):
     """Write the log of the first week with the values of a column among other rows."""
-    rows, rng = pq.read_table(folder / "0.parquet"), np.random.default_rng(1)
-    values = rows[column].take(pa.array(rng.permutation(len(rows))))
-    pq.write_table(rows.set_column(rows.column_names.index(column), column, values), folder / name)
+    pq.write_table(shuffled(pq.read_table(folder / "0.parquet"), [column], 1), folder / name)
 
 
 def test_new_logs_are_published_once_and_can_be_taken_back(folder):
@@ -154,7 +135,7 @@ def test_new_logs_are_published_once_and_can_be_taken_back(folder):
 
 def test_a_week_whose_ratings_are_shuffled_is_refused_and_set_aside(folder):
     before = current(workspace_of(folder))
-    shuffled(folder, "poison.parquet", "rating")
+    write_shuffled(folder, "poison.parquet", "rating")
     found = run_of(folder, "poison.parquet")
     assert found.extra["decision"] == "refused", found.extra
     assert "skill of the served model by" in found.extra["reason"]

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
@@ -37,9 +36,10 @@ from raysys.commands.refresh_models import current
 from raysys.reports import refreshes
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
-from raysys.simulate.world import DAY, START, World, WorldSpec, n_blocks
+from raysys.simulate.world import World, WorldSpec
 from raysys.store.builds import Workspace
 from tests.support.processes import end, tree
+from tests.support.weeks import weeks_of
 
 RAY = ["ray.address=local", "ray.num_cpus=1", "ray.object_store_mb=100"]
 SMALL = ["autoencoder.latent=16", "autoencoder.level_latent=8", "optim.epochs=3"]
@@ -51,14 +51,11 @@ S3 |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 def logs(folder: Path) -> None:
     """Write the first log and two weeks that follow it."""
     spec = WorldSpec(n_users=400, n_items=150, n_interactions=15_000, days=7 * (WEEKS + 2))
-    world = World.make(spec)
-    rows = pa.concat_tables([world.log_block(block) for block in range(n_blocks(spec))])
-    week = pc.divide(pc.subtract(rows["timestamp"], START), 7 * DAY)
-    pq.write_table(rows.filter(pc.less(week, WEEKS)), folder / "base.parquet")
+    weeks = weeks_of(World.make(spec))
+    pq.write_table(pa.concat_tables(weeks[:WEEKS]), folder / "base.parquet")
     (folder / "new").mkdir()
-    for number in range(2):
-        kept = rows.filter(pc.equal(week, WEEKS + number))
-        pq.write_table(kept, folder / f"new/{number}.parquet")
+    for number, rows in enumerate(weeks[WEEKS:]):
+        pq.write_table(rows, folder / f"new/{number}.parquet")
 
 
 def words(name: str, run: str, *further: str) -> list[str]:

@@ -29,61 +29,26 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from raysys.autoencoder.config import Conv4RecConfig
 from raysys.cluster.tasks import alone
-from raysys.cluster.train_workers import LaunchConfig
 from raysys.commands import prepare as prepare_command
 from raysys.commands import refresh as refresh_command
-from raysys.commands.index import IndexConfig, index
-from raysys.commands.prepare import prepare
 from raysys.commands.refresh import RefreshConfig, refresh
-from raysys.commands.train import TrainConfig, train_builds
 from raysys.data.profiles import Profiles
-from raysys.prepare.config import PrepareConfig
 from raysys.reports import refreshes
 from raysys.reports.methods import ModelMethod, Subject
-from raysys.simulate.world import DAY, START, World, WorldSpec, n_blocks
+from raysys.simulate.world import World, WorldSpec
 from raysys.store.builds import Workspace
-from raysys.training.optim import OptimConfig
+from tests.support.weeks import LAUNCH, first_run, shuffled, weeks_of
 
 BASE_WEEKS = 8
 RATINGS, ITEMS = 5, 9  # weeks that are poisoned
 SHOWN = 20
-LAUNCH = LaunchConfig(workers=0)
-
-
-def weeks_of(world: World) -> list[pa.Table]:
-    """Return the log week by week."""
-    rows = pa.concat_tables([world.log_block(block) for block in range(n_blocks(world.spec))])
-    week = pc.divide(pc.subtract(rows["timestamp"], START), 7 * DAY)
-    return [rows.filter(pc.equal(week, number)) for number in range(world.spec.days // 7)]
-
-
-def poisoned(rows: pa.Table, columns: tuple[str, ...], seed: int) -> pa.Table:
-    """Return rows whose values of some columns are shuffled, each column by itself."""
-    rng = np.random.default_rng(seed)
-    for name in columns:
-        shuffled = rows[name].take(pa.array(rng.permutation(len(rows))))
-        rows = rows.set_column(rows.column_names.index(name), name, shuffled)
-    return rows
-
-
-def build(run: str, source: Path) -> None:
-    """Make what is served first, as the pipeline does."""
-    prepare(PrepareConfig(run=run, source=str(source)))
-    cfg = TrainConfig(
-        run=run,
-        autoencoder=Conv4RecConfig(latent=64, level_latent=16),
-        optim=OptimConfig(batch_size=256, epochs=4),
-        launch=LAUNCH,
-    )
-    train_builds(cfg, Workspace(run))
-    index(IndexConfig(run=run))
+MODEL = {"latent": 64, "level_latent": 16}
+OPTIM = {"batch_size": 256, "epochs": 4}
 
 
 def truth(
@@ -180,11 +145,11 @@ def main() -> int:
         session.enter_context(alone())  # nothing here is worth a cluster
         for module in (prepare_command, refresh_command):
             session.enter_context(mock.patch.object(module, "connected", contextlib.nullcontext))
-        build(run, folder / "base.parquet")
+        first_run(run, folder / "base.parquet", MODEL, OPTIM)
         for number in range(asked.weeks):
             rows = tables[BASE_WEEKS + number]
             kinds = {RATINGS: ("rating",), ITEMS: ("item_id",)}.get(number, ())
-            line, loss, taken = week(world, run, number, poisoned(rows, kinds, asked.seed + number))
+            line, loss, taken = week(world, run, number, shuffled(rows, kinds, asked.seed + number))
             print(f"{line}{' POISONED: ' + ', '.join(kinds) if kinds else ''}", flush=True)
             if taken and kinds:
                 broken.append(f"week {number} was poisoned and published")
