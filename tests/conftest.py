@@ -16,6 +16,7 @@ settings.register_profile("raysys", deadline=None)  # a loaded machine is no fau
 settings.load_profile("raysys")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # tests wait for Ray's workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -252,7 +252,7 @@ def test_every_place_where_one_job_overtakes_the_other(tmp_path, stepped, monkey
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     steps = steps_alone(str(tmp_path / "alone"), stepped)
     for i in range(steps):
-        for j in range(i % 5, steps, 5):
+        for j in range(i % 9, steps, 9):
             world = World(str(tmp_path / f"{i}-{j}"), stepped)
             for number, count in ((0, i), (1, j)):
                 for _ in range(count):
