@@ -8,8 +8,10 @@ Serve's own proxy. A cluster that is there keeps what it was started with.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import random
 import socket
 
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -23,6 +25,7 @@ _IDLE = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _IDLE_S = 75  # of a client that says nothing, or half of a request; Serve would wait an hour
 _BUFFER = "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"
 _BUFFERED = 1  # lines of a log that wait in memory; Serve would keep a thousand
+_FIGURES = range(20_000, 32_000)  # above those of Ray's workers, below those of connections
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
 
@@ -43,10 +46,20 @@ def prepare() -> None:
     os.environ.setdefault(_READY, str(_READY_S))
     os.environ.setdefault(_IDLE, str(_IDLE_S))
     os.environ.setdefault(_BUFFER, str(_BUFFERED))
-    with socket.socket() as first, socket.socket() as second:
-        for name, probe in zip(_PORTS, (first, second), strict=True):
-            probe.bind(("", 0))
-            os.environ.setdefault(name, str(probe.getsockname()[1]))
+    for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=False):
+        os.environ.setdefault(name, str(port))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return as many free ports, or fewer, of those that the kernel gives to no connection."""
+    free: list[int] = []
+    for port in random.SystemRandom().sample(_FIGURES, 100 * count):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            free.append(port)
+        if len(free) == count:
+            break
+    return free
 
 
 prepare()
