@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ from torch import Tensor, nn
 from raysys import progress
 from raysys.cluster.mailbox import Losses, emptied, opened, told
 from raysys.cluster.node_probes import free_resources, node_resources
-from raysys.cluster.placement import most_now, needs_of, refuse_unplaceable, spelled, sum_of
+from raysys.cluster.placement import (
+    Nodes,
+    Resources,
+    most_now,
+    needs_of,
+    refuse_unplaceable,
+    spelled,
+    sum_of,
+)
 from raysys.cluster.torch_setup import Setup
 from raysys.config import local, require
 from raysys.errors import BuildError, ConfigError
@@ -130,8 +138,8 @@ def launch(
             return train(factory(**settings), optim, seed=seed, ranks=ranks)
     nodes = node_resources()
     refuse_unplaceable(cfg, nodes)
-    needs, most = needs_of(cfg, nodes), most_now(cfg, nodes, free_resources)
-    gpu = "GPU" in needs
+    needs = needs_of(cfg, nodes)
+    scaling = _scaling(cfg, nodes, needs)
     # A report waits until the controller looks; by default it looks every two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Until then Train waits for workers on a host that is gone, before it looks for others.
@@ -148,12 +156,7 @@ def launch(
             "chosen": chosen,
         },
         torch_config=Setup(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=most if cfg.fewest == most else (cfg.fewest, most),
-            use_gpu=gpu,
-            resources_per_worker={"CPU": needs["CPU"]},
-            elastic_resize_monitor_interval_s=_GROW_S,
-        ),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=f"{storage.root}/training",
@@ -163,7 +166,7 @@ def launch(
             callbacks=[Losses(mailbox), *callbacks],
         ),
     )
-    log.info("training started workers=%s gpu=%s name=%s", spelled(cfg), gpu, name)
+    log.info("training started workers=%s gpu=%s name=%s", spelled(cfg), scaling.use_gpu, name)
     with (
         progress.stage("train workers", lines=progress.NONE),
         emptied(mailbox, waiting=lambda: _shortage(cfg, needs)),
@@ -174,6 +177,17 @@ def launch(
         if result.error is not None:
             raise result.error
     return _read_state(result.checkpoint)
+
+
+def _scaling(cfg: LaunchConfig, nodes: Nodes, needs: Resources) -> ray.train.ScalingConfig:
+    """Return how many workers Train asks for, and what each takes."""
+    most = most_now(cfg, nodes, free_resources)
+    return ray.train.ScalingConfig(
+        num_workers=most if cfg.fewest == most else (cfg.fewest, most),
+        use_gpu="GPU" in needs,
+        resources_per_worker={"CPU": needs["CPU"]},
+        elastic_resize_monitor_interval_s=_GROW_S,
+    )
 
 
 def _failures(most: int) -> ray.train.FailureConfig:
@@ -189,7 +203,7 @@ def _failures(most: int) -> ray.train.FailureConfig:
     )
 
 
-def _shortage(cfg: LaunchConfig, needs: Mapping[str, float]) -> str:
+def _shortage(cfg: LaunchConfig, needs: Resources) -> str:
     """Return what workers that do not come would need, of what there is."""
     free = ray.available_resources()
     left = " ".join(f"free_{name}={free.get(name, 0):g}" for name in needs)
@@ -197,7 +211,7 @@ def _shortage(cfg: LaunchConfig, needs: Mapping[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def _unplaced(cfg: LaunchConfig, needs: Mapping[str, float]) -> Iterator[None]:
+def _unplaced(cfg: LaunchConfig, needs: Resources) -> Iterator[None]:
     """Raise ConfigError where a training that recovers from nothing has no room, or no more."""
     try:
         yield

@@ -84,7 +84,7 @@ def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
 
 @compiled
 def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
-    """Write where the best K of scores [C], K at most C, stand to `places` [K] int32, best first.
+    """Write where the best K of scores [C], K at most C, stand to `places` [K] int, best first.
 
     The first of equals comes first.
     """

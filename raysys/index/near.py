@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raysys.compressor.kernels import Rounded, Stored, integer_products
 from raysys.data.compiled import compiled
-from raysys.index.best import best_keys, key_of, narrowed, num_of, room_for
+from raysys.index.best import best_places
 from raysys.index.kernels import Excluded, Heads, Runs, Spills, search_queries
 
 
@@ -32,24 +32,6 @@ class Lists(NamedTuple):
     centroids: Rounded
     starts: NDArray[Any]
     first_row: int
-
-
-@compiled
-def nearest(products: NDArray[Any], n_lists: int, chosen: NDArray[Any]) -> None:
-    """Write which of the first L products [L'] are largest to `chosen`, the largest first."""
-    count, size, least = chosen.shape[0], 0, np.uint64(0)
-    keys = room_for(count, n_lists)
-    for number in range(n_lists):
-        key = key_of(products[number], number)
-        if key > least:
-            keys[size] = key
-            size += 1
-            if size == keys.shape[0]:
-                least = narrowed(keys, size, count)
-                size = count
-    best = best_keys(keys, size, count)
-    for place in range(count):
-        chosen[place] = num_of(best[count - 1 - place])
 
 
 @compiled
@@ -96,7 +78,7 @@ def search_lists(
     first = last - counts
     probed, starts, stops = np.empty((3, last[-1]), np.int64)
     for q in range(asked.shape[0]):
-        nearest(products[q], n_lists, probed[first[q] : last[q]])
+        best_places(products[q, :n_lists], probed[first[q] : last[q]])
     for run in range(probed.shape[0]):
         start, stop = lists.starts[probed[run]], lists.starts[probed[run] + 1]
         starts[run] = min(max(start - lists.first_row, 0), n_rows)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from raysys.data.compiled import scores_sixteen
 from raysys.index.best import best_places, key_of, num_of, score_of
-from raysys.index.near import nearest
 from raysys.index.rows import packed_by_four, packed_by_sixteen
 
 
@@ -46,6 +45,6 @@ def test_the_best_of_many_scores_with_ties(n_scores, top_k, n_different, seed):
     wanted = np.lexsort((np.arange(n_scores), -scores))[:top_k]
     places, lists = np.empty(top_k, np.int32), np.empty(top_k, np.int64)
     best_places(scores, places)
-    nearest(scores, n_scores, lists)
+    best_places(scores, lists)
     np.testing.assert_array_equal(places, wanted)
     np.testing.assert_array_equal(lists, wanted)
