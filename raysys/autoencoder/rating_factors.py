@@ -272,6 +272,37 @@ class _Posterior:
         return np.asarray(1 / np.maximum(squares.mean(axis=0), _LEAST_VARIANCE))
 
 
+@compiled_with()
+def _solve_one(
+    order: Any,
+    other: Any,
+    given: Any,
+    spread: Any,
+    values: Any,
+    offset: Any,
+    noise: float,
+    precision: Any,
+    mean: Any,
+    variance: Any,
+) -> None:
+    """Write one row of `_solve` from one rating: what `_solve_few` would, but for its last bits.
+
+    Those differed from run to run where a matrix has one row.
+    """
+    b, size = other[order[0]], given.shape[1]
+    gram = np.float32(1)
+    for p in range(size):
+        diagonal = np.float32(noise * precision[p]) + spread[b, p]
+        variance[p] = diagonal
+        mean[p] = given[b, p] / diagonal
+        gram += mean[p] * given[b, p]
+    weight = (values[order[0]] - offset[b]) / gram
+    for p in range(size):
+        known = mean[p] * mean[p] / gram
+        variance[p] = noise * max(np.float32(1) / variance[p] - known, np.float32(0))
+        mean[p] *= weight
+
+
 @compiled_with(fastmath=True)
 def _solve_few(
     order: Any,
@@ -325,9 +356,11 @@ def _solve(
     for a in numba.prange(len(starts) - 1):
         if starts[a + 1] - starts[a] < size:
             here = order[starts[a] : starts[a + 1]]
-            _solve_few(
-                here, other, given, spread, values, offset, noise, precision, mean[a], variance[a]
-            )
+            given_one = (other, given, spread, values, offset, noise, precision)
+            if len(here) == 1:
+                _solve_one(here, *given_one, mean[a], variance[a])
+            else:
+                _solve_few(here, *given_one, mean[a], variance[a])
             continue
         gram = np.zeros((size, size), dtype=np.float32)
         right = np.zeros(size, dtype=np.float32)

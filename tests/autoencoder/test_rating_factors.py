@@ -18,7 +18,7 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.autoencoder.rating_factors import _Fit, _solve, n_factors_of, rating_factors
+from raysys.autoencoder.rating_factors import _Fit, _solve, _solve_one, n_factors_of, rating_factors
 from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
@@ -204,3 +204,16 @@ def test_many_factors_are_solved_without_threads_within_threads(capfd):
     fit = _Fit.of(rows, items, rng.normal(size=6000).astype(np.float32), 30, 100)
     fit.round(sure=True)
     assert "OpenBLAS" not in capfd.readouterr().err
+
+
+def test_one_rating_is_solved_as_a_matrix_of_one_row_would_be():
+    rng = np.random.default_rng(3)
+    given, spread = rng.normal(size=(5, 9)), rng.uniform(0.1, 0.5, (5, 9))
+    precision, offset = rng.uniform(0.5, 2, 9), np.zeros(5, np.float32)
+    floats = (given.astype(np.float32), spread.astype(np.float32), np.float32([0.7]), offset)
+    order, other = np.array([0]), np.array([2])
+    mean, variance = np.zeros((2, 9), np.float32)
+    _solve_one(order, other, *floats, 0.6, precision, mean, variance)
+    left = np.diag(spread[2] + 0.6 * precision) + np.outer(given[2], given[2])
+    np.testing.assert_allclose(mean, np.linalg.solve(left, 0.7 * given[2]), rtol=1e-4)
+    np.testing.assert_allclose(variance, 0.6 * np.diag(np.linalg.inv(left)), rtol=1e-4)
