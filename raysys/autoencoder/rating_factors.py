@@ -23,12 +23,11 @@ import itertools
 import logging
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.autoencoder.factor_kernels import expected_errors, solve
 from raysys.data.arrays import Floats
-from raysys.data.compiled import compiled_with
 from raysys.training.threads import blas_on_one_thread, follow_torch
 
 log = logging.getLogger(__name__)
@@ -179,14 +178,14 @@ class _Fit:
         """Solve either side given the other; `sure`: as if all were known without a doubt."""
         user, item, noise = self._user, self._item, self._noise
         users, given = self._by_user.arrays, (self._loadings, self._variance, self._values)
-        _solve(*users, *given, self._item_bias, noise, self._user_precision, *user)
+        solve(*users, *given, self._item_bias, noise, self._user_precision, *user)
         mean, spread = user.mean.copy(), user.variance.copy()
         bias = mean[:, 0].copy()
         mean[:, 0], spread[:, 0] = 1, 0
         if sure:
             spread[:] = 0
         arrays = self._by_item.arrays
-        _solve(*arrays, mean, spread, self._values, bias, noise, self._item_precision, *item)
+        solve(*arrays, mean, spread, self._values, bias, noise, self._item_precision, *item)
         self._item_bias = item.mean[:, 0].copy()
         self._loadings[:, 1:] = item.mean[:, 1:]
         if sure:
@@ -197,7 +196,7 @@ class _Fit:
         errors = np.empty(self._by_user.size)
         sides = (user.mean, user.variance, self._loadings, self._variance)
         bias_variance = item.variance[:, 0].copy()
-        _errors(*users, self._values, self._item_bias, bias_variance, *sides, errors)
+        expected_errors(*users, self._values, self._item_bias, bias_variance, *sides, errors)
         self._noise = max(float(errors.sum() / len(self._values)), _LEAST_NOISE)
 
     def predict(
@@ -270,147 +269,3 @@ class _Posterior:
         """Return the precision [1 + F] of the prior that explains the posterior of `rated` best."""
         squares = np.square(self.mean[rated], dtype=np.float64) + self.variance[rated]
         return np.asarray(1 / np.maximum(squares.mean(axis=0), _LEAST_VARIANCE))
-
-
-@compiled_with()
-def _solve_one(
-    order: Any,
-    other: Any,
-    given: Any,
-    spread: Any,
-    values: Any,
-    offset: Any,
-    noise: float,
-    precision: Any,
-    mean: Any,
-    variance: Any,
-) -> None:
-    """Write one row of `_solve` from one rating: what `_solve_few` would, but for its last bits.
-
-    Those differed from run to run where a matrix has one row.
-    """
-    b, size = other[order[0]], given.shape[1]
-    gram = np.float32(1)
-    for p in range(size):
-        diagonal = np.float32(noise * precision[p]) + spread[b, p]
-        variance[p] = diagonal
-        mean[p] = given[b, p] / diagonal
-        gram += mean[p] * given[b, p]
-    weight = (values[order[0]] - offset[b]) / gram
-    for p in range(size):
-        known = mean[p] * mean[p] / gram
-        variance[p] = noise * max(np.float32(1) / variance[p] - known, np.float32(0))
-        mean[p] *= weight
-
-
-@compiled_with(fastmath=True)
-def _solve_few(
-    order: Any,
-    other: Any,
-    given: Any,
-    spread: Any,
-    values: Any,
-    offset: Any,
-    noise: float,
-    precision: Any,
-    mean: Any,
-    variance: Any,
-) -> None:
-    """Write one row of `_solve` from fewer ratings than unknowns, by the matrix of the ratings."""
-    count, size = len(order), given.shape[1]
-    diagonal = (noise * precision).astype(np.float32)
-    left = np.empty(count, dtype=np.float32)
-    rows = np.empty((count, size), dtype=np.float32)
-    for at in range(count):
-        b = other[order[at]]
-        left[at] = values[order[at]] - offset[b]
-        rows[at] = given[b]
-        diagonal += spread[b]
-    scaled = rows / diagonal
-    inverse = np.linalg.inv(scaled @ rows.T + np.eye(count, dtype=np.float32))
-    mean[:] = (inverse @ left) @ scaled
-    known = (inverse @ scaled) * scaled
-    for p in range(size):
-        variance[p] = noise * max(1 / diagonal[p] - known[:, p].sum(), np.float32(0))
-
-
-@compiled_with(parallel=True, fastmath=True)
-def _solve(
-    starts: Any,
-    order: Any,
-    other: Any,
-    given: Any,
-    spread: Any,
-    values: Any,
-    offset: Any,
-    noise: float,
-    precision: Any,
-    mean: Any,
-    variance: Any,
-) -> None:
-    """Write mean and variance [A, 1 + F] of one side given [B, 1 + F] those of the other.
-
-    `offset` [B] is taken from the ratings of each of the other side.
-    """
-    size = given.shape[1]
-    for a in numba.prange(len(starts) - 1):
-        if starts[a + 1] - starts[a] < size:
-            here = order[starts[a] : starts[a + 1]]
-            given_one = (other, given, spread, values, offset, noise, precision)
-            if len(here) == 1:
-                _solve_one(here, *given_one, mean[a], variance[a])
-            else:
-                _solve_few(here, *given_one, mean[a], variance[a])
-            continue
-        gram = np.zeros((size, size), dtype=np.float32)
-        right = np.zeros(size, dtype=np.float32)
-        widths = np.zeros(size, dtype=np.float32)
-        for at in range(starts[a], starts[a + 1]):
-            rating = order[at]
-            row, wide = given[other[rating]], spread[other[rating]]
-            value = values[rating] - offset[other[rating]]
-            for p in range(size):
-                right[p] += row[p] * value
-                widths[p] += wide[p]
-            for p in range(size):  # whole rows, not a triangle: these compile to vectors
-                factor, line = row[p], gram[p]
-                for q in range(size):
-                    line[q] += factor * row[q]
-        for p in range(size):
-            gram[p, p] += widths[p] + np.float32(noise * precision[p])
-        inverse = np.linalg.inv(gram)
-        solved = inverse @ right
-        for p in range(size):
-            mean[a, p] = solved[p]
-            variance[a, p] = noise * inverse[p, p]
-
-
-@compiled_with(parallel=True, fastmath=True)
-def _errors(
-    starts: Any,
-    order: Any,
-    other: Any,
-    values: Any,
-    item_bias: Any,
-    bias_variance: Any,
-    user: Any,
-    user_variance: Any,
-    loadings: Any,
-    variance: Any,
-    errors: Any,
-) -> None:
-    """Write every user's expected sum of squared errors [U] under the posterior."""
-    size = user.shape[1]
-    for a in numba.prange(len(starts) - 1):
-        total = 0.0
-        for at in range(starts[a], starts[a + 1]):
-            rating = order[at]
-            i = other[rating]
-            left = values[rating] - item_bias[i]
-            wide = bias_variance[i]
-            for p in range(size):
-                left -= user[a, p] * loadings[i, p]
-                wide += user[a, p] ** 2 * variance[i, p]
-                wide += user_variance[a, p] * (loadings[i, p] ** 2 + variance[i, p])
-            total += left * left + wide
-        errors[a] = total

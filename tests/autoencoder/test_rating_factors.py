@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raysys.autoencoder.config import Conv4RecConfig
+from raysys.autoencoder.factor_kernels import solve, solve_one
 from raysys.autoencoder.level_init import level_start
 from raysys.autoencoder.model import Conv4Rec
 from raysys.autoencoder.ragged_ops import (
@@ -18,7 +19,7 @@ from raysys.autoencoder.ragged_ops import (
     shares_left_out,
     user_levels,
 )
-from raysys.autoencoder.rating_factors import _Fit, _solve, _solve_one, n_factors_of, rating_factors
+from raysys.autoencoder.rating_factors import _Fit, n_factors_of, rating_factors
 from raysys.data.batches import Ragged, ragged
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels, default_liked
@@ -112,7 +113,7 @@ def test_rows_of_few_ratings_are_solved_as_those_of_many():
     other = rng.permutation(30)[:9]
     starts, order, precision = np.array([0, 9]), np.arange(9), rng.random(17) + 0.5
     mean, variance = np.zeros((1, 17), np.float32), np.zeros((1, 17), np.float32)
-    _solve(starts, order, other, given, spread, values, offset, 0.4, precision, mean, variance)
+    solve(starts, order, other, given, spread, values, offset, 0.4, precision, mean, variance)
     rows = given[other].astype(np.float64)
     gram = rows.T @ rows + np.diag(spread[other].sum(axis=0) + 0.4 * precision)
     wanted = np.linalg.solve(gram, rows.T @ (values - offset[other]))
@@ -213,7 +214,7 @@ def test_one_rating_is_solved_as_a_matrix_of_one_row_would_be():
     floats = (given.astype(np.float32), spread.astype(np.float32), np.float32([0.7]), offset)
     order, other = np.array([0]), np.array([2])
     mean, variance = np.zeros((2, 9), np.float32)
-    _solve_one(order, other, *floats, 0.6, precision, mean, variance)
+    solve_one(order, other, *floats, 0.6, precision, mean, variance)
     left = np.diag(spread[2] + 0.6 * precision) + np.outer(given[2], given[2])
     np.testing.assert_allclose(mean, np.linalg.solve(left, 0.7 * given[2]), rtol=1e-4)
     np.testing.assert_allclose(variance, 0.6 * np.diag(np.linalg.inv(left)), rtol=1e-4)
