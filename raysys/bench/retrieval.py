@@ -38,10 +38,11 @@ from raysys.compressor.files import Coded, Compressor, CompressorFacts, write_co
 from raysys.compressor.model import CompresSAEConfig
 from raysys.config import local, location, require
 from raysys.data.arrays import Floats
-from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
+from raysys.index.build import IndexParams, build_index
 from raysys.index.efforts import Efforts
 from raysys.index.files import IndexFacts, open_index, save_index
 from raysys.index.index import INDEX_KINDS, Index
+from raysys.index.recall import sample_probes, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.scoring.rankings import N_CANDIDATES
 from raysys.search.neighbours import Neighbours

@@ -28,9 +28,10 @@ from raysys.data.cells import Cells, concat, read_cells
 from raysys.data.profiles import Profiles
 from raysys.data.schema import Window
 from raysys.errors import BuildError
-from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
+from raysys.index.build import IndexParams, build_index
 from raysys.index.files import SPREAD, IndexFacts, save_index
 from raysys.index.index import Index
+from raysys.index.recall import sample_probes, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.scoring.normaliser import MAX_EXACT, measured
 from raysys.scoring.rankings import N_CANDIDATES, Ranking

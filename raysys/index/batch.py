@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
 from raysys.errors import SearchError
-from raysys.index.kernels import Excluded
+from raysys.index.kernels import Excluded, unit_queries
 from raysys.index.layout import Nums
 from raysys.index.request import SearchRequest
 
@@ -89,6 +89,37 @@ class Batch:
         self.nums[rows], self.scores[rows], self.found[rows] = some.nums, some.scores, some.found
 
 
+def checked(
+    queries: Floats, weights: Floats | None, *, dim: int, n_bias: int, cosine: bool
+) -> tuple[Floats, Floats]:
+    """Return queries [Q, D], unit ones for cosine, and weights [Q, n_bias], contiguous float32.
+
+    Raises:
+        SearchError: a shape, a value that is not finite, or zeros where there is a cosine.
+    """
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise SearchError(f"queries have shape {queries.shape}, expected [Q, {dim}]")
+    if weights is None:
+        weights = np.zeros((len(queries), n_bias), dtype=np.float32)
+    weights = np.ascontiguousarray(weights, dtype=np.float32)
+    if weights.shape != (len(queries), n_bias):
+        raise SearchError(f"weights have shape {weights.shape}, expected {(len(queries), n_bias)}")
+    if n_bias:
+        _refuse_not_finite("weights of query", weights)
+    unit = np.empty_like(queries)
+    if unit_queries(queries, cosine, unit):
+        return unit, weights
+    _refuse_not_finite("query", queries)
+    zero = np.flatnonzero(~queries.any(axis=1))
+    if cosine and len(zero):
+        raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
+    if not cosine:
+        return queries, weights
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    return (queries / norms).astype(np.float32), weights
+
+
 def _denied(allow: NDArray[np.bool_] | None, n_items: int) -> NDArray[np.bool_]:
     if allow is None:
         return _NOBODY
@@ -107,3 +138,9 @@ def _excluded(exclude: Sequence[NDArray[Any]] | None, n_queries: int) -> Exclude
         raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
     offsets = np.cumsum([0, *map(len, exclude)], dtype=np.int64)
     return Excluded(np.concatenate([_NOTHING, *exclude]).astype(np.int32), offsets)
+
+
+def _refuse_not_finite(name: str, array: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")

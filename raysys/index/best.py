@@ -17,6 +17,7 @@ from raysys.data.compiled import compiled
 _SIGN = np.uint32(0x80000000)
 _ALL = np.uint32(0xFFFFFFFF)
 _HIGH = np.uint64(32)
+_BLOCK = 32  # scores compared with the bar together
 _ROOM = 64  # keys gathered beyond twice K
 
 
@@ -88,17 +89,23 @@ def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
 
     The first of equals comes first.
     """
-    top_k, size, least = places.shape[0], 0, np.uint64(0)
+    top_k, size, bar = places.shape[0], 0, np.float32(-np.inf)
     if top_k == 0:
         return
     keys = room_for(top_k, scores.shape[0])
-    for place in range(scores.shape[0]):
-        key = key_of(scores[place], place)
-        if key > least:
-            keys[size] = key
+    for start in range(0, scores.shape[0], _BLOCK):
+        stop, n_good = min(start + _BLOCK, scores.shape[0]), 0
+        for place in range(start, stop):  # a register at once; few blocks hold a good one
+            n_good += scores[place] >= bar
+        if n_good == 0:
+            continue
+        for place in range(start, stop):
+            if scores[place] < bar:
+                continue
+            keys[size] = key_of(scores[place], place)
             size += 1
             if size == keys.shape[0]:
-                least = narrowed(keys, size, top_k)
+                bar = score_of(narrowed(keys, size, top_k))
                 size = top_k
     best = best_keys(keys, size, top_k)
     for place in range(top_k):

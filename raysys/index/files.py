@@ -23,6 +23,7 @@ from raysys.compressor.files import Coded, Compressor
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.efforts import Efforts
+from raysys.index.head import HEAD_ROWS, Head
 from raysys.index.index import Index
 from raysys.index.kernels import Spills
 from raysys.index.layout import Layout
@@ -49,7 +50,9 @@ class IndexFacts(Facts):
             recall}, see `Efforts`, as for long_lengths.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
-        heads: least bias of each column's head, None where it has none.
+        heads, long_heads: least bias of each column's head, of queries and of long ones; None
+            where it has none. No long_heads: they are the same.
+        head_rows, long_head_rows: about how many rows a head has.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
         recall_table: a row per effort tried, see `choose_efforts`; recall, head_recall and
@@ -85,6 +88,9 @@ class IndexFacts(Facts):
     head_recall: RecallRow | None = None
     long_recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
+    head_rows: int = HEAD_ROWS
+    long_heads: tuple[float | None, ...] | None = None
+    long_head_rows: int = HEAD_ROWS
     normaliser: dict[str, float] | None = None
     candidate_recall: float | None = None
     build_s: float | None = None
@@ -142,7 +148,10 @@ def save_index(
         long_lengths=index.efforts.lengths,
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
-        heads=index.heads,
+        heads=index.heads[0].least,
+        head_rows=index.heads[0].rows,
+        long_heads=index.heads[1].least,
+        long_head_rows=index.heads[1].rows,
         bytes_per_item=per_item,
         bytes_per_item_with_dictionary=round(per_item + shared, 2),
     )
@@ -212,6 +221,9 @@ def _open_part(
         bias = Embeddings.open(coded.embeddings).bias
     if "dictionary" not in shared:
         parts["dictionary"] = Compressor.open(coded.compressor).dictionary_of(codes)
+    usual = Head(facts.head_rows, tuple(facts.heads))
+    least = facts.heads if facts.long_heads is None else facts.long_heads
+    long = Head(facts.long_head_rows, tuple(least))
     return Index(
         kind=facts.kind,
         similarity=facts.similarity,
@@ -220,7 +232,7 @@ def _open_part(
         efforts=Efforts(
             facts.efforts, facts.head_efforts, facts.long_efforts, tuple(facts.long_lengths)
         ),
-        heads=facts.heads,
+        heads=(usual, long),
         **parts,
         **shared,
     )

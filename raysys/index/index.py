@@ -21,7 +21,7 @@ allowed items.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,19 +32,18 @@ from raysys.compressor.dictionary import Dictionary
 from raysys.compressor.kernels import Stored
 from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
-from raysys.index.batch import Batch
-from raysys.index.efforts import PLAIN, Efforts
-from raysys.index.head import NO_HEADS, heads_of, threshold, thresholds
+from raysys.index.batch import Batch, checked
+from raysys.index.efforts import LONG, PLAIN, Efforts
+from raysys.index.head import NO_HEADS, Head, heads_of
 from raysys.index.kernels import (
     Heads,
     Runs,
     Spills,
     search_queries,
-    unit_queries,
 )
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
-from raysys.index.near import Lists, search_lists
+from raysys.index.near import Lists, held, search_lists
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 from raysys.index.rows import score_all, score_rows
@@ -53,7 +52,7 @@ INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
-_COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
+_COMPARED = 1 << 22  # bytes of centroids that are compared with a query sooner than walked
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -73,7 +72,7 @@ class Index:
         n_items: size N of the item_num space, for an index that holds only some of the rows (an
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
-        heads: least bias of each column's head, see `head.py`; None: they follow from `bias`.
+        heads: of queries, and of long ones; None: they follow from `bias`.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Index:
         efforts: Efforts | None = None,
         n_items: int | None = None,
         first_row: int = 0,
-        heads: Sequence[float | None] | None = None,
+        heads: tuple[Head, Head] | None = None,
     ) -> None:
         self.kind = kind
         self.similarity = similarity
@@ -102,14 +101,16 @@ class Index:
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
         self.first_row = first_row
-        self.heads = thresholds(np.asarray(bias)) if heads is None else tuple(heads)
-        self._heads = heads_of(bias, self.heads)
+        self.heads = heads or (Head.of(np.asarray(bias)),) * 2
+        self._heads = self._rows_of_heads(bias)
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+        self._factor = float(codes.unit[0])
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
         self._lists: Lists | None = None
         if kind == "ivf" and router is not None and router.n_rows * router.dim <= _COMPARED:
-            starts = read_only(self.layout.starts)
-            self._lists = Lists(Dictionary(router.rows()).rounded, starts, first_row)
+            assert space is not None
+            rounded, starts = Dictionary(router.rows()).rounded, read_only(self.layout.starts)
+            self._lists = Lists(space.matrix(self.dim), *rounded, starts, first_row)
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -156,15 +157,27 @@ class Index:
         bias = np.array(self.bias)
         bias[:, column] = values[self.layout.items]
         moved = copy.copy(self)
-        heads = list(self.heads)
-        heads[column] = threshold(values)
-        moved.heads, moved._heads = tuple(heads), heads_of(bias, heads)
+        usual, long = self.heads
+        moved.heads = usual.moved(column, values), long.moved(column, values)
+        moved._heads = moved._rows_of_heads(bias)
         moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
         return moved
 
+    def set_heads(self, rows: int, *, long: bool) -> None:
+        """Give the heads of a whole index about so many rows.
+
+        Args:
+            rows: 1 or more.
+            long: those of long queries, or of the others.
+        """
+        heads = list(self.heads)
+        heads[long] = heads[long].resized(self.bias, rows)
+        self.heads = heads[0], heads[1]
+        self._heads = self._rows_of_heads(self.bias)
+
     def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
         """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
-        with_head = np.array([least is not None for least in self.heads], dtype=bool)
+        with_head = np.array([least is not None for least in self.heads[0].least], dtype=bool)
         return self.efforts.sorts(queries, weights, with_head)
 
     # -- searching -------------------------------------------------------------------------
@@ -188,10 +201,12 @@ class Index:
             batch.nums.fill(-1)
             batch.scores.fill(-np.inf)
             return batch.nums, batch.scores
-        plans = self._plans(batch, n_allowed, request.effort)
-        planned = [q for q, plan in enumerate(plans) if plan]
-        if planned:
-            self._probe(batch, planned, [plans[q] for q in planned])
+        sorts = self._sorts(batch)
+        plans = self._plans(batch, sorts, n_allowed, request.effort)
+        for heads, long in zip(self._heads, (False, True), strict=True):
+            planned = [q for q, plan in enumerate(plans) if plan and (sorts[q] == LONG) == long]
+            if planned:
+                self._probe(batch, planned, [plans[q] for q in planned], heads)
         room = min(top_k, self.n_items) if request.guarantee else 0
         found = zip(plans, batch.found.tolist(), strict=True)
         short = [q for q, (plan, count) in enumerate(found) if plan == 0 or count < room]
@@ -204,29 +219,24 @@ class Index:
             batch.put(short, some)
         return batch.nums, batch.scores
 
-    def _probe(self, batch: Batch, rows: list[int], plans: list[int]) -> None:
+    def _probe(self, batch: Batch, rows: list[int], plans: list[int], heads: Heads) -> None:
         """Answer some queries from as many lists or entries as their plans say."""
         some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
         counts = np.array(plans, dtype=np.int64)
         if self._lists is None:
-            self._scan(some, self._routed(some, counts), self._heads)
+            self._scan(some, self._routed(some, counts), heads)
         else:
-            assert self.space is not None
-            asked = self.space.queries(some.queries, some.weights)
+            rounded = self.dictionary.rounded
+            index = held(self._stored, rounded, self._lists, self._spills, heads)
             for part in some.blocks(_BLOCK_QUERIES):
                 search_lists(
-                    self._stored,
-                    self.dictionary.rounded,
+                    index,
                     some.queries[part],
-                    float(self.codes.unit[0]),
+                    self._factor,
                     some.weights[part],
-                    self._lists,
-                    asked[part],
                     counts[part],
-                    self._spills,
-                    self._heads,
                     some.denied,
-                    some.excluded_of(part),
+                    *some.excluded_of(part),
                     some.nums[part],
                     some.scores[part],
                     some.found[part],
@@ -241,7 +251,7 @@ class Index:
                 self._stored,
                 self.dictionary.rounded,
                 some.queries[part],
-                float(self.codes.unit[0]),
+                self._factor,
                 some.weights[part],
                 runs._replace(first=runs.first[part], last=runs.last[part]),
                 self._spills,
@@ -266,10 +276,10 @@ class Index:
         self, query: Floats, item_nums: NDArray[Any], weights: Floats | None = None
     ) -> Floats:
         """Return the code scores [C] of some items for one query [D]."""
-        queries, checked = self._checked(query[None], None if weights is None else weights[None])
+        queries, each = self._checked(query[None], None if weights is None else weights[None])
         table = self.codes.table(queries, self.dictionary)[0]
         out = np.empty(len(item_nums), dtype=np.float32)
-        score_rows(self._stored, table, checked[0], self.rows_of(item_nums), out)
+        score_rows(self._stored, table, each[0], self.rows_of(item_nums), out)
         return out
 
     def decode(self, item_nums: NDArray[Any]) -> Floats:
@@ -280,6 +290,13 @@ class Index:
         """Return the rows [C] of some items; below 0 or past the end: held by another shard."""
         return np.asarray(self.layout.rows[np.asarray(item_nums)].astype(np.int64) - self.first_row)
 
+    def rows_for(self, effort: float) -> float:
+        """Return how many rows could be scored in the time of an effort, heads aside."""
+        if self.n_routed == 0:
+            return 0.0
+        scored = _LIST_COST * self.n_items / self.n_routed
+        return effort * (max(_GRAPH_COST, scored) if self.kind == "graph" else scored)
+
     def holds(self, item_nums: NDArray[Any]) -> NDArray[np.bool_]:
         """Tell which items [C] have a row here."""
         rows = self.rows_of(item_nums)
@@ -287,15 +304,26 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _plans(self, batch: Batch, n_allowed: int, effort: int | None) -> list[int]:
+    def _rows_of_heads(self, bias: Floats) -> tuple[Heads, Heads]:
+        usual, long = self.heads
+        rows = heads_of(bias, usual.least)
+        return rows, rows if long == usual else heads_of(bias, long.least)
+
+    def _sorts(self, batch: Batch) -> list[int]:
+        """Return the sort of every query."""
+        if self.n_routed == 0 or self.n_bias == 0:
+            return [PLAIN] * len(batch.queries)
+        sorts: list[int] = self.sorts(batch.queries, batch.weights).tolist()
+        return sorts
+
+    def _plans(
+        self, batch: Batch, sorts: list[int], n_allowed: int, effort: int | None
+    ) -> list[int]:
         """Return the effort of every query, or 0 for a scan of the allowed items."""
         size, top_k = batch.nums.shape
         depths = [top_k] * size
         if len(batch.excluded.items):
             depths = (top_k + np.diff(batch.excluded.offsets)).tolist()
-        sorts = [PLAIN] * size
-        if self.n_routed and effort is None and self.n_bias:
-            sorts = self.sorts(batch.queries, batch.weights).tolist()
         return [
             self._plan(depth, n_allowed, effort, self.efforts.of(sort))
             for depth, sort in zip(depths, sorts, strict=True)
@@ -311,9 +339,7 @@ class Index:
         wanted = effort if effort is not None else self._effort_for(depth, efforts)
         if effort is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
-            scored = _LIST_COST * self.n_items / limit
-            cost = wanted * (max(_GRAPH_COST, scored) if self.kind == "graph" else scored)
-            wanted = 0 if cost >= n_allowed else wanted
+            wanted = 0 if self.rows_for(wanted) >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
     def _effort_for(self, depth: int, efforts: Mapping[int, int]) -> int:
@@ -358,33 +384,5 @@ class Index:
         return np.zeros(1, dtype=np.int64), np.array([self.codes.n_items], dtype=np.int64)
 
     def _checked(self, queries: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise SearchError(f"queries have shape {queries.shape}, expected [Q, {self.dim}]")
-        if weights is None:
-            weights = np.zeros((len(queries), self.n_bias), dtype=np.float32)
-        weights = np.ascontiguousarray(weights, dtype=np.float32)
-        if weights.shape != (len(queries), self.n_bias):
-            raise SearchError(
-                f"weights have shape {weights.shape}, expected {(len(queries), self.n_bias)}"
-            )
-        if self.n_bias:
-            _refuse_not_finite("weights of query", weights)
-        checked = np.empty_like(queries)
         cosine = self.similarity == "cosine"
-        if unit_queries(queries, cosine, checked):
-            return checked, weights
-        _refuse_not_finite("query", queries)
-        zero = np.flatnonzero(~queries.any(axis=1))
-        if cosine and len(zero):
-            raise SearchError(f"query {int(zero[0])} is all zeros: it has no cosine")
-        if not cosine:
-            return queries, weights
-        norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
-        return (queries / norms).astype(np.float32), weights
-
-
-def _refuse_not_finite(name: str, array: Floats) -> None:
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise SearchError(f"{name} {int(bad[0])} holds a value that is not finite")
+        return checked(queries, weights, dim=self.dim, n_bias=self.n_bias, cosine=cosine)

@@ -141,6 +141,15 @@ class RoutingSpace:
             return queries
         return np.pad(np.concatenate([queries, weights], axis=1), ((0, 0), (0, 1)))
 
+    def matrix(self, dim: int) -> Floats:
+        """Return what makes rows [Q, D'] of queries [Q, D] followed by weights: [W, D'].
+
+        Of W, rows past those of queries and weights are there for items alone.
+        """
+        if self.axes is not None:
+            return self.axes
+        return np.eye(dim if self.similarity == "cosine" else self.dim, dtype=np.float32)
+
     def _cut(self, rows: Floats) -> Floats:
         return rows if self.axes is None else unit_rows(rows @ self.axes)
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
+from raysys.index.build import IndexParams, build_index
 from raysys.index.entries import number_entries
 from raysys.index.files import IndexFacts, open_index
+from raysys.index.recall import sample_probes, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
 from raysys.search.changes import Changed, Changes

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, Probe, build_index, set_efforts
+from raysys.index.build import IndexParams, build_index
 from raysys.index.efforts import LONG, PLAIN
 from raysys.index.head import HEAD_ROWS, NO_HEADS, heads_of, threshold
+from raysys.index.recall import Probe, choose_efforts, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
 
@@ -53,7 +54,7 @@ def test_without_weight_there_is_no_head(made):
             request(0.0), weights=np.tile(np.array(weights, np.float32), (20, 1))
         )
         found = index.search(asked)[0]
-        heads, index._heads = index._heads, NO_HEADS
+        heads, index._heads = index._heads, (NO_HEADS, NO_HEADS)
         np.testing.assert_array_equal(index.search(asked)[0], found)
         index._heads = heads
 
@@ -114,3 +115,49 @@ def test_long_queries_have_an_effort_of_their_own(made):
     shared = np.array([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)])
     assert shared[:10].mean() > 9
     assert shared[10:].mean() > 9
+
+
+def test_heads_grow_where_that_saves_lists():
+    """What users want lies just behind the thousand items of the largest biases."""
+    rng = np.random.default_rng(3)
+    n_items = 24_000
+    vectors = rng.normal(size=(n_items, DIM)).astype(np.float32)
+    bias = np.zeros((n_items, 2), np.float32)
+    bias[rng.permutation(n_items), 0] = -np.arange(n_items, dtype=np.float32) / 300
+    bias[:, 1] = rng.integers(0, 2, n_items)  # no head: half of the items share the larger one
+    codes = Codes.pack_dense(vectors, similarity="inner_product")
+    params = IndexParams(kind="ivf")
+    nothing = np.zeros((0, DIM), np.float32)
+    index = build_index(codes, nothing, bias, similarity="inner_product", params=params)
+    queries = rng.normal(size=(100, DIM)).astype(np.float32)
+    weights = np.tile(np.array([1, 0], np.float32), (100, 1))
+    probe = Probe("consume", queries, weights, [np.zeros(0, np.int32)] * 100)
+
+    small_head = choose_efforts(index, [probe], params=params)[0]
+    alone = HEAD_ROWS + index.rows_for(small_head[300])
+    set_efforts(index, [probe], params=params)
+    assert index.heads[0].rows > HEAD_ROWS
+    assert index.heads[0].rows + index.rows_for(index.efforts.headed[300]) < alone
+    assert index.heads[0].least[1] is None
+    assert np.count_nonzero(index.bias[:, 0] >= index.heads[0].least[0]) == index.heads[0].rows
+
+    asked = SearchRequest(queries, top_k=300, weights=weights)
+    exact = index.search(dataclasses.replace(asked, effort=index.n_lists))[0]
+    got = index.search(asked)[0]
+    shared = [len(np.intersect1d(*pair)) / 300 for pair in zip(got, exact, strict=True)]
+    assert np.mean(shared) >= 0.95
+    moved = index.with_bias(0, -bias[:, 0])
+    assert moved.heads[0].rows == index.heads[0].rows
+    assert np.count_nonzero(moved.bias[:, 0] >= moved.heads[0].least[0]) == index.heads[0].rows
+    bounds = shard_bounds(index, 3)
+    shards = Shards([shard_of(index, a, b) for a, b in itertools.pairwise(bounds)])
+    np.testing.assert_array_equal(shards.search(asked)[0], got)
+
+
+def test_a_fixed_effort_leaves_heads_as_they_are(made):
+    index, _ = made
+    queries, weights = request(1.0).queries, request(1.0).weights
+    probe = Probe("consume", queries, weights, [np.zeros(0, np.int32)] * len(queries))
+    params = IndexParams(kind="ivf", effort=2, target_recall=None)
+    set_efforts(index, [probe], params=params)
+    assert index.heads[0].rows == HEAD_ROWS

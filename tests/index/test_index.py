@@ -5,11 +5,12 @@ import pytest
 
 from raysys.data.arrays import unit_rows
 from raysys.errors import BuildError, ConfigError, SearchError
-from raysys.index import build
-from raysys.index.build import IndexParams, Probe, sample_probes
+from raysys.index import recall
+from raysys.index.build import IndexParams
 from raysys.index.index import INDEX_KINDS
 from raysys.index.kernels import NO_SPILLS
 from raysys.index.lists import RoutingSpace, assign
+from raysys.index.recall import Probe, sample_probes
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 from tests.support.worlds import CASES, DIM, N_ITEMS, PER_GROUP, make_index, planted_world
@@ -217,9 +218,9 @@ def test_settings_that_cannot_be_used_are_refused():
 
 def test_recall_counts_ties():
     exact = np.float32([[5, 4, 4, -np.inf]])
-    assert build._recall(np.float32([[5, 4, 3]]), exact, 2) == 1.0
-    assert build._recall(np.float32([[5, 3, 3]]), exact, 2) == 0.5
-    assert build._recall(np.float32([[5, 4, 4, -np.inf]]), exact, 4) == 1.0
+    assert recall._recall(np.float32([[5, 4, 3]]), exact, 2) == 1.0
+    assert recall._recall(np.float32([[5, 3, 3]]), exact, 2) == 0.5
+    assert recall._recall(np.float32([[5, 4, 4, -np.inf]]), exact, 4) == 1.0
 
 
 def test_probes_take_the_queries_of_real_users_along():

@@ -3,8 +3,9 @@
 import numpy as np
 
 from raysys.compressor.codes import Codes
-from raysys.index.build import IndexParams, build_index, sample_probes, set_efforts
+from raysys.index.build import IndexParams, build_index
 from raysys.index.index import INDEX_KINDS
+from raysys.index.recall import sample_probes, set_efforts
 
 N_GROUPS, PER_GROUP, DIM = 40, 50, 32
 N_ITEMS = N_GROUPS * PER_GROUP

@@ -1,0 +1,262 @@
+"""Choose what the queries of an index cost by measured recall: heads and efforts (Ray-free).
+
+Recall is measured against the index's own exact ranking: the share of a sampled query's results
+whose score reaches that of the exact ranking's last, so that ties count. Sampled queries:
+
+    similar   dense vectors of items, the item itself excluded, no bias
+    distinct  dense vectors that all differ, nothing excluded, where those of `similar` do not: what
+              a thousand copies of one vector find says nothing of the other vectors
+    others    queries that the embeddings build brings along, one set per ranking: what the model
+              asks for real users; the longest tenth of them has efforts of its own
+
+A head of more rows saves lists: items of a large bias lie in all of them. It is doubled as long as
+a query that scores it then scores fewer rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysys import progress
+from raysys.data.arrays import Floats
+from raysys.errors import BuildError
+from raysys.index.build import PROBE_QUERIES, TARGET_RECALL, IndexParams
+from raysys.index.efforts import LONG, PLAIN, Efforts
+from raysys.index.head import HEAD_ROWS
+from raysys.index.index import Index
+from raysys.index.request import SearchRequest
+
+log = logging.getLogger(__name__)
+
+TOP_KS = (10, 100, 300)
+_QUERY_PURPOSE = 0x9E
+_LONG = 0.9  # quantile of lengths beyond which queries of users are long
+_DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Queries of one sort whose recall is measured: [Q, D], [Q, n_bias], exclusions."""
+
+    name: str
+    queries: Floats
+    weights: Floats
+    exclude: list[NDArray[np.int32]]
+
+    def only(self, rows: NDArray[np.bool_]) -> Probe:
+        """Return some of the queries."""
+        kept = [nums for nums, chosen in zip(self.exclude, rows.tolist(), strict=True) if chosen]
+        return Probe(self.name, self.queries[rows], self.weights[rows], kept)
+
+
+def sample_probes(
+    vectors: NDArray[Any],
+    n_bias: int,
+    *,
+    similarity: str,
+    seed: int,
+    sample: int = PROBE_QUERIES,
+    users: Mapping[str, NDArray[Any]] | None = None,
+) -> list[Probe]:
+    """Draw the queries that recall is measured with (see the module's docstring).
+
+    Args:
+        vectors: [N, D] dense vectors.
+        n_bias: biases per item.
+        similarity: `cosine` leaves out rows of zeros.
+        seed: of the draw.
+        sample: queries per sort, at most N.
+        users: {ranking: [P, D + n_bias]} queries of real users, each followed by its weights.
+    """
+    rng = np.random.default_rng([seed, _QUERY_PURPOSE])
+    count = min(sample, len(vectors))
+    picked = np.sort(rng.choice(len(vectors), count, replace=False)).astype(np.int32)
+    items = np.asarray(vectors[picked], dtype=np.float32)
+    if similarity == "cosine":
+        picked, items = picked[items.any(axis=1)], items[items.any(axis=1)]
+    weights = np.zeros((len(picked), n_bias), dtype=np.float32)
+    probes = [Probe("similar", items, weights, [picked[i : i + 1] for i in range(len(picked))])]
+    if len(np.unique(items, axis=0)) < len(items):
+        among = np.sort(rng.permutation(len(vectors))[: _DISTINCT_AMONG * count])
+        different = np.unique(np.asarray(vectors[among], dtype=np.float32), axis=0)
+        different = rng.permutation(different[different.any(axis=1)])[:count]
+        weights = np.zeros((len(different), n_bias), dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(different)
+        probes.append(Probe("distinct", different, weights, nobody))
+    dim = vectors.shape[1]
+    for name, rows in (users or {}).items():
+        drawn = rng.permutation(len(rows))[:sample]
+        both = np.asarray(rows[np.sort(drawn)], dtype=np.float32)
+        nobody = [np.zeros(0, dtype=np.int32)] * len(both)
+        probes.append(Probe(name, both[:, :dim].copy(), both[:, dim:].copy(), nobody))
+    return probes
+
+
+Chosen = tuple[dict[int, int], list[dict[str, Any]]]  # efforts by top_k, and the measured table
+
+
+def set_efforts(
+    index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
+) -> list[list[dict[str, Any]]]:
+    """Set the efforts of queries without a head, with one, and of the longest tenth of these.
+
+    Long ones are of the users who like few items much more than others do: they need other lists
+    than most, and a mean over all would hide what they miss. The size of the heads is set, too.
+
+    Returns:
+        The measured table of each sort. Arguments and errors are those of `choose_efforts`.
+    """
+    index.efforts = Efforts()
+    first = [int(index.sorts(p.queries[:1], p.weights[:1])[0]) for p in probes]
+    plain = [probe for probe, sort in zip(probes, first, strict=True) if sort == PLAIN]
+    headed = [probe for probe, sort in zip(probes, first, strict=True) if sort != PLAIN]
+    lengths: list[float | None] = [None] * index.n_bias
+    for probe in headed:
+        column = int(np.argmax(probe.weights[0]))
+        lengths[column] = float(np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG))
+    index.efforts = Efforts(lengths=tuple(lengths))
+    far = [index.sorts(probe.queries, probe.weights) == LONG for probe in headed]
+    usual = [probe.only(~rows) for probe, rows in zip(headed, far, strict=True)]
+    long = [probe.only(rows) for probe, rows in zip(headed, far, strict=True) if rows.any()]
+    found = [
+        choose_efforts(index, plain, params=params, keep=keep),
+        *(
+            _with_heads(index, some, long=is_long, params=params, keep=keep)
+            for some, is_long in ((usual, False), (long, True))
+        ),
+    ]
+    index.efforts = Efforts(found[0][0], found[1][0], found[2][0], tuple(lengths))
+    return [table for _, table in found]
+
+
+def _with_heads(
+    index: Index, probes: list[Probe], *, long: bool, params: IndexParams, keep: bool
+) -> Chosen:
+    """Set the heads with which queries score the fewest rows, and return their efforts then.
+
+    A head is doubled while it alone has fewer rows than a query scored so far.
+    """
+    size = best_size = HEAD_ROWS
+    best: Chosen = {}, []
+    least = np.inf
+    while size < least and probes:
+        index.set_heads(size, long=long)
+        found = choose_efforts(index, probes, params=params, keep=keep)
+        scored = size + index.rows_for(float(np.mean([*found[0].values()] or [0])))
+        if scored < least:
+            least, best_size, best = scored, size, found
+        if params.effort is not None or not found[0] or 4 * size > index.n_items:
+            break
+        size *= 2
+    index.set_heads(best_size, long=long)
+    if best_size > HEAD_ROWS:
+        log.info(
+            "heads%s rows=%d rows_scored=%d n_items=%d",
+            *(" of long queries" if long else "", best_size, least, index.n_items),
+        )
+    return best
+
+
+def choose_efforts(
+    index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
+) -> Chosen:
+    """Return {top_k: smallest effort that reaches the target}, and the measured table.
+
+    Each row of the table: effort, ms per query (top_k=10, one thread), and recall per sort of query
+    and top_k.
+
+    Args:
+        index: without efforts.
+        probes: what recall is measured with.
+        params: its `target_recall` and `effort` count.
+        keep: take the last effort where the target is missed, as target_recall=null does.
+
+    Raises:
+        BuildError: `target_recall` is missed.
+    """
+    if index.kind == "flat" or not probes:
+        return {}, []
+    target = TARGET_RECALL if params.target_recall is None else params.target_recall
+    top_ks = [k for k in TOP_KS if 4 * k <= index.n_items]
+    truth = [_search(index, probe, top_ks[-1], index.n_routed) for probe in probes]
+    efforts: dict[int, int] = {}
+    table: list[dict[str, Any]] = []
+    with progress.stage("index recall", unit="efforts", lines=progress.STEPS) as work:
+        for effort in _ladder(index, top_ks, params.effort):
+            row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
+            for probe, exact in zip(probes, truth, strict=True):
+                found = _search(index, probe, top_ks[-1], effort)
+                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in top_ks}
+            table.append(row)
+            least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
+            work.add()
+            work.say(
+                f"recall {row}",
+                note=f"recall {min(least.values()):.4f} of {target:g}",
+            )
+            for k in top_ks:
+                if least[k] >= target:
+                    efforts.setdefault(k, effort)
+            if len(efforts) == len(top_ks):
+                break
+    missed = [k for k in top_ks if k not in efforts]
+    if missed:
+        text = f"{index.kind} index misses target_recall={target} for top_k={missed}"
+        if params.target_recall is not None and not keep:
+            raise BuildError(f"{text}, last measured {table[-1]}; target_recall=null keeps it")
+        log.warning("%s", text)
+        efforts.update(dict.fromkeys(missed, table[-1]["effort"]))
+    return efforts, table
+
+
+def _ladder(index: Index, top_ks: list[int], fixed: int | None) -> list[int]:
+    """Return ascending efforts to try: powers of sqrt(2), or the fixed one."""
+    if fixed is not None:
+        return [fixed]
+    low = 1 if index.kind == "ivf" else top_ks[0]
+    high = index.n_routed if index.kind == "ivf" else min(index.n_routed, 8192)
+    efforts = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
+    return [*dict.fromkeys(int(e) for e in efforts if e < high), high]
+
+
+def _search(index: Index, probe: Probe, top_k: int, effort: int) -> Floats:
+    return index.search(
+        SearchRequest(
+            probe.queries,
+            weights=probe.weights,
+            exclude=probe.exclude,
+            top_k=top_k,
+            effort=effort,
+            guarantee=False,
+        )
+    )[1]
+
+
+def _recall(found: Floats, exact: Floats, k: int) -> float:
+    """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
+    wanted = np.isfinite(exact[:, :k]).sum(axis=1)
+    last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
+    hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
+    return float(np.mean(hits / np.maximum(wanted, 1)))
+
+
+def _milliseconds(index: Index, probes: list[Probe], effort: int) -> float:
+    """Return ms per query for top_k=10, queries one by one as a server gets them."""
+    started, count = time.perf_counter(), 0
+    for probe in probes:
+        for q in range(min(len(probe.queries), 50)):
+            one = slice(q, q + 1)
+            index.search(
+                SearchRequest(
+                    probe.queries[one], weights=probe.weights[one], top_k=10, effort=effort
+                )
+            )
+            count += 1
+    return round((time.perf_counter() - started) / count * 1e3, 4)
