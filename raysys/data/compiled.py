@@ -351,3 +351,45 @@ def _gathered(b: Any, data: Any, places: Any) -> Any:
     gather = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx512.mask.gather.dps.512")
     zeros, every = ir.Constant(reals, [0.0] * SIXTEEN), ir.Constant(flags, [1] * SIXTEEN)
     return b.call(gather, [zeros, b.bitcast(data, first), places, every, ir.IntType(32)(4)])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def side_sums(
+    typing: Any, entries: Any, row: Any, codebook: Any, side: Any, sums: Any, place: Any
+) -> Any:
+    """Write sum_j codebook[j, step_j] * side[atom_j] of one row to sums[place], of sixteen lanes.
+
+    Each lane's sum runs over the row's entries in order. On any processor.
+
+    Args:
+        typing: numba's.
+        entries: uint16 [N, n], contiguous: atom << 4 | step.
+        row: int64.
+        codebook: float32 [n, 16], contiguous.
+        side: float32 [S, 16], contiguous.
+        sums: float32 [M, 16], contiguous.
+        place: int64.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entries, codebook, side, sums = (
+            context.make_array(signature.args[n])(context, builder, arguments[n])
+            for n in (0, 2, 3, 4)
+        )
+        b, number, real = builder, ir.IntType(64), ir.FloatType()
+        reals, shift = ir.VectorType(real, SIXTEEN), number(_ATOM)
+        width = cgutils.unpack_tuple(b, entries.shape)[1]
+        start = b.gep(entries.data, [b.mul(arguments[1], width)])
+        total = cgutils.alloca_once_value(b, ir.Constant(reals, [0.0] * SIXTEEN))
+        with cgutils.for_range(b, width) as loop:
+            entry = b.zext(b.load(b.gep(start, [loop.index])), number)
+            step = b.or_(b.shl(loop.index, shift), b.and_(entry, number(SIXTEEN - 1)))
+            factor = _all(b, b.load(b.gep(codebook.data, [step])))
+            first = b.gep(side.data, [b.shl(b.lshr(entry, shift), shift)])
+            values = b.load(b.bitcast(first, reals.as_pointer()), align=4)
+            b.store(b.fadd(b.load(total), b.fmul(factor, values)), total)
+        out = b.gep(sums.data, [b.shl(arguments[5], shift)])
+        b.store(b.load(total), b.bitcast(out, reals.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(entries, types.int64, codebook, side, sums, types.int64), emit

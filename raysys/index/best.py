@@ -43,9 +43,9 @@ def num_of(key: Any) -> int:
 
 
 @compiled
-def room_for(top_k: int, n_most: int) -> Any:
-    """Return uint64 room for the keys of the best K of at most so many."""
-    return np.empty(min(2 * top_k + _ROOM, n_most + 1), np.uint64)
+def room_for(top_k: int, n_most: int) -> int:
+    """Return how many keys there is room for to keep the best K of at most so many."""
+    return min(2 * top_k + _ROOM, n_most + 1)
 
 
 @compiled
@@ -92,7 +92,7 @@ def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
     top_k, size, bar = places.shape[0], 0, np.float32(-np.inf)
     if top_k == 0:
         return
-    keys = room_for(top_k, scores.shape[0])
+    keys = np.empty(room_for(top_k, scores.shape[0]), np.uint64)
     for start in range(0, scores.shape[0], _BLOCK):
         stop, n_good = min(start + _BLOCK, scores.shape[0]), 0
         for place in range(start, stop):  # a register at once; few blocks hold a good one

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysys.compressor.kernels import Stored
 from raysys.data.arrays import Floats
 from raysys.index.kernels import Heads
 
 HEAD_ROWS = 1024
-NO_ROWS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-NO_HEADS = Heads(np.zeros(1, np.int64), NO_ROWS, np.zeros(0, np.uint8))
+Rows = NDArray[np.int64]
+
+NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
 _MOST = 8  # columns of one byte's bits
 
 
@@ -65,19 +67,36 @@ def threshold(column: Floats, rows: int = HEAD_ROWS) -> float | None:
     return least if np.count_nonzero(column >= least) <= 2 * rows else None
 
 
-def heads_of(bias: NDArray[Any], least: Sequence[float | None]) -> Heads:
+def heads_of(stored: Stored, least: Sequence[float | None]) -> Heads:
     """Return the heads of some rows.
 
     Args:
-        bias: [N, n_bias] of the rows.
+        stored: the rows.
         least: the thresholds of the whole index; of the first eight columns.
     """
-    parts = [
-        NO_ROWS if value is None else np.flatnonzero(bias[:, number] >= value)
-        for number, value in enumerate(least[:_MOST])
-    ]
-    columns = np.zeros(len(bias), dtype=np.uint8)
+    parts = [_largest(stored.bias[:, column], value) for column, value in enumerate(least[:_MOST])]
+    columns = np.zeros(len(stored.items), dtype=np.uint8)
     for number, rows in enumerate(parts):
         columns[rows] |= np.uint8(1 << number)
     starts = np.cumsum([0, *(len(rows) for rows in parts)], dtype=np.int64)
-    return Heads(starts, np.concatenate([NO_ROWS, *parts]), columns)
+    rows = np.concatenate([NO_ROWS, *parts])
+    shared = {"kind": stored.kind, "codebook": stored.codebook}
+    copies: dict[str, Any] = {
+        name: _copied(array, rows) for name, array in stored._asdict().items() if name not in shared
+    }
+    return Heads(starts, columns, columns[rows], stored._replace(**copies))
+
+
+def _largest(column: NDArray[Any], least: float | None) -> Rows:
+    """Return the rows of a head, the largest bias first: the best of a query come early then."""
+    if least is None:
+        return NO_ROWS
+    rows = np.flatnonzero(column >= least)
+    return rows[np.argsort(-column[rows], kind="stable")]
+
+
+def _copied(array: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """Return some rows, read only where the array is: compiled loops then take both alike."""
+    copy = np.ascontiguousarray(array[rows])
+    copy.setflags(write=array.flags.writeable)
+    return copy

@@ -34,7 +34,7 @@ from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
 from raysys.index.batch import Batch, checked
 from raysys.index.efforts import LONG, PLAIN, Efforts
-from raysys.index.head import NO_HEADS, Head, heads_of
+from raysys.index.head import Head, heads_of
 from raysys.index.kernels import (
     Heads,
     Runs,
@@ -43,7 +43,7 @@ from raysys.index.kernels import (
 )
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
-from raysys.index.near import Lists, held, search_lists
+from raysys.index.near import Held, Lists, held, search_lists
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 from raysys.index.rows import score_all, score_rows
@@ -102,8 +102,10 @@ class Index:
         self.n_items = codes.n_items if n_items is None else n_items
         self.first_row = first_row
         self.heads = heads or (Head.of(np.asarray(bias)),) * 2
-        self._heads = self._rows_of_heads(bias)
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+        self._heads = self._rows_of_heads()
+        self._kept: tuple[tuple[Any, Any], Held] = (None, None), ()
+        self._no_heads = heads_of(self._stored, [None] * self.n_bias)
         self._factor = float(codes.unit[0])
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
         self._lists: Lists | None = None
@@ -159,8 +161,8 @@ class Index:
         moved = copy.copy(self)
         usual, long = self.heads
         moved.heads = usual.moved(column, values), long.moved(column, values)
-        moved._heads = moved._rows_of_heads(bias)
         moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
+        moved._heads = moved._rows_of_heads()
         return moved
 
     def set_heads(self, rows: int, *, long: bool) -> None:
@@ -173,7 +175,7 @@ class Index:
         heads = list(self.heads)
         heads[long] = heads[long].resized(self.bias, rows)
         self.heads = heads[0], heads[1]
-        self._heads = self._rows_of_heads(self.bias)
+        self._heads = self._rows_of_heads()
 
     def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
         """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
@@ -215,7 +217,7 @@ class Index:
             nobody = np.zeros(len(short), dtype=np.int64)
             runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
             some = batch.taken(short)
-            self._scan(some, runs, NO_HEADS)
+            self._scan(some, runs, self._no_heads)
             batch.put(short, some)
         return batch.nums, batch.scores
 
@@ -226,8 +228,7 @@ class Index:
         if self._lists is None:
             self._scan(some, self._routed(some, counts), heads)
         else:
-            rounded = self.dictionary.rounded
-            index = held(self._stored, rounded, self._lists, self._spills, heads)
+            index = self._held_with(heads, self._lists)
             for part in some.blocks(_BLOCK_QUERIES):
                 search_lists(
                     index,
@@ -304,10 +305,18 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _rows_of_heads(self, bias: Floats) -> tuple[Heads, Heads]:
+    def _held_with(self, heads: Heads, lists: Lists) -> Held:
+        """Return what a search in lists reads, made anew where it is another than the last."""
+        parts, found = self._kept
+        if parts[0] is not heads or parts[1] is not self._spills:
+            found = held(self._stored, self.dictionary.rounded, lists, self._spills, heads)
+            self._kept = (heads, self._spills), found
+        return found
+
+    def _rows_of_heads(self) -> tuple[Heads, Heads]:
         usual, long = self.heads
-        rows = heads_of(bias, usual.least)
-        return rows, rows if long == usual else heads_of(bias, long.least)
+        rows = heads_of(self._stored, usual.least)
+        return rows, rows if long == usual else heads_of(self._stored, long.least)
 
     def _sorts(self, batch: Batch) -> list[int]:
         """Return the sort of every query."""

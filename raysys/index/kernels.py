@@ -20,6 +20,7 @@ from raysys.data.compiled import compiled, compiled_fast, compiled_short
 from raysys.index.best import best_keys, key_of, narrowed, num_of, room_for, score_of
 from raysys.index.heap import contains
 from raysys.index.rows import BLOCK_ROWS, score_rows
+from raysys.index.together import pays, score_together
 
 
 class Spills(NamedTuple):
@@ -43,14 +44,16 @@ class Heads(NamedTuple):
     """The rows of each bias's head, see `head.py`.
 
     Attributes:
-        starts: [n_bias + 1] int64, first entry of each column's head.
-        rows: int64, the rows of each head, ascending.
-        columns: [N] uint8 by row, bit b: the row is in the head of column b.
+        starts: [n_bias + 1] int64, first row of each column's head in `stored`.
+        columns: [N] uint8 by row of the index, bit b: the row is in the head of column b.
+        own: the same of each row of `stored`.
+        stored: copies of the rows of each head, by falling bias, one head after another.
     """
 
     starts: NDArray[Any]
-    rows: NDArray[Any]
     columns: NDArray[Any]
+    own: NDArray[Any]
+    stored: Stored
 
 
 class Runs(NamedTuple):
@@ -171,11 +174,42 @@ def search_queries(
     else:
         tables = np.empty((queries.shape[0], atoms.steps.shape[0]), np.float32)
         integer_products(atoms, queries, factor, tables)
-    for q in range(queries.shape[0]):
-        mine = np.sort(exclude.items[exclude.offsets[q] : exclude.offsets[q + 1]])
-        query = stored, tables[q], weights[q], denied, mine
-        part = runs.first[q], runs.last[q]
-        found[q] = _search_rows(query, runs, part, spills, heads, nums[q], scores[q])
+    n_queries, top_k = nums.shape
+    excluded, offsets = exclude.items.copy(), exclude.offsets
+    for q in range(n_queries):
+        excluded[offsets[q] : offsets[q + 1]].sort()
+    room = room_for(top_k, stored.items.shape[0])
+    keys = np.empty((n_queries, room), np.uint64)
+    sizes, leasts = np.zeros(n_queries, np.int64), np.zeros(n_queries, np.uint64)
+    done = np.zeros(n_queries, np.uint8)  # columns whose heads each query has scored
+    best = keys, sizes, leasts, top_k
+    if pays(stored, n_queries):
+        for column in range(heads.starts.shape[0] - 1):
+            asking = np.flatnonzero(weights[:, column] > 0)
+            if heads.starts[column] < heads.starts[column + 1] and pays(stored, asking.shape[0]):
+                part = heads.starts[column : column + 1], heads.starts[column + 1 : column + 2]
+                barred = denied, excluded, offsets, heads.own, done
+                score_together(heads.stored, part, asking, tables, weights, barred, best)
+                for one in range(asking.shape[0]):
+                    done[asking[one]] |= np.uint8(1 << column)
+    shared = runs.first.max() == runs.first.min() and runs.last.max() == runs.last.min()
+    together = shared and heads.starts[-1] == 0 and pays(stored, n_queries)
+    if together:
+        same = slice(runs.first[0], runs.last[0])
+        part = runs.starts[same], runs.stops[same]
+        barred = denied, excluded, offsets, heads.own, done
+        score_together(stored, part, np.arange(n_queries), tables, weights, barred, best)
+    for q in range(n_queries):
+        if not together:
+            mine = excluded[offsets[q] : offsets[q + 1]]
+            query = stored, tables[q], weights[q], denied, mine
+            mine_runs = runs.first[q], runs.last[q]
+            _search_rows(query, runs, mine_runs, spills, heads, done[q], q, best)
+        ordered = best_keys(keys[q], sizes[q], top_k)
+        found[q] = ordered.shape[0]
+        for place in range(found[q]):
+            key = ordered[found[q] - 1 - place]
+            nums[q, place], scores[q, place] = num_of(key), score_of(key)
         nums[q, found[q] :] = -1
         scores[q, found[q] :] = -np.inf
 
@@ -187,25 +221,29 @@ def _search_rows(
     part: tuple[int, int],
     spills: Spills,
     heads: Heads,
-    best_nums: NDArray[Any],
-    best_scores: NDArray[Any],
-) -> int:
-    """Keep the best K of one query's rows and return how many there are."""
-    stored, weights, in_head, top_k = query[0], query[2], heads.columns, best_nums.shape[0]
-    keys = room_for(top_k, stored.items.shape[0])
-    rows, filled, size, least = np.empty(BLOCK_ROWS, np.int64), 0, 0, np.uint64(0)
-    chosen = np.uint8(0)  # columns whose heads are scored; rows of them are done
+    chosen: Any,
+    q: int,
+    best: tuple[Any, ...],
+) -> None:
+    """Keep the best K of one query's rows, and of heads whose columns are not yet `chosen`."""
+    weights, in_head, top_k = query[2], heads.columns, best[3]
+    keys, size, least = best[0][q], best[1][q], best[2][q]
+    rows, filled = np.empty(BLOCK_ROWS, np.int64), 0
     for column in range(heads.starts.shape[0] - 1):
-        if not weights[column] > 0:
+        bit = np.uint8(1 << column)
+        if chosen & bit or not weights[column] > 0:
             continue
+        from_head = (heads.stored, query[1], query[2], query[3], query[4])
         for place in range(heads.starts[column], heads.starts[column + 1]):
-            rows[filled] = heads.rows[place]
-            filled += not in_head[heads.rows[place]] & chosen
+            rows[filled] = place
+            filled += not heads.own[place] & chosen
             if filled == BLOCK_ROWS:
-                size, least = _keep_best(query, rows, keys, size, least, top_k)
+                size, least = _keep_best(from_head, rows, keys, size, least, top_k)
                 filled = 0
+        size, least = _keep_best(from_head, rows[:filled], keys, size, least, top_k)
+        filled = 0
         if heads.starts[column] < heads.starts[column + 1]:
-            chosen |= np.uint8(1 << column)
+            chosen |= bit
     for run in range(part[0], part[1]):
         row = runs.starts[run]
         while row < runs.stops[run]:
@@ -238,12 +276,7 @@ def _search_rows(
                     size, least = _keep_best(query, rows, keys, size, least, top_k)
                     filled = 0
     size, least = _keep_best(query, rows[:filled], keys, size, least, top_k)
-    best = best_keys(keys, size, top_k)
-    found: int = best.shape[0]
-    for place in range(found):
-        key = best[found - 1 - place]
-        best_nums[place], best_scores[place] = num_of(key), score_of(key)
-    return found
+    best[1][q], best[2][q] = size, least
 
 
 @compiled

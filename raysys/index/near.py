@@ -42,7 +42,7 @@ class Lists(NamedTuple):
 
 def held(stored: Stored, atoms: Rounded, lists: Lists, spills: Spills, heads: Heads) -> Held:
     """Return what `search_lists` reads of an index: its rows, dictionary, lists and heads."""
-    return (*stored, *atoms, *lists, *spills, *heads)
+    return (*stored, *atoms, *lists, *spills, *heads[:-1], *heads.stored)
 
 
 @compiled
@@ -78,7 +78,8 @@ def search_lists(
     atoms = Rounded(index[7], index[8])
     lists = Lists(index[9], index[10], index[11], index[12], index[13])
     spills = Spills(index[14], index[15], index[16])
-    heads = Heads(index[17], index[18], index[19])
+    of_heads = Stored(index[20], index[21], index[22], index[23], index[24], index[25], index[26])
+    heads = Heads(index[17], index[18], index[19], of_heads)
     n_lists, n_rows = lists.starts.shape[0] - 1, stored.items.shape[0]
     asked = np.empty((queries.shape[0], lists.axes.shape[1]), np.float32)
     combined(queries, weights[:, : lists.axes.shape[0] - queries.shape[1]], lists.axes, asked)

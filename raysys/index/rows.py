@@ -133,6 +133,8 @@ def score_rows(
     for m in range(n_rows):
         out[m] *= half(bits[m])
     for b in range(weights.shape[0]):
+        if weights[b] == 0:
+            continue
         for m in range(n_rows):
             out[m] += stored.bias[rows[m], b] * weights[b]
 

@@ -9,7 +9,7 @@ import pytest
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index
 from raysys.index.efforts import LONG, PLAIN
-from raysys.index.head import HEAD_ROWS, NO_HEADS, heads_of, threshold
+from raysys.index.head import HEAD_ROWS, heads_of, threshold
 from raysys.index.recall import Probe, choose_efforts, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
@@ -54,7 +54,7 @@ def test_without_weight_there_is_no_head(made):
             request(0.0), weights=np.tile(np.array(weights, np.float32), (20, 1))
         )
         found = index.search(asked)[0]
-        heads, index._heads = index._heads, (NO_HEADS, NO_HEADS)
+        heads, index._heads = index._heads, (index._no_heads,) * 2
         np.testing.assert_array_equal(index.search(asked)[0], found)
         index._heads = heads
 
@@ -85,10 +85,14 @@ def test_a_head_is_a_thousand_rows_or_none_where_many_are_equal():
     assert np.count_nonzero(column >= least) == HEAD_ROWS
     assert threshold(np.zeros(10_000, np.float32)) is None
     assert threshold(np.zeros(1, np.float32)) is None
-    heads = heads_of(np.stack([column, -column], axis=1), [least, None])
-    np.testing.assert_array_equal(heads.rows, np.flatnonzero(column >= least))
-    np.testing.assert_array_equal(np.flatnonzero(heads.columns), heads.rows)
-    np.testing.assert_array_equal(heads.starts, [0, len(heads.rows), len(heads.rows)])
+    codes = Codes.pack_dense(column[:, None], similarity="inner_product")
+    bias, items = np.stack([column, -column], axis=1), np.arange(10_000, dtype=np.int32)
+    heads = heads_of(codes.stored(bias, items), [least, None])
+    rows = np.argsort(-column)[:HEAD_ROWS]
+    np.testing.assert_array_equal(heads.stored.items, rows)
+    np.testing.assert_array_equal(heads.stored.values, codes.values[rows])
+    np.testing.assert_array_equal(np.flatnonzero(heads.columns), np.sort(rows))
+    np.testing.assert_array_equal(heads.starts, [0, len(rows), len(rows)])
 
 
 def test_long_queries_have_an_effort_of_their_own(made):

@@ -28,14 +28,16 @@ def search_one(stored, asked, runs, spills, head, denied, excluded, nums, best):
     """Search with one query whose only bias has this head; return how many it found."""
     bias = np.zeros((len(stored.items), 1), np.float32)
     bias[head] = 1
+    heads = heads_of(stored._replace(bias=bias), [1.0])
+    heads.stored.bias[:] = 0
     found = np.zeros(1, np.int64)
     search_queries(
-        stored,
+        stored._replace(bias=bias * 0),
         *asked,
         ONE[None],
         Runs(*runs, np.zeros(1, np.int64), np.array([len(runs[0])])),
         spills,
-        heads_of(bias, [1.0]),
+        heads,
         denied,
         Excluded(excluded, np.array([0, len(excluded)])),
         nums[None],
