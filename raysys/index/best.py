@@ -17,7 +17,7 @@ from raysys.data.compiled import compiled
 _SIGN = np.uint32(0x80000000)
 _ALL = np.uint32(0xFFFFFFFF)
 _HIGH = np.uint64(32)
-_BLOCK = 32  # scores compared with the bar together
+BLOCK = 64  # scores compared with the bar together
 _ROOM = 64  # keys gathered beyond twice K
 
 
@@ -84,6 +84,19 @@ def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
 
 
 @compiled
+def some_good(scores: NDArray[Any], start: int, stop: int, bar: Any) -> bool:
+    """Tell whether one of a block of scores reaches the bar; of whole blocks in few steps."""
+    good = np.int32(0)
+    if stop - start == BLOCK:
+        for place in range(BLOCK):
+            good |= np.int32(scores[start + place] >= bar)
+    else:
+        for place in range(start, stop):
+            good |= np.int32(scores[place] >= bar)
+    return bool(good > 0)
+
+
+@compiled
 def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
     """Write where the best K of scores [C], K at most C, stand to `places` [K] int, best first.
 
@@ -92,21 +105,19 @@ def best_places(scores: NDArray[Any], places: NDArray[Any]) -> None:
     top_k, size, bar = places.shape[0], 0, np.float32(-np.inf)
     if top_k == 0:
         return
-    keys = np.empty(room_for(top_k, scores.shape[0]), np.uint64)
-    for start in range(0, scores.shape[0], _BLOCK):
-        stop, n_good = min(start + _BLOCK, scores.shape[0]), 0
-        for place in range(start, stop):  # a register at once; few blocks hold a good one
-            n_good += scores[place] >= bar
-        if n_good == 0:
+    keys, full = np.empty(room_for(top_k, scores.shape[0]), np.uint64), False
+    for start in range(0, scores.shape[0], BLOCK):
+        stop = min(start + BLOCK, scores.shape[0])
+        if not some_good(scores, start, stop, bar):
             continue
         for place in range(start, stop):
-            if scores[place] < bar:
+            if scores[place] < bar or (full and scores[place] == bar):  # equals came before
                 continue
             keys[size] = key_of(scores[place], place)
             size += 1
             if size == keys.shape[0]:
                 bar = score_of(narrowed(keys, size, top_k))
-                size = top_k
+                size, full = top_k, True
     best = best_keys(keys, size, top_k)
     for place in range(top_k):
         places[place] = num_of(best[top_k - 1 - place])

@@ -47,6 +47,21 @@ class Efforts:
         measured = (self.plain, self.headed or self.plain, self.long or self.headed or self.plain)
         return measured[sort]
 
+    def wanted(self, sort: int, depth: int, least: int) -> int:
+        """Return the measured effort of the next larger top_k, or grow the last in proportion.
+
+        Args:
+            sort: of the query.
+            depth: its top_k and what it excludes.
+            least: effort.
+        """
+        table = self.of(sort)
+        for top_k, effort in table.items():
+            if top_k >= depth:
+                return max(effort, least)
+        top_k, effort = list(table.items())[-1] if table else (1, 1)
+        return max(-(-effort * depth // top_k), least)
+
     def sorts(
         self, queries: Floats, weights: Floats, heads: NDArray[np.bool_]
     ) -> NDArray[np.int64]:

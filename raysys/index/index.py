@@ -21,7 +21,6 @@ allowed items.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,16 +42,17 @@ from raysys.index.kernels import (
 )
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
-from raysys.index.near import Held, Lists, held, search_lists
+from raysys.index.near import Lists, held, search_lists
 from raysys.index.request import SearchRequest
-from raysys.index.router import Router
+from raysys.index.router import ROUTE_EF, Router
 from raysys.index.rows import score_all, score_rows
 
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
-_COMPARED = 1 << 22  # bytes of centroids that are compared with a query sooner than walked
+_COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
+_MOST_COMPARED = 1 << 22  # the same where a walk takes more than its fewest steps
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -104,13 +104,12 @@ class Index:
         self.heads = heads or (Head.of(np.asarray(bias)),) * 2
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
         self._heads = self._rows_of_heads()
-        self._kept: tuple[tuple[Any, Any], Held] = (None, None), ()
         self._no_heads = heads_of(self._stored, [None] * self.n_bias)
         self._factor = float(codes.unit[0])
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
         self._lists: Lists | None = None
-        if kind == "ivf" and router is not None and router.n_rows * router.dim <= _COMPARED:
-            assert space is not None
+        n_bytes = router.n_rows * router.dim if router is not None and kind == "ivf" else 0
+        if router is not None and space is not None and 0 < n_bytes <= _MOST_COMPARED:
             rounded, starts = Dictionary(router.rows()).rounded, read_only(self.layout.starts)
             self._lists = Lists(space.matrix(self.dim), *rounded, starts, first_row)
 
@@ -205,10 +204,12 @@ class Index:
             return batch.nums, batch.scores
         sorts = self._sorts(batch)
         plans = self._plans(batch, sorts, n_allowed, request.effort)
-        for heads, long in zip(self._heads, (False, True), strict=True):
-            planned = [q for q, plan in enumerate(plans) if plan and (sorts[q] == LONG) == long]
-            if planned:
-                self._probe(batch, planned, [plans[q] for q in planned], heads)
+        ways: dict[tuple[bool, bool], list[int]] = {}
+        for q, plan in enumerate(plans):
+            if plan:
+                ways.setdefault((sorts[q] == LONG, self._compares(plan)), []).append(q)
+        for way, planned in ways.items():
+            self._probe(batch, planned, [plans[q] for q in planned], *way)
         room = min(top_k, self.n_items) if request.guarantee else 0
         found = zip(plans, batch.found.tolist(), strict=True)
         short = [q for q, (plan, count) in enumerate(found) if plan == 0 or count < room]
@@ -221,14 +222,24 @@ class Index:
             batch.put(short, some)
         return batch.nums, batch.scores
 
-    def _probe(self, batch: Batch, rows: list[int], plans: list[int], heads: Heads) -> None:
+    def _compares(self, plan: int) -> bool:
+        """Tell whether comparing a query with every list is sooner than a walk to so many."""
+        if self._lists is None:
+            return False
+        return self._lists.whole.size <= _COMPARED or plan > ROUTE_EF
+
+    def _probe(
+        self, batch: Batch, rows: list[int], plans: list[int], long: bool, compared: bool
+    ) -> None:
         """Answer some queries from as many lists or entries as their plans say."""
+        heads = self._heads[long]
         some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
         counts = np.array(plans, dtype=np.int64)
-        if self._lists is None:
+        if self._lists is None or not compared:
             self._scan(some, self._routed(some, counts), heads)
         else:
-            index = self._held_with(heads, self._lists)
+            rounded = self.dictionary.rounded
+            index = held(self._stored, rounded, self._lists, self._spills, heads)
             for part in some.blocks(_BLOCK_QUERIES):
                 search_lists(
                     index,
@@ -305,14 +316,6 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
-    def _held_with(self, heads: Heads, lists: Lists) -> Held:
-        """Return what a search in lists reads, made anew where it is another than the last."""
-        parts, found = self._kept
-        if parts[0] is not heads or parts[1] is not self._spills:
-            found = held(self._stored, self.dictionary.rounded, lists, self._spills, heads)
-            self._kept = (heads, self._spills), found
-        return found
-
     def _rows_of_heads(self) -> tuple[Heads, Heads]:
         usual, long = self.heads
         rows = heads_of(self._stored, usual.least)
@@ -334,30 +337,21 @@ class Index:
         if len(batch.excluded.items):
             depths = (top_k + np.diff(batch.excluded.offsets)).tolist()
         return [
-            self._plan(depth, n_allowed, effort, self.efforts.of(sort))
+            self._plan(depth, n_allowed, effort, sort)
             for depth, sort in zip(depths, sorts, strict=True)
         ]
 
-    def _plan(
-        self, depth: int, n_allowed: int, effort: int | None, efforts: Mapping[int, int]
-    ) -> int:
+    def _plan(self, depth: int, n_allowed: int, effort: int | None, sort: int) -> int:
         """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""
         limit = self.n_routed
         if limit == 0:
             return 0
-        wanted = effort if effort is not None else self._effort_for(depth, efforts)
+        least = depth if self.kind == "graph" else 1
+        wanted = self.efforts.wanted(sort, depth, least) if effort is None else effort
         if effort is None and n_allowed < self.n_items:
             wanted = -(-wanted * self.n_items // n_allowed)
             wanted = 0 if self.rows_for(wanted) >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
-
-    def _effort_for(self, depth: int, efforts: Mapping[int, int]) -> int:
-        """Return the measured effort of the next larger top_k, or grow the last in proportion."""
-        for top_k, effort in efforts.items():
-            if top_k >= depth:
-                return max(effort, depth if self.kind == "graph" else 1)
-        top_k, effort = list(efforts.items())[-1] if efforts else (1, 1)
-        return max(-(-effort * depth // top_k), depth if self.kind == "graph" else 1)
 
     def _routed(self, some: Batch, counts: NDArray[np.int64]) -> Runs:
         """Return the runs of what each query probes, so many of the nearest as the router finds."""

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from raysys.compressor.kernels import DENSE8, Rounded, Stored, integer_products
 from raysys.data.compiled import compiled, compiled_fast, compiled_short
-from raysys.index.best import best_keys, key_of, narrowed, num_of, room_for, score_of
+from raysys.index.best import (
+    BLOCK,
+    best_keys,
+    key_of,
+    narrowed,
+    num_of,
+    room_for,
+    score_of,
+    some_good,
+)
 from raysys.index.heap import contains
 from raysys.index.rows import BLOCK_ROWS, score_rows
 from raysys.index.together import pays, score_together
@@ -292,21 +301,25 @@ def _keep_best(
     stored, table, weights, denied, excluded = query
     scores = np.empty(rows.shape[0], np.float32)
     score_rows(stored, table, weights, rows, scores)
-    items, bar = stored.items, score_of(least)
-    for m in range(rows.shape[0]):
-        if scores[m] < bar:
+    items, bar = stored.items, score_of(least) if least > 0 else np.float32(-np.inf)
+    for start in range(0, rows.shape[0], BLOCK):
+        stop = min(start + BLOCK, rows.shape[0])
+        if not some_good(scores, start, stop, bar):
             continue
-        num = items[rows[m]]
-        key = key_of(scores[m], num)
-        if key < least:
-            continue
-        if denied.shape[0] > 0 and denied[num]:
-            continue
-        if excluded.shape[0] > 0 and contains(excluded, num):
-            continue
-        keys[size] = key
-        size += 1
-        if size == keys.shape[0]:
-            least = narrowed(keys, size, top_k)
-            bar, size = score_of(least), top_k
+        for m in range(start, stop):
+            if scores[m] < bar:
+                continue
+            num = items[rows[m]]
+            key = key_of(scores[m], num)
+            if key < least:
+                continue
+            if denied.shape[0] > 0 and denied[num]:
+                continue
+            if excluded.shape[0] > 0 and contains(excluded, num):
+                continue
+            keys[size] = key
+            size += 1
+            if size == keys.shape[0]:
+                least = narrowed(keys, size, top_k)
+                bar, size = score_of(least), top_k
     return size, least

@@ -85,7 +85,7 @@ def _sixteen(
             for row in range(start, stop):
                 side_sums(stored.entries, row, stored.codebook, side, scores, row - start)
             for row in range(start, stop):
-                mine, scale, n_good = scores[row - start], half(stored.scale[row]), 0
+                mine, scale, good = scores[row - start], half(stored.scale[row]), np.int32(0)
                 for lane in range(SIXTEEN):
                     mine[lane] *= scale
                 for b in weighed:
@@ -93,8 +93,8 @@ def _sixteen(
                     for lane in range(SIXTEEN):
                         mine[lane] += bias * factors[b, lane]
                 for lane in range(SIXTEEN):
-                    n_good += mine[lane] >= bars[lane]
-                if n_good > 0:
+                    good |= np.int32(mine[lane] >= bars[lane])
+                if good > 0:
                     _keep(stored, row, asking, mine, bars, barred, best)
 
 

@@ -6,8 +6,10 @@ Letters: C items of a request, R levels.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
 
@@ -34,3 +36,14 @@ class ItemScores:
     def log_p_like(self) -> Floats:
         """Log P(a liked level | i, u), [C]."""
         return np.log(np.maximum(self.p_like, 1e-30))
+
+    def taken(self, rows: NDArray[Any]) -> ItemScores:
+        """Return the values of some items."""
+        rating = self.expected_rating
+        return ItemScores(
+            log_p_consume=self.log_p_consume[rows],
+            level_probs=self.level_probs[rows],
+            p_like=self.p_like[rows],
+            expected_rating=None if rating is None else rating[rows],
+            consume_score=self.consume_score[rows],
+        )

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.data.compiled import compiled_fast, half, prefetch
+from raysys.data.compiled import compiled, compiled_fast, half, prefetch
+from raysys.data.elementary import exp_of, log1p_of, log_of
 
 _AHEAD = 4  # rows between asking for one and reading it
 _LINE = 32  # halves of a cache line
@@ -131,9 +132,9 @@ def log_sums(
             top = max(top, exact[m])
         total, others = np.float32(0), np.float32(0)
         for t in range(mine.shape[0]):
-            total += np.exp(mine[t] - top)
+            total += exp_of(mine[t] - top)
         for m in range(start, stop):
-            others += np.exp(exact[m] - top)
+            others += exp_of(exact[m] - top)
         out[user] = top + np.log(total + others)
 
 
@@ -171,8 +172,8 @@ def curve(points: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any]) -> 
     slope, power, sharpness, floor = parameters
     for m in range(points.shape[0]):
         inside = sharpness * points[m]
-        soft = max(inside, np.float32(0)) + np.log1p(np.exp(-abs(inside)))
-        out[m] = slope * points[m] + power * np.log(soft + floor)
+        soft = max(inside, np.float32(0)) + log1p_of(exp_of(-abs(inside)))
+        out[m] = slope * points[m] + power * log_of(soft + floor)
 
 
 @compiled_fast
@@ -227,6 +228,20 @@ def level_probs(
                 total += out[m, r]
             for r in range(n_levels):
                 out[m, r] /= total
+
+
+@compiled
+def level_sums(probs: NDArray[Any], weights: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write probs [M, R] times weights [F, R] transposed to `out` [F, M].
+
+    A row has the same bits in every batch, as no product of matrices has.
+    """
+    for f in range(weights.shape[0]):
+        for m in range(probs.shape[0]):
+            total = np.float32(0)
+            for r in range(probs.shape[1]):
+                total += probs[m, r] * weights[f, r]
+            out[f, m] = total
 
 
 @compiled_fast

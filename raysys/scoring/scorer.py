@@ -25,6 +25,7 @@ from raysys.scoring.kernels import (
     all_products,
     curve,
     level_probs,
+    level_sums,
     row_products,
     user_factors,
 )
@@ -113,9 +114,9 @@ class Scorer:
         self.available_rankings = rankings_of(self.levels)
         self.link = Link(self._tables)
         self.discover_slope = float(self._tables["discover_slope"])
-        self._rated = self.levels.rated.astype(np.float32)
-        self._liked = self.levels.liked_array().astype(np.float32)
-        self._values = np.nan_to_num(self.levels.value_array())
+        values = np.nan_to_num(self.levels.value_array())
+        of_level = self.levels.liked_array(), self.levels.rated, values
+        self._of_level = np.ascontiguousarray(np.stack(of_level), dtype=np.float32)
         self.has_levels = "level_in" in rows
         if self.has_levels:
             level_in, self._level_out = _bits(rows["level_in"]), _bits(rows["level_out"])
@@ -262,19 +263,42 @@ class Scorer:
             log_z: log of the sum over all items of what P(i | u) is in proportion to.
             consume: consume scores [C] of the items, where they are at hand.
         """
-        nums = np.asarray(nums, dtype=np.int64)
-        scores = self.consume_scores(z, nums) if consume is None else consume
-        probs = self.level_probs(z, nums)
-        rating = None
+        offsets = np.array([0, len(nums)])
+        if consume is None:
+            consume = self.consume_scores(z, nums)
+        return self.score_pairs(
+            z[None], nums, offsets, np.array([log_z], dtype=np.float32), consume
+        )
+
+    def score_pairs(
+        self,
+        z: Floats,
+        nums: NDArray[Any],
+        offsets: NDArray[np.int64],
+        log_z: Floats,
+        consume: Floats,
+    ) -> ItemScores:
+        """Return what the model says of items for several users, M values each; see `score`.
+
+        Args:
+            z: [B, H] latents.
+            nums: [M] items, user by user.
+            offsets: [B + 1] items of each user.
+            log_z: [B].
+            consume: consume scores [M].
+        """
+        probs = self.pair_level_probs(z, nums, offsets)
+        sums = np.empty((3, len(nums)), dtype=np.float32)
+        level_sums(probs, self._of_level, sums)
+        rating: Floats | None = None
         if self.levels.n_rated:
-            rated = probs @ self._rated
-            rating = (probs @ self._values) / np.maximum(rated, np.float32(1e-30))
+            rating = sums[2] / np.maximum(sums[1], np.float32(1e-30))
         return ItemScores(
-            log_p_consume=self.link(scores) - np.float32(log_z),
+            log_p_consume=self.link(consume) - np.repeat(log_z, np.diff(offsets)),
             level_probs=probs,
-            p_like=probs @ self._liked,
+            p_like=sums[0],
             expected_rating=rating,
-            consume_score=scores,
+            consume_score=consume,
         )
 
     def level_probs(self, z: Floats, nums: NDArray[Any] | None) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Answers:
         """Return, in the order of the queries, an answer each, or what is wrong with it."""
         stages = Stages()
         found: dict[int, Answer | RaysysError] = {}
-        groups: dict[str, dict[int, Asked]] = {}
+        groups: dict[Hashable, dict[int, Asked]] = {}
         for place, query in enumerate(queries):
             try:
                 asked = self._asking.read(query)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -64,17 +63,15 @@ class Asked:
         return self.query.k + len(self.dropped)
 
     @property
-    def alike(self) -> str:
+    def alike(self) -> Hashable:
         """What is the same of queries that one pass may answer."""
         query = self.query
-        masks = query.model_dump_json(include={"allow", "deny"})
-        return json.dumps(
-            [
-                *(query.k, self.length, query.exclude_seen, query.levels, masks),
-                *(self.ranking.name, self.ranking.weight),
-                self.history.n_cells > 0,  # without a model, popular items answer for none
-            ]
-        )
+        masks = ""
+        if query.allow is not None or query.deny is not None:
+            masks = query.model_dump_json(include={"allow", "deny"})
+        of_list = query.k, self.length, query.exclude_seen, query.levels, masks
+        ranked = self.ranking.name, self.ranking.weight
+        return *of_list, *ranked, self.history.n_cells > 0  # popular items answer for none
 
 
 class Asking:

@@ -20,6 +20,7 @@ from raysys.store.builds import Build
 ITEM_NAMES = "names/items"  # of an index build
 NAMES = ("item_id", "title")  # their columns
 _SHOWN = 5
+_COLUMNS = ("scores", "p_consume", "p_like", "expected_rating")  # of `Hit`, in its order
 
 
 class Texts(Sequence[Any]):
@@ -198,33 +199,31 @@ def hits_of(
         levels: of the model, to give each hit its level distribution; None: without.
     """
     nums = np.concatenate([ranked.item_nums for ranked in lists])
-    ids, titles = items.item_ids.of(nums), items.titles.of(nums)
+    names = zip(items.item_ids.of(nums), items.titles.of(nums), strict=True)
+    rows = zip(*(_numbers(lists, name) for name in _COLUMNS), strict=True)
+    hits = [Hit(str(i), title, *row) for (i, title), row in zip(names, rows, strict=True)]
     found, start = [], 0
     for ranked in lists:
-        part = slice(start, start + len(ranked.item_nums))
-        found.append(_hits(ranked, ids[part], titles[part], levels))
-        start = part.stop
+        found.append(hits[start : start + len(ranked.item_nums)])
+        start += len(ranked.item_nums)
+        if levels is not None and ranked.level_probs is not None:
+            for hit, shares in zip(found[-1], ranked.level_probs, strict=True):
+                if np.isfinite(shares).all():
+                    hit.levels = dict(zip(levels.names, shares.tolist(), strict=True))
     return found
 
 
-def _hits(
-    ranked: Ranked,
-    ids: Sequence[str | None],
-    titles: Sequence[str | None],
-    levels: RatingLevels | None,
-) -> list[Hit]:
-    nums = ranked.item_nums
-    columns = [ranked.scores, ranked.p_consume, ranked.p_like, ranked.expected_rating]
-    values = [[None] * len(nums) if c is None else _numbers(c) for c in columns]
-    hits = [
-        Hit(str(item_id), title, *row)
-        for item_id, title, row in zip(ids, titles, zip(*values, strict=True), strict=True)
-    ]
-    if levels is not None and ranked.level_probs is not None:
-        for hit, shares in zip(hits, ranked.level_probs, strict=True):
-            if np.isfinite(shares).all():
-                hit.levels = dict(zip(levels.names, shares.tolist(), strict=True))
-    return hits
+def _numbers(lists: Sequence[Ranked], name: str) -> list[float | None]:
+    """Return a column of all lists as JSON knows it: None for what is not there or no number."""
+    columns = [getattr(ranked, name) for ranked in lists]
+    pairs = zip(columns, lists, strict=True)
+    column = np.concatenate(
+        [np.full(len(ranked.item_nums), np.nan) if c is None else c for c, ranked in pairs]
+    )
+    values: list[float | None] = column.tolist()
+    for place in np.flatnonzero(np.isnan(column)):
+        values[place] = None
+    return values
 
 
 def similar_items(ranked: Ranked, items: ItemTable) -> list[SimilarItem]:
@@ -232,11 +231,3 @@ def similar_items(ranked: Ranked, items: ItemTable) -> list[SimilarItem]:
     ids, titles = items.item_ids.of(ranked.item_nums), items.titles.of(ranked.item_nums)
     rows = zip(ids, titles, ranked.scores.tolist(), strict=True)
     return [SimilarItem(str(item_id), title, score) for item_id, title, score in rows]
-
-
-def _numbers(column: NDArray[Any]) -> list[float | None]:
-    """Return values as JSON knows them: None for what is not a number."""
-    values: list[float | None] = column.tolist()
-    for place in np.flatnonzero(np.isnan(column)):
-        values[place] = None
-    return values

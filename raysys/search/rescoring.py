@@ -11,6 +11,7 @@ expected rating.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -155,9 +156,23 @@ def best_of_some(
         bare: as in `best_of`.
     """
     places = np.cumsum([0, *map(len, found)])
+    every = np.concatenate(found)
     # those of upserts, which the model has no row of, are not read
-    known = np.minimum(np.concatenate(found), scorer.n_items - 1)
-    consume = scorer.pair_scores(z, known, places)
+    consume = scorer.pair_scores(z, np.minimum(every, scorer.n_items - 1), places)
+    if changes is None:
+        yield from _best_at_once(
+            scorer,
+            z,
+            every,
+            places,
+            log_z,
+            consume,
+            top_k=top_k,
+            ranking=ranking,
+            shares=shares,
+            bare=bare,
+        )
+        return
     for row, nums in enumerate(found):
         yield best_of(
             scorer,
@@ -171,6 +186,50 @@ def best_of_some(
             shares=shares[row],
             bare=bare,
         )
+
+
+def _best_at_once(
+    scorer: Scorer,
+    z: Floats,
+    nums: Items,
+    places: NDArray[np.int64],
+    log_z: Floats,
+    consume: Floats,
+    *,
+    top_k: int,
+    ranking: Ranking,
+    shares: Sequence[Floats | None],
+    bare: bool,
+) -> Iterator[Ranked]:
+    """Yield what `best_of` finds for users whose candidates `nums` lie at `places` [B + 1]."""
+    exact, scores = None, consume
+    if ranking.rule.needs is not Needs.NOTHING:
+        exact = scorer.score_pairs(z, nums, places, log_z, consume)
+        scores = ranking.exact(exact)
+    orders, steered = [], []
+    for (start, stop), share in zip(itertools.pairwise(places.tolist()), shares, strict=True):
+        mine = scores[start:stop] if share is None else lifted(scores[start:stop], share)
+        order = _best(mine, top_k)
+        steered.append(mine[order])
+        orders.append(order + start)
+    ends, order = np.cumsum([0, *map(len, orders)]), np.concatenate(orders)
+    columns: dict[str, Floats | None] = {"scores": np.concatenate(steered)}
+    if exact is None and not bare:  # levels of the best alone
+        exact = scorer.score_pairs(z, nums[order], ends, log_z, consume[order])
+    elif exact is not None:
+        exact = exact.taken(order)
+    if exact is not None:
+        columns |= {
+            "p_consume": np.exp(np.minimum(exact.log_p_consume, 0)),
+            "p_like": exact.p_like,
+            "expected_rating": exact.expected_rating,
+            "level_probs": exact.level_probs,
+        }
+    nums = nums[order]
+    given = {name: column for name, column in columns.items() if column is not None}
+    for start, stop in itertools.pairwise(ends.tolist()):
+        own = {name: column[start:stop] for name, column in given.items()}
+        yield Ranked(nums[start:stop], **own)
 
 
 def exact_scores(
