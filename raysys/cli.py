@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TextIO
 
 from raysys import progress, reference, tracking
 from raysys.config import JobConfig, load, read_yaml
-from raysys.errors import ConfigError, find_cause
+from raysys.errors import ConfigError, find_cause, without_keys
 from raysys.store import uses
 from raysys.store.builds import StageResult
 
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with _Stdout() as stdout, _interrupted_by_sigterm() as came:
             result = _run(name, overrides, yaml_path)
-            stdout.write(result)
+            stdout.write(without_keys(result))
     except KeyboardInterrupt:
         if not came:
             return 128 + signal.SIGINT
@@ -321,7 +321,7 @@ def _report(error: BaseException) -> int:
         return 2
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.write(without_keys("".join(traceback.format_exception(error))))
     return 1
 
 
@@ -351,11 +351,14 @@ def _write(text: str, stream: TextIO | None = None) -> None:
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at the time: lines and live line must not mix."""
+    """Writes, without keys, to what standard error is now: lines and live line must not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_keys(super().format(record))
 
 
 def _set_up_logging() -> None:

@@ -26,6 +26,8 @@ def planted(cfg):
     os.write(1, b"noise of a library\n")
     if cfg.fail == "data":
         raise DataError("row 3 of\nlog.csv is bad")
+    if cfg.fail == "storage":
+        raise DataError(f"cannot open {cfg.run}")
     if cfg.fail == "bug":
         raise ZeroDivisionError("a bug")
     return StageResult(build_ids={"codes": "c0"}, metrics={}, extra={"title": "Amélie"})
@@ -111,3 +113,12 @@ def test_a_second_word_that_is_no_command_is_named(capsys):
         "unknown command 'serve stats': expected one of serve, serve status"
         in capsys.readouterr().err
     )
+
+
+def test_users_and_passwords_of_addresses_are_not_shown(command, capfd):
+    run = "run=s3://me:hush@bucket/r?region=eu"
+    assert cli.main(["planted", run, "fail=storage"]) == 2
+    assert cli.main(["planted", run]) == 0
+    out, err = capfd.readouterr()
+    assert "cannot open s3://bucket/r?region=eu" in err
+    assert "hush" not in out + err
