@@ -68,7 +68,9 @@ class Batch:
 
     def excluded_of(self, part: slice) -> Excluded:
         """Return what a block of queries never gets."""
-        return Excluded(self.excluded.items, self.excluded.offsets[part.start : part.stop + 1])
+        items, offsets = self.excluded
+        offsets = offsets[part.start : part.stop + 1]
+        return Excluded(items[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def taken(self, rows: Sequence[int]) -> Batch:
         """Return copies of some queries and of what they found."""

@@ -85,14 +85,14 @@ def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
 
 @compiled
 def some_good(scores: NDArray[Any], start: int, stop: int, bar: Any) -> bool:
-    """Tell whether one of a block of scores reaches the bar; of whole blocks in few steps."""
+    """Tell whether one of a block of scores is not below the bar; of whole blocks in few steps."""
     good = np.int32(0)
     if stop - start == BLOCK:
         for place in range(BLOCK):
-            good |= np.int32(scores[start + place] >= bar)
+            good |= np.int32(not scores[start + place] < bar)
     else:
         for place in range(start, stop):
-            good |= np.int32(scores[place] >= bar)
+            good |= np.int32(not scores[place] < bar)
     return bool(good > 0)
 
 

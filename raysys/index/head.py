@@ -26,7 +26,8 @@ HEAD_ROWS = 1024
 Rows = NDArray[np.int64]
 
 NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
-_MOST = 8  # columns of one byte's bits
+MOST_HEADS = 8  # columns of one byte's bits
+MOST_ROWS = 1 << 17  # of a head: they are copied into memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +47,6 @@ class Head:
         """Return the heads of biases [N, n_bias] of all items."""
         return cls(rows, tuple(threshold(column, rows) for column in bias.T))
 
-    def resized(self, bias: Floats, rows: int) -> Head:
-        """Return heads of about so many rows; one that ties would make too large stays."""
-        pairs = zip(self.least, Head.of(bias, rows).least, strict=True)
-        return Head(rows, tuple(now if None in (now, new) else new for now, new in pairs))
-
     def moved(self, column: int, values: Floats) -> Head:
         """Return the heads where one column has other biases [N]."""
         least = list(self.least)
@@ -59,12 +55,26 @@ class Head:
 
 
 def threshold(column: Floats, rows: int = HEAD_ROWS) -> float | None:
-    """Return the least bias [N] of a head of about `rows` rows, None without one."""
-    size = min(rows, len(column) // 2)
-    if size == 0:
+    """Return the least bias [N] of a head; None where a thousand rows or so cannot be told apart.
+
+    Args:
+        column: of all items.
+        rows: about how many the head has; half as many, and so on, where too many share its least.
+    """
+    most = min(2 * max(rows, HEAD_ROWS), len(column) - 1)
+    if most < 1:
         return None
-    least = float(np.partition(column, len(column) - size)[len(column) - size])
-    return least if np.count_nonzero(column >= least) <= 2 * rows else None
+    largest = np.sort(np.partition(column, len(column) - most - 1)[len(column) - most - 1 :])[::-1]
+    found = None
+    size = HEAD_ROWS
+    while size <= max(rows, HEAD_ROWS):
+        least = float(largest[min(size, len(column) // 2) - 1])
+        if np.searchsorted(-largest, -least, side="right") <= min(2 * size, len(column) - 1):
+            found = least
+        elif size == HEAD_ROWS:
+            return None
+        size *= 2
+    return found
 
 
 def heads_of(stored: Stored, least: Sequence[float | None]) -> Heads:
@@ -74,7 +84,9 @@ def heads_of(stored: Stored, least: Sequence[float | None]) -> Heads:
         stored: the rows.
         least: the thresholds of the whole index; of the first eight columns.
     """
-    parts = [_largest(stored.bias[:, column], value) for column, value in enumerate(least[:_MOST])]
+    parts = [
+        _largest(stored.bias[:, column], value) for column, value in enumerate(least[:MOST_HEADS])
+    ]
     columns = np.zeros(len(stored.items), dtype=np.uint8)
     for number, rows in enumerate(parts):
         columns[rows] |= np.uint8(1 << number)

@@ -7,8 +7,9 @@
     ivf     hnswlib names the nearest lists, their codes scored           code + 16 + 4 D / (N/L)
     graph   hnswlib names the nearest entries, their codes scored         code + 4 D + ~150
 
-Up to a megabyte of centroids, of 8 bits a dim, are compared one by one instead, see `near.py`.
-An entry of a graph is an item, or all items whose codes are equal: a list then, like those of ivf.
+Up to a megabyte of centroids, of 8 bits a dim, are compared one by one instead, and up to four by
+queries that probe more than 48 lists, see `near.py`. An entry of a graph is an item, or all items
+whose codes are equal: a list then, like those of ivf.
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
 The effort of a query is how many lists it probes (ivf), or hnswlib's `ef`, the steps of its walk
@@ -33,7 +34,7 @@ from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
 from raysys.index.batch import Batch, checked
 from raysys.index.efforts import LONG, PLAIN, Efforts
-from raysys.index.head import Head, heads_of
+from raysys.index.head import MOST_HEADS, Head, heads_of
 from raysys.index.kernels import (
     Heads,
     Runs,
@@ -159,7 +160,8 @@ class Index:
         bias[:, column] = values[self.layout.items]
         moved = copy.copy(self)
         usual, long = self.heads
-        moved.heads = usual.moved(column, values), long.moved(column, values)
+        now = usual.moved(column, values)
+        moved.heads = now, now if long == usual else long.moved(column, values)
         moved._stored = self.codes.stored(read_only(bias), read_only(self.layout.items))
         moved._heads = moved._rows_of_heads()
         return moved
@@ -172,13 +174,14 @@ class Index:
             long: those of long queries, or of the others.
         """
         heads = list(self.heads)
-        heads[long] = heads[long].resized(self.bias, rows)
+        heads[long] = Head.of(self.bias, rows)
         self.heads = heads[0], heads[1]
         self._heads = self._rows_of_heads()
 
     def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
         """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
         with_head = np.array([least is not None for least in self.heads[0].least], dtype=bool)
+        with_head[MOST_HEADS:] = False
         return self.efforts.sorts(queries, weights, with_head)
 
     # -- searching -------------------------------------------------------------------------
@@ -224,9 +227,9 @@ class Index:
 
     def _compares(self, plan: int) -> bool:
         """Tell whether comparing a query with every list is sooner than a walk to so many."""
-        if self._lists is None:
+        if self._lists is None or self.router is None:
             return False
-        return self._lists.whole.size <= _COMPARED or plan > ROUTE_EF
+        return self.router.n_rows * self.router.dim <= _COMPARED or plan > ROUTE_EF
 
     def _probe(
         self, batch: Batch, rows: list[int], plans: list[int], long: bool, compared: bool

@@ -29,7 +29,7 @@ from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.build import PROBE_QUERIES, TARGET_RECALL, IndexParams
 from raysys.index.efforts import LONG, PLAIN, Efforts
-from raysys.index.head import HEAD_ROWS
+from raysys.index.head import HEAD_ROWS, MOST_ROWS
 from raysys.index.index import Index
 from raysys.index.request import SearchRequest
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 TOP_KS = (10, 100, 300)
 _QUERY_PURPOSE = 0x9E
 _LONG = 0.9  # quantile of lengths beyond which queries of users are long
+_ROUNDING = 1 + 1e-5  # queries of one length are none of them long
 _DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
 
@@ -120,18 +121,15 @@ def set_efforts(
     lengths: list[float | None] = [None] * index.n_bias
     for probe in headed:
         column = int(np.argmax(probe.weights[0]))
-        lengths[column] = float(np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG))
+        longest = np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG)
+        lengths[column] = float(longest) * _ROUNDING
     index.efforts = Efforts(lengths=tuple(lengths))
     far = [index.sorts(probe.queries, probe.weights) == LONG for probe in headed]
     usual = [probe.only(~rows) for probe, rows in zip(headed, far, strict=True)]
     long = [probe.only(rows) for probe, rows in zip(headed, far, strict=True) if rows.any()]
-    found = [
-        choose_efforts(index, plain, params=params, keep=keep),
-        *(
-            _with_heads(index, some, long=is_long, params=params, keep=keep)
-            for some, is_long in ((usual, False), (long, True))
-        ),
-    ]
+    found = [choose_efforts(index, plain, params=params, keep=keep)]
+    for some, is_long in ((usual, False), (long, True)):
+        found.append(_with_heads(index, some, long=is_long, params=params, keep=keep))
     index.efforts = Efforts(found[0][0], found[1][0], found[2][0], tuple(lengths))
     return [table for _, table in found]
 
@@ -141,20 +139,30 @@ def _with_heads(
 ) -> Chosen:
     """Set the heads with which queries score the fewest rows, and return their efforts then.
 
-    A head is doubled while it alone has fewer rows than a query scored so far.
+    A head is doubled while it alone has fewer rows than a query scored so far, until two sizes have
+    saved nothing. Long queries that are not sampled have the heads of the others.
     """
-    size = best_size = HEAD_ROWS
-    best: Chosen = {}, []
-    least = np.inf
-    while size < least and probes:
+    size = HEAD_ROWS
+    if not probes:
+        index.set_heads(index.heads[0].rows, long=long)
+        return {}, []
+    index.set_heads(size, long=long)
+    exact = _exact(index, probes)
+    best = choose_efforts(index, probes, params=params, keep=keep, exact=exact)
+    least, best_size, vain = size + _rows_scored(index, best[0]), size, 0
+    grows = index.kind == "ivf" and params.effort is None
+    while grows and 2 * size < least and 4 * size <= index.n_items and size < MOST_ROWS:
+        size *= 2
         index.set_heads(size, long=long)
-        found = choose_efforts(index, probes, params=params, keep=keep)
-        scored = size + index.rows_for(float(np.mean([*found[0].values()] or [0])))
+        found = choose_efforts(
+            index, probes, params=params, keep=keep, exact=exact, most=least - size
+        )
+        scored = size + _rows_scored(index, found[0])
+        vain = vain + 1 if scored >= least else 0
         if scored < least:
             least, best_size, best = scored, size, found
-        if params.effort is not None or not found[0] or 4 * size > index.n_items:
+        if vain == 2:
             break
-        size *= 2
     index.set_heads(best_size, long=long)
     if best_size > HEAD_ROWS:
         log.info(
@@ -164,8 +172,30 @@ def _with_heads(
     return best
 
 
+def _rows_scored(index: Index, efforts: Mapping[int, int]) -> float:
+    """Return how many rows of lists queries score, on average over top_k; inf without efforts."""
+    return index.rows_for(float(np.mean([*efforts.values()]))) if efforts else np.inf
+
+
+def _top_ks(index: Index) -> list[int]:
+    return [k for k in TOP_KS if 4 * k <= index.n_items]
+
+
+def _exact(index: Index, probes: list[Probe]) -> list[Floats]:
+    """Return the scores of the exact ranking, by probe."""
+    if index.kind == "flat":
+        return []
+    return [_search(index, probe, _top_ks(index)[-1], index.n_routed) for probe in probes]
+
+
 def choose_efforts(
-    index: Index, probes: list[Probe], *, params: IndexParams, keep: bool = False
+    index: Index,
+    probes: list[Probe],
+    *,
+    params: IndexParams,
+    keep: bool = False,
+    exact: list[Floats] | None = None,
+    most: float = np.inf,
 ) -> Chosen:
     """Return {top_k: smallest effort that reaches the target}, and the measured table.
 
@@ -177,6 +207,8 @@ def choose_efforts(
         probes: what recall is measured with.
         params: its `target_recall` and `effort` count.
         keep: take the last effort where the target is missed, as target_recall=null does.
+        exact: scores of the exact ranking, by probe; None: they are searched.
+        most: rows of lists; no efforts are returned where queries score as many on average.
 
     Raises:
         BuildError: `target_recall` is missed.
@@ -184,16 +216,18 @@ def choose_efforts(
     if index.kind == "flat" or not probes:
         return {}, []
     target = TARGET_RECALL if params.target_recall is None else params.target_recall
-    top_ks = [k for k in TOP_KS if 4 * k <= index.n_items]
-    truth = [_search(index, probe, top_ks[-1], index.n_routed) for probe in probes]
+    top_ks = _top_ks(index)
+    exact = _exact(index, probes) if exact is None else exact
     efforts: dict[int, int] = {}
     table: list[dict[str, Any]] = []
     with progress.stage("index recall", unit="efforts", lines=progress.STEPS) as work:
         for effort in _ladder(index, top_ks, params.effort):
+            if _rows_scored(index, {k: efforts.get(k, effort) for k in top_ks}) >= most:
+                return {}, table
             row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
-            for probe, exact in zip(probes, truth, strict=True):
+            for probe, scores in zip(probes, exact, strict=True):
                 found = _search(index, probe, top_ks[-1], effort)
-                row[probe.name] = {str(k): round(_recall(found, exact, k), 4) for k in top_ks}
+                row[probe.name] = {str(k): round(_recall(found, scores, k), 4) for k in top_ks}
             table.append(row)
             least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
             work.add()

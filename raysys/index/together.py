@@ -77,6 +77,7 @@ def _sixteen(
             factors[b, lane] = weights[asking[lane], b]
         least = leasts[asking[lane]]
         bars[lane] = score_of(least) if least > 0 else np.float32(-np.inf)
+    zero = np.float32(0)
     weighed = [b for b in range(n_bias) if np.any(factors[b] != 0)]
     scores = np.empty((_BLOCK_ROWS, SIXTEEN), np.float32)
     for run in range(runs[0].shape[0]):
@@ -91,9 +92,9 @@ def _sixteen(
                 for b in weighed:
                     bias = stored.bias[row, b]
                     for lane in range(SIXTEEN):
-                        mine[lane] += bias * factors[b, lane]
+                        mine[lane] += bias * factors[b, lane] if factors[b, lane] != 0 else zero
                 for lane in range(SIXTEEN):
-                    good |= np.int32(mine[lane] >= bars[lane])
+                    good |= np.int32(not mine[lane] < bars[lane])
                 if good > 0:
                     _keep(stored, row, asking, mine, bars, barred, best)
 

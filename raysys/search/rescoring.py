@@ -159,7 +159,7 @@ def best_of_some(
     every = np.concatenate(found)
     # those of upserts, which the model has no row of, are not read
     consume = scorer.pair_scores(z, np.minimum(every, scorer.n_items - 1), places)
-    if changes is None:
+    if changes is None or not (every >= scorer.n_items).any():
         yield from _best_at_once(
             scorer,
             z,

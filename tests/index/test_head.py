@@ -9,7 +9,7 @@ import pytest
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index
 from raysys.index.efforts import LONG, PLAIN
-from raysys.index.head import HEAD_ROWS, heads_of, threshold
+from raysys.index.head import HEAD_ROWS, Head, heads_of, threshold
 from raysys.index.recall import Probe, choose_efforts, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
@@ -165,3 +165,30 @@ def test_a_fixed_effort_leaves_heads_as_they_are(made):
     params = IndexParams(kind="ivf", effort=2, target_recall=None)
     set_efforts(index, [probe], params=params)
     assert index.heads[0].rows == HEAD_ROWS
+
+
+def test_a_head_that_ties_make_too_large_is_halved():
+    column = np.zeros(20_000, np.float32)
+    column[:1500] = 2 + np.arange(1500) / 1500
+    column[1500:9000] = 1
+    for rows in (HEAD_ROWS, 2048, 4096):
+        head = Head.of(column[:, None], rows)
+        assert np.count_nonzero(column >= head.least[0]) == HEAD_ROWS
+        assert head.moved(0, column) == head
+
+
+def test_long_queries_that_nobody_sampled_have_the_heads_of_the_others():
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(24_000, DIM)).astype(np.float32)
+    bias = -rng.permutation(24_000).astype(np.float32)[:, None] / 300
+    codes = Codes.pack_dense(vectors, similarity="inner_product")
+    params = IndexParams(kind="ivf")
+    nothing = np.zeros((0, DIM), np.float32)
+    index = build_index(codes, nothing, bias, similarity="inner_product", params=params)
+    queries = np.tile(rng.normal(size=(1, DIM)).astype(np.float32), (50, 1))
+    weights = np.ones((50, 1), np.float32)
+    probe = Probe("consume", queries, weights, [np.zeros(0, np.int32)] * 50)
+    set_efforts(index, [probe], params=params)
+    assert not index.efforts.long
+    assert index.heads[1] == index.heads[0]
+    assert index.heads[0].rows > HEAD_ROWS

@@ -67,3 +67,15 @@ def test_a_bias_of_any_weight_counts_alike_in_batches(index):
     exact = index.score_all(asked(every, top_k=5).queries, asked(every, top_k=5).weights)
     taken = np.take_along_axis(exact, nums, axis=1)
     np.testing.assert_array_equal(taken.view(np.uint32), scores.view(np.uint32))
+
+
+def test_a_bias_that_rules_an_item_out_is_left_out_where_it_weighs_nothing(index):
+    bias = np.array(index.bias[:, 0])[index.layout.rows]
+    bias[::3] = -np.inf
+    ruled_out = index.with_bias(0, bias)
+    every = np.arange(N_QUERIES)
+    nums, scores = ruled_out.search(asked(every, top_k=20))
+    for row in every:
+        one = ruled_out.search(asked(every[row : row + 1], top_k=20))
+        np.testing.assert_array_equal(one[0][0], nums[row])
+        np.testing.assert_array_equal(one[1][0], scores[row])
