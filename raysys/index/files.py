@@ -52,7 +52,7 @@ class IndexFacts(Facts):
         norm: of the routing space; None for flat.
         heads, long_heads: least bias of each column's head, of queries and of long ones; None
             where it has none. No long_heads: they are the same.
-        head_rows, long_head_rows: about how many rows a head has.
+        head_rows, long_head_rows: about how many rows each head has; None: a thousand.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
         recall_table: a row per effort tried, see `choose_efforts`; recall, head_recall and
@@ -88,9 +88,9 @@ class IndexFacts(Facts):
     head_recall: RecallRow | None = None
     long_recall: RecallRow | None = None
     recall_table: tuple[RecallRow, ...] = ()
-    head_rows: int = HEAD_ROWS
+    head_rows: tuple[int, ...] | None = None
     long_heads: tuple[float | None, ...] | None = None
-    long_head_rows: int = HEAD_ROWS
+    long_head_rows: tuple[int, ...] | None = None
     normaliser: dict[str, float] | None = None
     candidate_recall: float | None = None
     build_s: float | None = None
@@ -221,9 +221,10 @@ def _open_part(
         bias = Embeddings.open(coded.embeddings).bias
     if "dictionary" not in shared:
         parts["dictionary"] = Compressor.open(coded.compressor).dictionary_of(codes)
-    usual = Head(facts.head_rows, tuple(facts.heads))
     least = facts.heads if facts.long_heads is None else facts.long_heads
-    long = Head(facts.long_head_rows, tuple(least))
+    thousand = (HEAD_ROWS,) * facts.n_bias
+    usual = Head(tuple(facts.head_rows or thousand), tuple(facts.heads))
+    long = Head(tuple(facts.long_head_rows or thousand), tuple(least))
     return Index(
         kind=facts.kind,
         similarity=facts.similarity,

@@ -35,23 +35,25 @@ class Head:
     """Which rows are the heads of an index.
 
     Attributes:
-        rows: about how many a head has.
+        rows: about how many the head of each column has.
         least: least bias of each column's head; None where it has none.
     """
 
-    rows: int
+    rows: tuple[int, ...]
     least: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, bias: Floats, rows: int = HEAD_ROWS) -> Head:
-        """Return the heads of biases [N, n_bias] of all items."""
-        return cls(rows, tuple(threshold(column, rows) for column in bias.T))
+    def of(cls, bias: Floats, rows: tuple[int, ...] | None = None) -> Head:
+        """Return the heads of biases [N, n_bias] of all items; None: of a thousand rows each."""
+        rows = (HEAD_ROWS,) * bias.shape[1] if rows is None else rows
+        return cls(rows, tuple(map(threshold, bias.T, rows)))
 
-    def moved(self, column: int, values: Floats) -> Head:
-        """Return the heads where one column has other biases [N]."""
-        least = list(self.least)
-        least[column] = threshold(values, self.rows)
-        return Head(self.rows, tuple(least))
+    def moved(self, column: int, values: Floats, rows: int | None = None) -> Head:
+        """Return the heads where one column has other biases [N], or a head of other size."""
+        sizes, least = list(self.rows), list(self.least)
+        sizes[column] = sizes[column] if rows is None else rows
+        least[column] = threshold(values, sizes[column])
+        return Head(tuple(sizes), tuple(least))
 
 
 def threshold(column: Floats, rows: int = HEAD_ROWS) -> float | None:

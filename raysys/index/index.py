@@ -166,15 +166,16 @@ class Index:
         moved._heads = moved._rows_of_heads()
         return moved
 
-    def set_heads(self, rows: int, *, long: bool) -> None:
-        """Give the heads of a whole index about so many rows.
+    def set_head(self, column: int, rows: int, *, long: bool) -> None:
+        """Give a head of a whole index about so many rows.
 
         Args:
+            column: of the biases.
             rows: 1 or more.
-            long: those of long queries, or of the others.
+            long: that of long queries, or of the others.
         """
         heads = list(self.heads)
-        heads[long] = Head.of(self.bias, rows)
+        heads[long] = heads[long].moved(column, self.bias[:, column], rows)
         self.heads = heads[0], heads[1]
         self._heads = self._rows_of_heads()
 

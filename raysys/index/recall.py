@@ -139,37 +139,52 @@ def _with_heads(
 ) -> Chosen:
     """Set the heads with which queries score the fewest rows, and return their efforts then.
 
-    A head is doubled while it alone has fewer rows than a query scored so far, until two sizes have
-    saved nothing. Long queries that are not sampled have the heads of the others.
+    Long queries that are not sampled have the heads of the others.
     """
-    size = HEAD_ROWS
     if not probes:
-        index.set_heads(index.heads[0].rows, long=long)
+        for column, rows in enumerate(index.heads[0].rows):
+            index.set_head(column, rows, long=long)
         return {}, []
-    index.set_heads(size, long=long)
     exact = _exact(index, probes)
-    best = choose_efforts(index, probes, params=params, keep=keep, exact=exact)
-    least, best_size, vain = size + _rows_scored(index, best[0]), size, 0
-    grows = index.kind == "ivf" and params.effort is None
-    while grows and 2 * size < least and 4 * size <= index.n_items and size < MOST_ROWS:
-        size *= 2
-        index.set_heads(size, long=long)
-        found = choose_efforts(
-            index, probes, params=params, keep=keep, exact=exact, most=least - size
-        )
-        scored = size + _rows_scored(index, found[0])
-        vain = vain + 1 if scored >= least else 0
+    if index.kind == "ivf" and params.effort is None:
+        columns = [int(np.argmax(probe.weights[0])) for probe in probes]
+        for column in sorted(set(columns)):
+            mine = [number for number, other in enumerate(columns) if other == column]
+            some = [probes[number] for number in mine]
+            _set_head(index, column, some, [exact[number] for number in mine], long, params)
+    return choose_efforts(index, probes, params=params, keep=keep, exact=exact)
+
+
+def _set_head(
+    index: Index,
+    column: int,
+    probes: list[Probe],
+    exact: list[Floats],
+    long: bool,
+    params: IndexParams,
+) -> None:
+    """Set the size of a head by what is measured with the queries that weigh its column.
+
+    It is doubled while it alone has fewer rows than a query scored so far, until two sizes have
+    saved nothing.
+    """
+    least, best, size, vain = np.inf, HEAD_ROWS, HEAD_ROWS, 0
+    most = max(HEAD_ROWS, min(MOST_ROWS, index.n_items // 2))
+    while size <= most and size < least and vain < 2:
+        index.set_head(column, size, long=long)
+        shared: dict[str, Any] = {"params": params, "keep": True, "exact": exact}
+        efforts, _ = choose_efforts(index, probes, **shared, most=least - size)
+        scored = size + _rows_scored(index, efforts)
+        vain = 0 if scored < least else vain + 1
         if scored < least:
-            least, best_size, best = scored, size, found
-        if vain == 2:
-            break
-    index.set_heads(best_size, long=long)
-    if best_size > HEAD_ROWS:
+            least, best = scored, size
+        size *= 2
+    index.set_head(column, best, long=long)
+    if best > HEAD_ROWS:
         log.info(
-            "heads%s rows=%d rows_scored=%d n_items=%d",
-            *(" of long queries" if long else "", best_size, least, index.n_items),
+            "head%s column=%d rows=%d rows_scored=%d n_items=%d",
+            *(" of long queries" if long else "", column, best, least, index.n_items),
         )
-    return best
 
 
 def _rows_scored(index: Index, efforts: Mapping[int, int]) -> float:

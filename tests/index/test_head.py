@@ -140,10 +140,11 @@ def test_heads_grow_where_that_saves_lists():
     small_head = choose_efforts(index, [probe], params=params)[0]
     alone = HEAD_ROWS + index.rows_for(small_head[300])
     set_efforts(index, [probe], params=params)
-    assert index.heads[0].rows > HEAD_ROWS
-    assert index.heads[0].rows + index.rows_for(index.efforts.headed[300]) < alone
+    assert index.heads[0].rows[0] > HEAD_ROWS
+    assert index.heads[0].rows[0] + index.rows_for(index.efforts.headed[300]) < alone
+    assert index.heads[0].rows[1] == HEAD_ROWS
     assert index.heads[0].least[1] is None
-    assert np.count_nonzero(index.bias[:, 0] >= index.heads[0].least[0]) == index.heads[0].rows
+    assert np.count_nonzero(index.bias[:, 0] >= index.heads[0].least[0]) == index.heads[0].rows[0]
 
     asked = SearchRequest(queries, top_k=300, weights=weights)
     exact = index.search(dataclasses.replace(asked, effort=index.n_lists))[0]
@@ -152,7 +153,7 @@ def test_heads_grow_where_that_saves_lists():
     assert np.mean(shared) >= 0.95
     moved = index.with_bias(0, -bias[:, 0])
     assert moved.heads[0].rows == index.heads[0].rows
-    assert np.count_nonzero(moved.bias[:, 0] >= moved.heads[0].least[0]) == index.heads[0].rows
+    assert np.count_nonzero(moved.bias[:, 0] >= moved.heads[0].least[0]) == index.heads[0].rows[0]
     bounds = shard_bounds(index, 3)
     shards = Shards([shard_of(index, a, b) for a, b in itertools.pairwise(bounds)])
     np.testing.assert_array_equal(shards.search(asked)[0], got)
@@ -164,7 +165,7 @@ def test_a_fixed_effort_leaves_heads_as_they_are(made):
     probe = Probe("consume", queries, weights, [np.zeros(0, np.int32)] * len(queries))
     params = IndexParams(kind="ivf", effort=2, target_recall=None)
     set_efforts(index, [probe], params=params)
-    assert index.heads[0].rows == HEAD_ROWS
+    assert index.heads[0].rows == (HEAD_ROWS, HEAD_ROWS)
 
 
 def test_a_head_that_ties_make_too_large_is_halved():
@@ -172,7 +173,7 @@ def test_a_head_that_ties_make_too_large_is_halved():
     column[:1500] = 2 + np.arange(1500) / 1500
     column[1500:9000] = 1
     for rows in (HEAD_ROWS, 2048, 4096):
-        head = Head.of(column[:, None], rows)
+        head = Head.of(column[:, None], (rows,))
         assert np.count_nonzero(column >= head.least[0]) == HEAD_ROWS
         assert head.moved(0, column) == head
 
@@ -191,4 +192,4 @@ def test_long_queries_that_nobody_sampled_have_the_heads_of_the_others():
     set_efforts(index, [probe], params=params)
     assert not index.efforts.long
     assert index.heads[1] == index.heads[0]
-    assert index.heads[0].rows > HEAD_ROWS
+    assert index.heads[0].rows[0] > HEAD_ROWS
