@@ -67,15 +67,19 @@ def threshold(column: Floats, rows: int = HEAD_ROWS) -> float | None:
     if most < 1:
         return None
     largest = np.sort(np.partition(column, len(column) - most - 1)[len(column) - most - 1 :])[::-1]
-    found = None
-    size = HEAD_ROWS
-    while size <= max(rows, HEAD_ROWS):
+
+    def least_of(size: int) -> float | None:
         least = float(largest[min(size, len(column) // 2) - 1])
-        if np.searchsorted(-largest, -least, side="right") <= min(2 * size, len(column) - 1):
-            found = least
-        elif size == HEAD_ROWS:
-            return None
-        size *= 2
+        count = np.searchsorted(-largest, -least, side="right")
+        return least if count <= min(2 * size, len(column) - 1) else None
+
+    found = least_of(HEAD_ROWS)
+    size = rows
+    while found is not None and size > HEAD_ROWS:
+        larger = least_of(size)
+        if larger is not None:
+            return larger
+        size //= 2
     return found
 
 

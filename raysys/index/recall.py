@@ -166,19 +166,26 @@ def _set_head(
     """Set the size of a head by what is measured with the queries that weigh its column.
 
     It is doubled while it alone has fewer rows than a query scored so far, until two sizes have
-    saved nothing.
+    saved nothing; then three quarters of the best are tried.
     """
-    least, best, size, vain = np.inf, HEAD_ROWS, HEAD_ROWS, 0
     most = max(HEAD_ROWS, min(MOST_ROWS, index.n_items // 2))
-    while size <= most and size < least and vain < 2:
+
+    def scored(size: int, limit: float) -> float:
         index.set_head(column, size, long=long)
-        shared: dict[str, Any] = {"params": params, "keep": True, "exact": exact}
-        efforts, _ = choose_efforts(index, probes, **shared, most=least - size)
-        scored = size + _rows_scored(index, efforts)
-        vain = 0 if scored < least else vain + 1
-        if scored < least:
-            least, best = scored, size
+        efforts, _ = choose_efforts(
+            index, probes, params=params, keep=True, exact=exact, most=limit - size
+        )
+        return size + _rows_scored(index, efforts)
+
+    best, size, vain = HEAD_ROWS, 2 * HEAD_ROWS, 0
+    least = scored(best, np.inf)
+    while size < least and size <= most and vain < 2:
+        rows = scored(size, least)
+        best, least, vain = (size, rows, 0) if rows < least else (best, least, vain + 1)
         size *= 2
+    size = best * 3 // 4
+    if best > HEAD_ROWS and (rows := scored(size, least)) < least:
+        best, least = size, rows
     index.set_head(column, best, long=long)
     if best > HEAD_ROWS:
         log.info(
