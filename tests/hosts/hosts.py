@@ -311,8 +311,8 @@ class Hosts:
         """Simulate a log, put it on S3 and return its URI."""
         run = f"/tmp/{name}"
         words = [f"{key}={value}" for key, value in settings.items()]
-        self.raysys("a", "simulate", f"run={run}", *words)
-        # /tmp is the host's own: what is taken out goes through its root
+        # /tmp is the host's own: tasks stay there, and what is taken out goes through its root
+        self.raysys("a", "simulate", f"run={run}", *words, "ray.address=local")
         folder = Path(f"/proc/{self._hosts[self._names[0]].init}/root{run}/world/interactions")
         for part in sorted(folder.glob("*.parquet")):
             body = part.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from tests.hosts.hosts import Hosts, wait_until
 
 ROWS = 530_000  # more than a job does in its own process
-DIM = 8
+DIM = 32  # codes of four atoms are smaller than as many bytes
 
 
 def content(hosts: Hosts, run: str, kind: str) -> str:
