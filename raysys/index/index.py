@@ -8,7 +8,7 @@
     graph   hnswlib names the nearest entries, their codes scored         code + 4 D + ~150
 
 Up to a megabyte of centroids, of 8 bits a dim, are compared one by one instead, and up to four by
-queries that probe more than 48 lists, see `near.py`. An entry of a graph is an item, or all items
+queries that probe more than 24 lists, see `near.py`. An entry of a graph is an item, or all items
 whose codes are equal: a list then, like those of ivf.
 
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
@@ -45,7 +45,7 @@ from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
 from raysys.index.near import Lists, held, search_lists
 from raysys.index.request import SearchRequest
-from raysys.index.router import ROUTE_EF, Router
+from raysys.index.router import Router
 from raysys.index.rows import score_all, score_rows
 
 INDEX_KINDS = ("flat", "ivf", "graph")
@@ -53,7 +53,8 @@ _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
 _COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
-_MOST_COMPARED = 1 << 22  # the same where a walk takes more than its fewest steps
+_MOST_COMPARED = 1 << 22  # the same for queries that probe many lists, of which a walk misses some
+_WALKED = 24  # lists that are found by a walk where centroids are many
 _NO_LISTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
@@ -230,7 +231,7 @@ class Index:
         """Tell whether comparing a query with every list is sooner than a walk to so many."""
         if self._lists is None or self.router is None:
             return False
-        return self.router.n_rows * self.router.dim <= _COMPARED or plan > ROUTE_EF
+        return self.router.n_rows * self.router.dim <= _COMPARED or plan > _WALKED
 
     def _probe(
         self, batch: Batch, rows: list[int], plans: list[int], long: bool, compared: bool

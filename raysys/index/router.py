@@ -25,7 +25,7 @@ from raysys.data.compiled import compiled_fast
 
 Rows = NDArray[np.int64]
 
-ROUTE_EF = 48  # below that a graph misses too many of the nearest rows
+_ROUTE_EF = 48  # below that a graph misses too many of the nearest rows
 _LINKS = 16
 _EF_CONSTRUCTION = 160
 _THOROUGH_EF_CONSTRUCTION = 400
@@ -58,7 +58,7 @@ class Router:
         graph = hnswlib.Index(space="ip", dim=rows.shape[1])
         graph.init_index(len(rows), M=_LINKS, ef_construction=ef, random_seed=seed)
         graph.add_items(rows, np.arange(len(rows)), num_threads=1)
-        graph.set_ef(ROUTE_EF)
+        graph.set_ef(_ROUTE_EF)
         n_rows = len(rows)
         del rows  # the check copies the graph: as much again
         return cls(graph, n_rows, unreached_rows(graph))
@@ -72,7 +72,7 @@ class Router:
         """Read what `save` wrote."""
         graph = hnswlib.Index(space="ip", dim=dim)
         graph.load_index(str(path), max_elements=n_rows)
-        graph.set_ef(ROUTE_EF)
+        graph.set_ef(_ROUTE_EF)
         return cls(graph, n_rows, unreached)
 
     def nearest(self, queries: Floats, count: int) -> Rows:
