@@ -5,9 +5,8 @@ Q queries, D dims, N items, K = top_k
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,7 @@ _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 _NOTHING: Nums = np.zeros(0, dtype=np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Q queries.
 
     Attributes:
@@ -68,6 +66,8 @@ class Batch:
 
     def excluded_of(self, part: slice) -> Excluded:
         """Return what a block of queries never gets."""
+        if part.start == 0 and part.stop >= len(self.queries):
+            return self.excluded
         items, offsets = self.excluded
         offsets = offsets[part.start : part.stop + 1]
         return Excluded(items[offsets[0] : offsets[-1]], offsets - offsets[0])

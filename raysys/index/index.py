@@ -102,6 +102,7 @@ class Index:
         self.space = space
         self.router = router
         self.n_items = codes.n_items if n_items is None else n_items
+        self.n_bias = int(np.asarray(bias).shape[1])
         self.first_row = first_row
         self.heads = heads or (Head.of(np.asarray(bias)),) * 2
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
@@ -131,11 +132,6 @@ class Index:
     def dim(self) -> int:
         """Dimensions D of queries."""
         return self.dictionary.dim
-
-    @property
-    def n_bias(self) -> int:
-        """Biases per item, each weighted by the query."""
-        return int(self._stored.bias.shape[1])
 
     @property
     def n_lists(self) -> int:
