@@ -244,6 +244,15 @@ def test_the_service_outlives_its_head_and_says_when_it_is_ready():
     assert path in OPEN
     labels = group["template"]["metadata"]["labels"]
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # the owner has no scale subresource: any other kind of budget lets nothing be evicted
+    assert set(budget["spec"]) == {"minAvailable", "selector"}
+    assert budget["spec"]["minAvailable"] < group["minReplicas"]
+
+
+def test_the_chart_limits_no_cpu_of_its_cluster():
+    [values] = documents("ray-cluster-values.yaml")
+    for part in ("head", "worker"):  # values are merged into the chart's, which have a limit of 1
+        assert values[part]["resources"]["limits"]["cpu"] is None
 
 
 def starter():
@@ -259,7 +268,8 @@ def test_a_refresh_comes_alone_and_ends_before_its_watcher():
     assert container["command"] == ["python", "/job/start.py"]
     job = refresh_job()
     hours = int(re.search(r"WAIT_S, .* = (\d+) \* 3600", starter())[1])
-    assert job["spec"]["activeDeadlineSeconds"] < hours * 3600
+    attempts = job["spec"]["backoffLimit"] + 1  # the deadline is that of each
+    assert attempts * job["spec"]["activeDeadlineSeconds"] < hours * 3600
     assert f'"/{job["metadata"]["name"]}"' in starter()
     [rule] = role["rules"]
     assert set(rule["verbs"]) == {m.lower() for m in ("GET", "DELETE")} | {"create"}
