@@ -245,8 +245,8 @@ def _lines(record: Mapping[str, Any], state: str) -> list[str]:
     for trial in record["trials"]:
         if trial["state"] == "running" and state == NOW_RUNNING:
             last = trial["history"][-1] if trial["history"] else None
-            so_far = "" if last is None else f" epoch {last[0]}: {last[1]:.5g}"
-            lines.append(f"trial {trial['number']} runs{so_far} {json.dumps(trial['values'])}")
+            so_far = "has no epoch yet" if last is None else f"epoch {last[0]}: {last[1]:.5g}"
+            lines.append(f"trial {trial['number']} {so_far} {json.dumps(trial['values'])}")
         if trial["error"]:
             lines.append(f"trial {trial['number']} failed: {trial['error']}")
     sign = -1 if record["objectives"][0]["direction"] == "max" else 1
