@@ -28,7 +28,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles with these options of `numba.njit`."""
+    """Return a decorator that compiles with these options of `numba.njit`.
+
+    A loop that says nothing of its arithmetic would get that of the caller it is compiled for
+    first: its bits would depend on which that is, and lie in the cache for all others.
+    """
+    options = {"fastmath": False, "error_model": "python"} | options
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop: Any = numba.njit(**options)(function)

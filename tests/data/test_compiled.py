@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from raysys.data.compiled import LANES, compiled, four_products
+from raysys.data.compiled import LANES, compiled, compiled_fast, four_products
 
 CALLED = """
 from raysys.data.compiled import compiled
@@ -114,3 +114,21 @@ def test_four_products_are_exact(width):
     out = np.empty(8, np.int32)
     sums_of(rows, vector, out)
     np.testing.assert_array_equal(out, rows.astype(np.int64) @ vector.astype(np.int64))
+
+
+@compiled
+def differs_from_itself(x):
+    return x != x
+
+
+@compiled_fast
+def how_many_differ(x):
+    total = 0
+    for value in x:
+        total += differs_from_itself(value)
+    return total
+
+
+def test_a_loop_keeps_its_arithmetic_whoever_calls_it_first():
+    assert how_many_differ(np.array([1, np.nan])) == 1  # a fast loop takes no number for NaN
+    assert differs_from_itself(np.nan)
