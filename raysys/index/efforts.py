@@ -4,25 +4,32 @@
 
 A build measures them for several top_k. Queries that score a head need few lists beside it; the
 longest tenth of these, of users who like few items much more than others do, need many. The others
-are queries from item to item, and those that subtract a bias.
+are queries from item to item, and those that subtract a bias. What one ranking of users needs may
+be a hundred times what another does, so queries that weigh one bias have efforts of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
+from raysys.data.compiled import compiled_short
 
 PLAIN, HEADED, LONG = 0, 1, 2
+_KINDS = 3
+Table = Mapping[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Efforts:
     """Measured efforts, {top_k: effort} each.
+
+    A sort is PLAIN, HEADED or LONG, and three more for each bias up to the one that a query weighs.
 
     Attributes:
         plain: of queries without a head, and of those that subtract a bias.
@@ -30,22 +37,29 @@ class Efforts:
         long: of those of them that are long.
         lengths: for each bias, the length beyond which queries that weigh it are long; None: none
             is. Empty: no query is long.
+        own: for each bias, those of headed and of long queries that weigh it alone; empty tables
+            where none were measured. Empty: all have the same.
     """
 
-    plain: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    headed: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    long: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    plain: Table = dataclasses.field(default_factory=dict)
+    headed: Table = dataclasses.field(default_factory=dict)
+    long: Table = dataclasses.field(default_factory=dict)
     lengths: tuple[float | None, ...] = ()
+    own: tuple[tuple[Table, Table], ...] = ()
 
     def __post_init__(self) -> None:
         """Put every table in the order of its top_k."""
         for name in ("plain", "headed", "long"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
+        own = [[dict(sorted(table.items())) for table in tables] for tables in self.own]
+        object.__setattr__(self, "own", tuple(map(tuple, own)))
 
-    def of(self, sort: int) -> Mapping[int, int]:
+    def of(self, sort: int) -> Table:
         """Return the efforts of a sort; where none were measured, those of the sort before."""
-        measured = (self.plain, self.headed or self.plain, self.long or self.headed or self.plain)
-        return measured[sort]
+        number, kind = divmod(sort, _KINDS)
+        headed, long = self.own[number - 1] if 0 < number <= len(self.own) else ({}, {})
+        every = self.headed or self.plain
+        return (self.plain, headed or every, long or self.long or headed or every)[kind]
 
     def wanted(self, sort: int, depth: int, least: int) -> int:
         """Return the measured effort of the next larger top_k, or grow the last in proportion.
@@ -65,17 +79,49 @@ class Efforts:
     def sorts(
         self, queries: Floats, weights: Floats, heads: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
-        """Return the sort of each query: PLAIN, HEADED or LONG, [Q].
+        """Return the sort of each query, [Q].
 
         Args:
             queries: [Q, D].
             weights: [Q, n_bias] of the biases.
             heads: [n_bias] which biases have a head.
         """
-        headed = np.asarray((weights[:, heads] > 0).any(axis=1) & (weights >= 0).all(axis=1))
-        if not self.lengths:
-            return np.asarray(headed, dtype=np.int64)
-        least = np.array([np.inf if length is None else length for length in self.lengths])
-        asked = np.where(weights > 0, least, np.inf).min(axis=1, initial=np.inf)
-        squares = np.einsum("qd,qd->q", queries, queries)
-        return np.asarray(headed + 1 * (headed & (squares > asked * asked)), dtype=np.int64)
+        least = np.full(weights.shape[1], np.inf)
+        for column, length in enumerate(self.lengths):
+            least[column] = np.inf if length is None else length
+        found = np.empty(len(queries), dtype=np.int64)
+        _sorts(queries, weights, heads, least, found)
+        return found
+
+
+@compiled_short
+def _sorts(
+    queries: NDArray[Any],
+    weights: NDArray[Any],
+    heads: NDArray[Any],
+    least: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
+    """Write the sort of each query to `out` [Q], see `Efforts.sorts`; `least` [n_bias] lengths."""
+    for q in range(queries.shape[0]):
+        number, n_weighed, negative, beyond = 0, 0, False, np.inf
+        for column in range(weights.shape[1]):
+            weight = weights[q, column]
+            negative |= not weight >= 0
+            if weight > 0:
+                n_weighed += 1
+                beyond = min(beyond, least[column])
+                if heads[column]:
+                    number = column + 1
+        out[q] = PLAIN
+        if number > 0 and not negative:
+            square = 0.0
+            for d in range(queries.shape[1]):
+                square += queries[q, d] * queries[q, d]
+            kind = LONG if square > beyond * beyond else HEADED
+            out[q] = kind + (_KINDS * number if n_weighed == 1 else 0)
+
+
+def is_long(sort: Any) -> Any:
+    """Tell whether queries of a sort, or of each of several, are long."""
+    return sort % _KINDS == LONG

@@ -48,6 +48,8 @@ class IndexFacts(Facts):
         n_unreached: routed rows that the router compares directly.
         efforts, head_efforts, long_efforts: {top_k: smallest effort that reached the target
             recall}, see `Efforts`, as for long_lengths.
+        own_efforts: for each bias, those of headed and of long queries that weigh it alone; None:
+            they are the same for all.
         shard_rows: first row of every shard, and the end.
         norm: of the routing space; None for flat.
         heads, long_heads: least bias of each column's head, of queries and of long ones; None
@@ -91,6 +93,7 @@ class IndexFacts(Facts):
     head_rows: tuple[int, ...] | None = None
     long_heads: tuple[float | None, ...] | None = None
     long_head_rows: tuple[int, ...] | None = None
+    own_efforts: tuple[tuple[dict[int, int], dict[int, int]], ...] | None = None
     normaliser: dict[str, float] | None = None
     candidate_recall: float | None = None
     build_s: float | None = None
@@ -146,6 +149,7 @@ def save_index(
         head_efforts=dict(index.efforts.headed),
         long_efforts=dict(index.efforts.long),
         long_lengths=index.efforts.lengths,
+        own_efforts=tuple((dict(headed), dict(long)) for headed, long in index.efforts.own),
         shard_rows=tuple(bounds),
         norm=None if index.router is None or index.space is None else index.space.norm,
         heads=index.heads[0].least,
@@ -231,7 +235,11 @@ def _open_part(
         codes=codes,
         bias=bias,
         efforts=Efforts(
-            facts.efforts, facts.head_efforts, facts.long_efforts, tuple(facts.long_lengths)
+            facts.efforts,
+            facts.head_efforts,
+            facts.long_efforts,
+            tuple(facts.long_lengths),
+            tuple(facts.own_efforts or ()),
         ),
         heads=(usual, long),
         **parts,

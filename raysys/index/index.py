@@ -33,7 +33,7 @@ from raysys.compressor.kernels import Stored
 from raysys.data.arrays import Floats, read_only
 from raysys.errors import SearchError
 from raysys.index.batch import Batch, checked
-from raysys.index.efforts import LONG, PLAIN, Efforts
+from raysys.index.efforts import PLAIN, Efforts, is_long
 from raysys.index.head import MOST_HEADS, Head, heads_of
 from raysys.index.kernels import (
     Heads,
@@ -208,7 +208,7 @@ class Index:
         ways: dict[tuple[bool, bool], list[int]] = {}
         for q, plan in enumerate(plans):
             if plan:
-                ways.setdefault((sorts[q] == LONG, self._compares(plan)), []).append(q)
+                ways.setdefault((is_long(sorts[q]), self._compares(plan)), []).append(q)
         for way, planned in ways.items():
             self._probe(batch, planned, [plans[q] for q in planned], *way)
         room = min(top_k, self.n_items) if request.guarantee else 0

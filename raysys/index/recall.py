@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from raysys import progress
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.build import PROBE_QUERIES, TARGET_RECALL, IndexParams
-from raysys.index.efforts import LONG, PLAIN, Efforts
+from raysys.index.efforts import PLAIN, Efforts, Table, is_long
 from raysys.index.head import HEAD_ROWS, MOST_ROWS
 from raysys.index.index import Index
 from raysys.index.request import SearchRequest
@@ -109,7 +109,8 @@ def set_efforts(
     """Set the efforts of queries without a head, with one, and of the longest tenth of these.
 
     Long ones are of the users who like few items much more than others do: they need other lists
-    than most, and a mean over all would hide what they miss. The size of the heads is set, too.
+    than most, and a mean over all would hide what they miss. Those that weigh one bias have efforts
+    of their own. The size of the heads is set, too.
 
     Returns:
         The measured table of each sort. Arguments and errors are those of `choose_efforts`.
@@ -124,14 +125,40 @@ def set_efforts(
         longest = np.quantile(np.linalg.norm(probe.queries, axis=1), _LONG)
         lengths[column] = float(longest) * _ROUNDING
     index.efforts = Efforts(lengths=tuple(lengths))
-    far = [index.sorts(probe.queries, probe.weights) == LONG for probe in headed]
+    far = [is_long(index.sorts(probe.queries, probe.weights)) for probe in headed]
     usual = [probe.only(~rows) for probe, rows in zip(headed, far, strict=True)]
     long = [probe.only(rows) for probe, rows in zip(headed, far, strict=True) if rows.any()]
     found = [choose_efforts(index, plain, params=params, keep=keep)]
-    for some, is_long in ((usual, False), (long, True)):
-        found.append(_with_heads(index, some, long=is_long, params=params, keep=keep))
-    index.efforts = Efforts(found[0][0], found[1][0], found[2][0], tuple(lengths))
-    return [table for _, table in found]
+    for some, of_long in ((usual, False), (long, True)):
+        found.append(_with_heads(index, some, long=of_long, params=params, keep=keep))
+    tables = [table for _, table in found]
+    own = []
+    for column in range(index.n_bias):
+        names = {
+            probe.name for probe in headed if np.flatnonzero(probe.weights[0]).tolist() == [column]
+        }
+        own.append((_reached(tables[1], names, params), _reached(tables[2], names, params)))
+    plain_efforts, headed_efforts, long_efforts = (efforts for efforts, _ in found)
+    index.efforts = Efforts(plain_efforts, headed_efforts, long_efforts, tuple(lengths), tuple(own))
+    return tables
+
+
+def _reached(table: list[dict[str, Any]], names: Collection[str], params: IndexParams) -> Table:
+    """Return {top_k: smallest effort with which some probes reach the target, else the last}.
+
+    Args:
+        table: of `choose_efforts`.
+        names: of the probes; those that the table does not tell of do not count.
+        params: its `target_recall` counts.
+    """
+    target = TARGET_RECALL if params.target_recall is None else params.target_recall
+    found: dict[int, int] = {}
+    for row in table:
+        told = [row[name] for name in names if name in row]
+        for k in told[0] if told else ():
+            if row is table[-1] or min(recalls[k] for recalls in told) >= target:
+                found.setdefault(int(k), row["effort"])
+    return found
 
 
 def _with_heads(

@@ -8,7 +8,7 @@ import pytest
 
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index
-from raysys.index.efforts import LONG, PLAIN
+from raysys.index.efforts import PLAIN, is_long
 from raysys.index.head import HEAD_ROWS, Head, heads_of, threshold
 from raysys.index.recall import Probe, choose_efforts, set_efforts
 from raysys.index.request import SearchRequest
@@ -111,7 +111,7 @@ def test_long_queries_have_an_effort_of_their_own(made):
         {"consume"},
         {"consume"},
     ]
-    np.testing.assert_array_equal(index.sorts(queries, weights) == LONG, np.arange(100) < 10)
+    np.testing.assert_array_equal(is_long(index.sorts(queries, weights)), np.arange(100) < 10)
     assert (index.sorts(queries, none) == PLAIN).all()
     assert index.efforts.headed[10] < index.efforts.long[10]
     found = index.search(SearchRequest(queries, top_k=10, weights=weights))[0]
@@ -119,6 +119,39 @@ def test_long_queries_have_an_effort_of_their_own(made):
     shared = np.array([len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)])
     assert shared[:10].mean() > 9
     assert shared[10:].mean() > 9
+
+
+def test_queries_of_one_bias_have_efforts_of_their_own():
+    """The best of one ranking are far away, and those of the other in its head."""
+    rng = np.random.default_rng(4)
+    codes = Codes.pack_dense(rng.normal(size=(N_ITEMS, DIM)), similarity="inner_product")
+    bias = (8 * rng.standard_exponential((N_ITEMS, 2))).astype(np.float32)
+    settings = {"similarity": "inner_product", "params": IndexParams(kind="ivf")}
+    index = build_index(codes, np.zeros((0, DIM), np.float32), bias, **settings)
+    queries = rng.normal(size=(100, DIM)).astype(np.float32)
+    nobody = [np.zeros(0, np.int32)] * 100
+    weights = np.tile(np.array([1, 0], np.float32), (100, 1))
+    asked = {"consume": (40 * queries, weights), "like": (queries / 1000, weights[:, ::-1])}
+    probes = [Probe(name, *some, nobody) for name, some in asked.items()]
+    set_efforts(index, probes, params=IndexParams(kind="ivf"))
+    efforts = index.efforts
+    (consume, far_consume), (like, far_like) = efforts.own
+    assert like[300] < consume[300]
+    assert dict(efforts.headed) == {k: max(consume[k], like[k]) for k in consume}
+    sorts = index.sorts(*asked["consume"])
+    assert all(efforts.of(sort) == consume for sort in sorts[~is_long(sorts)])
+    assert all(efforts.of(sort) == far_consume for sort in sorts[is_long(sorts)])
+    sorts = index.sorts(*asked["like"])
+    assert {*sorts[is_long(sorts)].tolist()} == {PLAIN + 2 + 6}
+    assert all(efforts.of(sort) == far_like for sort in sorts[is_long(sorts)])
+    both = index.sorts(queries[:1] / 1000, np.ones((1, 2), np.float32))
+    assert efforts.of(int(both[0])) == efforts.headed
+    for some in asked.values():
+        request_ = SearchRequest(some[0], top_k=10, weights=some[1])
+        found = index.search(request_)[0]
+        exact = index.search(dataclasses.replace(request_, effort=index.n_lists))[0]
+        shared = [len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)]
+        assert np.mean(shared) > 9
 
 
 def test_heads_grow_where_that_saves_lists():
