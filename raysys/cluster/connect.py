@@ -35,6 +35,8 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR
 _CONNECT_S = 10.0  # until a machine takes the connection
 _READY_S = 20.0  # until the process behind it says that it lives
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+_MISMATCH = "ersion mismatch"  # of Ray's errors
+_OF_CLIENTS = "/ray.rpc.RayletDriver/ClusterInfo"  # at the port for Ray clients
 _NO_TOKEN = "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's"
 _REASON = 300  # characters
 _TEMP_FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # where Ray, and the dashboard it starts, put sockets
@@ -159,8 +161,9 @@ def _named(cfg: RayConfig) -> tuple[str, str]:
 
 
 def _not_joined(key: str, where: str, reason: str) -> ConfigError:
+    mend = "install its versions here" if _MISMATCH in reason else "start that cluster"
     return ConfigError(
-        f"{key}={where!r} cannot be joined ({reason}): start that cluster, name another by "
+        f"{key}={where!r} cannot be joined ({reason}): {mend}, name another by "
         "ray.address=HOST:PORT or ray://HOST:10001, or say ray.address=local"
     )
 
@@ -192,10 +195,10 @@ def _refusal(where: str, *, client: bool) -> str | None:
 
     Args:
         where: the head of a cluster, or its port for Ray clients.
-        client: it is the latter, which knows no such question.
+        client: it is the latter, which knows another question.
     """
     with contextlib.closing(init_grpc_channel(where, [("grpc.enable_http_proxy", 0)])) as channel:
-        ask = channel.unary_unary(_ALIVE)
+        ask = channel.unary_unary(_OF_CLIENTS if client else _ALIVE)
         try:
             ask(b"", timeout=_READY_S, wait_for_ready=True)
         except ray.exceptions.RayError as error:  # no token where one should be

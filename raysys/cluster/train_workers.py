@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 _USUAL_WORKERS = 2
 _STATE = "state.pt"
 _GROW_S = 30.0  # between two looks whether there is room for more workers
+_RECORD_ERROR = "CheckpointManagerInitializationError"  # of Ray Train
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 PLACEMENT_GROUP = "placement_group"  # metric that names what the workers hold, in hex
 
@@ -171,7 +172,7 @@ def launch(
         progress.stage("train workers", lines=progress.NONE),
         emptied(mailbox, waiting=lambda: _shortage(cfg, needs)),
         _unplaced(cfg, needs),
-        _killed(),
+        _killed(f"{storage.root}/training/{name}"),
     ):
         result = trainer.fit()
         if result.error is not None:
@@ -231,11 +232,21 @@ def _unplaced(cfg: LaunchConfig, needs: Resources) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _killed() -> Iterator[None]:
-    """Raise BuildError where processes of the training were killed, once too often."""
+def _killed(record: str) -> Iterator[None]:
+    """Raise BuildError where processes of the training were killed, once too often.
+
+    `record` is where Train writes down how far it is; another Ray may not be able to read it.
+    """
     try:
         yield
     except ray.exceptions.RayActorError as error:  # of Train's controller
+        if _RECORD_ERROR in str(error):
+            reason = " ".join(str(error).rpartition(_RECORD_ERROR)[2].lstrip(": ").split())
+            raise BuildError(
+                f"Ray {ray.__version__} cannot read what an interrupted training left in {record} "
+                f"({reason}): go on with the Ray that wrote it, or remove that folder and the "
+                "training begins anew"
+            ) from error
         raise _as_lost("the process that leads the training") from error
     except ray.train.WorkerGroupError as error:
         failures = error.worker_failures.items()

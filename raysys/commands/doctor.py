@@ -79,7 +79,7 @@ def doctor(cfg: DoctorConfig) -> StageResult:
         _check("storage", lambda: _storage(cfg)),
         _check("builds", lambda: _builds(cfg)),
         _check("data", lambda: _data(cfg)),
-        _check("estimate", lambda: _estimate(cfg)),
+        _check("estimate", lambda: _estimate(cfg, joined=on_nodes[0].ok is not False)),
     ]
     for check in checks:
         mark = {True: "ok  ", False: "FAIL", None: "warn" if check.warns else "--  "}[check.ok]
@@ -227,11 +227,13 @@ def _storage(cfg: DoctorConfig) -> tuple[bool | None, str]:
     return answer == {"ok": True} and free > MIN_FREE_BYTES, text
 
 
-def _estimate(cfg: DoctorConfig) -> tuple[bool | None, str]:
+def _estimate(cfg: DoctorConfig, *, joined: bool) -> tuple[bool | None, str]:
     """Say what a training of the run's profiles would need, and whether hosts have that."""
     workspace = Workspace(cfg.run, cache_dir=cfg.cache_dir) if cfg.run else None
     if workspace is None or not workspace.has("profiles"):
         return None, "no profiles yet"
+    if not joined:
+        return None, "no cluster"
     profiles = workspace.current("profiles")
     facts = ProfilesFacts.of(profiles)
     train = sized(TrainConfig(autoencoder=cfg.autoencoder, launch=cfg.launch), profiles)

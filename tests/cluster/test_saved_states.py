@@ -1,14 +1,18 @@
 """States of a training go to the storage while it goes on, and only whole ones count."""
 
 import os
+import re
+import shutil
 import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from ray.train.torch import TorchTrainer
 
 from raysys.commands.train import train
+from raysys.errors import BuildError
 from tests.support.faults import FaultyProxy
 from tests.support.training import config, planted_run
 
@@ -41,6 +45,30 @@ def test_a_training_goes_on_while_its_state_is_on_the_way(ray_cluster, s3_bucket
     assert workspace.has("autoencoder")
     proxy.close()
     assert not list(Path(tempfile.gettempdir()).glob("raysys-state.*"))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # Ray's own
+def test_a_record_that_ray_cannot_read_is_named(ray_cluster, tmp_path, monkeypatch, caplog):
+    workspace = planted_run(str(tmp_path / "run"), cache_dir=tmp_path / "cache")
+    cfg = config(workspace, *WORDS, *SAVING)
+    with monkeypatch.context() as patched, caplog.at_level("INFO"):
+        patched.setattr(TorchTrainer, "fit", stopped)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(cfg)
+    name = re.search(r"training started .*name=(\S+)", caplog.text)[1]
+    record = tmp_path / "run" / "training" / name / "checkpoint_manager_snapshot.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text('{"version": 0, "ray_version": "2.1.0"}')
+    with pytest.raises(BuildError, match=rf"left in \S+{name} \(.*2\.1\.0.*remove that folder"):
+        train(cfg)
+    shutil.rmtree(record.parent)
+    train(cfg)
+    assert workspace.has("autoencoder")
+
+
+def stopped(trainer):
+    raise RuntimeError("stopped")
 
 
 def wait_for(condition, *, seconds=2.5):
