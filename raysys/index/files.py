@@ -28,7 +28,7 @@ from raysys.index.index import Index
 from raysys.index.kernels import Spills
 from raysys.index.layout import Layout
 from raysys.index.lists import RoutingSpace, Tasks, run_here
-from raysys.index.router import Router
+from raysys.index.router import EF, Router
 from raysys.index.shards import Shards, shard_bounds
 from raysys.store.builds import Build
 from raysys.store.drafts import Draft
@@ -260,6 +260,8 @@ def _open_router(index: Build, facts: IndexFacts) -> dict[str, Any]:
         n_rows=facts.n_routed,
         unreached=np.load(index.path("unreached.npy")),
     )
+    if facts.own_efforts is None:  # of before: efforts were measured with longer walks
+        router.short_ef = EF
     return {"space": space, "router": router}
 
 

@@ -362,12 +362,12 @@ class Index:
         first = last - counts
         asked = self.space.queries(some.queries, some.weights)
         if (counts == counts[0]).all():
-            routed = self.router.nearest(asked, int(counts[0])).reshape(-1)
+            routed = self.router.nearest(asked, int(counts[0]), short=True).reshape(-1)
         else:
             routed = np.empty(int(last[-1]), dtype=np.int64)
             for count in set(counts.tolist()):
                 same = np.flatnonzero(counts == count)
-                nearest = self.router.nearest(asked[same], count)
+                nearest = self.router.nearest(asked[same], count, short=True)
                 routed[first[same][:, None] + np.arange(count)] = nearest
         if self.in_lists:
             starts, stops = self.layout.starts[routed], self.layout.starts[routed + 1]

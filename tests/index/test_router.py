@@ -29,6 +29,21 @@ def test_nearest_rows_are_found_in_islands_too(noise, count):
     assert np.mean(found >= best[:, -1:] - 1e-5) >= 0.95  # of a beam of 48 in clusters of 400
 
 
+def test_a_short_walk_finds_nearly_as_much():
+    rows = unit_rows(np.random.default_rng(3).normal(size=(4000, 16)).astype(np.float32))
+    router = Router.fit(rows, seed=0)
+    queries = unit_rows(np.random.default_rng(4).normal(size=(200, 16)).astype(np.float32))
+    products = queries @ rows.T
+    for count in (1, 4):
+        nearest = router.nearest(queries, count, short=True)
+        assert nearest.shape == (200, count)
+        found = np.take_along_axis(products, nearest, axis=1)
+        best = -np.sort(-products, axis=1)[:, :count]
+        assert np.mean(found >= best[:, -1:] - 1e-5) >= 0.9
+    wanted = router.nearest(queries, 12)  # which no walk is too short for
+    np.testing.assert_array_equal(router.nearest(queries, 12, short=True), wanted)
+
+
 def test_rows_that_no_link_leads_to_are_named():
     rows = np.concatenate([islands(0, 3, 150), islands(0.3, 4, 50)])
     graph = hnswlib.Index(space="ip", dim=rows.shape[1])
