@@ -24,6 +24,7 @@ from ray._common.utils import get_ray_address_file
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import read_ray_address
+from ray.core.generated import ray_client_pb2
 
 from raysys.config import RayConfig
 from raysys.errors import ConfigError
@@ -36,7 +37,8 @@ _CONNECT_S = 10.0  # until a machine takes the connection
 _READY_S = 20.0  # until the process behind it says that it lives
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 _MISMATCH = "ersion mismatch"  # of Ray's errors
-_OF_CLIENTS = "/ray.rpc.RayletDriver/ClusterInfo"  # at the port for Ray clients
+_PINGED = "/ray.rpc.RayletDriver/ClusterInfo"  # at the port for Ray clients
+_PING = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
 _NO_TOKEN = "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's"
 _REASON = 300  # characters
 _TEMP_FOLDERS = ("RAY_TMPDIR", "TMPDIR")  # where Ray, and the dashboard it starts, put sockets
@@ -198,9 +200,9 @@ def _refusal(where: str, *, client: bool) -> str | None:
         client: it is the latter, which knows another question.
     """
     with contextlib.closing(init_grpc_channel(where, [("grpc.enable_http_proxy", 0)])) as channel:
-        ask = channel.unary_unary(_OF_CLIENTS if client else _ALIVE)
+        ask = channel.unary_unary(_PINGED if client else _ALIVE)
         try:
-            ask(b"", timeout=_READY_S, wait_for_ready=True)
+            ask(_PING.SerializeToString() if client else b"", timeout=_READY_S, wait_for_ready=True)
         except ray.exceptions.RayError as error:  # no token where one should be
             return _reason(error)
         except grpc.RpcError as error:

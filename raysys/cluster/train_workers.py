@@ -172,7 +172,7 @@ def launch(
         progress.stage("train workers", lines=progress.NONE),
         emptied(mailbox, waiting=lambda: _shortage(cfg, needs)),
         _unplaced(cfg, needs),
-        _killed(f"{storage.root}/training/{name}"),
+        _killed(storage.url(f"training/{name}")),
     ):
         result = trainer.fit()
         if result.error is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
-from raysys.data.compiled import compiled_short
+from raysys.data.compiled import compiled_short, compiled_with
 
 PLAIN, HEADED, LONG = 0, 1, 2
 _KINDS = 3
@@ -94,6 +94,15 @@ class Efforts:
         return found
 
 
+@compiled_with(fastmath=True)
+def _square(query: NDArray[Any]) -> Any:
+    """Return the square of a query's length."""
+    total = np.float32(0)
+    for d in range(query.shape[0]):
+        total += query[d] * query[d]
+    return total
+
+
 @compiled_short
 def _sorts(
     queries: NDArray[Any],
@@ -115,10 +124,7 @@ def _sorts(
                     number = column + 1
         out[q] = PLAIN
         if number > 0 and not negative:
-            square = 0.0
-            for d in range(queries.shape[1]):
-                square += queries[q, d] * queries[q, d]
-            kind = LONG if square > beyond * beyond else HEADED
+            kind = LONG if _square(queries[q]) > beyond * beyond else HEADED
             out[q] = kind + (_KINDS * number if n_weighed == 1 else 0)
 
 

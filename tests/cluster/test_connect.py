@@ -2,10 +2,13 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import grpc
 import pytest
 import ray
+from ray.core.generated import ray_client_pb2
 
 from raysys.cluster import connect
 from raysys.cluster.connect import connected
@@ -133,6 +136,48 @@ def test_sockets_go_elsewhere_where_a_path_is_too_long(started, monkeypatch, cap
     assert f"{name}={folder}" in caplog.text
     monkeypatch.setattr(connect, "_SHORT_TEMP", "/nowhere")
     assert "set RAY_TMPDIR to an absolute path" in refusal(RayConfig(address="local"))
+
+
+class Answering(grpc.GenericRpcHandler):
+    """Answers every question of a cluster with one code, and keeps what was asked."""
+
+    def __init__(self, code):
+        self.code, self.asked = code, []
+
+    def service(self, details):
+        def answer(request, context):
+            self.asked.append((details.method, request))
+            context.abort(self.code, "so it is")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_asks_for_a_token_says_so(started, scheme):
+    handler = Answering(grpc.StatusCode.UNAUTHENTICATED)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[handler])
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    try:
+        message = refusal(RayConfig(address=f"{scheme}127.0.0.1:{port}"))
+    finally:
+        server.stop(None)
+    assert "cannot be joined (it asks for a token: set RAY_AUTH_MODE=token" in message
+    [(method, request)] = handler.asked
+    assert method.endswith("/ClusterInfo" if scheme else "/CheckAlive")
+    if scheme:  # a ping, which the port answers itself
+        kind = ray_client_pb2.ClusterInfoRequest.FromString(request).type
+        assert kind == ray_client_pb2.ClusterInfoType.PING
+
+
+def test_another_version_is_to_be_installed(started, monkeypatch):
+    def init(**settings):
+        raise RuntimeError("Version mismatch: The cluster was started with: Ray: 2.59.0")
+
+    monkeypatch.setattr(connect, "_unreachable", lambda address: None)
+    monkeypatch.setattr(ray, "init", init)
+    message = refusal(RayConfig(address="127.0.0.1:6379"))
+    assert "Ray: 2.59.0): install its versions here, name another by" in message
 
 
 def test_a_start_that_fails_is_one_line(started, monkeypatch):

@@ -8,11 +8,15 @@ import pytest
 
 from raysys.compressor.codes import Codes
 from raysys.index.build import IndexParams, build_index
-from raysys.index.efforts import PLAIN, is_long
+from raysys.index.efforts import PLAIN, Efforts, is_long
+from raysys.index.files import IndexFacts, open_index
 from raysys.index.head import HEAD_ROWS, Head, heads_of, threshold
 from raysys.index.recall import Probe, choose_efforts, set_efforts
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Shards, shard_bounds, shard_of
+from raysys.store.builds import Workspace
+from tests.support.planting import plant_index
+from tests.support.worlds import make_index
 
 N_ITEMS, DIM = 6000, 16
 
@@ -152,6 +156,21 @@ def test_queries_of_one_bias_have_efforts_of_their_own():
         exact = index.search(dataclasses.replace(request_, effort=index.n_lists))[0]
         shared = [len(np.intersect1d(*pair)) for pair in zip(found, exact, strict=True)]
         assert np.mean(shared) > 9
+
+
+def test_efforts_come_back_and_an_index_of_before_keeps_its_walks(tmp_path, monkeypatch):
+    index = make_index("ivf", "inner_product")
+    own = ({10: 1, 300: 2}, {10: 4}), ({}, {})
+    index.efforts = Efforts({10: 2}, {10: 3}, {10: 5}, (1.0, None), own)
+    build, coded = plant_index(Workspace(str(tmp_path)), index)
+    opened = open_index(build, coded)
+    assert opened.efforts == index.efforts
+    assert opened.router.short_ef == 16
+    before = dataclasses.replace(IndexFacts.of(build), own_efforts=None)  # version 6
+    monkeypatch.setattr(IndexFacts, "of", lambda build: before)
+    opened = open_index(build, coded)
+    assert opened.efforts == dataclasses.replace(index.efforts, own=())
+    assert opened.router.short_ef == 48
 
 
 def test_heads_grow_where_that_saves_lists():
