@@ -136,6 +136,7 @@ def test_the_image_is_frozen_portable_and_not_roots():
     assert installs
     assert not re.search(r"(?<!extra)-index-url", text), "what it pins is not in an index of torch"
     assert all("--constraint constraints.txt" in i or "--no-deps" in i for i in installs)
+    assert re.search(r"pip uninstall --yes raysys\s+&& rm -rf build .*\nCOPY raysys raysys", text)
     [user] = [line.split()[1] for line in lines if line.startswith("USER")]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     last = text[text.rindex("\nFROM") :]
