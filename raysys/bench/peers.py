@@ -1,6 +1,8 @@
-"""The peers of the retrieval suite: hnswlib float32, usearch i8, and faiss with four quantisers.
+"""The peers of the retrieval suite: hnswlib float32, usearch i8, faiss by four quantisers, and SVS.
 
 A peer builds an index file, opens it, and says how it is asked; what is not installed is left out.
+SVS (`pip install scalable-vs toml archspec`) is no dependency: what is measured of it runs on
+Intel's processors alone.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.bench.engines import TOP, Opened, Search, ladder
+from raysys.bench.records import processor
 from raysys.data.arrays import Floats
 
 _LINKS = 16
 _EF_CONSTRUCTION = 200
 _MOST_EF = 1280
+_SVS_PARTS = ("config", "graph", "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Peer:
     Attributes:
         name: as it is shown.
         module: what it imports.
-        build: (vectors, path, seed, threads): write an index file.
+        build: (vectors, path, seed, threads): write an index file, or a folder of them.
         open: (path, dim): open it for searches on one thread.
         cosine_only: it compares directions, so inner products are left out.
+        intel_only: other processors are refused.
     """
 
     name: str
@@ -39,10 +44,13 @@ class Peer:
     build: Callable[[Floats, Path, int, int], None]
     open: Callable[[Path, int], Opened]
     cosine_only: bool = False
+    intel_only: bool = False
 
     @property
     def installed(self) -> bool:
-        """Tell whether the engine can be imported."""
+        """Tell whether the engine can be imported, and runs on this processor."""
+        if self.intel_only and "Intel" not in processor():
+            return False
         return importlib.util.find_spec(self.module) is not None
 
 
@@ -139,6 +147,42 @@ def _faiss(name: str, kind: str) -> Peer:
     return Peer(name, "faiss", build, _open_faiss)
 
 
+def _build_svs(vectors: Floats, path: Path, seed: int, threads: int) -> None:
+    """Write LeanVec: half of the dims in four bits for the walk, all in eight for the order."""
+    import svs
+
+    path.mkdir(parents=True)
+    file, kinds = path / "vectors.fvecs", svs.LeanVecKind
+    svs.write_vecs(np.ascontiguousarray(vectors), str(file))
+    dim = vectors.shape[1]
+    loader = svs.LeanVecLoader(
+        svs.VectorDataLoader(str(file), svs.DataType.float32, dims=dim),
+        max(1, dim // 2),
+        primary_kind=kinds.lvq4,
+        secondary_kind=kinds.lvq8,
+    )
+    shape = svs.VamanaBuildParameters(
+        alpha=0.95, graph_max_degree=2 * _LINKS, window_size=_EF_CONSTRUCTION
+    )
+    index = svs.Vamana.build(shape, loader, svs.DistanceType.MIP, num_threads=threads)
+    index.save(*(str(path / part) for part in _SVS_PARTS))
+    file.unlink()
+
+
+def _open_svs(path: Path, dim: int) -> Opened:
+    import svs
+
+    config, graph, data = (str(path / part) for part in _SVS_PARTS)
+    loaders = svs.GraphLoader(graph), svs.LeanVecLoader(data)
+    index = svs.Vamana(config, *loaders, svs.DistanceType.MIP, num_threads=1)
+
+    def search_at(window: int) -> Search:
+        index.search_window_size = window
+        return lambda query: _as_nums(index.search(query, TOP)[0])
+
+    return Opened(search_at, ladder(TOP, _MOST_EF))
+
+
 def _as_nums(keys: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(keys).astype(np.int64).reshape(-1, TOP)
 
@@ -150,4 +194,5 @@ PEERS = (
     _faiss("faiss IVF-RaBitQ", "RR{dim},IVF{lists},RaBitQ"),
     _faiss("faiss IVF-RaBitQ 4 bits", "RR{dim},IVF{lists},RaBitQ4"),
     _faiss("faiss IVF-TurboQuant 4 bits", "RR{dim},IVF{lists},SQtq4"),
+    Peer("SVS LeanVec 4x8", "svs", _build_svs, _open_svs, intel_only=True),
 )

@@ -23,7 +23,7 @@ from raysys.fields import LOCATION
 from raysys.store import manifests
 
 RECORD_KINDS = ("bench", "quality")
-_PEERS = ("faiss-cpu", "ir-measures", "polars", "usearch")
+_PEERS = ("faiss-cpu", "ir-measures", "polars", "scalable-vs", "usearch")
 _LOCAL = {field.name for field in dataclasses.fields(JobConfig)} - {"seed"} | {"save"}
 
 
@@ -121,19 +121,24 @@ def begin(suite: str, cfg: JobConfig) -> Record:
 
 def machine() -> Machine:
     """Return the machine of this process, and its load now."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x.partition(":")[2] for x in info.read_text().splitlines() if "model name" in x]
-        model = names[0].strip() if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
-        processor=model,
+        processor=processor(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(memory / (1 << 30), 1),
         gpu=_gpu(),
         load=load_average(),
     )
+
+
+def processor() -> str:
+    """Return the model of the processor."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x.partition(":")[2] for x in info.read_text().splitlines() if "model name" in x]
+        model = names[0].strip() if names else model
+    return model
 
 
 def free_path(save: str, record: Record) -> Path:

@@ -158,16 +158,17 @@ def test_retrieval_suite_measures_every_engine(source):
         assert row["batch_cpu_ms"] > 0
 
 
-@pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8"])
+@pytest.mark.parametrize("name", ["hnswlib float32", "usearch i8", "SVS LeanVec 4x8"])
 def test_peers_reach_the_target_of_their_own_ranking(source, tmp_path, name):
     [peer] = [peer for peer in PEERS if peer.name == name]
-    pytest.importorskip(peer.module)
+    if not peer.installed:
+        pytest.skip(f"{peer.module} is not installed, or not for this processor")
     data = load_dataset(codes.CodesBenchConfig(), source=source, limit=None, n_queries=50)
     peer.build(data.vectors, tmp_path / "peer", 0, 1)
     truth = exact_top(data.queries, data.vectors, 10)[0]
     row = measure(lambda: peer.open(tmp_path / "peer", 24), data, truth, target=0.95)
     assert row["own_recall@10"] >= 0.95
-    assert row["recall@10"] > (0.9 if "float32" in name else 0.3)
+    assert row["recall@10"] > (0.3 if "i8" in name else 0.9)
 
 
 def test_grown_sets_begin_alike_and_stay_near_real_rows(source, tmp_path):
