@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def _build_svs(vectors: Floats, path: Path, seed: int, threads: int) -> None:
     """Write LeanVec: half of the dims in four bits for the walk, all in eight for the order."""
     import svs
 
+    shutil.rmtree(path, ignore_errors=True)  # of a build that was cut off
     path.mkdir(parents=True)
     file, kinds = path / "vectors.fvecs", svs.LeanVecKind
     svs.write_vecs(np.ascontiguousarray(vectors), str(file))

@@ -281,7 +281,7 @@ def _peer(
     row = measure(
         lambda: peer.open(path, data.vectors.shape[1]), data, truth, target=cfg.target_recall
     )
-    files = path.rglob("*") if path.is_dir() else [path]
+    files = [file for file in (path, *path.rglob("*")) if file.is_file()]
     per_item = round(sum(file.stat().st_size for file in files) / len(data.vectors), 1)
     sizes = {"bytes_per_item": per_item, "bytes_per_item_with_dictionary": per_item}
     return {**sizes, **row, **json.loads(facts.read_text()), "load_average": load_average()}

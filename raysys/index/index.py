@@ -111,10 +111,12 @@ class Index:
         self._factor = float(codes.unit[0])
         self._spills = Spills(*(read_only(part) for part in self.layout.spills))
         self._lists: Lists | None = None
+        self._walked = 0  # lists that are walked to, though all could be compared
         n_bytes = router.n_rows * router.dim if router is not None and kind == "ivf" else 0
         if router is not None and space is not None and 0 < n_bytes <= _MOST_COMPARED:
             rounded, starts = Dictionary(router.rows()).rounded, read_only(self.layout.starts)
             self._lists = Lists(space.matrix(self.dim), *rounded, starts, first_row)
+            self._walked = 0 if n_bytes <= _COMPARED else _WALKED
 
     # -- sizes -----------------------------------------------------------------------------
 
@@ -225,9 +227,7 @@ class Index:
 
     def _compares(self, plan: int) -> bool:
         """Tell whether comparing a query with every list is sooner than a walk to so many."""
-        if self._lists is None or self.router is None:
-            return False
-        return self.router.n_rows * self.router.dim <= _COMPARED or plan > _WALKED
+        return self._lists is not None and plan > self._walked
 
     def _probe(
         self, batch: Batch, rows: list[int], plans: list[int], long: bool, compared: bool

@@ -28,7 +28,7 @@ from raysys import progress
 from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.build import PROBE_QUERIES, TARGET_RECALL, IndexParams
-from raysys.index.efforts import PLAIN, Efforts, Table, is_long
+from raysys.index.efforts import PLAIN, Efforts, is_long
 from raysys.index.head import HEAD_ROWS, MOST_ROWS
 from raysys.index.index import Index
 from raysys.index.request import SearchRequest
@@ -137,13 +137,15 @@ def set_efforts(
         names = {
             probe.name for probe in headed if np.flatnonzero(probe.weights[0]).tolist() == [column]
         }
-        own.append((_reached(tables[1], names, params), _reached(tables[2], names, params)))
+        own.append((_chosen(tables[1], names, params), _chosen(tables[2], names, params)))
     plain_efforts, headed_efforts, long_efforts = (efforts for efforts, _ in found)
     index.efforts = Efforts(plain_efforts, headed_efforts, long_efforts, tuple(lengths), tuple(own))
     return tables
 
 
-def _reached(table: list[dict[str, Any]], names: Collection[str], params: IndexParams) -> Table:
+def _chosen(
+    table: list[dict[str, Any]], names: Collection[str], params: IndexParams
+) -> dict[int, int]:
     """Return {top_k: smallest effort with which some probes reach the target, else the last}.
 
     Args:
@@ -151,14 +153,28 @@ def _reached(table: list[dict[str, Any]], names: Collection[str], params: IndexP
         names: of the probes; those that the table does not tell of do not count.
         params: its `target_recall` counts.
     """
+    told = [name for name in names if table and name in table[-1]]
+    last = {int(k): table[-1]["effort"] for name in told[:1] for k in table[-1][name]}
+    return last | _reached(table, told, params)
+
+
+def _reached(
+    table: list[dict[str, Any]], names: Collection[str], params: IndexParams
+) -> dict[int, int]:
+    """Return what `_chosen` does of those top_k for which the probes reach the target."""
     target = TARGET_RECALL if params.target_recall is None else params.target_recall
     found: dict[int, int] = {}
     for row in table:
-        told = [row[name] for name in names if name in row]
-        for k in told[0] if told else ():
-            if row is table[-1] or min(recalls[k] for recalls in told) >= target:
-                found.setdefault(int(k), row["effort"])
+        for k, recall in _least(row, names).items():
+            if recall >= target:
+                found.setdefault(k, row["effort"])
     return found
+
+
+def _least(row: Mapping[str, Any], names: Collection[str]) -> dict[int, float]:
+    """Return {top_k: least recall of some probes} of a row of `choose_efforts`' table."""
+    recalls = [row[name] for name in names]
+    return {int(k): min(of[k] for of in recalls) for k in recalls[0]} if recalls else {}
 
 
 def _with_heads(
@@ -267,6 +283,7 @@ def choose_efforts(
     target = TARGET_RECALL if params.target_recall is None else params.target_recall
     top_ks = _top_ks(index)
     exact = _exact(index, probes) if exact is None else exact
+    names = [probe.name for probe in probes]
     efforts: dict[int, int] = {}
     table: list[dict[str, Any]] = []
     with progress.stage("index recall", unit="efforts", lines=progress.STEPS) as work:
@@ -278,15 +295,10 @@ def choose_efforts(
                 found = _search(index, probe, top_ks[-1], effort)
                 row[probe.name] = {str(k): round(_recall(found, scores, k), 4) for k in top_ks}
             table.append(row)
-            least = {k: min(row[p.name][str(k)] for p in probes) for k in top_ks}
             work.add()
-            work.say(
-                f"recall {row}",
-                note=f"recall {min(least.values()):.4f} of {target:g}",
-            )
-            for k in top_ks:
-                if least[k] >= target:
-                    efforts.setdefault(k, effort)
+            least = min(_least(row, names).values())
+            work.say(f"recall {row}", note=f"recall {least:.4f} of {target:g}")
+            efforts = _reached(table, names, params)
             if len(efforts) == len(top_ks):
                 break
     missed = [k for k in top_ks if k not in efforts]
@@ -295,8 +307,7 @@ def choose_efforts(
         if params.target_recall is not None and not keep:
             raise BuildError(f"{text}, last measured {table[-1]}; target_recall=null keeps it")
         log.warning("%s", text)
-        efforts.update(dict.fromkeys(missed, table[-1]["effort"]))
-    return efforts, table
+    return _chosen(table, names, params), table
 
 
 def _ladder(index: Index, top_ks: list[int], fixed: int | None) -> list[int]:

@@ -26,7 +26,7 @@ from raysys.data.compiled import compiled_fast
 Rows = NDArray[np.int64]
 
 EF = 48  # rows that a walk keeps: below that it misses too many of the nearest
-_SHORT_EF, _EF_OF_EACH = 16, 4  # of a short walk, and for each wanted row
+_SHORT_EF, _EF_OF_EACH = 16, 4  # of a short walk (hnswlib's own least is 10), and for each row
 _LINKS = 16
 _EF_CONSTRUCTION = 160
 _THOROUGH_EF_CONSTRUCTION = 400
@@ -61,7 +61,6 @@ class Router:
         graph = hnswlib.Index(space="ip", dim=rows.shape[1])
         graph.init_index(len(rows), M=_LINKS, ef_construction=ef, random_seed=seed)
         graph.add_items(rows, np.arange(len(rows)), num_threads=1)
-        graph.set_ef(1)  # then as many are kept as are asked for
         n_rows = len(rows)
         del rows  # the check copies the graph: as much again
         return cls(graph, n_rows, unreached_rows(graph))
@@ -75,7 +74,6 @@ class Router:
         """Read what `save` wrote."""
         graph = hnswlib.Index(space="ip", dim=dim)
         graph.load_index(str(path), max_elements=n_rows)
-        graph.set_ef(1)  # then as many are kept as are asked for
         return cls(graph, n_rows, unreached)
 
     def nearest(self, queries: Floats, count: int, *, short: bool = False) -> Rows:
