@@ -14,14 +14,10 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raysys.compressor.kernels import Rounded, integer_products
 from raysys.data.arrays import Floats
-from raysys.data.compiled import LANES
+from raysys.data.products import LARGEST, integer_products, laid, unlaid
 
-_LARGEST = 127
-_LINE = 64  # bytes
 _STEP_BITS = 2**16  # integer * step is then exact in float32: rounding again changes no bit
 
 
@@ -39,16 +35,14 @@ class Dictionary:
     def __init__(self, atoms: Floats) -> None:
         atoms = np.ascontiguousarray(atoms, dtype=np.float32)
         largest = np.abs(atoms).max(axis=1, keepdims=True, initial=1e-30)
-        size, self.dim = len(atoms), int(atoms.shape[1])
-        whole = _aligned(-(-size // 4) * 4, -(-self.dim // LANES) * LANES)
-        whole[:size, : self.dim] = np.rint(atoms * (_LARGEST / largest))
+        self.size, self.dim = len(atoms), int(atoms.shape[1])
+        whole = np.rint(atoms * (LARGEST / largest)).astype(np.int8)
         squares = np.einsum("sd,sd->s", atoms, atoms, dtype=np.float64)
-        counts = np.einsum("sd,sd->s", whole[:size], whole[:size], dtype=np.float64)
+        counts = np.einsum("sd,sd->s", whole, whole, dtype=np.float64)
         mantissa, exponent = np.frexp(np.sqrt(squares / np.maximum(counts, 1)))
         mantissa = np.rint(mantissa * _STEP_BITS) / _STEP_BITS
-        steps = np.zeros(len(whole), dtype=np.float32)
-        steps[:size] = np.ldexp(mantissa, exponent)
-        self.size, self.rounded = size, Rounded(whole, steps)
+        steps = np.ldexp(mantissa, exponent).astype(np.float32)
+        self.rounded = laid(whole, steps)
 
     @classmethod
     def of(cls, atoms: Floats | Dictionary) -> Dictionary:
@@ -58,18 +52,11 @@ class Dictionary:
     @cached_property
     def floats(self) -> Floats:
         """The rounded atoms [S, D] as float32, made when something first asks for them."""
-        whole, steps = self.rounded
-        return np.asarray((whole * steps[:, None])[: self.size, : self.dim], dtype=np.float32)
+        whole, steps = unlaid(self.rounded)[: self.size, : self.dim], self.rounded.steps
+        return np.asarray(whole * steps[: self.size, None], dtype=np.float32)
 
     def products(self, queries: Floats, factor: float) -> Floats:
         """Return factor * Dict q [Q, S] of queries [Q, D]."""
         out = np.empty((len(queries), len(self.rounded.steps)), dtype=np.float32)
         integer_products(self.rounded, np.ascontiguousarray(queries), factor, out)
         return np.ascontiguousarray(out[:, : self.size])
-
-
-def _aligned(size: int, width: int) -> NDArray[np.int8]:
-    """Return zeros [size, width] that begin with a line of the cache: loads then touch one each."""
-    room = np.zeros(size * width + _LINE, dtype=np.int8)
-    first = -room.ctypes.data % _LINE
-    return room[first : first + size * width].reshape(size, width)

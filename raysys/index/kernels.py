@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import DENSE8, Rounded, Stored, integer_products
+from raysys.compressor.kernels import DENSE8, Stored
 from raysys.data.compiled import compiled, compiled_fast, compiled_short
+from raysys.data.products import Rounded, integer_products
 from raysys.index.best import (
     BLOCK,
     best_keys,

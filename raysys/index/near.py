@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import Rounded, Stored, integer_products
+from raysys.compressor.kernels import Stored
 from raysys.data.compiled import compiled
+from raysys.data.products import Rounded, integer_products
 from raysys.index.best import best_places
 from raysys.index.kernels import Excluded, Heads, Runs, Spills, combined, search_queries
 

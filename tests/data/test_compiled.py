@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
-from raysys.data.compiled import LANES, compiled, compiled_fast, four_products
+from raysys.data.compiled import compiled, compiled_fast
 
 CALLED = """
 from raysys.data.compiled import compiled
@@ -97,23 +96,6 @@ def test_without_a_folder_loops_are_compiled_each_time(tmp_path):
     (tmp_path / "there" / "__pycache__").touch()
     for _ in range(2):
         assert ran(tmp_path / "there", 3, file / "cache", **nowhere) == ["6", "0"]
-
-
-@compiled
-def sums_of(rows, vector, out):
-    """Write the products of four rows at a time."""
-    for first in range(0, rows.shape[0], 4):
-        four_products(rows, first, vector, out[first : first + 4])
-
-
-@pytest.mark.parametrize("width", [LANES, 3 * LANES])
-def test_four_products_are_exact(width):
-    rng = np.random.default_rng(width)
-    rows = rng.integers(-127, 128, (8, width)).astype(np.int8)
-    vector = rng.integers(-(2**15), 2**15, width).astype(np.int16)
-    out = np.empty(8, np.int32)
-    sums_of(rows, vector, out)
-    np.testing.assert_array_equal(out, rows.astype(np.int64) @ vector.astype(np.int64))
 
 
 @compiled
