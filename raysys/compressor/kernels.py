@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-from raysys.data.compiled import compiled_fast
+from raysys.data.compiled import compiled, compiled_fast, half
 
 PACKED4, INT8, FLOAT16, DENSE8 = 0, 1, 2, 3
 
@@ -38,3 +39,13 @@ def nearest_step(steps: Any, value: Any) -> int:
         if abs(steps[v] - value) < error:
             best, error = v, abs(steps[v] - value)
     return best
+
+
+@compiled
+def value_of(stored: Stored, row: int, place: int) -> Any:
+    """Return the value of one entry of a row of sparse codes, in units of its scale."""
+    if stored.kind == PACKED4:
+        return stored.codebook[place, stored.entries[row, place] & 15]
+    if stored.kind == FLOAT16:
+        return half(stored.values[row, place])
+    return np.float32(stored.values[row, place])

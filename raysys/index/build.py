@@ -14,6 +14,7 @@ from raysys.compressor.codes import Codes
 from raysys.config import require
 from raysys.data.arrays import Floats, chunks
 from raysys.index.entries import number_entries
+from raysys.index.holders import Holders
 from raysys.index.index import INDEX_KINDS, Index
 from raysys.index.layout import Layout
 from raysys.index.lists import RoutingSpace, Tasks, assign, fit_lists, run_here
@@ -112,7 +113,7 @@ def build_index(
         _report_unreached(kind, router)
     if layout is not None:
         codes, bias = codes.take(layout.items), np.asarray(bias)[layout.items]
-    return Index(
+    made = Index(
         codes=codes,
         bias=bias,
         layout=layout,
@@ -120,6 +121,9 @@ def build_index(
         router=router,
         **common,  # type: ignore[arg-type]
     )
+    if kind == "ivf":
+        made.set_holders(Holders.of(made.stored, made.dictionary.size))
+    return made
 
 
 def _graph(

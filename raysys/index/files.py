@@ -1,8 +1,9 @@
 """Index builds: what is written, and how it is opened again, memory-mapped.
 
 shard-00000/   ivf: codes, biases and item_nums of a run of rows, in list order, so that a list
-is one run on disk, and which rows spilled into which lists; also a graph with equal items, whose
-lists are its entries; flat and other graphs read those of the codes and embeddings builds
+is one run on disk, which rows spilled into which lists, and the holders of atoms; also a graph with
+equal items, whose lists are its entries; flat and other graphs read those of the codes and
+embeddings builds
 rows.npy starts.npy            where every item and every list lies, where rows lie in lists
 router.hnsw mean.npy axes.npy  ivf and graph
 unreached.npy                  ivf and graph: rows that the router compares directly
@@ -24,6 +25,7 @@ from raysys.data.arrays import Floats
 from raysys.errors import BuildError
 from raysys.index.efforts import Efforts
 from raysys.index.head import HEAD_ROWS, Head
+from raysys.index.holders import Holders
 from raysys.index.index import Index
 from raysys.index.kernels import Spills
 from raysys.index.layout import Layout
@@ -36,6 +38,7 @@ from raysys.store.kinds import Facts
 from raysys.store.storage import join, open_filesystem
 
 SPREAD = "spread.npy"  # of consume scores over users, see `scoring/normaliser.py`
+_HOLDER_FILES = ("starts", "rows", "largest")
 RecallRow = dict[str, int | float | dict[str, float]]
 
 
@@ -55,6 +58,7 @@ class IndexFacts(Facts):
         heads, long_heads: least bias of each column's head, of queries and of long ones; None
             where it has none. No long_heads: they are the same.
         head_rows, long_head_rows: about how many rows each head has; None: a thousand.
+        least_gains: for each bias, the gain from which on queries score holders; None: they do not.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
         recall_table: a row per effort tried, see `choose_efforts`; recall, head_recall and
@@ -93,6 +97,7 @@ class IndexFacts(Facts):
     head_rows: tuple[int, ...] | None = None
     long_heads: tuple[float | None, ...] | None = None
     long_head_rows: tuple[int, ...] | None = None
+    least_gains: tuple[float | None, ...] = ()
     own_efforts: tuple[tuple[dict[int, int], dict[int, int]], ...] | None = None
     normaliser: dict[str, float] | None = None
     candidate_recall: float | None = None
@@ -120,11 +125,13 @@ def save_index(
     if index.in_lists:
         bounds = shard_bounds(index, n_shards)
         runs = [(s, bounds[s], bounds[s + 1]) for s in range(n_shards)]
-        tasks(write_item_shard, runs, (draft.url, index.codes, index.bias, index.layout))
+        shared_ones = (draft.url, index.codes, index.bias, index.layout, index.holders)
+        tasks(write_item_shard, runs, shared_ones)
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
         per_list = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
-        extra += 8 + per_list / index.n_items
+        of_holders = sum(array.nbytes for array in index.holders)
+        extra += 8 + (per_list + of_holders) / index.n_items
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)
         if index.space.axes is not None:
@@ -156,19 +163,29 @@ def save_index(
         head_rows=index.heads[0].rows,
         long_heads=index.heads[1].least,
         long_head_rows=index.heads[1].rows,
+        least_gains=tuple(g if g < np.inf else None for g in index.holders.least.tolist()),
         bytes_per_item=per_item,
         bytes_per_item_with_dictionary=round(per_item + shared, 2),
     )
 
 
 def write_item_shard(
-    number: int, start: int, stop: int, url: str, codes: Codes, bias: Floats, layout: Layout
+    number: int,
+    start: int,
+    stop: int,
+    url: str,
+    codes: Codes,
+    bias: Floats,
+    layout: Layout,
+    holders: Holders,
 ) -> None:
     """Write rows [start, stop) as one shard's files below `url` (one task)."""
     rows = slice(start, stop)
     held = layout.taken(start, stop)
     spills = {f"spill_{name}": part for name, part in held.spills._asdict().items()}
     arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": held.items, **spills}
+    mine = holders.taken(start, stop)
+    arrays |= {f"holder_{name}": getattr(mine, name) for name in _HOLDER_FILES}
     filesystem, folder = open_filesystem(join(url, _folder(number)))
     filesystem.create_dir(folder, recursive=True)
     for name, array in arrays.items():
@@ -220,6 +237,13 @@ def _open_part(
         names = [f"{folder}spill_{name}" for name in Spills._fields]
         spills = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
         parts["layout"] = Layout(items, rows, starts, Spills(*spills))
+        if f"{folder}holder_rows.npy" in index.files():
+            names = [f"{folder}holder_{name}" for name in _HOLDER_FILES]
+            each, rows, largest = (
+                np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names
+            )
+            gains = [np.inf if gain is None else gain for gain in facts.least_gains]
+            parts["holders"] = Holders(each, rows, largest, np.array(gains, dtype=np.float32))
     else:
         codes = Codes.open(coded.codes)
         bias = Embeddings.open(coded.embeddings).bias

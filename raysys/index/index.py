@@ -35,12 +35,8 @@ from raysys.errors import SearchError
 from raysys.index.batch import Batch, checked
 from raysys.index.efforts import PLAIN, Efforts, is_long
 from raysys.index.head import MOST_HEADS, Head, heads_of
-from raysys.index.kernels import (
-    Heads,
-    Runs,
-    Spills,
-    search_queries,
-)
+from raysys.index.holders import Holders, nobody
+from raysys.index.kernels import Heads, Runs, Spills, search_queries
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
 from raysys.index.near import Lists, held, search_lists
@@ -75,6 +71,7 @@ class Index:
             item shard); default: every item has a row here.
         first_row: row of the whole index that is row 0 here.
         heads: of queries, and of long ones; None: they follow from `bias`.
+        holders: of its atoms; None: no query scores them.
     """
 
     def __init__(
@@ -92,6 +89,7 @@ class Index:
         n_items: int | None = None,
         first_row: int = 0,
         heads: tuple[Head, Head] | None = None,
+        holders: Holders | None = None,
     ) -> None:
         self.kind = kind
         self.similarity = similarity
@@ -106,6 +104,8 @@ class Index:
         self.first_row = first_row
         self.heads = heads or (Head.of(np.asarray(bias)),) * 2
         self._stored = codes.stored(read_only(bias), read_only(self.layout.items))
+        self._nobody = Holders(*map(read_only, nobody(self.n_bias)))
+        self.set_holders(self._nobody if holders is None else holders)
         self._heads = self._rows_of_heads()
         self._no_heads = heads_of(self._stored, [None] * self.n_bias)
         self._factor = float(codes.unit[0])
@@ -178,6 +178,10 @@ class Index:
         self.heads = heads[0], heads[1]
         self._heads = self._rows_of_heads()
 
+    def set_holders(self, holders: Holders) -> None:
+        """Let queries score these holders."""
+        self.holders = Holders(*map(read_only, holders))
+
     def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
         """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
         with_head = np.array([least is not None for least in self.heads[0].least], dtype=bool)
@@ -221,7 +225,7 @@ class Index:
             nobody = np.zeros(len(short), dtype=np.int64)
             runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
             some = batch.taken(short)
-            self._scan(some, runs, self._no_heads)
+            self._scan(some, runs, self._no_heads, self._nobody)
             batch.put(short, some)
         return batch.nums, batch.scores
 
@@ -237,10 +241,10 @@ class Index:
         some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
         counts = np.array(plans, dtype=np.int64)
         if self._lists is None or not compared:
-            self._scan(some, self._routed(some, counts), heads)
+            self._scan(some, self._routed(some, counts), heads, self.holders)
         else:
             rounded = self.dictionary.rounded
-            index = held(self._stored, rounded, self._lists, self._spills, heads)
+            index = held(self._stored, rounded, self._lists, self._spills, heads, self.holders)
             for part in some.blocks(_BLOCK_QUERIES):
                 search_lists(
                     index,
@@ -257,7 +261,7 @@ class Index:
         if some is not batch:
             batch.put(rows, some)
 
-    def _scan(self, some: Batch, runs: Runs, heads: Heads) -> None:
+    def _scan(self, some: Batch, runs: Runs, heads: Heads, holders: Holders) -> None:
         """Answer queries from runs, a block at a time: one pass over the dictionary for each."""
         for part in some.blocks(_BLOCK_QUERIES):
             search_queries(
@@ -269,6 +273,7 @@ class Index:
                 runs._replace(first=runs.first[part], last=runs.last[part]),
                 self._spills,
                 heads,
+                holders,
                 some.denied,
                 some.excluded_of(part),
                 some.nums[part],

@@ -29,6 +29,7 @@ from raysys.index.best import (
     some_good,
 )
 from raysys.index.heap import contains
+from raysys.index.holders import Holders, is_one_of, least_gain, rows_of, two_strongest
 from raysys.index.rows import BLOCK_ROWS, score_rows
 from raysys.index.together import pays, score_together
 
@@ -156,6 +157,7 @@ def search_queries(
     runs: Runs,
     spills: Spills,
     heads: Heads,
+    holders: Holders,
     denied: NDArray[Any],
     exclude: Excluded,
     nums: NDArray[Any],
@@ -173,6 +175,7 @@ def search_queries(
         runs: what each query scores.
         spills: rows that belong to other lists and are near these as well.
         heads: rows that a query scores whatever its lists.
+        holders: the same.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         exclude: item_nums that are never returned to one query.
         nums: [Q, K] int32, written, padded with -1.
@@ -203,7 +206,8 @@ def search_queries(
                 for one in range(asking.shape[0]):
                     done[asking[one]] |= np.uint8(1 << column)
     shared = runs.first.max() == runs.first.min() and runs.last.max() == runs.last.min()
-    together = shared and heads.starts[-1] == 0 and pays(stored, n_queries)
+    beside = heads.starts[-1] > 0 or holders.rows.shape[0] > 0  # what only some of them score
+    together = shared and not beside and pays(stored, n_queries)
     if together:
         same = slice(runs.first[0], runs.last[0])
         part = runs.starts[same], runs.stops[same]
@@ -212,9 +216,9 @@ def search_queries(
     for q in range(n_queries):
         if not together:
             mine = excluded[offsets[q] : offsets[q + 1]]
-            query = stored, tables[q], weights[q], denied, mine
+            asked = stored, tables[q], weights[q], denied, mine
             mine_runs = runs.first[q], runs.last[q]
-            _search_rows(query, runs, mine_runs, spills, heads, done[q], q, best)
+            _search_rows(asked, runs, mine_runs, spills, heads, holders, done[q], q, best)
         ordered = best_keys(keys[q], sizes[q], top_k)
         found[q] = ordered.shape[0]
         for place in range(found[q]):
@@ -226,24 +230,26 @@ def search_queries(
 
 @compiled
 def _search_rows(
-    query: tuple[Any, ...],
+    asked: tuple[Any, ...],
     runs: Runs,
     part: tuple[int, int],
     spills: Spills,
     heads: Heads,
+    holders: Holders,
     chosen: Any,
     q: int,
     best: tuple[Any, ...],
 ) -> None:
     """Keep the best K of one query's rows, and of heads whose columns are not yet `chosen`."""
-    weights, in_head, top_k = query[2], heads.columns, best[3]
+    stored, table, weights, denied, excluded = asked
+    in_head, top_k, nobody = heads.columns, best[3], rows_of(holders, -1)
     keys, size, least = best[0][q], best[1][q], best[2][q]
     rows, filled = np.empty(BLOCK_ROWS, np.int64), 0
     for column in range(heads.starts.shape[0] - 1):
         bit = np.uint8(1 << column)
         if chosen & bit or not weights[column] > 0:
             continue
-        from_head = (heads.stored, query[1], query[2], query[3], query[4])
+        from_head = (heads.stored, table, weights, denied, excluded, nobody, nobody)
         for place in range(heads.starts[column], heads.starts[column + 1]):
             rows[filled] = place
             filled += not heads.own[place] & chosen
@@ -254,6 +260,17 @@ def _search_rows(
         filled = 0
         if heads.starts[column] < heads.starts[column + 1]:
             chosen |= bit
+    gain = least_gain(holders, weights)
+    first, second = two_strongest(holders, table, gain) if np.isfinite(gain) else (-1, -1)
+    held, also_held = rows_of(holders, first), rows_of(holders, second)
+    for mine, other in ((held, nobody), (also_held, held)):
+        for row in mine:
+            rows[filled] = row
+            filled += not in_head[row] & chosen
+        from_holders = (stored, table, weights, denied, excluded, other, nobody)
+        size, least = _keep_best(from_holders, rows[:filled], keys, size, least, top_k)
+        filled = 0
+    query = (stored, table, weights, denied, excluded, held, also_held)
     for run in range(part[0], part[1]):
         row = runs.starts[run]
         while row < runs.stops[run]:
@@ -299,7 +316,7 @@ def _keep_best(
     top_k: int,
 ) -> Any:
     """Take the keys of what is good enough of `rows` after `size` others; return size and least."""
-    stored, table, weights, denied, excluded = query
+    stored, table, weights, denied, excluded, held, also_held = query
     scores = np.empty(rows.shape[0], np.float32)
     score_rows(stored, table, weights, rows, scores)
     items, bar = stored.items, score_of(least) if least > 0 else np.float32(-np.inf)
@@ -317,6 +334,8 @@ def _keep_best(
             if denied.shape[0] > 0 and denied[num]:
                 continue
             if excluded.shape[0] > 0 and contains(excluded, num):
+                continue
+            if held.shape[0] > 0 and is_one_of(held, also_held, rows[m]):
                 continue
             keys[size] = key
             size += 1

@@ -19,6 +19,7 @@ from raysys.compressor.kernels import Stored
 from raysys.data.compiled import compiled
 from raysys.data.products import Rounded, integer_products
 from raysys.index.best import best_places
+from raysys.index.holders import Holders
 from raysys.index.kernels import Excluded, Heads, Runs, Spills, combined, search_queries
 
 Held = tuple[Any, ...]
@@ -41,9 +42,11 @@ class Lists(NamedTuple):
     first_row: int
 
 
-def held(stored: Stored, atoms: Rounded, lists: Lists, spills: Spills, heads: Heads) -> Held:
-    """Return what `search_lists` reads of an index: its rows, dictionary, lists and heads."""
-    return (*stored, *atoms, *lists, *spills, *heads[:-1], *heads.stored)
+def held(
+    stored: Stored, atoms: Rounded, lists: Lists, spills: Spills, heads: Heads, holders: Holders
+) -> Held:
+    """Return what `search_lists` reads of an index: rows, dictionary, lists, heads and holders."""
+    return (*stored, *atoms, *lists, *spills, *heads[:-1], *heads.stored, *holders)
 
 
 @compiled
@@ -81,6 +84,7 @@ def search_lists(
     spills = Spills(index[14], index[15], index[16])
     of_heads = Stored(index[20], index[21], index[22], index[23], index[24], index[25], index[26])
     heads = Heads(index[17], index[18], index[19], of_heads)
+    holders = Holders(index[27], index[28], index[29], index[30])
     n_lists, n_rows = lists.starts.shape[0] - 1, stored.items.shape[0]
     asked = np.empty((queries.shape[0], lists.axes.shape[1]), np.float32)
     combined(queries, weights[:, : lists.axes.shape[0] - queries.shape[1]], lists.axes, asked)
@@ -104,6 +108,7 @@ def search_lists(
         Runs(starts, stops, probed, first, last),
         spills,
         heads,
+        holders,
         denied,
         Excluded(excluded, offsets),
         nums,

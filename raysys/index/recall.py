@@ -10,7 +10,9 @@ whose score reaches that of the exact ranking's last, so that ties count. Sample
               asks for real users; the longest tenth of them has efforts of its own
 
 A head of more rows saves lists: items of a large bias lie in all of them. It is doubled as long as
-a query that scores it then scores fewer rows.
+a query that scores it then scores fewer rows. Holders (see `holders.py`) are scored by all of these
+queries until the efforts stand, and then by those that can gain as much along an atom as the least
+that found more with them.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ TOP_KS = (10, 100, 300)
 _QUERY_PURPOSE = 0x9E
 _LONG = 0.9  # quantile of lengths beyond which queries of users are long
 _ROUNDING = 1 + 1e-5  # queries of one length are none of them long
+_MORE = 0.01  # share of a query's results that differ where holders found more
 _DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
 
@@ -140,7 +143,32 @@ def set_efforts(
         own.append((_chosen(tables[1], names, params), _chosen(tables[2], names, params)))
     plain_efforts, headed_efforts, long_efforts = (efforts for efforts, _ in found)
     index.efforts = Efforts(plain_efforts, headed_efforts, long_efforts, tuple(lengths), tuple(own))
+    if len(index.holders.rows):
+        _set_least_gains(index, headed)
     return tables
+
+
+def _set_least_gains(index: Index, probes: list[Probe]) -> None:
+    """Set the gains from which on queries score holders, for each bias.
+
+    Where no sampled query finds more with them, those with larger gains still score them.
+    """
+    top_k, least = _top_ks(index)[-1], np.full(index.n_bias, np.inf, dtype=np.float32)
+    with_holders = [_search(index, probe, top_k, None) for probe in probes]
+    holders = index.holders
+    index.set_holders(holders._replace(least=least.copy()))
+    for probe, found in zip(probes, with_holders, strict=True):
+        column = int(np.argmax(probe.weights[0]))
+        without = _search(index, probe, top_k, None)
+        gains = holders.gains(index.codes.table(probe.queries, index.dictionary))
+        more = (found != without).mean(axis=1) > _MORE
+        limit = gains[more].min() if more.any() else np.nextafter(gains.max(), np.float32(np.inf))
+        least[column] = min(least[column], limit)
+        log.info(
+            "holders ranking=%s n_queries=%d found_more=%d scored_by=%d",
+            *(probe.name, len(gains), int(more.sum()), int((gains >= limit).sum())),
+        )
+    index.set_holders(holders._replace(least=least))
 
 
 def _chosen(
@@ -320,7 +348,7 @@ def _ladder(index: Index, top_ks: list[int], fixed: int | None) -> list[int]:
     return [*dict.fromkeys(int(e) for e in efforts if e < high), high]
 
 
-def _search(index: Index, probe: Probe, top_k: int, effort: int) -> Floats:
+def _search(index: Index, probe: Probe, top_k: int, effort: int | None) -> Floats:
     return index.search(
         SearchRequest(
             probe.queries,

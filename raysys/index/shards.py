@@ -93,6 +93,7 @@ def shard_of(index: Index, start: int, stop: int) -> Index:
         n_items=index.n_items,
         first_row=start,
         heads=index.heads,
+        holders=index.holders.taken(start, stop),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysys.compressor.kernels import FLOAT16, PACKED4, Stored
+from raysys.compressor.kernels import PACKED4, Stored, value_of
 from raysys.data.arrays import Floats
 from raysys.data.compiled import compiled, half
 from raysys.errors import SearchError
@@ -137,12 +137,7 @@ class Strengths:
 @compiled
 def _held(stored: Stored, unit: Any, row: int, place: int) -> Any:
     """Return the value of one entry of a row."""
-    scale = half(stored.scale[row]) * unit
-    if stored.kind == PACKED4:
-        return stored.codebook[place, stored.entries[row, place] & 15] * scale
-    if stored.kind == FLOAT16:
-        return half(stored.values[row, place]) * scale
-    return np.float32(stored.values[row, place]) * scale
+    return value_of(stored, row, place) * (half(stored.scale[row]) * unit)
 
 
 @compiled

@@ -60,7 +60,7 @@ KINDS = {
         Kind("changes", writer="update", version=5, reads=(4, 5)),
         Kind("compressor", writer="train"),
         Kind("codes", writer="train"),
-        Kind("index", writer="index", version=7, reads=(5, 6, 7)),
+        Kind("index", writer="index", version=8, reads=(5, 6, 7, 8)),
     )
 }
 

@@ -9,6 +9,7 @@ from raysys.compressor.codes import Codes
 from raysys.compressor.dictionary import Dictionary
 from raysys.data.compiled import half
 from raysys.index.head import NO_ROWS, heads_of
+from raysys.index.holders import nobody
 from raysys.index.kernels import (
     NO_SPILLS,
     Excluded,
@@ -38,6 +39,7 @@ def search_one(stored, asked, runs, spills, head, denied, excluded, nums, best):
         Runs(*runs, np.zeros(1, np.int64), np.array([len(runs[0])])),
         spills,
         heads,
+        nobody(1),
         denied,
         Excluded(excluded, np.array([0, len(excluded)])),
         nums[None],
