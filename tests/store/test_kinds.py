@@ -46,7 +46,7 @@ def test_a_version_of_one_kind_is_a_new_build_of_that_kind_alone(ws, monkeypatch
     before = {kind: write(kind).build_id for kind in ("codes", "index")}
     monkeypatch.setitem(KINDS, "index", Kind("index", writer="index", version=9, reads=(9,)))
     assert write("codes").build_id == before["codes"]
-    with pytest.raises(SchemaVersionError, match=r"version 7, .* reads 9: .* from index on"):
+    with pytest.raises(SchemaVersionError, match=r"version 8, .* reads 9: .* from index on"):
         ws.open("index", before["index"])
     assert write("index").build_id != before["index"]
 
