@@ -73,7 +73,9 @@ def _tile(n_blocks: int, n_vectors: int) -> Callable[..., Any]:
     """Return an intrinsic for the sums of so many blocks with so many vectors."""
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def tile(typing: Any, whole: Any, block: Any, pairs: Any, vector: Any, sums: Any) -> Any:
+    def tile(
+        typing: Any, whole: Any, block: Any, pairs: Any, vector: Any, part: Any, sums: Any
+    ) -> Any:
         """Write the products of some blocks with some vectors to `sums`, by vector, then row.
 
         numba's own loops of 8-bit times 16-bit numbers fill half a register. Sums wrap around in
@@ -85,25 +87,26 @@ def _tile(n_blocks: int, n_vectors: int) -> Callable[..., Any]:
             block: int64, the first one.
             pairs: int32 [Q, W' / 2], contiguous: two numbers of 16 bits each.
             vector: int64, the first one.
+            part: int64 [2], the first pair of dims that counts, and the one after the last.
             sums: int32 [n_vectors, n_blocks B], contiguous.
         """
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             arrays = [
                 context.make_array(signature.args[n])(context, builder, arguments[n])
-                for n in (0, 2, 4)
+                for n in (0, 2, 4, 5)
             ]
             _emit_tile(builder, arrays, arguments[1], arguments[3], (n_blocks, n_vectors))
             return context.get_dummy_value()
 
-        return types.void(whole, types.int64, pairs, types.int64, sums), emit
+        return types.void(whole, types.int64, pairs, types.int64, part, sums), emit
 
     return tile  # type: ignore[no-any-return]
 
 
 def _emit_tile(b: Any, arrays: list[Any], block: Any, vector: Any, size: tuple[int, int]) -> None:
     """Emit the instructions of a tile: a loop over pairs of dims, its sums in registers."""
-    whole, pairs, out = arrays
+    whole, pairs, part, out = arrays
     place, byte, half, word = map(ir.IntType, (64, 8, 16, 32))
     n_numbers = _LANES * _PAIR
     numbers, wide = ir.VectorType(half, n_numbers), ir.VectorType(word, n_numbers)
@@ -115,23 +118,24 @@ def _emit_tile(b: Any, arrays: list[Any], block: Any, vector: Any, size: tuple[i
     vectors = [
         b.gep(pairs.data, [b.mul(n_pairs, b.add(vector, place(n)))]) for n in range(n_vectors)
     ]
+    start, stop = (b.load(b.gep(part.data, [place(n)])) for n in range(2))
     before, loop, end = b.block, b.append_basic_block("loop"), b.append_basic_block("end")
     b.branch(loop)
     b.position_at_end(loop)
     at = b.phi(place)
-    at.add_incoming(place(0), before)
+    at.add_incoming(start, before)
     totals = [b.phi(words) for _ in range(n_vectors * n_blocks * _REGISTERS)]
     first, rows = b.mul(at, place(_BLOCK * _PAIR)), []
-    for start in blocks:
+    for begin in blocks:
         for n in range(_REGISTERS):
-            address = b.gep(start, [b.add(first, place(n * n_numbers))])
+            address = b.gep(begin, [b.add(first, place(n * n_numbers))])
             loaded = b.load(b.bitcast(address, bytes_.as_pointer()), align=1)
             rows.append(b.sext(b.sext(loaded, numbers), wide))
     undefined, zeros = ir.Constant(words, ir.Undefined), ir.Constant(words, [0] * _LANES)
     evens, odds = (ir.Constant(words, list(range(n, n_numbers, _PAIR))) for n in range(_PAIR))
     grown: list[Any] = []
-    for start in vectors:
-        one = b.insert_element(undefined, b.load(b.gep(start, [at])), word(0))
+    for begin in vectors:
+        one = b.insert_element(undefined, b.load(b.gep(begin, [at])), word(0))
         pair = b.bitcast(b.shuffle_vector(one, undefined, zeros), numbers)
         for row in rows:
             products = b.mul(row, b.sext(pair, wide))
@@ -145,7 +149,7 @@ def _emit_tile(b: Any, arrays: list[Any], block: Any, vector: Any, size: tuple[i
         total.add_incoming(more, loop)
     following = b.add(at, place(1))
     at.add_incoming(following, loop)
-    b.cbranch(b.icmp_signed("<", following, n_pairs), loop, end)
+    b.cbranch(b.icmp_signed("<", following, stop), loop, end)
     b.position_at_end(end)
     for n, total in enumerate(grown):
         b.store(total, b.bitcast(b.gep(out.data, [place(n * _LANES)]), words.as_pointer()), align=4)
@@ -179,18 +183,37 @@ def integer_products(
     pairs = numbers.view(np.int32)
     sums = np.empty(max(_ALONE, _VECTORS) * _BLOCK, np.int32)
     tiled = n_vectors - n_vectors % _VECTORS
+    parts = np.empty((n_vectors, 2), np.int64)
+    for q in range(0, tiled, _VECTORS):
+        _counted(pairs[q : q + _VECTORS], parts[q])
+    for q in range(tiled, n_vectors):
+        _counted(pairs[q : q + 1], parts[q])
     for block in range(whole.shape[0] if tiled > 0 else 0):
         first, last = block * _BLOCK, (block + 1) * _BLOCK
         for q in range(0, tiled, _VECTORS):
-            _together(whole, block, pairs, q, sums)
+            _together(whole, block, pairs, q, parts[q], sums)
             for n in range(_VECTORS):
                 mine = sums[n * _BLOCK : (n + 1) * _BLOCK]
                 _scaled(mine, steps[first:last], units[q + n], out[q + n, first:last])
     for q in range(tiled, n_vectors):
         for block in range(0, whole.shape[0], _ALONE):
             first, last = block * _BLOCK, (block + _ALONE) * _BLOCK
-            _alone(whole, block, pairs, q, sums)
+            _alone(whole, block, pairs, q, parts[q], sums)
             _scaled(sums[: _ALONE * _BLOCK], steps[first:last], units[q], out[q, first:last])
+
+
+@compiled
+def _counted(pairs: NDArray[Any], part: NDArray[Any]) -> None:
+    """Write the first pair of dims that is not zero in all vectors, and the one after the last.
+
+    A ranking may leave many out. One pair is there at least.
+    """
+    first, last = 0, pairs.shape[1]
+    while last > 1 and not pairs[:, last - 1].any():
+        last -= 1
+    while first < last - 1 and not pairs[:, first].any():
+        first += 1
+    part[0], part[1] = first, last
 
 
 @compiled

@@ -10,7 +10,7 @@ def test_rows_come_back_as_they_were_laid(size, width):
     rows = rng.integers(-127, 128, (size, width)).astype(np.int8)
     steps = rng.uniform(1, 2, size).astype(np.float32)
     rounded = laid(rows, steps)
-    assert rounded.whole.ctypes.data % 64 == 0
+    assert size == 0 or rounded.whole.ctypes.data % 64 == 0
     np.testing.assert_array_equal(unlaid(rounded)[:size, :width], rows)
     assert not unlaid(rounded)[size:].any()
     assert not unlaid(rounded)[:, width:].any()
@@ -25,13 +25,17 @@ def test_products_are_exact_whatever_the_batch(size, width, n_vectors):
     rows = rng.integers(-127, 128, (size, width)).astype(np.int8)
     steps = rng.uniform(0.5, 2, size).astype(np.float32)
     vectors = rng.uniform(-3, 3, (n_vectors, width)).astype(np.float32)
+    for vector, zeros in zip(vectors, (0, width // 2, width, 1), strict=False):
+        vector[:zeros] = 0
+        vector[width - zeros // 3 :] = 0
     rounded = laid(rows, steps)
     out = np.empty((n_vectors, len(rounded.steps)), np.float32)
     integer_products(rounded, vectors, 4, out)
     sizes = np.abs(vectors)
     total = np.cumsum(sizes, axis=1, dtype=np.float32)[:, -1]
     step = np.maximum(
-        sizes.max(axis=1) / np.float32(32767), total / np.float32(2**31 // 127 - 2**16)
+        sizes.max(axis=1, initial=1e-30) / np.float32(32767),
+        total / np.float32(2**31 // 127 - 2**16),
     )
     sums = np.rint(vectors / step[:, None]).astype(np.int64) @ rows.T.astype(np.int64)
     assert np.abs(sums).max() < 2**31
