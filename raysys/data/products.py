@@ -47,6 +47,13 @@ class Rounded(NamedTuple):
     steps: NDArray[Any]
 
 
+def rounded(rows: Floats) -> Rounded:
+    """Return rows [X, W] rounded to 8 bits a dim, each in steps of its largest value / 127."""
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=1e-30)
+    whole = np.rint(rows * (LARGEST / largest)).astype(np.int8)
+    return laid(whole, np.asarray(largest[:, 0] / LARGEST, dtype=np.float32))
+
+
 def laid(rows: NDArray[np.int8], steps: Floats) -> Rounded:
     """Return rows [X, W] with their steps [X] as products read them.
 

@@ -20,17 +20,18 @@ Where N is not much more than T, T is everything and Z exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import CHUNK_ROWS, Floats
+from raysys.data.products import integer_products, rounded
 from raysys.scoring.kernels import log_sums, unique_runs
 from raysys.scoring.scorer import Scorer
 
-N_SAMPLED, N_SAMPLED_LONG = 1024, 8192
+N_SAMPLED, N_SAMPLED_LONG = 2048, 16_384
 N_BEST = 100  # items outside the profile that are summed exactly
 MAX_EXACT = 4096  # items of a catalogue that is scored as a whole
 _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
@@ -59,11 +60,18 @@ class Normaliser:
         self.length, self.exact = length, spread is None
         if spread is None:
             nums = np.arange(scorer.n_items)
-            self._usual = self._larger = _Sample(scorer, nums, np.ones(len(nums), np.float32))
+            every = _Sample(
+                scorer, nums, np.ones(len(nums), np.float32), scorer.copied(nums).scores
+            )
+            self._usual = self._larger = every
         else:
             sizes, order = importance(scorer, spread), np.argsort(scorer.prior, kind="stable")
-            self._usual = _Sample(scorer, *sample(sizes, order, N_SAMPLED))
-            self._larger = _Sample(scorer, *sample(sizes, order, N_SAMPLED_LONG))
+            self._usual, self._larger = (
+                _Sample(scorer, nums, weights, _Rounded(scorer, nums).scores)
+                for nums, weights in (
+                    sample(sizes, order, size) for size in (N_SAMPLED, N_SAMPLED_LONG)
+                )
+            )
 
     def long(self, z: Floats) -> NDArray[np.int64]:
         """Return the rows of latents [B, H] that are long."""
@@ -75,10 +83,14 @@ class Normaliser:
         Only where the sum is exact: N is small then.
         """
         assert self.exact
-        scores = self._usual.scores(z)
+        scores = self.sample_scores(z)
         logs = self.scorer.link(scores)
         top = logs.max(axis=1)
         return scores, np.asarray(top + np.log(np.exp(logs - top[:, None]).sum(axis=1)))
+
+    def sample_scores(self, z: Floats) -> Floats:
+        """Return the consume scores of the sample of usual users, [B, T], for users z [B, H]."""
+        return self._usual.scores(z)
 
     def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
         """Return log Z of users, float32 [B].
@@ -106,29 +118,45 @@ class Normaliser:
 
 
 class _Sample:
-    """A sample T, its rows one after the other in memory.
+    """A sample T.
 
     Args:
         scorer: of the items.
         nums: T, ascending.
         weights: 1 / p of each.
+        scores: returns their consume scores [B, T] for users z [B, H].
 
     Attributes:
-        nums: T, ascending.
+        nums, scores: as given.
     """
 
-    def __init__(self, scorer: Scorer, nums: NDArray[np.int64], weights: Floats) -> None:
-        self._link, self.nums = scorer.link, nums
-        self._items = scorer.copied(nums)
-        self._log_weights = np.log(weights)
-
-    def scores(self, z: Floats) -> Floats:
-        """Return the consume scores of the items of T, [B, T], for users z [B, H]."""
-        return self._items.scores(z)
+    def __init__(
+        self,
+        scorer: Scorer,
+        nums: NDArray[np.int64],
+        weights: Floats,
+        scores: Callable[[Floats], Floats],
+    ) -> None:
+        self._link, self._log_weights = scorer.link, np.log(weights)
+        self.nums, self.scores = nums, scores
 
     def logs(self, z: Floats) -> Floats:
         """Return the logs of what the items of T stand for, [B, T], for users z [B, H]."""
         return np.asarray(self._link(self.scores(z)) + self._log_weights)
+
+
+class _Rounded:
+    """Items whose rows are rounded to 8 bits a dim; over a sample the errors of scores cancel."""
+
+    def __init__(self, scorer: Scorer, nums: NDArray[np.int64]) -> None:
+        self._rows, self._prior = rounded(scorer.vectors(nums)), scorer.prior[nums]
+        self._width = scorer.width
+
+    def scores(self, z: Floats) -> Floats:
+        """Return their consume scores [B, T] for users z [B, H]."""
+        out = np.empty((len(z), len(self._rows.steps)), dtype=np.float32)
+        integer_products(self._rows, np.ascontiguousarray(z[:, : self._width]), 1.0, out)
+        return out[:, : len(self._prior)] + self._prior
 
 
 def importance(scorer: Scorer, spread: Floats) -> Floats:

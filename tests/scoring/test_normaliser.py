@@ -95,12 +95,26 @@ def test_items_of_the_profile_are_summed_exactly_and_once(scorer, users):
     outside = int(np.setdiff1d(np.arange(N_ITEMS), nums)[0])
     own = np.array([outside, outside, nums[3]])
     terms = np.exp(scorer.all_consume_scores(users[0]).astype(float))
+    normaliser = Normaliser(scorer, spread)
+    sampled = np.exp(normaliser.sample_scores(users[:1])[0].astype(float))
     rest = ~np.isin(nums, own)
-    wanted = (weights[rest] * terms[nums[rest]]).sum() + terms[[outside, nums[3]]].sum()
-    found = Normaliser(scorer, spread).log_z(users[:1], [own])
+    wanted = (weights * sampled)[rest].sum() + terms[[outside, nums[3]]].sum()
+    found = normaliser.log_z(users[:1], [own])
     np.testing.assert_allclose(found, np.log(wanted), rtol=1e-5)
     every = Normaliser(scorer, None).log_z(users[:1], [own])
     np.testing.assert_allclose(every, exact(scorer, users[:1]), rtol=1e-5)
+
+
+def test_scores_of_the_sample_are_rounded_a_little(scorer, users):
+    spread, *_ = exact_sums(scorer, users, users)
+    nums, _ = drawn(scorer, spread, N_SAMPLED)
+    found = Normaliser(scorer, spread).sample_scores(users)
+    wanted = np.stack([scorer.consume_scores(z, nums) for z in users])
+    steps = np.abs(scorer.vectors(nums)).max(axis=1) / 127
+    assert (np.abs(found - wanted) < 0.51 * np.abs(users).sum(axis=1)[:, None] * steps).all()
+    assert np.abs((found - wanted).mean()) < 1e-3 * wanted.std()
+    one = Normaliser(scorer, spread).sample_scores(users[7:8])
+    np.testing.assert_array_equal(one[0], found[7])
 
 
 def test_chances_give_the_number_asked_for_and_the_head_is_certain(scorer, users):
