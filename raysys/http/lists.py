@@ -70,8 +70,8 @@ def add_lists(app: FastAPI, service: Service) -> None:
             every = (wrong.get(place) or next(found) for place in range(len(body.queries)))
             return BatchAnswer([_entry(answer) for answer in every])
 
-        size = sum(each.search.size_of(each.query) for each in asked)
         aside = len(queries) > 1 or any(each.query.atoms for each in asked)
+        size = 0 if aside else sum(each.search.size_of(each.query) for each in asked)
         answer, response = await service.reply(_BATCH, size, aside, answers)
         counts.add("batch")
         given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
