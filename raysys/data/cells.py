@@ -57,7 +57,7 @@ class Cells:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Return the number of cells per user, [U]."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -350,8 +350,8 @@ class Engine:
                 allow=allow,
             )
         )
-        parts = len(asked)
-        return list(zip(np.split(nums, parts), np.split(scores, parts), strict=True))
+        parts = [slice(n * len(z), (n + 1) * len(z)) for n in range(len(asked))]
+        return [(nums[part], scores[part]) for part in parts]
 
     def query(
         self, history: Cells, ranking: Ranking
