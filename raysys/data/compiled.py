@@ -37,18 +37,22 @@ def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop: Any = numba.njit(**options)(function)
-        files, constants = _made_of(function)
-        keep(loop, "".join([*sorted(map(_content, files)), *sorted(constants)]))
+        for file in (__file__, inspect.getfile(function)):
+            _content(file)  # as it is imported, whatever lies there when it is first compiled
+        keep(loop, lambda: _content_of(function))
         return loop
 
     return decorate
 
 
-def _made_of(function: Any) -> tuple[set[str], set[str]]:
-    """Return the files of a function and of all compiled ones that it calls, and their constants.
+def _content_of(function: Any) -> str:
+    """Return what tells a loop from what it was before, once all that it calls is defined."""
+    files, constants = _made_of(function)
+    return "".join([*sorted(map(_content, files)), *sorted(constants)])
 
-    What it calls in other files is found where it is defined above.
-    """
+
+def _made_of(function: Any) -> tuple[set[str], set[str]]:
+    """Return the files of a function and of all loops that it calls, and their constants."""
     files, constants, todo, seen = {__file__}, set(), [function], set()
     while todo:
         one = todo.pop()

@@ -7,6 +7,7 @@ working directory, and each worker that unpacks one, would compile all loops aga
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import pickle
@@ -27,14 +28,15 @@ _CHARS = 20  # of a hash in a name
 _DAYS = 30.0  # since it was compiled: an older file goes when its loop is compiled once more
 
 
-def keep(loop: Any, content: str) -> None:
+def keep(loop: Any, content: Callable[[], str]) -> None:
     """Let a loop be loaded from the disk, and written there once it is compiled.
 
     Without a folder that can be written to it is compiled in each process.
 
     Args:
         loop: numba's dispatcher.
-        content: of all files and constants that it is made of.
+        content: returns that of all files and constants that it is made of; asked for when the
+            loop is first looked for.
     """
     try:
         loop._cache = _of(loop.py_func, content)
@@ -50,13 +52,16 @@ def folder() -> Path:
     return Path(cache).expanduser() / "raysys" / "kernels"
 
 
-def _of(function: Callable[..., Any], content: str) -> FunctionCache:
+def _of(function: Callable[..., Any], content: Callable[[], str]) -> FunctionCache:
     """Return the cache of a loop.
 
     A loaded loop finds its globals by the name of its module, so names are part of the stamp.
     """
     names = (numba.__version__, function.__module__, function.__qualname__)
-    stamp = hashlib.sha256("\n".join([*names, content]).encode()).hexdigest()
+
+    @functools.cache
+    def stamp() -> str:
+        return hashlib.sha256("\n".join([*names, content()]).encode()).hexdigest()
 
     class Cache(FunctionCache):  # type: ignore[misc]
         _impl_class = _Impl
@@ -95,7 +100,7 @@ class _Files(IndexDataCacheFile):  # type: ignore[misc]
         Raises:
             OSError: it cannot be written.
         """
-        key = (self._source_stamp, repr(key))
+        key = (self._source_stamp(), repr(key))
         with self._open_for_write(self._path(key)) as file:
             file.write(self._dump((key, data)))
         oldest = time.time() - _DAYS * 86400
@@ -105,7 +110,7 @@ class _Files(IndexDataCacheFile):  # type: ignore[misc]
 
     def load(self, key: Any) -> Any:
         """Return what was compiled for a key; None: nothing, or a damaged file."""
-        key = (self._source_stamp, repr(key))
+        key = (self._source_stamp(), repr(key))
         try:
             held, data = pickle.loads(Path(self._path(key)).read_bytes())
         except (OSError, EOFError, ValueError, pickle.UnpicklingError):

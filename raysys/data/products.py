@@ -9,6 +9,7 @@ each row in a lane of its own: nothing is left to be added at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,25 +50,31 @@ class Rounded(NamedTuple):
 
 def rounded(rows: Floats) -> Rounded:
     """Return rows [X, W] rounded to 8 bits a dim, each in steps of its largest value / 127."""
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=1e-30)
-    whole = np.rint(rows * (LARGEST / largest)).astype(np.int8)
-    return laid(whole, np.asarray(largest[:, 0] / LARGEST, dtype=np.float32))
+    found = _room(len(rows), rows.shape[1])
+    _round(np.ascontiguousarray(rows, dtype=np.float32), found)
+    return found
 
 
 def laid(rows: NDArray[np.int8], steps: Floats) -> Rounded:
-    """Return rows [X, W] with their steps [X] as products read them.
+    """Return rows [X, W] with their steps [X] as products read them."""
+    found = _room(*rows.shape)
+    n_blocks, n_pairs = found.whole.shape[:2]
+    filled = np.zeros((n_blocks * _BLOCK, n_pairs * _PAIR), dtype=np.int8)
+    filled[: len(rows), : rows.shape[1]] = rows
+    found.whole[:] = filled.reshape(n_blocks, _BLOCK, n_pairs, _PAIR).swapaxes(1, 2)
+    found.steps[: len(rows)] = steps
+    return found
 
-    They begin with a line of the cache: a load then touches no two.
-    """
-    size, width = -(-len(rows) // _STEP) * _STEP, -(-rows.shape[1] // _PAIR) * _PAIR
-    filled, each = np.zeros((size, width), dtype=np.int8), np.zeros(size, dtype=np.float32)
-    filled[: len(rows), : rows.shape[1]], each[: len(rows)] = rows, steps
-    blocks = filled.reshape(size // _BLOCK, _BLOCK, width // _PAIR, _PAIR).swapaxes(1, 2)
-    room = np.empty(filled.nbytes + _LINE, dtype=np.int8)
+
+def _room(size: int, width: int) -> Rounded:
+    """Return zeros for rows [X, W] that begin with a line of the cache: a load then touches one."""
+    n_blocks, n_pairs = -(-size // _STEP) * _ALONE, max(1, -(-width // _PAIR))
+    shape = n_blocks, n_pairs, _BLOCK, _PAIR
+    n_bytes = math.prod(shape)
+    room = np.zeros(n_bytes + _LINE, dtype=np.int8)
     first = -room.ctypes.data % _LINE
-    whole = room[first : first + filled.nbytes].reshape(blocks.shape)
-    whole[:] = blocks
-    return Rounded(whole, each)
+    steps = np.zeros(n_blocks * _BLOCK, dtype=np.float32)
+    return Rounded(room[first : first + n_bytes].reshape(shape), steps)
 
 
 def unlaid(rounded: Rounded) -> NDArray[np.int8]:
@@ -221,6 +228,19 @@ def _counted(pairs: NDArray[Any], part: NDArray[Any]) -> None:
     while first < last - 1 and not pairs[:, first].any():
         first += 1
     part[0], part[1] = first, last
+
+
+@compiled
+def _round(rows: NDArray[Any], out: Rounded) -> None:
+    """Write rows [X, W] to what `_room` returned."""
+    for x in range(rows.shape[0]):
+        row, largest = rows[x], np.float32(1e-30)
+        for d in range(row.shape[0]):
+            largest = max(largest, abs(row[d]))
+        factor, block, place = np.float32(LARGEST) / largest, x // _BLOCK, x % _BLOCK
+        for d in range(row.shape[0]):
+            out.whole[block, d >> 1, place, d & 1] = np.int8(np.rint(row[d] * factor))
+        out.steps[x] = largest / np.float32(LARGEST)
 
 
 @compiled

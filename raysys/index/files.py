@@ -59,6 +59,7 @@ class IndexFacts(Facts):
             where it has none. No long_heads: they are the same.
         head_rows, long_head_rows: about how many rows each head has; None: a thousand.
         least_gains: for each bias, the gain from which on queries score holders; None: they do not.
+            Empty: there are no holders.
         bytes_per_item, bytes_per_item_with_dictionary: of its files; with the dictionary's share.
         requested_kind, target_recall: asked for.
         recall_table: a row per effort tried, see `choose_efforts`; recall, head_recall and
@@ -163,7 +164,7 @@ def save_index(
         head_rows=index.heads[0].rows,
         long_heads=index.heads[1].least,
         long_head_rows=index.heads[1].rows,
-        least_gains=tuple(g if g < np.inf else None for g in index.holders.least.tolist()),
+        least_gains=_none_where_infinite(index.holders.least) if len(index.holders.rows) else (),
         bytes_per_item=per_item,
         bytes_per_item_with_dictionary=round(per_item + shared, 2),
     )
@@ -184,8 +185,9 @@ def write_item_shard(
     held = layout.taken(start, stop)
     spills = {f"spill_{name}": part for name, part in held.spills._asdict().items()}
     arrays = {**codes.take(rows).arrays(), "bias": bias[rows], "items": held.items, **spills}
-    mine = holders.taken(start, stop)
-    arrays |= {f"holder_{name}": getattr(mine, name) for name in _HOLDER_FILES}
+    if len(holders.rows):
+        mine = holders.taken(start, stop)
+        arrays |= {f"holder_{name}": getattr(mine, name) for name in _HOLDER_FILES}
     filesystem, folder = open_filesystem(join(url, _folder(number)))
     filesystem.create_dir(folder, recursive=True)
     for name, array in arrays.items():
@@ -237,7 +239,7 @@ def _open_part(
         names = [f"{folder}spill_{name}" for name in Spills._fields]
         spills = (np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names)
         parts["layout"] = Layout(items, rows, starts, Spills(*spills))
-        if f"{folder}holder_rows.npy" in index.files():
+        if facts.least_gains:
             names = [f"{folder}holder_{name}" for name in _HOLDER_FILES]
             each, rows, largest = (
                 np.load(index.path(f"{name}.npy"), mmap_mode="r") for name in names
@@ -287,6 +289,10 @@ def _open_router(index: Build, facts: IndexFacts) -> dict[str, Any]:
     if facts.own_efforts is None:  # of before: efforts were measured with longer walks
         router.short_ef = EF
     return {"space": space, "router": router}
+
+
+def _none_where_infinite(gains: Floats) -> tuple[float | None, ...]:
+    return tuple(gain if gain < np.inf else None for gain in gains.tolist())
 
 
 def _folder(number: int) -> str:

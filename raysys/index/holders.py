@@ -56,14 +56,12 @@ class Holders(NamedTuple):
         if stored.kind == DENSE8 or n_bias == 0:
             return nobody(n_bias)
         counts = np.zeros(2 * n_atoms, dtype=np.int64)
-        room = min(_ROWS, len(stored.items)), 2 * n_atoms
-        rows, values = np.zeros(room[::-1], np.int32), np.zeros(room[::-1], np.float32)
-        _collect(stored, n_atoms, counts, rows, values)
-        held = np.arange(room[0]) < counts[:, None]
-        ordered = np.sort(np.where(held, rows, np.iinfo(np.int32).max), axis=1)
-        starts = np.concatenate([[0], np.cumsum(held.sum(axis=1))]).astype(np.int64)
-        largest = np.where(held, values, 0).max(axis=1).astype(np.float32)
-        return cls(starts, ordered[held], largest, np.zeros(n_bias, dtype=np.float32))
+        _count(stored, n_atoms, counts)
+        starts = np.concatenate([[0], np.cumsum(np.minimum(counts, _ROWS))])
+        rows, strengths = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+        largest = np.zeros(2 * n_atoms, dtype=np.float32)
+        _collect(stored, n_atoms, starts, rows, strengths, largest)
+        return cls(starts, rows, largest, np.zeros(n_bias, dtype=np.float32))
 
     def taken(self, start: int, stop: int) -> Holders:
         """Return what an item shard of rows [start, stop) needs; its rows count from `start`."""
@@ -88,34 +86,75 @@ def nobody(n_bias: int) -> Holders:
 
 
 @compiled
-def _collect(
-    stored: Stored, n_atoms: int, counts: NDArray[Any], rows: NDArray[Any], values: NDArray[Any]
-) -> None:
-    """Take the rows into heaps [2 S, K] of the largest values of each atom and sign."""
-    shift = 4 if stored.kind == PACKED4 else 0
-    n_active, most = stored.entries.shape[1], rows.shape[1]
-    every = np.empty(n_active, np.float32)
+def _strongest(
+    stored: Stored,
+    row: int,
+    n_atoms: int,
+    every: NDArray[Any],
+    places: NDArray[Any],
+    values: NDArray[Any],
+) -> int:
+    """Write what a row holds most of; return how many entries these are.
+
+    Args:
+        stored: the rows.
+        row: of them.
+        n_atoms: S.
+        every: float32 [n], written: the values of all its entries.
+        places: int64 [4], written: the atom of a positive value, S more for others.
+        values: float32 [4], written: the largest |values|.
+    """
+    shift, scale, found = 4 if stored.kind == PACKED4 else 0, half(stored.scale[row]), 0
+    for j in range(every.shape[0]):
+        every[j] = value_of(stored, row, j) * scale
+    while found < min(places.shape[0], every.shape[0]):
+        j = 0
+        for other in range(1, every.shape[0]):
+            if abs(every[other]) > abs(every[j]):
+                j = other
+        if every[j] == 0:
+            break
+        places[found] = (stored.entries[row, j] >> shift) + (n_atoms if every[j] < 0 else 0)
+        values[found], every[j] = abs(every[j]), 0
+        found += 1
+    return found
+
+
+@compiled
+def _count(stored: Stored, n_atoms: int, counts: NDArray[Any]) -> None:
+    """Count the rows of each atom and sign, [2 S]."""
+    every, values = np.empty(stored.entries.shape[1], np.float32), np.empty(_STRONGEST, np.float32)
+    places = np.empty(_STRONGEST, np.int64)
     for row in range(stored.entries.shape[0]):
-        scale = half(stored.scale[row])
-        for j in range(n_active):
-            every[j] = value_of(stored, row, j) * scale
-        for _ in range(min(_STRONGEST, n_active)):
-            j = 0
-            for other in range(1, n_active):
-                if abs(every[other]) > abs(every[j]):
-                    j = other
-            value = every[j]
-            every[j] = 0
-            if value == 0:
-                break
-            place = (stored.entries[row, j] >> shift) + (n_atoms if value < 0 else 0)
-            size, value = counts[place], abs(value)
-            mine, theirs = rows[place], values[place]
-            if size < most:
-                sift_up(mine, theirs, size, row, value)
-                counts[place] += 1
+        for n in range(_strongest(stored, row, n_atoms, every, places, values)):
+            counts[places[n]] += 1
+
+
+@compiled
+def _collect(
+    stored: Stored,
+    n_atoms: int,
+    starts: NDArray[Any],
+    rows: NDArray[Any],
+    strengths: NDArray[Any],
+    largest: NDArray[Any],
+) -> None:
+    """Write the rows with the largest values of each atom and sign, ascending, and the largest."""
+    every, values = np.empty(stored.entries.shape[1], np.float32), np.empty(_STRONGEST, np.float32)
+    places, sizes = np.empty(_STRONGEST, np.int64), np.zeros(largest.shape[0], np.int64)
+    for row in range(stored.entries.shape[0]):
+        for n in range(_strongest(stored, row, n_atoms, every, places, values)):
+            place, value = places[n], values[n]
+            mine = rows[starts[place] : starts[place + 1]]
+            theirs = strengths[starts[place] : starts[place + 1]]
+            largest[place] = max(largest[place], value)
+            if sizes[place] < mine.shape[0]:
+                sift_up(mine, theirs, sizes[place], row, value)
+                sizes[place] += 1
             elif worse(theirs[0], mine[0], value, row):
-                sift_down(mine, theirs, most, row, value)
+                sift_down(mine, theirs, mine.shape[0], row, value)
+    for place in range(largest.shape[0]):
+        rows[starts[place] : starts[place + 1]].sort()
 
 
 @compiled

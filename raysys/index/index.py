@@ -4,7 +4,8 @@
 
     kind    what a query does                                             bytes per item
     flat    scores every code                                             code
-    ivf     hnswlib names the nearest lists, their codes scored           code + 16 + 4 D / (N/L)
+    ivf     hnswlib names the nearest lists, their codes scored           code + 16 + 4 D / (N/L),
+                                                                          with biases up to 16 more
     graph   hnswlib names the nearest entries, their codes scored         code + 4 D + ~150
 
 Up to a megabyte of centroids, of 8 bits a dim, are compared one by one instead, and up to four by

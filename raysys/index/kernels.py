@@ -317,6 +317,7 @@ def _keep_best(
 ) -> Any:
     """Take the keys of what is good enough of `rows` after `size` others; return size and least."""
     stored, table, weights, denied, excluded, held, also_held = query
+    n_held = held.shape[0] + also_held.shape[0]
     scores = np.empty(rows.shape[0], np.float32)
     score_rows(stored, table, weights, rows, scores)
     items, bar = stored.items, score_of(least) if least > 0 else np.float32(-np.inf)
@@ -335,7 +336,7 @@ def _keep_best(
                 continue
             if excluded.shape[0] > 0 and contains(excluded, num):
                 continue
-            if held.shape[0] > 0 and is_one_of(held, also_held, rows[m]):
+            if n_held > 0 and is_one_of(held, also_held, rows[m]):
                 continue
             keys[size] = key
             size += 1

@@ -41,7 +41,7 @@ TOP_KS = (10, 100, 300)
 _QUERY_PURPOSE = 0x9E
 _LONG = 0.9  # quantile of lengths beyond which queries of users are long
 _ROUNDING = 1 + 1e-5  # queries of one length are none of them long
-_MORE = 0.01  # share of a query's results that differ where holders found more
+_MORE = 0.01  # share of a query's results that holders alone find, from which on they count
 _DISTINCT_AMONG = 50  # vectors looked at for each distinct one that is wanted
 
 
@@ -119,6 +119,8 @@ def set_efforts(
         The measured table of each sort. Arguments and errors are those of `choose_efforts`.
     """
     index.efforts = Efforts()
+    holders = index.holders
+    index.set_holders(holders._replace(least=np.zeros_like(holders.least)))
     first = [int(index.sorts(p.queries[:1], p.weights[:1])[0]) for p in probes]
     plain = [probe for probe, sort in zip(probes, first, strict=True) if sort == PLAIN]
     headed = [probe for probe, sort in zip(probes, first, strict=True) if sort != PLAIN]
@@ -153,21 +155,22 @@ def _set_least_gains(index: Index, probes: list[Probe]) -> None:
 
     Where no sampled query finds more with them, those with larger gains still score them.
     """
-    top_k, least = _top_ks(index)[-1], np.full(index.n_bias, np.inf, dtype=np.float32)
+    top_k, holders = _top_ks(index)[-1], index.holders
     with_holders = [_search(index, probe, top_k, None) for probe in probes]
-    holders = index.holders
-    index.set_holders(holders._replace(least=least.copy()))
+    index.set_holders(holders._replace(least=np.full(index.n_bias, np.inf, dtype=np.float32)))
+    least, largest = (np.full(index.n_bias, value, np.float32) for value in (np.inf, 0))
     for probe, found in zip(probes, with_holders, strict=True):
         column = int(np.argmax(probe.weights[0]))
-        without = _search(index, probe, top_k, None)
+        kept = _recalls(_search(index, probe, top_k, None), found, top_k)
         gains = holders.gains(index.codes.table(probe.queries, index.dictionary))
-        more = (found != without).mean(axis=1) > _MORE
-        limit = gains[more].min() if more.any() else np.nextafter(gains.max(), np.float32(np.inf))
-        least[column] = min(least[column], limit)
+        more = kept < 1 - _MORE
+        least[column] = min(least[column], gains[more].min(initial=np.inf))
+        largest[column] = max(largest[column], gains.max(initial=0))
         log.info(
-            "holders ranking=%s n_queries=%d found_more=%d scored_by=%d",
-            *(probe.name, len(gains), int(more.sum()), int((gains >= limit).sum())),
+            "holders ranking=%s n_queries=%d found_more=%d", probe.name, len(gains), int(more.sum())
         )
+    unseen = np.isinf(least) & (largest > 0)
+    least[unseen] = np.nextafter(largest[unseen], np.float32(np.inf))
     index.set_holders(holders._replace(least=least))
 
 
@@ -363,10 +366,15 @@ def _search(index: Index, probe: Probe, top_k: int, effort: int | None) -> Float
 
 def _recall(found: Floats, exact: Floats, k: int) -> float:
     """Share of the first k scores that reach the exact k-th, missing exact results not counted."""
+    return float(np.mean(_recalls(found, exact, k)))
+
+
+def _recalls(found: Floats, exact: Floats, k: int) -> Floats:
+    """Return what `_recall` is the mean of, by query."""
     wanted = np.isfinite(exact[:, :k]).sum(axis=1)
     last = np.take_along_axis(exact, np.maximum(wanted - 1, 0)[:, None], axis=1)
     hits = ((found[:, :k] >= last) & np.isfinite(found[:, :k])).sum(axis=1)
-    return float(np.mean(hits / np.maximum(wanted, 1)))
+    return np.asarray(hits / np.maximum(wanted, 1), dtype=np.float32)
 
 
 def _milliseconds(index: Index, probes: list[Probe], effort: int) -> float:

@@ -15,7 +15,8 @@ can know, and so the sum is never below what a list shows. Users with long laten
 twentieth of all beyond a length that the build measures, like few items much more than others do:
 they get a larger T.
 
-Where N is not much more than T, T is everything and Z exact.
+Rows of T are rounded to 8 bits a dim. Where N is not much more than T, T is everything, and Z exact
+but for that; where N is small, nothing is rounded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiled loops: what they are kept under, and the sums of four rows."""
+"""Compiled loops: what they are kept under, and whose arithmetic they have."""
 
 import os
 import subprocess
@@ -25,15 +25,19 @@ def twice(x):
 
 print(twice(1), sum(twice.stats.cache_hits.values()))
 """
+BELOW = CALLER.replace(
+    "return 2 * factor(x)",
+    "return 2 * middle(x)\n\n@compiled\ndef middle(x):\n    return factor(x)",
+)
 
 
 FOLDER = "NUMBA_CACHE_DIR"
 
 
-def started(folder, value, cache, **environment):
+def started(folder, value, cache, caller=CALLER, **environment):
     """Write both files to a folder and start a process there."""
     folder.mkdir(exist_ok=True)
-    (folder / "caller.py").write_text(CALLER)
+    (folder / "caller.py").write_text(caller)
     (folder / "called.py").write_text(CALLED.format(value))
     return subprocess.Popen(
         [sys.executable, "-B", "caller.py"],
@@ -61,6 +65,13 @@ def test_a_loop_is_loaded_from_another_folder_until_one_that_it_calls_changes(tm
     assert ran(one, 3, cache) == ["6", "1"]  # and the other one is still there
     assert ran(one, 3, cache, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == ["6", "0"]
     assert ran(two, 5, cache) == ["10", "1"]
+
+
+def test_a_loop_knows_those_that_are_defined_below_it(tmp_path):
+    cache = tmp_path / "cache"
+    assert ran(tmp_path / "one", 3, cache, BELOW) == ["6", "0"]
+    assert ran(tmp_path / "one", 3, cache, BELOW) == ["6", "1"]
+    assert ran(tmp_path / "one", 5, cache, BELOW) == ["10", "0"]
 
 
 def test_processes_that_compile_at_once_and_damaged_or_old_files_do_no_harm(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysys.data.products import integer_products, laid, unlaid
+from raysys.data.products import integer_products, laid, rounded, unlaid
 
 
 @pytest.mark.parametrize(("size", "width"), [(0, 3), (1, 1), (16, 2), (130, 7), (256, 384)])
@@ -16,6 +16,20 @@ def test_rows_come_back_as_they_were_laid(size, width):
     assert not unlaid(rounded)[:, width:].any()
     np.testing.assert_array_equal(rounded.steps[:size], steps)
     assert not rounded.steps[size:].any()
+
+
+@pytest.mark.parametrize(("size", "width"), [(0, 3), (1, 1), (130, 7), (256, 384)])
+def test_rows_are_rounded_to_the_nearest_step(size, width):
+    rows = np.random.default_rng(size).normal(size=(size, width)).astype(np.float32)
+    rows[1:2] = 0
+    found = rounded(rows)
+    steps = found.steps[:size, None]
+    back = unlaid(found)[:size, :width] * steps
+    assert (np.abs(back - rows) <= 0.5001 * steps).all()
+    assert not back[1:2].any()
+    assert not unlaid(found)[size:].any()
+    largest = np.abs(unlaid(found)[:size]).max(axis=1)
+    assert (np.delete(largest, slice(1, 2)) == 127).all()
 
 
 @pytest.mark.parametrize("n_vectors", [1, 2, 3, 4, 7, 64])
