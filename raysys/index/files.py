@@ -131,7 +131,8 @@ def save_index(
         for name in ("rows", "starts"):
             np.save(draft.path(f"{name}.npy"), getattr(index.layout, name))
         per_list = index.layout.starts.nbytes + 8 * len(index.layout.spills.rows)
-        of_holders = sum(array.nbytes for array in index.holders)
+        of_holders = sum(getattr(index.holders, name).nbytes for name in _HOLDER_FILES)
+        of_holders = of_holders if len(index.holders.rows) else 0  # nothing is written then
         extra += 8 + (per_list + of_holders) / index.n_items
     if index.router is not None and index.space is not None:
         np.save(draft.path("mean.npy"), index.space.mean)

@@ -50,7 +50,7 @@ class Holders(NamedTuple):
     def of(cls, stored: Stored, n_atoms: int) -> Holders:
         """Return the holders among the rows of a whole index, which all queries score.
 
-        None where codes are dense or rows have no biases.
+        Where codes are dense or rows have no biases there are none.
         """
         n_bias = stored.bias.shape[1]
         if stored.kind == DENSE8 or n_bias == 0:

@@ -240,7 +240,7 @@ def _search_rows(
     q: int,
     best: tuple[Any, ...],
 ) -> None:
-    """Keep the best K of one query's rows, and of heads whose columns are not yet `chosen`."""
+    """Keep the best K of one query's rows, its holders, and heads that are not yet `chosen`."""
     stored, table, weights, denied, excluded = asked
     in_head, top_k, nobody = heads.columns, best[3], rows_of(holders, -1)
     keys, size, least = best[0][q], best[1][q], best[2][q]
