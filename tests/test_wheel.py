@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_it_holds_raysys_alone_and_all_of_it(wheel_file):
     page = {f"raysys/http/explorer/{name}" for name in PAGE}
     folder = ROOT / "raysys" / "reports" / "html" / "templates"
     page |= {str(path.relative_to(ROOT)) for path in folder.iterdir()}
-    assert sources | page | {"raysys/py.typed"} == {
+    assert sources | page | {"raysys/py.typed", "raysys/cluster/haproxy.sh"} == {
         name for name in names if name.startswith("raysys/")
     }
 
@@ -51,6 +52,7 @@ def test_every_module_comes_from_the_wheel(wheel_commands, tmp_path):
     assert len(record["files"]) == n_modules
     assert all(Path(path).is_relative_to(site / "raysys") for path in record["files"].values())
     assert not record["serve"]
+    assert os.access(site / "raysys" / "cluster" / "haproxy.sh", os.X_OK)
 
 
 def test_its_commands_start_without_a_checkout(wheel_commands, tmp_path):

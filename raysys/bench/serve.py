@@ -153,6 +153,7 @@ def _events(
             "redeploy": again("redeploy"),
             "replica killed": again("kill replica"),
             "proxy killed": again("kill proxy"),
+            "second proxy killed": again("kill second proxy"),
             "damaged build": offer,
         }
         for name, event in events.items():

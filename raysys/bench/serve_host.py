@@ -2,10 +2,11 @@
 
 It reads orders from standard input, one a line, and answers each with a line of JSON:
 
-    redeploy         the same builds in new replicas, as a new version of the service brings them
-    kill replica     kill -9 of one replica
-    kill proxy       kill -9 of what takes requests in
-    stop             end
+    redeploy             the same builds in new replicas, as a new version brings them
+    kill replica         kill -9 of one replica
+    kill proxy           kill -9 of what takes requests in
+    kill second proxy    the same of the one beside it
+    stop                 end
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -182,6 +183,7 @@ def main(settings: str) -> None:
     import ray
 
     from raysys.cluster.connect import connected
+    from raysys.cluster.second_proxy import second_proxy
     from raysys.cluster.serve_app import application, checked
     from raysys.cluster.serve_app import serve as ray_serve
     from raysys.cluster.serve_config import ServeConfig
@@ -198,28 +200,36 @@ def main(settings: str) -> None:
 
     with connected(RayConfig(address="local")):
         ray_serve.start(http_options={"host": "127.0.0.1", "port": cfg.port})
-        deployed(0)
-        _say({"pid": os.getpid()})
-        n_deployed = 0
-        for line in sys.stdin:
-            order, answer = line.strip(), {}
-            if order == "stop":
-                break
-            if order == "redeploy":
-                n_deployed += 1
-                deployed(n_deployed)
-            elif order == "kill replica":
-                answer = _killed("ServeReplica:")
-            elif order == "kill proxy":
-                answer = _killed("haproxy") or _killed("ProxyActor")
-            _say(answer)
+        with second_proxy():
+            deployed(0)
+            _say({"pid": os.getpid()})
+            _obey(deployed)
         ray_serve.shutdown()
     ray.shutdown()
     _say({})
 
 
+def _obey(deployed: Callable[[int], None]) -> None:
+    """Carry out orders until the last."""
+    n_deployed = 0
+    for line in sys.stdin:
+        order, answer = line.strip(), {}
+        if order == "stop":
+            break
+        if order == "redeploy":
+            n_deployed += 1
+            deployed(n_deployed)
+        elif order == "kill replica":
+            answer = _killed("ServeReplica:")
+        elif order == "kill proxy":
+            answer = _killed("/haproxy.cfg") or _killed("ProxyActor")
+        elif order == "kill second proxy":
+            answer = _killed("/second.cfg")
+        _say(answer)
+
+
 def _killed(name: str) -> dict[str, Any]:
-    """Kill one process that this one started, whose command begins with a name."""
+    """Kill one process that this one started, whose command holds a name."""
     parents, names = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -228,7 +238,7 @@ def _killed(name: str) -> dict[str, Any]:
         except OSError:  # it has ended since
             continue
         parents[int(folder.name)] = parent
-        names[int(folder.name)] = words[0].decode(errors="replace")
+        names[int(folder.name)] = b" ".join(words).decode(errors="replace")
     for pid, command in names.items():
         ancestor: int | None = pid
         while ancestor is not None and ancestor != os.getpid():

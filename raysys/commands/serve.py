@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import TextIO
 
 import httpx
@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 
 from raysys.cluster.connect import connected
 from raysys.cluster.ingress import through_haproxy
+from raysys.cluster.second_proxy import second_proxy
 from raysys.cluster.serve_app import app_of, application, checked, replicas_of
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.cluster.serve_config import ServeConfig
@@ -138,23 +139,31 @@ def _application_removed(cfg: ServeConfig) -> Iterator[bool]:
         raise ConfigError(f"name={cfg.name!r} is already a Serve application of this cluster")
     if joined:
         log.warning("settings ignored keys=host,port reason=Serve runs on this cluster already")
-    else:
-        _require_free_port(cfg)
-        if through_haproxy() and cfg.host not in _HAPROXY_HOSTS:
-            accepted = f"{', '.join(_HAPROXY_HOSTS)}, or any with RAY_SERVE_ENABLE_HA_PROXY=0 set"
-            raise ConfigError(f"host={cfg.host!r} is not accepted: expected {accepted}")
+    with nullcontext() if joined else _listening(cfg):
+        try:
+            with nullcontext() if joined else second_proxy():
+                yield joined
+        finally:
+            if joined or set(ray_serve.status().applications) - {cfg.name}:
+                ray_serve.delete(cfg.name)  # Serve goes on for the others
+            else:
+                ray_serve.shutdown()
+
+
+@contextmanager
+def _listening(cfg: ServeConfig) -> Iterator[None]:
+    """Start Serve on the port, which is ours while the block runs."""
+    _require_free_port(cfg)
+    if through_haproxy() and cfg.host not in _HAPROXY_HOSTS:
+        accepted = f"{', '.join(_HAPROXY_HOSTS)}, or any with RAY_SERVE_ENABLE_HA_PROXY=0 set"
+        raise ConfigError(f"host={cfg.host!r} is not accepted: expected {accepted}")
+    with _claimed(cfg):
         try:
             ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
         except RayError as error:
             ray_serve.shutdown()
             raise BuildError(f"Serve did not start: {told(error)}") from error
-    try:
-        yield joined
-    finally:
-        if joined or set(ray_serve.status().applications) - {cfg.name}:
-            ray_serve.delete(cfg.name)  # Serve goes on for the others
-        else:
-            ray_serve.shutdown()
+        yield
 
 
 class _Sieve(io.TextIOBase):
@@ -194,6 +203,22 @@ def _require_free_port(cfg: ServeConfig) -> None:
             probe.bind(address)
     except OSError as error:
         raise ConfigError(f"cannot listen on host={cfg.host} port={cfg.port}: {error}") from error
+
+
+@contextmanager
+def _claimed(cfg: ServeConfig) -> Iterator[None]:
+    """Let no other command of this machine start a service on the port meanwhile.
+
+    Serve takes seconds until it listens, and then shares its port with whoever asks for it as well.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
+        if sys.platform == "linux":  # names that are no files, and free again when their owner ends
+            try:
+                claim.bind(f"\0raysys-serve-{cfg.port}")
+            except OSError as error:
+                reason = "another raysys serve has it"
+                raise ConfigError(f"cannot listen on port={cfg.port}: {reason}") from error
+        yield
 
 
 def _wait_until_answered(cfg: ServeConfig) -> None:

