@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from raysys.autoencoder.gather import part_elements, parts_of, sums_of_rows
 from raysys.data.batches import Ragged
 from raysys.data.schema import RatingLevels
-from raysys.scoring.scorer import USER_PSEUDO_CELLS
+from raysys.scoring.steps import USER_PSEUDO_CELLS
 
 _LEAST_LEFT = 1e-4  # of what a rating leaves to others
 

@@ -5,6 +5,7 @@ Q queries, D dims, N items, K = top_k
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -60,17 +61,20 @@ class Batch(NamedTuple):
             np.empty(size, dtype=np.int64),
         )
 
-    def blocks(self, size: int) -> list[slice]:
-        """Return slices of at most `size` queries."""
-        return [slice(start, start + size) for start in range(0, len(self.queries), size)]
-
-    def excluded_of(self, part: slice) -> Excluded:
-        """Return what a block of queries never gets."""
-        if part.start == 0 and part.stop >= len(self.queries):
-            return self.excluded
+    def blocks(self, size: int) -> list[Batch]:
+        """Return views of at most `size` queries."""
+        if len(self.queries) <= size:
+            return [self]
         items, offsets = self.excluded
-        offsets = offsets[part.start : part.stop + 1]
-        return Excluded(items[offsets[0] : offsets[-1]], offsets - offsets[0])
+        found = []
+        for start in range(0, len(self.queries), size):
+            part = slice(start, start + size)
+            own = offsets[start : start + size + 1]
+            excluded = Excluded(items[own[0] : own[-1]], own - own[0])
+            queries, weights = self.queries[part], self.weights[part]
+            out = self.nums[part], self.scores[part], self.found[part]
+            found.append(Batch(queries, weights, self.denied, excluded, *out))
+        return found
 
     def taken(self, rows: Sequence[int]) -> Batch:
         """Return copies of some queries and of what they found."""
@@ -138,8 +142,9 @@ def _excluded(exclude: Sequence[NDArray[Any]] | None, n_queries: int) -> Exclude
         return Excluded(_NOTHING, np.zeros(n_queries + 1, dtype=np.int64))
     if len(exclude) != n_queries:
         raise SearchError(f"exclude has {len(exclude)} lists for {n_queries} queries")
-    offsets = np.cumsum([0, *map(len, exclude)], dtype=np.int64)
-    return Excluded(np.concatenate([_NOTHING, *exclude]).astype(np.int32), offsets)
+    items = exclude[0] if n_queries == 1 else np.concatenate([_NOTHING, *exclude])
+    offsets = np.array([*itertools.accumulate(map(len, exclude), initial=0)], dtype=np.int64)
+    return Excluded(items.astype(np.int32), offsets)
 
 
 def _refuse_not_finite(name: str, array: Floats) -> None:

@@ -40,7 +40,7 @@ from raysys.index.holders import Holders, nobody
 from raysys.index.kernels import Heads, Runs, Spills, search_queries
 from raysys.index.layout import Layout, Nums
 from raysys.index.lists import RoutingSpace
-from raysys.index.near import Lists, held, search_lists
+from raysys.index.near import Lists, held, search_lists, search_near
 from raysys.index.request import SearchRequest
 from raysys.index.router import Router
 from raysys.index.rows import score_all, score_rows
@@ -114,9 +114,9 @@ class Index:
         self._lists: Lists | None = None
         self._walked = 0  # lists that are walked to, though all could be compared
         n_bytes = router.n_rows * router.dim if router is not None and kind == "ivf" else 0
+        self._starts = read_only(self.layout.starts if self.in_lists else _NO_LISTS)
         if router is not None and space is not None and 0 < n_bytes <= _MOST_COMPARED:
-            rounded, starts = Dictionary(router.rows()).rounded, read_only(self.layout.starts)
-            self._lists = Lists(space.matrix(self.dim), *rounded, starts, first_row)
+            self._lists = Lists(space.matrix(self.dim), *Dictionary(router.rows()).rounded)
             self._walked = 0 if n_bytes <= _COMPARED else _WALKED
 
     # -- sizes -----------------------------------------------------------------------------
@@ -222,11 +222,8 @@ class Index:
         found = zip(plans, batch.found.tolist(), strict=True)
         short = [q for q, (plan, count) in enumerate(found) if plan == 0 or count < room]
         if short:
-            starts, stops = self._full_scan(batch.denied)
-            nobody = np.zeros(len(short), dtype=np.int64)
-            runs = Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts))
             some = batch.taken(short)
-            self._scan(some, runs, self._no_heads, self._nobody)
+            self._scan(some, *self._full_scan(batch.denied))
             batch.put(short, some)
         return batch.nums, batch.scores
 
@@ -238,48 +235,40 @@ class Index:
         self, batch: Batch, rows: list[int], plans: list[int], long: bool, compared: bool
     ) -> None:
         """Answer some queries from as many lists or entries as their plans say."""
-        heads = self._heads[long]
         some = batch if len(rows) == len(batch.queries) else batch.taken(rows)
-        counts = np.array(plans, dtype=np.int64)
-        if self._lists is None or not compared:
-            self._scan(some, self._routed(some, counts), heads, self.holders)
-        else:
-            rounded = self.dictionary.rounded
-            index = held(self._stored, rounded, self._lists, self._spills, heads, self.holders)
-            for part in some.blocks(_BLOCK_QUERIES):
-                search_lists(
-                    index,
-                    some.queries[part],
-                    self._factor,
-                    some.weights[part],
-                    counts[part],
-                    some.denied,
-                    *some.excluded_of(part),
-                    some.nums[part],
-                    some.scores[part],
-                    some.found[part],
-                )
+        atoms, starts = self.dictionary.rounded, self._starts
+        of_index = self._stored, atoms, starts, self.first_row, self._spills
+        index = held(*of_index, self._heads[long], self.holders)
+        for number, part in enumerate(some.blocks(_BLOCK_QUERIES)):
+            counts = np.array(plans[number * _BLOCK_QUERIES :][: len(part.queries)])
+            asked = part.queries, self._factor, part.weights
+            out = part.denied, *part.excluded, part.nums, part.scores, part.found
+            if self._lists is not None and compared:
+                search_near(index, self._lists, *asked, counts, *out)
+            else:
+                search_lists(index, *asked, self._routed(part, counts), counts, *out)
         if some is not batch:
             batch.put(rows, some)
 
-    def _scan(self, some: Batch, runs: Runs, heads: Heads, holders: Holders) -> None:
-        """Answer queries from runs, a block at a time: one pass over the dictionary for each."""
+    def _scan(self, some: Batch, starts: NDArray[Any], stops: NDArray[Any]) -> None:
+        """Answer queries from runs of rows, a block at a time."""
         for part in some.blocks(_BLOCK_QUERIES):
+            nobody = np.zeros(len(part.queries), dtype=np.int64)
             search_queries(
                 self._stored,
                 self.dictionary.rounded,
-                some.queries[part],
+                part.queries,
                 self._factor,
-                some.weights[part],
-                runs._replace(first=runs.first[part], last=runs.last[part]),
+                part.weights,
+                Runs(starts, stops, _NO_LISTS, nobody, nobody + len(starts)),
                 self._spills,
-                heads,
-                holders,
-                some.denied,
-                some.excluded_of(part),
-                some.nums[part],
-                some.scores[part],
-                some.found[part],
+                self._no_heads,
+                self._nobody,
+                part.denied,
+                part.excluded,
+                part.nums,
+                part.scores,
+                part.found,
             )
 
     def score_all(self, queries: Floats, weights: Floats | None = None) -> Floats:
@@ -360,30 +349,20 @@ class Index:
             wanted = 0 if self.rows_for(wanted) >= n_allowed else wanted
         return 0 if wanted >= limit else max(wanted, 0)
 
-    def _routed(self, some: Batch, counts: NDArray[np.int64]) -> Runs:
-        """Return the runs of what each query probes, so many of the nearest as the router finds."""
+    def _routed(self, some: Batch, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the lists or entries of each query, so many of the nearest as the router finds."""
         assert self.router is not None
         assert self.space is not None
-        last = np.cumsum(counts)
-        first = last - counts
         asked = self.space.queries(some.queries, some.weights)
-        if (counts == counts[0]).all():
-            routed = self.router.nearest(asked, int(counts[0]), short=True).reshape(-1)
-        else:
-            routed = np.empty(int(last[-1]), dtype=np.int64)
-            for count in set(counts.tolist()):
-                same = np.flatnonzero(counts == count)
-                nearest = self.router.nearest(asked[same], count, short=True)
-                routed[first[same][:, None] + np.arange(count)] = nearest
-        if self.in_lists:
-            starts, stops = self.layout.starts[routed], self.layout.starts[routed + 1]
-        else:
-            starts, stops = routed, routed + 1
-        if self.codes.n_items < self.n_items:
-            held = self.first_row, self.first_row + self.codes.n_items
-            starts, stops = np.clip(starts, *held) - held[0], np.clip(stops, *held) - held[0]
-        lists = routed if len(self._spills.rows) else _NO_LISTS
-        return Runs(starts, stops, lists, first, last)
+        if len(counts) == 1 or (counts == counts[0]).all():
+            return self.router.nearest(asked, int(counts[0]), short=True).reshape(-1)
+        last = np.cumsum(counts)
+        routed = np.empty(int(last[-1]), dtype=np.int64)
+        for count in set(counts.tolist()):
+            same = np.flatnonzero(counts == count)
+            nearest = self.router.nearest(asked[same], count, short=True)
+            routed[(last - counts)[same][:, None] + np.arange(count)] = nearest
+        return routed
 
     def _full_scan(self, denied: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the runs of all rows, or of the allowed rows where they are a minority."""

@@ -1,4 +1,4 @@
-"""Lists of an ivf index that are compared with a query one by one, and searched in the same call.
+"""Lists of an ivf index: those nearest to a query, by comparison, and the search of some of them.
 
     Q queries, L lists, D dims, D' dims of the routing space
 
@@ -26,32 +26,45 @@ Held = tuple[Any, ...]
 
 
 class Lists(NamedTuple):
-    """The lists of an index.
+    """The lists of an index that are compared with queries.
 
     Attributes:
         axes: [W, D'] that queries and their weights are multiplied with.
         whole, steps: of L rounded centroids in the routing space.
-        starts: [L + 1] int64, first row of each in the whole index.
-        first_row: row of the whole index that is row 0 here.
     """
 
     axes: NDArray[Any]
     whole: NDArray[Any]
     steps: NDArray[Any]
-    starts: NDArray[Any]
-    first_row: int
 
 
 def held(
-    stored: Stored, atoms: Rounded, lists: Lists, spills: Spills, heads: Heads, holders: Holders
+    stored: Stored,
+    atoms: Rounded,
+    starts: NDArray[Any],
+    first_row: int,
+    spills: Spills,
+    heads: Heads,
+    holders: Holders,
 ) -> Held:
-    """Return what `search_lists` reads of an index: rows, dictionary, lists, heads and holders."""
-    return (*stored, *atoms, *lists, *spills, *heads[:-1], *heads.stored, *holders)
+    """Return what the searches of lists read of an index.
+
+    Args:
+        stored: the rows.
+        atoms: of the dictionary.
+        starts: [L + 1] int64, first row of each list in the whole index; [0]: a list is a row.
+        first_row: row of the whole index that is row 0 here.
+        spills: see `search_queries`.
+        heads: the same.
+        holders: the same.
+    """
+    return *stored, *atoms, *spills, *heads[:-1], *heads.stored, *holders, starts, first_row
 
 
 @compiled
-def search_lists(
+def search_near(
     index: Held,
+    lists: Lists,
     queries: NDArray[Any],
     factor: float,
     weights: NDArray[Any],
@@ -67,10 +80,68 @@ def search_lists(
 
     Args:
         index: what `held` returns.
+        lists: that are compared with the queries.
         queries: [Q, D].
         factor: that they are multiplied with.
         weights: [Q, n_bias] weights of the biases.
         counts: [Q] how many lists each probes, from 1 to L.
+        denied: this and all that follow: see `search_lists`.
+        excluded: item_nums.
+        offsets: [Q + 1].
+        nums: [Q, K], written.
+        scores: [Q, K], written.
+        found: [Q], written.
+    """
+    axes, n_lists = lists.axes, index[26].shape[0] - 1
+    asked = np.empty((queries.shape[0], axes.shape[1]), np.float32)
+    combined(queries, weights[:, : axes.shape[0] - queries.shape[1]], axes, asked)
+    products = np.empty((queries.shape[0], lists.steps.shape[0]), np.float32)
+    integer_products(Rounded(lists.whole, lists.steps), asked, 1.0, products)
+    last = np.cumsum(counts)
+    first = last - counts
+    probed = np.empty(last[-1], np.int64)
+    for q in range(queries.shape[0]):
+        best_places(products[q, :n_lists], probed[first[q] : last[q]])
+    search_lists(
+        index,
+        queries,
+        factor,
+        weights,
+        probed,
+        counts,
+        denied,
+        excluded,
+        offsets,
+        nums,
+        scores,
+        found,
+    )
+
+
+@compiled
+def search_lists(
+    index: Held,
+    queries: NDArray[Any],
+    factor: float,
+    weights: NDArray[Any],
+    probed: NDArray[Any],
+    counts: NDArray[Any],
+    denied: NDArray[Any],
+    excluded: NDArray[Any],
+    offsets: NDArray[Any],
+    nums: NDArray[Any],
+    scores: NDArray[Any],
+    found: NDArray[Any],
+) -> None:
+    """Keep the best K of some lists of every query, best first.
+
+    Args:
+        index: what `held` returns.
+        queries: [Q, D].
+        factor: that they are multiplied with.
+        weights: [Q, n_bias] weights of the biases.
+        probed: [P] lists, query by query.
+        counts: [Q] how many are each one's.
         denied: [N] by item_num, True: never returned; [0] when nothing is denied.
         excluded: item_nums that single queries never get, in any order.
         offsets: [Q + 1] where those of each query begin.
@@ -80,32 +151,26 @@ def search_lists(
     """
     stored = Stored(index[0], index[1], index[2], index[3], index[4], index[5], index[6])
     atoms = Rounded(index[7], index[8])
-    lists = Lists(index[9], index[10], index[11], index[12], index[13])
-    spills = Spills(index[14], index[15], index[16])
-    of_heads = Stored(index[20], index[21], index[22], index[23], index[24], index[25], index[26])
-    heads = Heads(index[17], index[18], index[19], of_heads)
-    holders = Holders(index[27], index[28], index[29], index[30])
-    n_lists, n_rows = lists.starts.shape[0] - 1, stored.items.shape[0]
-    asked = np.empty((queries.shape[0], lists.axes.shape[1]), np.float32)
-    combined(queries, weights[:, : lists.axes.shape[0] - queries.shape[1]], lists.axes, asked)
-    products = np.empty((queries.shape[0], lists.steps.shape[0]), np.float32)
-    integer_products(Rounded(lists.whole, lists.steps), asked, 1.0, products)
+    spills = Spills(index[9], index[10], index[11])
+    of_heads = Stored(index[15], index[16], index[17], index[18], index[19], index[20], index[21])
+    heads = Heads(index[12], index[13], index[14], of_heads)
+    holders = Holders(index[22], index[23], index[24], index[25])
+    of_lists, first_row, n_rows = index[26], index[27], stored.items.shape[0]
     last = np.cumsum(counts)
-    first = last - counts
-    probed, starts, stops = np.empty((3, last[-1]), np.int64)
-    for q in range(queries.shape[0]):
-        best_places(products[q, :n_lists], probed[first[q] : last[q]])
+    starts, stops = np.empty(probed.shape[0], np.int64), np.empty(probed.shape[0], np.int64)
     for run in range(probed.shape[0]):
-        start, stop = lists.starts[probed[run]], lists.starts[probed[run] + 1]
-        starts[run] = min(max(start - lists.first_row, 0), n_rows)
-        stops[run] = min(max(stop - lists.first_row, 0), n_rows)
+        start, stop = probed[run], probed[run] + 1
+        if of_lists.shape[0] > 0:
+            start, stop = of_lists[start], of_lists[stop]
+        starts[run] = min(max(start - first_row, 0), n_rows)
+        stops[run] = min(max(stop - first_row, 0), n_rows)
     search_queries(
         stored,
         atoms,
         queries,
         factor,
         weights,
-        Runs(starts, stops, probed, first, last),
+        Runs(starts, stops, probed, last - counts, last),
         spills,
         heads,
         holders,

@@ -21,7 +21,7 @@ but for that; where N is small, nothing is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from raysys.data.arrays import CHUNK_ROWS, Floats
 from raysys.data.products import integer_products, rounded
-from raysys.scoring.kernels import log_sums, unique_runs
 from raysys.scoring.scorer import Scorer
+from raysys.scoring.steps import any_long, log_z
 
 N_SAMPLED, N_SAMPLED_LONG = 2048, 16_384
 N_BEST = 100  # items outside the profile that are summed exactly
@@ -39,6 +39,7 @@ _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
 _AT_ONCE = 64  # users whose scores of T are held
 _LISTED = 20  # best items that candidates should hold
 _LONG = 0.95  # quantile of lengths beyond which latents are long
+_NOBODY: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
 
@@ -60,18 +61,11 @@ class Normaliser:
         self.scorer = scorer
         self.length, self.exact = length, spread is None
         if spread is None:
-            nums = np.arange(scorer.n_items)
-            every = _Sample(
-                scorer, nums, np.ones(len(nums), np.float32), scorer.copied(nums).scores
-            )
-            self._usual = self._larger = every
+            self._every = scorer.copied(np.arange(scorer.n_items))
         else:
             sizes, order = importance(scorer, spread), np.argsort(scorer.prior, kind="stable")
             self._usual, self._larger = (
-                _Sample(scorer, nums, weights, _Rounded(scorer, nums).scores)
-                for nums, weights in (
-                    sample(sizes, order, size) for size in (N_SAMPLED, N_SAMPLED_LONG)
-                )
+                _Sample(scorer, *sample(sizes, order, size)) for size in (N_SAMPLED, N_SAMPLED_LONG)
             )
 
     def long(self, z: Floats) -> NDArray[np.int64]:
@@ -84,7 +78,7 @@ class Normaliser:
         Only where the sum is exact: N is small then.
         """
         assert self.exact
-        scores = self.sample_scores(z)
+        scores = self._every.scores(z)
         logs = self.scorer.link(scores)
         top = logs.max(axis=1)
         return scores, np.asarray(top + np.log(np.exp(logs - top[:, None]).sum(axis=1)))
@@ -101,63 +95,56 @@ class Normaliser:
             own: per user, items that are summed exactly: those of the profile and the best.
         """
         out = np.empty(len(z), dtype=np.float32)
-        long = self.long(z)
-        usual = np.setdiff1d(np.arange(len(z)), long) if len(long) else np.arange(len(z))
+        if self.exact:
+            for start in range(0, len(z), _AT_ONCE):
+                out[start : start + _AT_ONCE] = self.of_all(z[start : start + _AT_ONCE])[1]
+            return out
+        long, usual = _NOBODY, np.arange(len(z))
+        if any_long(z, self.scorer.width, self.length):
+            long = self.long(z)
+            usual = np.setdiff1d(usual, long)
         for rows, sampled in ((usual, self._usual), (long, self._larger)):
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
                 mine = [own[row] for row in part.tolist()]
                 offsets = np.cumsum([0, *map(len, mine)])
-                items = np.concatenate(mine).astype(np.int64)
-                unique_runs(items, offsets)
-                items = items[: offsets[-1]]
-                exact = self.scorer.link(self.scorer.pair_scores(z[part], items, offsets))
-                sums = np.empty(len(part), dtype=np.float32)
-                log_sums(sampled.logs(z[part]), sampled.nums, items, offsets, exact, sums)
-                out[part] = sums
+                out[part] = sampled.log_z(z[part], np.concatenate(mine).astype(np.int64), offsets)
         return out
 
 
 class _Sample:
-    """A sample T.
+    """A sample T, its rows rounded to 8 bits a dim: over a sample the errors of scores cancel.
 
     Args:
         scorer: of the items.
         nums: T, ascending.
         weights: 1 / p of each.
-        scores: returns their consume scores [B, T] for users z [B, H].
-
-    Attributes:
-        nums, scores: as given.
     """
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        nums: NDArray[np.int64],
-        weights: Floats,
-        scores: Callable[[Floats], Floats],
-    ) -> None:
-        self._link, self._log_weights = scorer.link, np.log(weights)
-        self.nums, self.scores = nums, scores
-
-    def logs(self, z: Floats) -> Floats:
-        """Return the logs of what the items of T stand for, [B, T], for users z [B, H]."""
-        return np.asarray(self._link(self.scores(z)) + self._log_weights)
-
-
-class _Rounded:
-    """Items whose rows are rounded to 8 bits a dim; over a sample the errors of scores cancel."""
-
-    def __init__(self, scorer: Scorer, nums: NDArray[np.int64]) -> None:
-        self._rows, self._prior = rounded(scorer.vectors(nums)), scorer.prior[nums]
-        self._width = scorer.width
+    def __init__(self, scorer: Scorer, nums: NDArray[np.int64], weights: Floats) -> None:
+        self._scorer, self._rows = scorer, rounded(scorer.vectors(nums))
+        self._prior = scorer.prior[nums]
+        self._held = *self._rows, self._prior, np.log(weights), nums
 
     def scores(self, z: Floats) -> Floats:
         """Return their consume scores [B, T] for users z [B, H]."""
         out = np.empty((len(z), len(self._rows.steps)), dtype=np.float32)
-        integer_products(self._rows, np.ascontiguousarray(z[:, : self._width]), 1.0, out)
+        consume = np.ascontiguousarray(z[:, : self._scorer.width])
+        integer_products(self._rows, consume, 1.0, out)
         return out[:, : len(self._prior)] + self._prior
+
+    def log_z(self, z: Floats, items: NDArray[np.int64], offsets: NDArray[np.int64]) -> Floats:
+        """Return log Z [B] of users z [B, H].
+
+        Args:
+            z: latents.
+            items: [M] that are summed exactly, user by user; sorted in place.
+            offsets: [B + 1] items of each user, changed as well.
+        """
+        out = np.empty(len(z), dtype=np.float32)
+        consume = np.ascontiguousarray(z[:, : self._scorer.width])
+        log_z(self._scorer.consuming, self._held, consume, items, offsets, out)
+        return out
 
 
 def importance(scorer: Scorer, spread: Floats) -> Floats:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,14 @@ from raysys.data.arrays import Floats, read_only
 from raysys.data.cells import Cells
 from raysys.scoring.files import Weights
 from raysys.scoring.item_scores import ItemScores
-from raysys.scoring.kernels import (
-    add_rows,
-    all_products,
-    curve,
-    level_probs,
-    level_sums,
-    row_products,
-    user_factors,
-)
+from raysys.scoring.kernels import all_products, curve, row_products
 from raysys.scoring.rankings import Ranking, rankings_of
+from raysys.scoring.steps import consume_scores, item_scores, latents, level_probs_of
+
+Held = tuple[Any, ...]
 
 _DAY_S = 86_400.0
-USER_PSEUDO_CELLS = 10.0  # pull a user's distribution over levels to the overall one
+_NO_TIMES: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
 class Link:
@@ -40,6 +36,9 @@ class Link:
 
     Args:
         tables: of the model.
+
+    Attributes:
+        held: what `steps.linked` reads.
     """
 
     def __init__(self, tables: Any) -> None:
@@ -47,6 +46,7 @@ class Link:
         self._parameters = np.exp(tables["link.parameters_log"])
         self._mean, self._spread = tables["link.shift"]
         self._slope = float(tables["link.typical_slope"])
+        self.held: Held = (self._fitted, _table(self._parameters), self._mean, self._spread)
 
     def __call__(self, scores: Floats) -> Floats:
         """Return unnormalised log probabilities of scores, of their shape."""
@@ -101,6 +101,7 @@ class Scorer:
         available_rankings: that it can give, the default first.
         prior: [N] the part of the consume scores that no profile changes.
         link, discover_slope: what linear forms of rankings need.
+        consuming: what `steps.log_z` reads.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -116,21 +117,67 @@ class Scorer:
         self.discover_slope = float(self._tables["discover_slope"])
         values = np.nan_to_num(self.levels.value_array())
         of_level = self.levels.liked_array(), self.levels.rated, values
-        self._of_level = np.ascontiguousarray(np.stack(of_level), dtype=np.float32)
+        self._of_level = _table(np.stack(of_level))
         self.has_levels = "level_in" in rows
+        self._weights, self._n_factors, self._size = rows, 0, self.width
         if self.has_levels:
-            level_in, self._level_out = _bits(rows["level_in"]), _bits(rows["level_out"])
-            self._level_in = level_in.reshape(-1, level_in.shape[2])
-            names = ("level_bias", "residual", "loadings", "variance")
-            self._bias, self._residual, self._loadings, self._variance = (
-                read_only(rows[name]) for name in names
+            self._n_factors = rows["loadings"].shape[1]
+            self._size += rows["level_in"].shape[2] + self._n_factors + self.levels.n_levels
+        self.consuming = self._consuming()
+
+    @cached_property
+    def _profiles(self) -> Held:
+        """What `latents` reads."""
+        tables, rows = self._tables, self._weights
+        half_life = tables["profile_half_life_days"] * _DAY_S
+        settings = _table(np.array([half_life, tables["exponent"], *tables["query"]]))
+        consume = self._encoder, read_only(self._scales[0]), _table(tables["level_scale"]), settings
+        if not self.has_levels:
+            halves, nothing = read_only(np.zeros((0, 1), np.uint16)), _table(np.zeros((0, 1)))
+            return (
+                *consume,
+                halves,
+                nothing,
+                nothing[0:0, 0],
+                nothing[0:0, 0],
+                *(nothing,) * 3,
+                nothing[0:0, 0],
             )
+        level_in = _bits(rows["level_in"])
+        residual = read_only(rows["residual"])
+        return (
+            *(*consume, level_in.reshape(-1, level_in.shape[2])),
+            *(_table(tables[name]) for name in ("table_in", "level_shift", "log_overall")),
+            residual if self.levels.n_rated > 1 else residual[:0],
+            *(read_only(rows[name]) for name in ("loadings", "variance")),
+            _table(tables["penalties"]),
+        )
+
+    @cached_property
+    def _leveled(self) -> Held:
+        """What `item_scores` reads."""
+        rows, tables = self._weights, self._tables
+        if not self.has_levels:
+            table, row = _table(np.zeros((0, 1))), _table(np.zeros(0))
+            halves = read_only(np.zeros((0, 1, 1), dtype=np.uint16))
+            return self._of_level, halves, table, table, row, table, row, row
+        names = "factor_channels", "table_out", "table_user", "table_levels"
+        return (
+            self._of_level,
+            _bits(rows["level_out"]),
+            *(read_only(rows[name]) for name in ("loadings", "level_bias")),
+            *(_table(tables[name]) for name in names),
+        )
 
     def with_prior(self, prior: Floats) -> Scorer:
         """Return the scorer with another prior [N]."""
         moved = copy.copy(self)
-        moved.prior = read_only(np.ascontiguousarray(prior, dtype=np.float32))
+        moved.prior = _table(prior)
+        moved.consuming = moved._consuming()
         return moved
+
+    def _consuming(self) -> Held:
+        return self._rows, read_only(self._scales[1]), self.prior, *self.link.held
 
     # -- users -----------------------------------------------------------------------------
 
@@ -140,78 +187,18 @@ class Scorer:
         Ages count from the end of the fitted period, or from a user's newest cell if that is
         later; so they depend neither on the clock nor on who else is in the batch.
         """
-        age = None if fitted_until is None else _ages(history, fitted_until)
-        items, level = history.item_num, history.level.astype(np.int64)
-        offsets, counts = np.asarray(history.offsets, dtype=np.int64), history.counts
-        rows = np.repeat(np.arange(history.n_users), counts)
-        weight = self._cell_weights(counts, rows, age)
-        asked = self._asked(history, counts, rows, age)
-        consume = weight * asked * self._tables["level_scale"][level]
-        parts = [np.zeros((history.n_users, self.width), dtype=np.float32)]
-        places = items.astype(np.int64)
-        consume = (consume * self._scales[0][items]).astype(np.float32)
-        add_rows(self._encoder, places, consume, offsets, parts[0])
-        if self.has_levels:
-            parts += self._level_latents(offsets, rows, places, level, weight)
-        return np.concatenate(parts, axis=1)
-
-    def _cell_weights(
-        self, counts: NDArray[np.int64], rows: NDArray[np.int64], age: Floats | None
-    ) -> Floats:
-        half_life, exponent = self._tables["profile_half_life_days"], self._tables["exponent"]
-        if half_life == 0 or age is None:
-            return _power(counts, -float(exponent))[rows]
-        weight = np.exp2(-age / np.float32(half_life * _DAY_S))
-        total = np.bincount(rows, weight, minlength=len(counts))
-        shares = np.maximum(total, 1e-6) ** -float(exponent)
-        return np.asarray(weight * shares[rows].astype(np.float32))
-
-    def _asked(
-        self,
-        history: Cells,
-        counts: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        age: Floats | None,
-    ) -> Floats:
-        """Return what the time form multiplies each cell's weight in z_c by, [M]."""
-        length, recency = self._tables["query"]
-        factor = _power(counts, -float(length))[rows]
-        if recency and age is not None:
-            newer = _newer_cells(history, rows, age).astype(np.float32)
-            factor = factor * np.exp2(-newer / recency)
-        return factor
-
-    def _level_latents(
-        self,
-        offsets: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        items: NDArray[np.int64],
-        level: NDArray[np.int64],
-        weight: Floats,
-    ) -> list[Floats]:
-        """Return the learned part of z_l [B, Hl], the factors [B, 1 + F] and h [B, R]."""
-        tables, n_users = self._tables, len(offsets) - 1
-        n_channels = tables["table_in"].shape[1]
-        table = (tables["table_in"][level] * weight[:, None]).astype(np.float32)
-        places = items[:, None] * n_channels + np.arange(n_channels)
-        latent = np.tile(tables["level_shift"], (n_users, 1))
-        flat = places.reshape(-1), table.reshape(-1), offsets * n_channels
-        add_rows(self._level_in, *flat, latent)
-        factors = np.zeros((n_users, self._loadings.shape[1]), dtype=np.float32)
-        if self.levels.n_rated > 1:
-            value = self._residual[items, level]
-            rated = np.isfinite(value)
-            user_factors(
-                *(self._loadings, self._variance, tables["penalties"]),
-                *(items, value, rated, offsets, factors),
-            )
-        n_levels = self.levels.n_levels
-        counts = np.bincount(rows * n_levels + level, minlength=n_users * n_levels)
-        counts = counts.reshape(n_users, n_levels)
-        overall = tables["log_overall"]
-        cells = counts.sum(axis=1, keepdims=True) + USER_PSEUDO_CELLS
-        shares = np.log((counts + USER_PSEUDO_CELLS * np.exp(overall)) / cells) - overall
-        return [latent, factors, shares.astype(np.float32)]
+        z = np.empty((history.n_users, self._size), dtype=np.float32)
+        times = _NO_TIMES if fitted_until is None else history.timestamp.astype(np.int64)
+        latents(
+            self._profiles,
+            history.item_num.astype(np.int64),
+            history.level.astype(np.int64),
+            times,
+            history.offsets.astype(np.int64),
+            fitted_until or 0,
+            z,
+        )
+        return z
 
     def query(self, z: Floats, ranking: Ranking) -> tuple[Floats, Floats]:
         """Return queries [B, H] and weights [B, 2] of the linear form of a ranking."""
@@ -235,9 +222,10 @@ class Scorer:
             nums: [M] items, user by user.
             offsets: [B + 1] items of each user.
         """
-        out, nums = np.empty(len(nums), dtype=np.float32), nums.astype(np.int64, copy=False)
-        row_products(self._rows, nums, offsets, np.ascontiguousarray(z[:, : self.width]), out)
-        return np.asarray(out * self._scales[1][nums] + self.prior[nums])
+        out = np.empty(len(nums), dtype=np.float32)
+        part = np.ascontiguousarray(z[:, : self.width], dtype=np.float32)
+        consume_scores(self.consuming, part, nums.astype(np.int64), offsets, out)
+        return out
 
     def all_consume_scores(self, z: Floats) -> Floats:
         """Return the consume scores of every item, [N]."""
@@ -287,17 +275,17 @@ class Scorer:
             log_z: [B].
             consume: consume scores [M].
         """
-        probs = self.pair_level_probs(z, nums, offsets)
-        sums = np.empty((3, len(nums)), dtype=np.float32)
-        level_sums(probs, self._of_level, sums)
-        rating: Floats | None = None
-        if self.levels.n_rated:
-            rating = sums[2] / np.maximum(sums[1], np.float32(1e-30))
+        size = len(nums)
+        probs = np.empty((size, self.levels.n_levels), dtype=np.float32)
+        log_p, sums = np.empty(size, dtype=np.float32), np.empty((3, size), dtype=np.float32)
+        users = np.ascontiguousarray(z, dtype=np.float32)
+        pairs = users, nums.astype(np.int64), offsets
+        item_scores(self._leveled, self.link.held, *pairs, log_z, consume, log_p, probs, sums)
         return ItemScores(
-            log_p_consume=self.link(consume) - np.repeat(log_z, np.diff(offsets)),
+            log_p_consume=log_p,
             level_probs=probs,
             p_like=sums[0],
-            expected_rating=rating,
+            expected_rating=sums[2] if self.levels.n_rated else None,
             consume_score=consume,
         )
 
@@ -309,16 +297,9 @@ class Scorer:
 
     def pair_level_probs(self, z: Floats, nums: NDArray[Any], offsets: NDArray[np.int64]) -> Floats:
         """Return P(r | i, u) of items for several users, [M, R]; arguments as in `pair_scores`."""
-        if not self.has_levels:
-            return np.ones((len(nums), 1), dtype=np.float32)
-        latents, factors, shifts = self._of_levels(z)
-        out: Floats = np.empty((len(nums), self.levels.n_levels), dtype=np.float32)
-        level_probs(
-            *(self._level_out, self._loadings, self._bias),
-            *(nums.astype(np.int64, copy=False), offsets),
-            *(latents, factors, shifts),
-            *(self._tables["factor_channels"], self._tables["table_out"], out),
-        )
+        out = np.empty((len(nums), self.levels.n_levels), dtype=np.float32)
+        users = np.ascontiguousarray(z, dtype=np.float32)
+        level_probs_of(self._leveled, users, nums.astype(np.int64), offsets, out)
         return out
 
     def unknown_level_probs(self, z: Floats) -> Floats:
@@ -326,30 +307,20 @@ class Scorer:
         if not self.has_levels:
             return np.ones((len(z), 1), dtype=np.float32)
         tables, n_levels = self._tables, self.levels.n_levels
-        _, _, shifts = self._of_levels(z)
+        shifts = z[:, -n_levels:] * tables["table_levels"]
+        first = z.shape[1] - n_levels - self._n_factors
+        user = z[:, first : first + 1] * tables["table_user"]
         bias = tables["log_overall"] + tables["level_offset"]
-        logits = bias + shifts[:, :n_levels] + shifts[:, n_levels:] @ tables["table_out"]
-        return np.asarray(softmax(logits, axis=1))
+        return np.asarray(softmax(bias + shifts + user @ tables["table_out"], axis=1))
 
-    def _of_levels(self, z: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return of latents [B, H] what levels take: [B, Hl], [B, 1 + F] and [B, R + K]."""
-        tables = self._tables
-        ends = self.width + np.cumsum([self._level_out.shape[2], self._loadings.shape[1]])
-        latents, factors = z[:, self.width : ends[0]], z[:, ends[0] : ends[1]]
-        user = factors[:, :1] * tables["table_user"]
-        shifts = np.concatenate([z[:, ends[1] :] * tables["table_levels"], user], axis=1)
-        latents, factors, shifts = (
-            np.ascontiguousarray(part, dtype=np.float32) for part in (latents, factors, shifts)
-        )
-        return latents, factors, shifts
+
+def _table(values: NDArray[Any]) -> Floats:
+    """Return small values as kernels read them."""
+    return read_only(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _bits(halves: NDArray[Any]) -> NDArray[np.uint16]:
     return read_only(halves.view(np.uint16))
-
-
-def _power(counts: NDArray[np.int64], exponent: float) -> Floats:
-    return np.asarray(np.maximum(counts, 1).astype(np.float32) ** np.float32(exponent))
 
 
 def at_the_end(history: Cells, until: int) -> Cells:
@@ -359,17 +330,3 @@ def at_the_end(history: Cells, until: int) -> Cells:
     late[some] = history.timestamp[history.offsets[1:][some] - 1] - until
     moved = history.timestamp - np.repeat(np.maximum(late, 0), history.counts)
     return dataclasses.replace(history, timestamp=moved)
-
-
-def _ages(history: Cells, until: int) -> Floats:
-    """Return seconds before `until`, or before a user's newest cell if that is later, [M]."""
-    return np.maximum(until - at_the_end(history, until).timestamp, 0).astype(np.float32)
-
-
-def _newer_cells(history: Cells, rows: NDArray[np.int64], age: Floats) -> NDArray[np.int64]:
-    """Return how many cells of its profile are newer than each cell, [M]; equal ages are not."""
-    if not len(age):
-        return np.zeros(0, dtype=np.int64)
-    last = np.append((age[1:] != age[:-1]) | (rows[1:] != rows[:-1]), True)
-    run = np.cumsum(last) - last
-    return np.asarray(history.offsets[1:][rows] - 1 - np.flatnonzero(last)[run])

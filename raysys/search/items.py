@@ -19,6 +19,7 @@ from raysys.store.builds import Build
 
 ITEM_NAMES = "names/items"  # of an index build
 NAMES = ("item_id", "title")  # their columns
+_OFFSETS = {pa.string(): np.int32, pa.large_string(): np.int64}  # types of where a text begins
 _SHOWN = 5
 _COLUMNS = ("scores", "p_consume", "p_like", "expected_rating")  # of `Hit`, in its order
 
@@ -30,6 +31,15 @@ class Texts(Sequence[Any]):
         if not isinstance(texts, pa.ChunkedArray):
             texts = pa.chunked_array([pa.array(texts, pa.string())])
         self.column = texts
+        first = texts.chunk(0) if texts.num_chunks else pa.nulls(0)
+        self._n_first = 0  # texts whose bytes are read without Arrow, which takes longer for few
+        if len(first) and first.type in _OFFSETS:
+            valid, offsets, data = first.buffers()
+            places = slice(first.offset, first.offset + len(first) + 1)
+            self._places = np.frombuffer(offsets, dtype=_OFFSETS[first.type])[places]
+            self._bytes = memoryview(data if data is not None else b"")
+            self._missing = None if valid is None else np.asarray(first.is_null())
+            self._n_first = len(first)
 
     def __len__(self) -> int:
         return len(self.column)
@@ -39,11 +49,15 @@ class Texts(Sequence[Any]):
 
     def of(self, nums: NDArray[np.int32]) -> list[str | None]:
         """Return the texts of some numbers."""
-        first = self.column.chunk(0) if self.column.num_chunks else pa.nulls(0)
-        if not len(nums) or nums.max() < len(first):  # `take` would copy all chunks together
-            found: list[str | None] = first.take(pa.array(nums)).to_pylist()
-            return found
-        return [self[num] for num in nums.tolist()]
+        if not len(nums) or nums.max() >= self._n_first:
+            return [self[num] for num in nums.tolist()]
+        starts, stops, data = self._places[nums], self._places[nums + 1], self._bytes
+        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+        found: list[str | None] = [str(data[start:stop], "utf-8") for start, stop in pairs]
+        if self._missing is not None:
+            for place in np.flatnonzero(self._missing[nums]).tolist():
+                found[place] = None
+        return found
 
 
 class ItemTable:
@@ -199,9 +213,8 @@ def hits_of(
         levels: of the model, to give each hit its level distribution; None: without.
     """
     nums = np.concatenate([ranked.item_nums for ranked in lists])
-    names = zip(items.item_ids.of(nums), items.titles.of(nums), strict=True)
-    rows = zip(*(_numbers(lists, name) for name in _COLUMNS), strict=True)
-    hits = [Hit(str(i), title, *row) for (i, title), row in zip(names, rows, strict=True)]
+    columns = [_numbers(lists, name) for name in _COLUMNS]
+    hits = [*map(Hit, items.item_ids.of(nums), items.titles.of(nums), *columns)]
     found, start = [], 0
     for ranked in lists:
         found.append(hits[start : start + len(ranked.item_nums)])
@@ -215,14 +228,17 @@ def hits_of(
 
 def _numbers(lists: Sequence[Ranked], name: str) -> list[float | None]:
     """Return a column of all lists as JSON knows it: None for what is not there or no number."""
-    columns = [getattr(ranked, name) for ranked in lists]
-    pairs = zip(columns, lists, strict=True)
-    column = np.concatenate(
-        [np.full(len(ranked.item_nums), np.nan) if c is None else c for c, ranked in pairs]
-    )
+    columns = [
+        np.full(len(ranked.item_nums), np.nan) if column is None else column
+        for ranked in lists
+        for column in (getattr(ranked, name),)
+    ]
+    column = np.concatenate(columns) if len(columns) > 1 else columns[0]
     values: list[float | None] = column.tolist()
-    for place in np.flatnonzero(np.isnan(column)):
-        values[place] = None
+    missing = np.isnan(column)
+    if missing.any():
+        for place in np.flatnonzero(missing).tolist():
+            values[place] = None
     return values
 
 

@@ -16,10 +16,12 @@ from raysys.search.query import MAX_CURSOR
 
 MAX_LISTED = 10_000  # ids that a cursor may hold
 
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def cursor_of(item_ids: Sequence[str]) -> str | None:
     """Return the cursor behind these items; None where none may hold so many."""
-    text = json.dumps(item_ids, ensure_ascii=False, separators=(",", ":"))
+    text = _encoded(item_ids)
     cursor = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     return cursor if len(cursor) <= MAX_CURSOR and len(item_ids) <= MAX_LISTED else None
 

@@ -288,6 +288,9 @@ def summed(found: Items, gone: Items | None, n_items: int) -> Items:
         gone: items of the build that no search finds; None: none are to be summed.
         n_items: of the build.
     """
-    gone = np.zeros(0, dtype=np.int32) if gone is None else gone
-    best = np.where(found[:, :N_BEST] < n_items, found[:, :N_BEST], -1)
+    best = found[:, :N_BEST]
+    if best.max(initial=-1) >= n_items:
+        best = np.where(best < n_items, best, -1)
+    if gone is None or not len(gone):
+        return best
     return np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)
