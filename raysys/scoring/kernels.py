@@ -206,9 +206,18 @@ def level_probs(
         out: [M, R].
     """
     n_levels, n_channels = bias.shape[1], channels.shape[0]
+    size = n_channels * vectors.shape[2]
+    n_lines = size // _LINE if size % _LINE == 0 else 1
+    lines = vectors.reshape((vectors.shape[0] * n_lines, size // n_lines))
     for user in range(latents.shape[0]):
         latent, factor, shift = latents[user], factors[user], shifts[user]
         for m in range(offsets[user], offsets[user + 1]):
+            if m + _AHEAD < nums.shape[0]:
+                following = nums[m + _AHEAD]
+                for line in range(following * n_lines, (following + 1) * n_lines):
+                    prefetch(lines, line)
+                prefetch(loadings, following)
+                prefetch(bias, following)
             num = nums[m]
             liking = np.float32(0)
             for f in range(1, factor.shape[0]):
@@ -224,7 +233,8 @@ def level_probs(
                     out[m, r] += hidden * table[k, r]
             top, total = out[m].max(), np.float32(0)
             for r in range(n_levels):
-                out[m, r] = np.exp(out[m, r] - top)
+                out[m, r] = exp_of(out[m, r] - top)
+            for r in range(n_levels):
                 total += out[m, r]
             for r in range(n_levels):
                 out[m, r] /= total

@@ -275,9 +275,7 @@ class Scorer:
             log_z: [B].
             consume: consume scores [M].
         """
-        size = len(nums)
-        probs = np.empty((size, self.levels.n_levels), dtype=np.float32)
-        log_p, sums = np.empty(size, dtype=np.float32), np.empty((3, size), dtype=np.float32)
+        log_p, probs, sums = self.room(len(nums))
         users = np.ascontiguousarray(z, dtype=np.float32)
         pairs = users, nums.astype(np.int64), offsets
         item_scores(self._leveled, self.link.held, *pairs, log_z, consume, log_p, probs, sums)
@@ -288,6 +286,19 @@ class Scorer:
             expected_rating=sums[2] if self.levels.n_rated else None,
             consume_score=consume,
         )
+
+    def room(self, size: int) -> tuple[Floats, Floats, Floats]:
+        """Return what `steps.item_scores` writes for so many pairs."""
+        log_p, probs = (
+            np.empty(size, np.float32),
+            np.empty((size, self.levels.n_levels), np.float32),
+        )
+        return log_p, probs, np.empty((3, size), np.float32)
+
+    @property
+    def held(self) -> tuple[Held, Held]:
+        """What `steps.consume_scores` and `steps.item_scores` read."""
+        return self.consuming, self._leveled
 
     def level_probs(self, z: Floats, nums: NDArray[Any] | None) -> Floats:
         """Return P(r | i, u) of items [C], [C, R]; None: of an unknown item, [1, R]."""
