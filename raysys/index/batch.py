@@ -111,11 +111,10 @@ def checked(
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     if weights.shape != (len(queries), n_bias):
         raise SearchError(f"weights have shape {weights.shape}, expected {(len(queries), n_bias)}")
-    if n_bias:
-        _refuse_not_finite("weights of query", weights)
     unit = np.empty_like(queries)
-    if unit_queries(queries, cosine, unit):
+    if unit_queries(queries, weights, cosine, unit):
         return unit, weights
+    _refuse_not_finite("weights of query", weights)
     _refuse_not_finite("query", queries)
     zero = np.flatnonzero(~queries.any(axis=1))
     if cosine and len(zero):

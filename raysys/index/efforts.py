@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,14 @@ class Efforts:
             weights: [Q, n_bias] of the biases.
             heads: [n_bias] which biases have a head.
         """
-        least = np.full(weights.shape[1], np.inf)
-        for column, length in enumerate(self.lengths):
-            least[column] = np.inf if length is None else length
         found = np.empty(len(queries), dtype=np.int64)
-        _sorts(queries, weights, heads, least, found)
+        _sorts(queries, weights, heads, self._least, found)
         return found
+
+    @cached_property
+    def _least(self) -> NDArray[np.float64]:
+        """The lengths, inf where there is none."""
+        return np.array([np.inf if length is None else length for length in self.lengths])
 
 
 @compiled_with(fastmath=True)
@@ -111,7 +114,7 @@ def _sorts(
     least: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Write the sort of each query to `out` [Q], see `Efforts.sorts`; `least` [n_bias] lengths."""
+    """Write the sort of each query to `out` [Q], see `Efforts.sorts`; `least` are lengths."""
     for q in range(queries.shape[0]):
         number, n_weighed, negative, beyond = 0, 0, False, np.inf
         for column in range(weights.shape[1]):
@@ -119,7 +122,8 @@ def _sorts(
             negative |= not weight >= 0
             if weight > 0:
                 n_weighed += 1
-                beyond = min(beyond, least[column])
+                if column < least.shape[0]:
+                    beyond = min(beyond, least[column])
                 if heads[column]:
                     number = column + 1
         out[q] = PLAIN

@@ -23,6 +23,7 @@ allowed items.
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -185,9 +186,7 @@ class Index:
 
     def sorts(self, queries: Floats, weights: Floats) -> NDArray[np.int64]:
         """Return the sort of each query [Q, D] with its weights [Q, n_bias], see `Efforts`."""
-        with_head = np.array([least is not None for least in self.heads[0].least], dtype=bool)
-        with_head[MOST_HEADS:] = False
-        return self.efforts.sorts(queries, weights, with_head)
+        return self.efforts.sorts(queries, weights, self._with_head)
 
     # -- searching -------------------------------------------------------------------------
 
@@ -314,6 +313,8 @@ class Index:
 
     def _rows_of_heads(self) -> tuple[Heads, Heads]:
         usual, long = self.heads
+        self._with_head = np.array([least is not None for least in usual.least], dtype=bool)
+        self._with_head[MOST_HEADS:] = False
         rows = heads_of(self._stored, usual.least)
         return rows, rows if long == usual else heads_of(self._stored, long.least)
 
@@ -328,14 +329,13 @@ class Index:
         self, batch: Batch, sorts: list[int], n_allowed: int, effort: int | None
     ) -> list[int]:
         """Return the effort of every query, or 0 for a scan of the allowed items."""
-        size, top_k = batch.nums.shape
-        depths = [top_k] * size
-        if len(batch.excluded.items):
-            depths = (top_k + np.diff(batch.excluded.offsets)).tolist()
-        return [
-            self._plan(depth, n_allowed, effort, sort)
-            for depth, sort in zip(depths, sorts, strict=True)
-        ]
+        top_k, offsets = batch.nums.shape[1], batch.excluded.offsets.tolist()
+        depths = [top_k + stop - start for start, stop in itertools.pairwise(offsets)]
+        found: dict[tuple[int, int], int] = {}
+        for pair in zip(depths, sorts, strict=True):
+            if pair not in found:
+                found[pair] = self._plan(pair[0], n_allowed, effort, pair[1])
+        return [found[pair] for pair in zip(depths, sorts, strict=True)]
 
     def _plan(self, depth: int, n_allowed: int, effort: int | None, sort: int) -> int:
         """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""

@@ -130,12 +130,18 @@ def products(matrix: NDArray[Any], vectors: NDArray[Any], out: NDArray[Any]) -> 
 
 
 @compiled_short
-def unit_queries(queries: NDArray[Any], cosine: bool, out: NDArray[Any]) -> bool:
+def unit_queries(
+    queries: NDArray[Any], weights: NDArray[Any], cosine: bool, out: NDArray[Any]
+) -> bool:
     """Write queries [Q, D], for cosine divided by their lengths, to `out`.
 
-    Returns False where a length is not finite or, for cosine, not positive in float32.
+    Returns False where a length is not finite or, for cosine, not positive in float32, or where one
+    of the weights [Q, n_bias] is not finite.
     """
     for q in range(queries.shape[0]):
+        for b in range(weights.shape[1]):
+            if not np.isfinite(weights[q, b]):
+                return False
         square = np.float32(0)
         for d in range(queries.shape[1]):
             square += queries[q, d] * queries[q, d]

@@ -21,6 +21,7 @@ but for that; where N is small, nothing is rounded.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,6 @@ _CHUNK = 1 << 18  # items at once: an array of all of them is 4 bytes each
 _AT_ONCE = 64  # users whose scores of T are held
 _LISTED = 20  # best items that candidates should hold
 _LONG = 0.95  # quantile of lengths beyond which latents are long
-_NOBODY: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 _POINTS = ((-(3**0.5), 1 / 6), (0.0, 2 / 3), (3**0.5, 1 / 6))  # of Gauss and Hermite, and weights
 
 
@@ -99,16 +99,17 @@ class Normaliser:
             for start in range(0, len(z), _AT_ONCE):
                 out[start : start + _AT_ONCE] = self.of_all(z[start : start + _AT_ONCE])[1]
             return out
-        long, usual = _NOBODY, np.arange(len(z))
-        if any_long(z, self.scorer.width, self.length):
-            long = self.long(z)
-            usual = np.setdiff1d(usual, long)
+        if not any_long(z, self.scorer.width, self.length):
+            for start in range(0, len(z), _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                out[part] = self._usual.log_z(z[part], own[part])
+            return out
+        long = self.long(z)
+        usual = np.setdiff1d(np.arange(len(z)), long)
         for rows, sampled in ((usual, self._usual), (long, self._larger)):
             for start in range(0, len(rows), _AT_ONCE):
-                part = rows[start : start + _AT_ONCE]
-                mine = [own[row] for row in part.tolist()]
-                offsets = np.cumsum([0, *map(len, mine)])
-                out[part] = sampled.log_z(z[part], np.concatenate(mine).astype(np.int64), offsets)
+                some = rows[start : start + _AT_ONCE]
+                out[some] = sampled.log_z(z[some], [own[row] for row in some.tolist()])
         return out
 
 
@@ -133,16 +134,12 @@ class _Sample:
         integer_products(self._rows, consume, 1.0, out)
         return out[:, : len(self._prior)] + self._prior
 
-    def log_z(self, z: Floats, items: NDArray[np.int64], offsets: NDArray[np.int64]) -> Floats:
-        """Return log Z [B] of users z [B, H].
-
-        Args:
-            z: latents.
-            items: [M] that are summed exactly, user by user; sorted in place.
-            offsets: [B + 1] items of each user, changed as well.
-        """
+    def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
+        """Return log Z [B] of users; arguments as those of the normaliser."""
         out = np.empty(len(z), dtype=np.float32)
         consume = np.ascontiguousarray(z[:, : self._scorer.width])
+        offsets = np.array([*itertools.accumulate(map(len, own), initial=0)])
+        items = (np.concatenate(own) if len(own) > 1 else own[0]).astype(np.int64)
         log_z(self._scorer.consuming, self._held, consume, items, offsets, out)
         return out
 

@@ -202,11 +202,11 @@ class Scorer:
 
     def query(self, z: Floats, ranking: Ranking) -> tuple[Floats, Floats]:
         """Return queries [B, H] and weights [B, 2] of the linear form of a ranking."""
-        consume, like = (np.float32(weight) for weight in ranking.linear(self))
-        scale = np.full(z.shape[1], like, dtype=np.float32)
-        scale[: self.width] = consume
-        weights = np.tile(np.array([consume, like], dtype=np.float32), (len(z), 1))
-        return z * scale, weights
+        consume, like = ranking.linear(self)
+        weights = np.array([[consume, like]] * len(z), dtype=np.float32).reshape(-1, 2)
+        query = z * np.float32(like)
+        np.multiply(z[:, : self.width], np.float32(consume), out=query[:, : self.width])
+        return query, weights
 
     # -- items -----------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ def best_of(
     return Ranked(
         item_nums=nums[order],
         scores=scores[order],
-        p_consume=np.exp(np.minimum(exact.log_p_consume[order], 0)),  # an upsert is not in Z
+        p_consume=_p_of(exact.log_p_consume[order]),
         p_like=exact.p_like[order],
         expected_rating=None if rating is None else rating[order],
         level_probs=exact.level_probs[order],
@@ -217,13 +217,13 @@ def _best_by_consume(
     users = np.ascontiguousarray(z[:, : scorer.width]), np.ascontiguousarray(z)
     asked = nums.astype(np.int64), places, log_z
     _score_best(*scorer.held, *users, *asked, ends, best, scores, log_p, probs, sums)
-    nums, rated = best.astype(np.int32), scorer.levels.n_rated > 0
+    nums, rated, p_consume = best.astype(np.int32), scorer.levels.n_rated > 0, _p_of(log_p)
     for start, stop in itertools.pairwise(ends.tolist()):
         part = slice(start, stop)
         yield Ranked(
             item_nums=nums[part],
             scores=scores[part],
-            p_consume=log_p[part],
+            p_consume=p_consume[part],
             p_like=sums[0, part],
             expected_rating=sums[2, part] if rated else None,
             level_probs=probs[part],
@@ -242,7 +242,7 @@ def _score_best(
     ends: NDArray[Any],
     best: NDArray[Any],
     scores: NDArray[Any],
-    p: NDArray[Any],
+    log_p: NDArray[Any],
     probs: NDArray[Any],
     sums: NDArray[Any],
 ) -> None:
@@ -259,8 +259,8 @@ def _score_best(
         ends: [B + 1] where the best of each are written.
         best: int64, their items, written.
         scores: float32, their consume scores, written.
-        p: float32, P(i | u), written.
-        probs: see `item_scores`.
+        log_p: see `item_scores`.
+        probs: the same.
         sums: the same.
     """
     consume = np.empty(nums.shape[0], np.float32)
@@ -272,9 +272,7 @@ def _score_best(
         for n in range(mine.shape[0]):
             at = places[user] + mine[n]
             best[ends[user] + n], scores[ends[user] + n] = nums[at], consume[at]
-    item_scores(leveled, consuming[3:], z, best, ends, log_z, scores, p, probs, sums)
-    for n in range(p.shape[0]):
-        p[n] = np.exp(min(p[n], np.float32(0)))
+    item_scores(leveled, consuming[3:], z, best, ends, log_z, scores, log_p, probs, sums)
 
 
 def _best_at_once(
@@ -309,7 +307,7 @@ def _best_at_once(
         exact = exact.taken(order)
     if exact is not None:
         columns |= {
-            "p_consume": np.exp(np.minimum(exact.log_p_consume, 0)),
+            "p_consume": _p_of(exact.log_p_consume),
             "p_like": exact.p_like,
             "expected_rating": exact.expected_rating,
             "level_probs": exact.level_probs,
@@ -361,6 +359,11 @@ def _best(scores: Floats, top_k: int) -> Items:
     places = np.empty(min(top_k, len(scores)), dtype=np.int32)
     best_places(np.ascontiguousarray(scores, dtype=np.float32), places)
     return places
+
+
+def _p_of(log_p: Floats) -> Floats:
+    """Return P(i | u); an upserted item is not in Z, so that its log may be positive."""
+    return np.exp(np.minimum(log_p, 0))
 
 
 def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Floats:
