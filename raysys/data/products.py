@@ -169,7 +169,7 @@ def _emit_tile(b: Any, arrays: list[Any], block: Any, vector: Any, size: tuple[i
         b.store(total, b.bitcast(b.gep(out.data, [place(n * _LANES)]), words.as_pointer()), align=4)
 
 
-_alone, _together = _tile(_ALONE, 1), _tile(1, _VECTORS)
+_alone, _both, _together = _tile(_ALONE, 1), _tile(1, 2), _tile(1, _VECTORS)
 
 
 @compiled
@@ -202,18 +202,34 @@ def integer_products(
         _counted(pairs[q : q + _VECTORS], parts[q])
     for q in range(tiled, n_vectors):
         _counted(pairs[q : q + 1], parts[q])
-    for block in range(whole.shape[0] if tiled > 0 else 0):
+    paired = tiled
+    while paired + 1 < n_vectors and _pays(parts[paired], parts[paired + 1]):
+        _counted(pairs[paired : paired + 2], parts[paired])
+        paired += 2
+    for block in range(whole.shape[0] if paired > 0 else 0):
         first, last = block * _BLOCK, (block + 1) * _BLOCK
         for q in range(0, tiled, _VECTORS):
             _together(whole, block, pairs, q, parts[q], sums)
             for n in range(_VECTORS):
                 mine = sums[n * _BLOCK : (n + 1) * _BLOCK]
                 _scaled(mine, steps[first:last], units[q + n], out[q + n, first:last])
-    for q in range(tiled, n_vectors):
+        for q in range(tiled, paired, 2):
+            _both(whole, block, pairs, q, parts[q], sums)
+            for n in range(2):
+                mine = sums[n * _BLOCK : (n + 1) * _BLOCK]
+                _scaled(mine, steps[first:last], units[q + n], out[q + n, first:last])
+    for q in range(paired, n_vectors):
         for block in range(0, whole.shape[0], _ALONE):
             first, last = block * _BLOCK, (block + _ALONE) * _BLOCK
             _alone(whole, block, pairs, q, parts[q], sums)
             _scaled(sums[: _ALONE * _BLOCK], steps[first:last], units[q], out[q, first:last])
+
+
+@compiled
+def _pays(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Tell whether two vectors take less together, with the pairs of dims that count in either."""
+    both = max(one[1], other[1]) - min(one[0], other[0])
+    return bool(4 * both <= 3 * (one[1] - one[0] + other[1] - other[0]))
 
 
 @compiled
