@@ -2,10 +2,11 @@
 
     Q queries, D dims
 
-A build measures them for several top_k. Queries that score a head need few lists beside it; the
-longest tenth of these, of users who like few items much more than others do, need many. The others
-are queries from item to item, and those that subtract a bias. What one ranking of users needs may
-be a hundred times what another does, so queries that weigh one bias have efforts of their own.
+A build measures them for several top_k. Queries that score a head need few lists beside it, or
+none; the longest tenth of these, of users who like few items much more than others do, need many.
+The others are queries from item to item, and those that subtract a bias. What one ranking of users
+needs may be a hundred times what another does, so queries that weigh one bias have efforts of their
+own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from raysys.data.compiled import compiled_short, compiled_with
 
 PLAIN, HEADED, LONG = 0, 1, 2
 _KINDS = 3
+_FAR = 2  # times the last measured top_k
 Table = Mapping[int, int]
 
 
@@ -65,6 +67,8 @@ class Efforts:
     def wanted(self, sort: int, depth: int, least: int) -> int:
         """Return the measured effort of the next larger top_k, or grow the last in proportion.
 
+        A head that is enough for the last one is so for somewhat more.
+
         Args:
             sort: of the query.
             depth: its top_k and what it excludes.
@@ -75,7 +79,8 @@ class Efforts:
             if top_k >= depth:
                 return max(effort, least)
         top_k, effort = list(table.items())[-1] if table else (1, 1)
-        return max(-(-effort * depth // top_k), least)
+        some = max(effort, int(depth > _FAR * top_k))
+        return max(-(-some * depth // top_k), least)
 
     def sorts(
         self, queries: Floats, weights: Floats, heads: NDArray[np.bool_]

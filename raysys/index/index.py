@@ -48,6 +48,7 @@ from raysys.index.rows import score_all, score_rows
 
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
+_SCAN = -1  # the plan of a query that is answered by a scan of the allowed items
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
 _COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
@@ -213,13 +214,13 @@ class Index:
         plans = self._plans(batch, sorts, n_allowed, request.effort)
         ways: dict[tuple[bool, bool], list[int]] = {}
         for q, plan in enumerate(plans):
-            if plan:
+            if plan != _SCAN:
                 ways.setdefault((is_long(sorts[q]), self._compares(plan)), []).append(q)
         for way, planned in ways.items():
             self._probe(batch, planned, [plans[q] for q in planned], *way)
         room = min(top_k, self.n_items) if request.guarantee else 0
         found = zip(plans, batch.found.tolist(), strict=True)
-        short = [q for q, (plan, count) in enumerate(found) if plan == 0 or count < room]
+        short = [q for q, (plan, count) in enumerate(found) if plan == _SCAN or count < room]
         if short:
             some = batch.taken(short)
             self._scan(some, *self._full_scan(batch.denied))
@@ -328,7 +329,7 @@ class Index:
     def _plans(
         self, batch: Batch, sorts: list[int], n_allowed: int, effort: int | None
     ) -> list[int]:
-        """Return the effort of every query, or 0 for a scan of the allowed items."""
+        """Return the effort of every query, or _SCAN."""
         top_k, offsets = batch.nums.shape[1], batch.excluded.offsets.tolist()
         depths = [top_k + stop - start for start, stop in itertools.pairwise(offsets)]
         found: dict[tuple[int, int], int] = {}
@@ -338,27 +339,29 @@ class Index:
         return [found[pair] for pair in zip(depths, sorts, strict=True)]
 
     def _plan(self, depth: int, n_allowed: int, effort: int | None, sort: int) -> int:
-        """Return the effort for `depth` items, or 0 for a scan of the allowed ones."""
+        """Return the effort for `depth` items, or _SCAN."""
         limit = self.n_routed
         if limit == 0:
-            return 0
-        least = depth if self.kind == "graph" else 1
+            return _SCAN
+        least = depth if self.kind == "graph" else 0
         wanted = self.efforts.wanted(sort, depth, least) if effort is None else effort
         if effort is None and n_allowed < self.n_items:
-            wanted = -(-wanted * self.n_items // n_allowed)
-            wanted = 0 if self.rows_for(wanted) >= n_allowed else wanted
-        return 0 if wanted >= limit else max(wanted, 0)
+            wanted = -(-max(wanted, 1) * self.n_items // n_allowed)
+            wanted = limit if self.rows_for(wanted) >= n_allowed else wanted
+        return _SCAN if wanted >= limit else max(wanted, 0)
 
     def _routed(self, some: Batch, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the lists or entries of each query, so many of the nearest as the router finds."""
         assert self.router is not None
         assert self.space is not None
+        if not counts.any():
+            return _NO_LISTS
         asked = self.space.queries(some.queries, some.weights)
         if len(counts) == 1 or (counts == counts[0]).all():
             return self.router.nearest(asked, int(counts[0]), short=True).reshape(-1)
         last = np.cumsum(counts)
         routed = np.empty(int(last[-1]), dtype=np.int64)
-        for count in set(counts.tolist()):
+        for count in set(counts.tolist()) - {0}:
             same = np.flatnonzero(counts == count)
             nearest = self.router.nearest(asked[same], count, short=True)
             routed[(last - counts)[same][:, None] + np.arange(count)] = nearest

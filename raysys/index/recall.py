@@ -226,7 +226,7 @@ def _with_heads(
             mine = [number for number, other in enumerate(columns) if other == column]
             some = [probes[number] for number in mine]
             _set_head(index, column, some, [exact[number] for number in mine], long, params)
-    return choose_efforts(index, probes, params=params, keep=keep, exact=exact)
+    return choose_efforts(index, probes, params=params, keep=keep, exact=exact, headed=True)
 
 
 def _set_head(
@@ -247,7 +247,7 @@ def _set_head(
     def scored(size: int, limit: float) -> float:
         index.set_head(column, size, long=long)
         efforts, _ = choose_efforts(
-            index, probes, params=params, keep=True, exact=exact, most=limit - size
+            index, probes, params=params, keep=True, exact=exact, most=limit - size, headed=True
         )
         return size + _rows_scored(index, efforts)
 
@@ -292,6 +292,7 @@ def choose_efforts(
     keep: bool = False,
     exact: list[Floats] | None = None,
     most: float = np.inf,
+    headed: bool = False,
 ) -> Chosen:
     """Return {top_k: smallest effort that reaches the target}, and the measured table.
 
@@ -305,6 +306,7 @@ def choose_efforts(
         keep: take the last effort where the target is missed, as target_recall=null does.
         exact: scores of the exact ranking, by probe; None: they are searched.
         most: rows of lists; no efforts are returned where queries score as many on average.
+        headed: the queries score heads, which may be enough.
 
     Raises:
         BuildError: `target_recall` is missed.
@@ -318,7 +320,7 @@ def choose_efforts(
     efforts: dict[int, int] = {}
     table: list[dict[str, Any]] = []
     with progress.stage("index recall", unit="efforts", lines=progress.STEPS) as work:
-        for effort in _ladder(index, top_ks, params.effort):
+        for effort in _ladder(index, top_ks, params.effort, headed=headed):
             if _rows_scored(index, {k: efforts.get(k, effort) for k in top_ks}) >= most:
                 return {}, table
             row: dict[str, Any] = {"effort": effort, "ms": _milliseconds(index, probes, effort)}
@@ -341,14 +343,15 @@ def choose_efforts(
     return _chosen(table, names, params), table
 
 
-def _ladder(index: Index, top_ks: list[int], fixed: int | None) -> list[int]:
+def _ladder(index: Index, top_ks: list[int], fixed: int | None, *, headed: bool) -> list[int]:
     """Return ascending efforts to try: powers of sqrt(2), or the fixed one."""
     if fixed is not None:
         return [fixed]
     low = 1 if index.kind == "ivf" else top_ks[0]
     high = index.n_routed if index.kind == "ivf" else min(index.n_routed, 8192)
     efforts = np.rint(low * 2 ** (np.arange(40) / 2)).astype(int)
-    return [*dict.fromkeys(int(e) for e in efforts if e < high), high]
+    none = [0] if headed and index.kind == "ivf" else []
+    return [*none, *dict.fromkeys(int(e) for e in efforts if e < high), high]
 
 
 def _search(index: Index, probe: Probe, top_k: int, effort: int | None) -> Floats:

@@ -245,3 +245,46 @@ def test_long_queries_that_nobody_sampled_have_the_heads_of_the_others():
     assert not index.efforts.long
     assert index.heads[1] == index.heads[0]
     assert index.heads[0].rows[0] > HEAD_ROWS
+
+
+def test_a_head_that_is_enough_needs_no_list(made, monkeypatch):
+    index, _ = made
+    rng = np.random.default_rng(5)
+    queries = (rng.normal(size=(70, DIM)) / 1000).astype(np.float32)
+    weights = np.tile(np.array([1, 0], np.float32), (70, 1))
+    nobody = [np.zeros(0, np.int32)] * 70
+    set_efforts(index, [Probe("consume", queries, weights, nobody)], params=IndexParams(kind="ivf"))
+    assert index.efforts.headed == {10: 0, 100: 0, 300: 0}
+    seen = [rng.permutation(N_ITEMS)[: n % 9].astype(np.int32) for n in range(70)]
+    asked = SearchRequest(queries, top_k=300, weights=weights, exclude=seen)
+    exact = index.search(dataclasses.replace(asked, effort=index.n_lists))[0]
+    monkeypatch.setattr(index, "_lists", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(index.router, "nearest", None)
+        found = index.search(asked)[0]
+        np.testing.assert_array_equal(found, exact)
+        one = index.search(SearchRequest(queries[:1], top_k=300, weights=weights[:1]))[0]
+        assert len(np.intersect1d(one[0], exact[0])) == 300
+    some = rng.random(70) < 0.5  # of one batch, some need lists
+    mixed = weights * some[:, None]
+    both = index.search(SearchRequest(queries, top_k=10, weights=mixed))
+    for row in range(70):
+        alone = index.search(SearchRequest(queries[[row]], top_k=10, weights=mixed[[row]]))
+        np.testing.assert_array_equal(both[0][row], alone[0][0])
+    mask = np.zeros(N_ITEMS, dtype=np.bool_)
+    mask[rng.permutation(N_ITEMS)[:1200]] = True
+    masked = SearchRequest(queries, top_k=10, weights=weights, allow=mask)
+    exact = index.search(dataclasses.replace(masked, effort=index.n_lists))[0]
+    np.testing.assert_array_equal(index.search(masked)[0], exact)
+
+
+def test_efforts_grow_beyond_what_was_measured():
+    efforts = Efforts({10: 1, 100: 3}, {10: 0, 100: 0})
+    plain, headed = PLAIN, PLAIN + 1
+    assert [efforts.wanted(plain, depth, 0) for depth in (5, 11, 100, 101, 300)] == [1, 3, 3, 4, 9]
+    assert [efforts.wanted(headed, depth, 0) for depth in (5, 100, 200, 201, 500)] == [
+        *(0, 0, 0),
+        *(3, 5),
+    ]
+    assert efforts.wanted(headed, 100, 100) == 100  # of a graph
+    assert Efforts().wanted(plain, 7, 0) == 7
