@@ -183,12 +183,14 @@ def main(settings: str) -> None:
     import ray
 
     from raysys.cluster.connect import connected
+    from raysys.cluster.ingress import share_port
     from raysys.cluster.second_proxy import second_proxy
     from raysys.cluster.serve_app import application, checked
     from raysys.cluster.serve_app import serve as ray_serve
     from raysys.cluster.serve_config import ServeConfig
     from raysys.config import RayConfig, load
 
+    share_port()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     cfg = load(ServeConfig, json.loads(settings))
     served = checked(cfg)

@@ -3,8 +3,10 @@
 #
 # Serve starts it without targets, tells it of them a little later, and begins so again after a
 # kill. What it was told last is kept, and a proxy that comes back to the same ports begins with it.
+# Where the port is not shared (-dR) there is no second proxy that would follow it.
 config=$3
 case " $* " in
+*" -dR "*) ;;
 *" -sf "*)
     cp "$config" "$config.new" && mv "$config.new" "$config.kept"
     ;;
@@ -15,13 +17,12 @@ case " $* " in
     ;;
 esac
 
-# It ends with what started it: else it would hold the port after a kill of the whole service.
-(
-    while kill -0 $PPID; do
-        kill -0 $$ || exit 0
-        sleep 2
-    done
-    kill $$
-) >/dev/null 2>&1 &
+# It ends with what started it: else it would hold the port after a kill of the whole service. Its
+# parent is another one then at once, even while nobody has waited for the one that died.
+# shellcheck disable=SC2016
+sh -c '
+    while grep -q "^PPid:[[:space:]]*$1\$" "/proc/$2/status"; do sleep 2; done
+    grep -q -e -db "/proc/$2/cmdline" && kill "$2"
+' watcher "$PPID" "$$" >/dev/null 2>&1 &
 
 exec "$RAYSYS_HAPROXY" "$@"

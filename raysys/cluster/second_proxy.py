@@ -43,17 +43,31 @@ def second_proxy() -> Iterator[None]:
     Nothing happens where requests do not come in through HAProxy, or where Ray was started by
     somebody else: nothing is kept there.
     """
-    if not through_haproxy() or HAPROXY not in os.environ:
+    told = _told()
+    if told is None:
         yield
         return
-    told = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC)
-    told = told.parent / ray.get_runtime_context().get_node_id() / f"{told.name}.kept"
     second = _Second(told, os.environ[HAPROXY])
     second.start()
     try:
         yield
     finally:
         second.end()
+
+
+def forget_told() -> None:
+    """Forget what an HAProxy of before was told, so that the next one does not begin with it."""
+    told = _told()
+    if told is not None:
+        told.unlink(missing_ok=True)
+
+
+def _told() -> Path | None:
+    """Return where `haproxy.sh` keeps what Serve's HAProxy was told; None: it does not."""
+    if not through_haproxy() or HAPROXY not in os.environ or not ray.is_initialized():
+        return None
+    path = Path(RAY_SERVE_HAPROXY_CONFIG_FILE_LOC)
+    return path.parent / str(ray.get_runtime_context().get_node_id()) / f"{path.name}.kept"
 
 
 class _Second(threading.Thread):
@@ -70,7 +84,8 @@ class _Second(threading.Thread):
         self._config, self._socket, self._log = (
             told.with_name(f"second.{ending}") for ending in ("cfg", "sock", "log")
         )
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._current: subprocess.Popen[bytes] | None = None
+        self._before: list[subprocess.Popen[bytes]] = []  # that end what they have begun
         self._ending = threading.Event()
 
     def run(self) -> None:
@@ -78,16 +93,21 @@ class _Second(threading.Thread):
         followed, wait = 0, _LOOK_S
         while not self._ending.wait(wait):
             wait = _LOOK_S
-            self._running = [process for process in self._running if process.poll() is None]
+            self._before = [process for process in self._before if process.poll() is None]
+            if self._current is not None and self._current.poll() is not None:
+                self._current = None
             changed = self._told.stat().st_mtime_ns if self._told.exists() else 0
-            if changed and (changed != followed or not self._running):
-                followed, reason = changed, self._start()
+            if changed and (changed != followed or self._current is None):
+                reason = self._start()
                 if reason:
                     log.warning("second proxy did not start: %s", reason)
                     wait = _AGAIN_S
-        for process in self._running:
+                else:
+                    followed = changed
+        running = [process for process in (*self._before, self._current) if process is not None]
+        for process in running:
             process.send_signal(signal.SIGUSR1)  # takes nothing new, and ends what it has begun
-        for process in self._running:
+        for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)
             process.kill()
@@ -103,8 +123,12 @@ class _Second(threading.Thread):
     def _start(self) -> str:
         """Start one that takes over from those that run; return what kept it from that, or ""."""
         command = [self._binary, "-db", "-f", str(self._config)]
-        if self._running:
-            command += ["-x", str(self._socket), "-sf", *(str(p.pid) for p in self._running)]
+        running = list(self._before)
+        if self._current is not None:
+            command += ["-x", str(self._socket)]
+            running.append(self._current)
+        if running:
+            command += ["-sf", *(str(process.pid) for process in running)]
         try:
             self._config.write_text(_second(self._told.read_text(), self._socket))
             with self._log.open("wb") as out:
@@ -117,11 +141,11 @@ class _Second(threading.Thread):
                 )
         except OSError as error:
             return str(error)
-        self._running.append(started)
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.wait(_STARTS_S)
             lines = self._log.read_text(errors="replace").strip().splitlines()
             return lines[-1] if lines else f"it ended with {started.returncode}"
+        self._current, self._before = started, running
         return ""
 
 
@@ -132,4 +156,4 @@ def _die_with_parent() -> None:
 def _second(told: str, socket: Path) -> str:
     """Return the configuration of the second for that of the first."""
     sections = [part for part in _SECTION.split(told) if not part.startswith(_OWN_PORTS)]
-    return _SOCKET.sub(rf"\g<1>{socket}", "".join(sections))
+    return _SOCKET.sub(lambda found: f'{found[1]}"{socket}"', "".join(sections))

@@ -21,8 +21,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from raysys.cluster.connect import connected
-from raysys.cluster.ingress import through_haproxy
-from raysys.cluster.second_proxy import second_proxy
+from raysys.cluster.ingress import share_port, through_haproxy
+from raysys.cluster.second_proxy import forget_told, second_proxy
 from raysys.cluster.serve_app import app_of, application, checked, replicas_of
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.cluster.serve_config import ServeConfig
@@ -82,6 +82,7 @@ def _serve_here(cfg: ServeConfig) -> dict[str, str]:
 
 def _serve_on_ray(cfg: ServeConfig) -> dict[str, str]:
     served = checked(cfg)
+    share_port()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # ray.init takes SIGTERM over, so it is claimed again once that is done
     with (
@@ -158,6 +159,7 @@ def _listening(cfg: ServeConfig) -> Iterator[None]:
         accepted = f"{', '.join(_HAPROXY_HOSTS)}, or any with RAY_SERVE_ENABLE_HA_PROXY=0 set"
         raise ConfigError(f"host={cfg.host!r} is not accepted: expected {accepted}")
     with _claimed(cfg):
+        forget_told()
         try:
             ray_serve.start(http_options={"host": cfg.host, "port": cfg.port})
         except RayError as error:
@@ -213,8 +215,9 @@ def _claimed(cfg: ServeConfig) -> Iterator[None]:
     """
     with socket.socket(socket.AF_UNIX) as claim:
         if sys.platform == "linux":  # names that are no files, and free again when their owner ends
+            whose = "" if through_haproxy() else cfg.host
             try:
-                claim.bind(f"\0raysys-serve-{cfg.port}")
+                claim.bind(f"\0raysys-serve-{whose}:{cfg.port}")
             except OSError as error:
                 reason = "another raysys serve has it"
                 raise ConfigError(f"cannot listen on port={cfg.port}: {reason}") from error

@@ -251,12 +251,10 @@ class Scorer:
             log_z: log of the sum over all items of what P(i | u) is in proportion to.
             consume: consume scores [C] of the items, where they are at hand.
         """
-        offsets = np.array([0, len(nums)])
+        offsets, single = np.array([0, len(nums)]), np.array([log_z], dtype=np.float32)
         if consume is None:
             consume = self.consume_scores(z, nums)
-        return self.score_pairs(
-            z[None], nums, offsets, np.array([log_z], dtype=np.float32), consume
-        )
+        return self.score_pairs(z[None], nums, offsets, single, consume)
 
     def score_pairs(
         self,
@@ -278,7 +276,8 @@ class Scorer:
         log_p, probs, sums = self.room(len(nums))
         users = np.ascontiguousarray(z, dtype=np.float32)
         pairs = users, nums.astype(np.int64), offsets
-        item_scores(self._leveled, self.link.held, *pairs, log_z, consume, log_p, probs, sums)
+        of_pairs = log_z, np.asarray(consume, dtype=np.float32)
+        item_scores(self._leveled, self.link.held, *pairs, *of_pairs, log_p, probs, sums)
         return ItemScores(
             log_p_consume=log_p,
             level_probs=probs,

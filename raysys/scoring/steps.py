@@ -60,6 +60,7 @@ def latents(
     n_users, width = offsets.shape[0] - 1, encoder.shape[1]
     timed = times.shape[0] > 0
     weight, asked = np.empty(items.shape[0], np.float32), np.empty(items.shape[0], np.float32)
+    ages = np.zeros(items.shape[0], np.float32)  # which equal those of training, rounded as there
     for user in range(n_users):
         start, stop = offsets[user], offsets[user + 1]
         count = np.float32(max(stop - start, 1))
@@ -67,12 +68,13 @@ def latents(
         fading, total, last = half_life > 0 and timed, 0.0, stop - 1
         share, query = count**-exponent, count**-length
         for m in range(stop - 1, start - 1, -1):
-            age = np.float32(max(end - times[m], 0)) if timed else np.float32(0)
-            weight[m] = np.exp2(-age / half_life) if fading else share
+            if timed:
+                ages[m] = np.float32(max(end - times[m], 0))
+            weight[m] = np.exp2(-ages[m] / half_life) if fading else share
             total += weight[m]
             asked[m] = query
             if timed and recency > 0:
-                if m + 1 < stop and times[m] != times[m + 1]:
+                if m + 1 < stop and ages[m] != ages[m + 1]:
                     last = m
                 asked[m] *= np.exp2(np.float32(last + 1 - stop) / recency)
         if fading:

@@ -53,11 +53,13 @@ class Texts(Sequence[Any]):
             return [self[num] for num in nums.tolist()]
         starts, stops, data = self._places[nums], self._places[nums + 1], self._bytes
         pairs = zip(starts.tolist(), stops.tolist(), strict=True)
-        found: list[str | None] = [str(data[start:stop], "utf-8") for start, stop in pairs]
-        if self._missing is not None:
-            for place in np.flatnonzero(self._missing[nums]).tolist():
-                found[place] = None
-        return found
+        if self._missing is None:
+            return [str(data[start:stop], "utf-8") for start, stop in pairs]
+        missing = self._missing[nums].tolist()
+        return [
+            None if gone else str(data[start:stop], "utf-8")
+            for gone, (start, stop) in zip(missing, pairs, strict=True)
+        ]
 
 
 class ItemTable:

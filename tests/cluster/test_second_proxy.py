@@ -85,18 +85,43 @@ def second(folder):
 def test_it_follows_what_the_first_is_told_and_comes_back_after_a_kill(second, folder, ports):
     _told(folder, ports, "one")
     _until("one", ports)
-    first = second._running[0]
+    first = _current(second)
     for text in ("two", "three"):
         _told(folder, ports, text)
         _until(text, ports)
     assert first.wait(10) == 0  # it took no more, and ended
-    os.kill(second._running[-1].pid, signal.SIGKILL)
+    os.kill(_current(second).pid, signal.SIGKILL)
     _until("three", ports)
-    running = second._running[-1]
+    running = _current(second)
     second.end()
     assert running.returncode is not None
     assert not (folder / "haproxy.cfg.kept").exists()
     assert _answer(ports) is None
+
+
+def _current(second):
+    until = time.monotonic() + 10
+    while second._current is None and time.monotonic() < until:
+        time.sleep(0.02)
+    return second._current
+
+
+def test_it_comes_back_though_one_of_before_has_not_ended(second, folder, ports):
+    _told(folder, ports, "one")
+    _until("one", ports)
+    with socket.create_connection(("127.0.0.1", ports["port"])) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\n")  # half of a request
+        first = _current(second)
+        _told(folder, ports, "two")
+        _until("two", ports)
+        while second._current is first:
+            time.sleep(0.02)
+        os.kill(_current(second).pid, signal.SIGKILL)
+        _told(folder, ports, "three")
+        _until("three", ports)
+        assert first.poll() is None
+        slow.sendall(b"host: x\r\n\r\n")
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_one_that_cannot_start_leaves_the_one_before(second, folder, ports, caplog):
@@ -118,7 +143,7 @@ def test_it_has_neither_the_figures_nor_the_socket_of_the_first(folder, ports):
     assert "admin.sock" not in text
     kept = [line for line in told.splitlines() if "bind 127" in line or "return" in line]
     assert [line for line in text.splitlines() if line in kept] == kept
-    assert f"    stats socket {folder}/second.sock mode 666 level admin" in text
+    assert f'    stats socket "{folder}/second.sock" mode 666 level admin' in text
 
 
 def test_it_dies_with_the_process_that_started_it(folder, ports):
@@ -166,33 +191,40 @@ def test_a_first_proxy_that_comes_back_begins_with_what_it_was_told_last(folder)
     assert serve.starts(empty) == empty
     assert serve.starts(two, "-sf", "123") == two
     assert serve.starts("bind :2") == "bind :2"  # another service, on another port
+    serve.config.with_suffix(".cfg.kept").unlink()
+    assert serve.starts(two, "-dR", "-sf", "123") == two
+    assert serve.starts(empty, "-dR") == empty  # nothing is kept where nobody shares the port
 
 
 def test_a_first_proxy_ends_with_what_started_it(folder):
     program = folder / "haproxy"
-    program.write_text('#!/bin/sh\necho $$ > "$3.pid"\nexec sleep 60\n')
+    program.write_text('#!/bin/sh\necho $$ > "$3.pid"\nsleep 60\n')
     program.chmod(0o755)
     config = folder / "haproxy.cfg"
     config.write_text("bind :1")
     env = {**os.environ, ingress.HAPROXY: str(program)}
     command = f'"{ingress._KEEPS}" -db -f "{config}" & sleep 60'
-    with subprocess.Popen(["sh", "-c", command], env=env, start_new_session=True) as parent:
-        pid = folder / "haproxy.cfg.pid"
-        while not pid.exists() or not pid.read_text().strip():
-            time.sleep(0.02)
-        parent.kill()
+    parent = subprocess.Popen(["sh", "-c", command], env=env, start_new_session=True)
+    pid = folder / "haproxy.cfg.pid"
+    while not pid.exists() or not pid.read_text().strip():
+        time.sleep(0.02)
+    parent.kill()  # and nobody waits for it
     place, until = Path(f"/proc/{int(pid.read_text())}/stat"), time.monotonic() + 15
     while place.exists() and " Z " not in place.read_text() and time.monotonic() < until:
         time.sleep(0.05)
     assert not place.exists() or " Z " in place.read_text()
+    parent.wait()
 
 
 def test_the_environment_of_serve(monkeypatch):
     for name in (ingress.HAPROXY, ingress._BINARY, ingress._SHARED, ingress._SWITCH):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
     ingress.prepare()
     assert os.environ[ingress.HAPROXY] == str(_BINARY)
     assert os.access(os.environ[ingress._BINARY], os.X_OK)
+    assert ingress._SHARED not in os.environ
+    ingress.share_port()
     assert os.environ[ingress._SHARED] == "1"
     ingress.prepare()  # as a process of Ray does, which has the same environment
     assert os.environ[ingress.HAPROXY] == str(_BINARY)

@@ -347,7 +347,6 @@ def test_settings_reach_serve(run, port, monkeypatch):
     )
     monkeypatch.setattr(command, "ray_serve", fake)
     monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(command, "second_proxy", contextlib.nullcontext)
     monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
     monkeypatch.setattr(command, "_wait_until_answered", stop)
     words = [f"run={run}", "name=mine", "route_prefix=/v2", "host=localhost", f"port={port}"]
@@ -453,7 +452,6 @@ def test_what_serve_refuses_is_one_line(run, port, monkeypatch):
     )
     monkeypatch.setattr(command, "ray_serve", fake)
     monkeypatch.setattr(command, "connected", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(command, "second_proxy", contextlib.nullcontext)
     monkeypatch.setattr(command.ray, "cluster_resources", lambda: {"CPU": 9})
     with pytest.raises(ConfigError, match=r"^Serve refuses name='raysys' .* some reason$"):
         command.serve(load(ServeConfig, [f"run={run}", f"port={port}"]))

@@ -134,6 +134,23 @@ def test_queries_of_the_index_are_those_of_the_model(name):
     np.testing.assert_allclose(found_weights, weights.numpy(), rtol=1e-5)
 
 
+def test_cells_of_one_age_count_as_one_however_old_they_are():
+    """Ages are rounded to float32, as in training: seconds years ago are one age."""
+    model = made(STARS, solved=True)
+    scorer, old = scorer_of(model), UNTIL - 3 * 365 * 86_400
+    cells = dataclasses.replace(
+        random_cells(0, 5, n_users=1),
+        offsets=np.array([0, 5]),
+        item_num=np.arange(5, dtype=np.int32),
+        level=np.zeros(5, dtype=np.uint8),
+        timestamp=np.array([old, old + 1, old + 2, old + 3, UNTIL]),
+        window=np.zeros(5, dtype=np.uint8),
+    )
+    with torch.no_grad():
+        wanted = rounded(model).encode(ragged(at_the_end(cells, UNTIL), reference_time=UNTIL))
+    np.testing.assert_allclose(scorer.encode(cells, UNTIL), wanted.numpy(), atol=2e-5, rtol=1e-4)
+
+
 def test_no_users_have_no_latents():
     scorer = scorer_of(made(STARS))
     cells = random_cells(0, 5).users(np.zeros(0, dtype=np.int64))
