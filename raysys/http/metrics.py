@@ -7,6 +7,7 @@ that one answer can hold all of them.
 from __future__ import annotations
 
 import datetime
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -71,12 +72,15 @@ class Metrics:
         self.running = Gauge(
             "raysys_running_requests", "Requests that are answered now", registry=self._registry
         )
+        # a look at labels takes as long as counting; there are as many as routes, statuses and stages
+        self._of_request = functools.cache(self._requests.labels)
+        self._of_stage = functools.cache(self._stages.labels)
         self._events = Counter("raysys_events", "Events that were taken", registry=self._registry)
         self._registry.register(_Served(current, following, feed))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        self._of_request(method, route, status).observe(seconds)
 
     def answered(self, route: str, answers: Iterable[Answer]) -> None:
         """Count the lists of one request, whose stages they share."""
@@ -87,7 +91,7 @@ class Metrics:
                 self._degraded.labels(answer.degraded.reason).inc()
             self.listed(route, len(answer.items))
         for stage, milliseconds in took_ms.items():
-            self._stages.labels(stage).observe(milliseconds / 1e3)
+            self._of_stage(stage).observe(milliseconds / 1e3)
 
     def listed(self, route: str, n_items: int) -> None:
         """Count one list."""

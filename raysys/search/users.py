@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _HISTORIES = "histories/"
 _COLUMNS = {"offsets": np.int64, "item_num": np.int32, "level": np.uint8, "timestamp": np.int64}
 _UNRATED = "unrated"
 _KINDS = 10_000  # of events, whose levels are remembered
+_ASKED = 1_000  # users whose rows are remembered: a request asks for its user twice
 
 
 class UserStore:
@@ -41,6 +43,7 @@ class UserStore:
 
     def __init__(self, ids: Ids, cells: Cells) -> None:
         self._ids = ids
+        self._row = functools.lru_cache(_ASKED)(ids.get)
         self._cells = cells
 
     @classmethod
@@ -134,7 +137,7 @@ class UserStore:
 
     def size_of(self, user_id: str) -> int:
         """Return how many cells a user has, 0 for an unknown one."""
-        row = self._ids.get(user_id)
+        row = self._row(user_id)
         return 0 if row is None else int(self._cells.offsets[row + 1] - self._cells.offsets[row])
 
     def history(self, user_id: str) -> Cells:
@@ -143,7 +146,7 @@ class UserStore:
         Raises:
             UnknownUserError: the store does not hold the user.
         """
-        row = self._ids.get(user_id)
+        row = self._row(user_id)
         if row is None:
             raise UnknownUserError(f"user_id={user_id!r} is not among the {len(self)} known users")
         cells = self._cells
