@@ -72,7 +72,7 @@ class Metrics:
         self.running = Gauge(
             "raysys_running_requests", "Requests that are answered now", registry=self._registry
         )
-        # a look at labels takes as long as counting; there are as many as routes, statuses and stages
+        # a look at labels takes as long as counting; there are few: routes, statuses and stages
         self._of_request = functools.cache(self._requests.labels)
         self._of_stage = functools.cache(self._stages.labels)
         self._events = Counter("raysys_events", "Events that were taken", registry=self._registry)
