@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from raysys.data.arrays import CHUNK_ROWS, Floats
 from raysys.data.products import integer_products, rounded
 from raysys.scoring.scorer import Scorer
-from raysys.scoring.steps import any_long, log_z
+from raysys.scoring.steps import are_long, log_z
 
 N_SAMPLED, N_SAMPLED_LONG = 2048, 16_384
 N_BEST = 100  # items outside the profile that are summed exactly
@@ -70,7 +70,7 @@ class Normaliser:
 
     def long(self, z: Floats) -> NDArray[np.int64]:
         """Return the rows of latents [B, H] that are long."""
-        return np.flatnonzero(np.linalg.norm(z[:, : self.scorer.width], axis=1) > self.length)
+        return np.flatnonzero(are_long(z, self.scorer.width, self.length))
 
     def of_all(self, z: Floats) -> tuple[Floats, Floats]:
         """Return every item's consume scores [B, N] for users z [B, H], and their log Z [B].
@@ -99,12 +99,12 @@ class Normaliser:
             for start in range(0, len(z), _AT_ONCE):
                 out[start : start + _AT_ONCE] = self.of_all(z[start : start + _AT_ONCE])[1]
             return out
-        if not any_long(z, self.scorer.width, self.length):
+        long = self.long(z)
+        if not len(long):
             for start in range(0, len(z), _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
                 out[part] = self._usual.log_z(z[part], own[part])
             return out
-        long = self.long(z)
         usual = np.setdiff1d(np.arange(len(z)), long)
         for rows, sampled in ((usual, self._usual), (long, self._larger)):
             for start in range(0, len(rows), _AT_ONCE):

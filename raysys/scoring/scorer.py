@@ -21,9 +21,9 @@ from raysys.data.arrays import Floats, read_only
 from raysys.data.cells import Cells
 from raysys.scoring.files import Weights
 from raysys.scoring.item_scores import ItemScores
-from raysys.scoring.kernels import all_products, curve, row_products
+from raysys.scoring.kernels import all_products, row_products
 from raysys.scoring.rankings import Ranking, rankings_of
-from raysys.scoring.steps import consume_scores, item_scores, latents, level_probs_of
+from raysys.scoring.steps import consume_scores, item_scores, latents, level_probs_of, linked
 
 Held = tuple[Any, ...]
 
@@ -42,20 +42,14 @@ class Link:
     """
 
     def __init__(self, tables: Any) -> None:
-        self._fitted = bool(tables["link.fitted"])
-        self._parameters = np.exp(tables["link.parameters_log"])
-        self._mean, self._spread = tables["link.shift"]
         self._slope = float(tables["link.typical_slope"])
-        self.held: Held = (self._fitted, _table(self._parameters), self._mean, self._spread)
+        parameters = _table(np.exp(tables["link.parameters_log"]))
+        self.held: Held = (bool(tables["link.fitted"]), parameters, *tables["link.shift"])
 
     def __call__(self, scores: Floats) -> Floats:
         """Return unnormalised log probabilities of scores, of their shape."""
-        if not self._fitted:
-            return scores
-        points = np.ascontiguousarray((scores - self._mean) / self._spread, dtype=np.float32)
-        out: Floats = np.empty_like(points)
-        curve(points.reshape(-1), self._parameters, out.reshape(-1))
-        return out
+        flat = np.ascontiguousarray(scores, dtype=np.float32).reshape(-1)
+        return np.asarray(linked(self.held, flat).reshape(scores.shape))
 
     def slope(self) -> float:
         """Return d log P / d score at the scores of consumed items, on average."""

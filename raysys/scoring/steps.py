@@ -201,15 +201,15 @@ def log_z(
 
 
 @compiled
-def any_long(z: NDArray[Any], width: int, length: float) -> bool:
-    """Tell whether the first dims of a latent of z [B, H] are longer than that."""
+def are_long(z: NDArray[Any], width: int, length: float) -> NDArray[Any]:
+    """Tell of each latent of z [B, H] whether its first dims are longer than that, [B] bool."""
+    found = np.empty(z.shape[0], np.bool_)
     for user in range(z.shape[0]):
         square = np.float32(0)
         for d in range(width):
             square += z[user, d] * z[user, d]
-        if square > length * length:
-            return True
-    return False
+        found[user] = square > length * length
+    return found
 
 
 @compiled
