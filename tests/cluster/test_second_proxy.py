@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -228,6 +229,17 @@ def test_the_environment_of_serve(monkeypatch):
     assert os.environ[ingress._SHARED] == "1"
     ingress.prepare()  # as a process of Ray does, which has the same environment
     assert os.environ[ingress.HAPROXY] == str(_BINARY)
+
+
+def test_haproxy_is_started_as_it_is_where_the_script_cannot_run(monkeypatch, tmp_path):
+    for name in (ingress.HAPROXY, ingress._BINARY):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ingress, "_KEEPS", tmp_path / "haproxy.sh")
+    ingress.prepare()
+    assert ingress.HAPROXY not in os.environ
+    assert ingress._BINARY not in os.environ
+    with second_proxy.second_proxy():
+        assert not [t for t in threading.enumerate() if isinstance(t, second_proxy._Second)]
 
 
 def test_a_binary_that_an_operator_chose_is_the_one_that_runs(monkeypatch):
