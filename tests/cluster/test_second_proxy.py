@@ -217,33 +217,41 @@ def test_a_first_proxy_ends_with_what_started_it(folder):
     parent.wait()
 
 
-def test_the_environment_of_serve(monkeypatch):
-    for name in (ingress.HAPROXY, ingress._BINARY, ingress._SHARED, ingress._SWITCH):
+@pytest.fixture
+def environment(monkeypatch):
+    """Serve's environment as it is at the start."""
+    for name in (ingress.HAPROXY, ingress._BINARY, ingress._SHARED):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
+    monkeypatch.setenv(ingress._SWITCH, "1")
+    return os.environ
+
+
+def test_the_environment_of_a_serve_that_shares_its_port(environment):
     ingress.prepare()
-    assert os.environ[ingress.HAPROXY] == str(_BINARY)
-    assert os.access(os.environ[ingress._BINARY], os.X_OK)
-    assert ingress._SHARED not in os.environ
+    assert not {ingress.HAPROXY, ingress._BINARY, ingress._SHARED} & set(environment)
+    for _ in range(2):
+        ingress.share_port()
+        assert environment[ingress.HAPROXY] == str(_BINARY)
+        assert os.access(environment[ingress._BINARY], os.X_OK)
+        assert environment[ingress._SHARED] == "1"
+
+
+def test_haproxy_is_started_as_it_is_where_the_script_cannot_run(environment, monkeypatch, folder):
+    monkeypatch.setattr(ingress, "_KEEPS", folder / "haproxy.sh")
     ingress.share_port()
-    assert os.environ[ingress._SHARED] == "1"
-    ingress.prepare()  # as a process of Ray does, which has the same environment
-    assert os.environ[ingress.HAPROXY] == str(_BINARY)
-
-
-def test_haproxy_is_started_as_it_is_where_the_script_cannot_run(monkeypatch, tmp_path):
-    for name in (ingress.HAPROXY, ingress._BINARY):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(ingress, "_KEEPS", tmp_path / "haproxy.sh")
-    ingress.prepare()
-    assert ingress.HAPROXY not in os.environ
-    assert ingress._BINARY not in os.environ
+    assert not {ingress.HAPROXY, ingress._BINARY, ingress._SHARED} & set(environment)
     with second_proxy.second_proxy():
         assert not [t for t in threading.enumerate() if isinstance(t, second_proxy._Second)]
 
 
-def test_a_binary_that_an_operator_chose_is_the_one_that_runs(monkeypatch):
-    monkeypatch.delenv(ingress.HAPROXY, raising=False)
-    monkeypatch.setenv(ingress._BINARY, sys.executable)
-    ingress.prepare()
-    assert os.environ[ingress.HAPROXY] == sys.executable
+def test_serves_own_proxy_has_nothing_beside_it(environment, monkeypatch):
+    monkeypatch.setenv(ingress._SWITCH, "0")
+    ingress.share_port()
+    assert not {ingress.HAPROXY, ingress._BINARY, ingress._SHARED} & set(environment)
+
+
+def test_a_binary_that_an_operator_chose_is_the_one_that_runs(environment):
+    environment[ingress._BINARY] = sys.executable
+    ingress.share_port()
+    assert environment[ingress.HAPROXY] == sys.executable
