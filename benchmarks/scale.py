@@ -108,7 +108,8 @@ class Rates:
         growth = math.log(grown["build_cpu_s"] / small["build_cpu_s"])
         growth /= math.log(grown["n_items"] / small["n_items"])
         [judged] = _rows(records, "evaluate", {"engine": "raysys evaluate", "users": 100_000})
-        replicas = ({"part": "replica", "n_items": n} for n in (12_000, 10**6))
+        stored = {"part": "replica", "n_users": 10**6}  # what they take counts, too
+        replicas = ({**stored, "n_items": n} for n in (12_000, 10**6))
         held, whole = _rows(records, "answer", *replicas)
         more_mb = sum(whole[key] - held[key] for key in ("private_mb", "mapped_mb"))
         match = {"engine": "raysys packed4", "n_items": 62_666, "bytes_per_item": 48}
