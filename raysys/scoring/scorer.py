@@ -127,16 +127,9 @@ class Scorer:
         settings = _table(np.array([half_life, tables["exponent"], *tables["query"]]))
         consume = self._encoder, read_only(self._scales[0]), _table(tables["level_scale"]), settings
         if not self.has_levels:
-            halves, nothing = read_only(np.zeros((0, 1), np.uint16)), _table(np.zeros((0, 1)))
-            return (
-                *consume,
-                halves,
-                nothing,
-                nothing[0:0, 0],
-                nothing[0:0, 0],
-                *(nothing,) * 3,
-                nothing[0:0, 0],
-            )
+            table, row = _table(np.zeros((0, 1))), _table(np.zeros(0))
+            halves = read_only(np.zeros((0, 1), dtype=np.uint16))
+            return *consume, halves, table, row, row, table, table, table, row
         level_in = _bits(rows["level_in"])
         residual = read_only(rows["residual"])
         return (
