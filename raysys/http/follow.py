@@ -173,26 +173,30 @@ def canaries(before: Search, after: Search) -> float:
     """
     numbers = np.unique(np.linspace(0, len(after.items) - 1, CANARIES).astype(np.int64))
     ids = [after.items.item_ids[int(num)] for num in numbers]
+    of_all = {"k": _LISTED, "exclude_seen": False}
+    queries = [
+        RecommendQuery.model_validate({"profile": [{"item_id": item_id}], **of_all})
+        for item_id in ids
+    ]
     shares = []
-    for item_id in ids:
-        query = RecommendQuery.model_validate(
-            {"profile": [{"item_id": item_id}], "k": _LISTED, "exclude_seen": False}
-        )
-        lists = [_list_of(search, query) for search in (before, after)]
-        if lists[1] is not None:
-            scores = [hit.score for hit in lists[1]]
-            if not scores or not all(s is not None and math.isfinite(s) for s in scores):
-                raise BuildError(
-                    f"index {after.build_id} has no usable list for a profile of {item_id!r}"
-                )
-            old, new = ({hit.item_id for hit in hits or ()} for hits in lists)
-            shares.append(len(old & new) / max(len(old), 1))
+    for item_id, old, new in zip(
+        ids, _lists_of(before, queries), _lists_of(after, queries), strict=True
+    ):
+        if new is None:
+            continue
+        if not new or not all(hit.score is not None and math.isfinite(hit.score) for hit in new):
+            text = f"index {after.build_id} has no usable list for a profile of {item_id!r}"
+            raise BuildError(text)
+        known, found = ({hit.item_id for hit in hits or ()} for hits in (old, new))
+        shares.append(len(known & found) / max(len(known), 1))
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _list_of(search: Search, query: RecommendQuery) -> list[Hit] | None:
-    """Return a list, or None where the search knows no item of the profile."""
-    try:
-        return search.recommend(query).items
-    except SearchError:
-        return None
+def _lists_of(search: Search, queries: list[RecommendQuery]) -> list[list[Hit] | None]:
+    """Return a list for each query, or None where the search knows no item of the profile."""
+    lists: list[list[Hit] | None] = []
+    for answer in search.recommend_all(queries):  # at once: that takes least from requests
+        if isinstance(answer, RaysysError) and not isinstance(answer, SearchError):
+            raise answer
+        lists.append(None if isinstance(answer, RaysysError) else answer.items)
+    return lists

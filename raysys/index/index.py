@@ -15,9 +15,9 @@ whose codes are equal: a list then, like those of ivf.
 Scores are those of the codes in every kind, with the same bits; ties go to the lower item_num.
 The effort of a query is how many lists it probes (ivf), or hnswlib's `ef`, the steps of its walk
 (graph). The build chose one for several top_k: what a query needs is its top_k plus what it
-excludes. Under a filter the effort grows as the allowed share shrinks, and where a scan of the
-allowed items is no dearer, that is done instead: K results are guaranteed as long as there are K
-allowed items.
+excludes. Under a filter the effort grows as the allowed share shrinks. A query that finds fewer
+than K tries again with four times the effort, and where a scan of the allowed items is no dearer,
+that is done instead: K results are guaranteed as long as there are K allowed items.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from raysys.index.rows import score_all, score_rows
 
 INDEX_KINDS = ("flat", "ivf", "graph")
 _GRAPH_COST = 16  # codes that could be scored in the time hnswlib takes for one step of ef
-_SCAN = -1  # the plan of a query that is answered by a scan of the allowed items
+SCAN = -1  # the effort of a query that is answered by a scan of the allowed items
+_WIDER = 4  # times the lists, for a query whose own hold too few
 _LIST_COST = 2  # codes scored per item of a probed list: as many spill into it as are at home
 _BLOCK_QUERIES = 64  # whose products with the dictionary are made at once
 _COMPARED = 1 << 20  # bytes of centroids that are compared with a query sooner than walked
@@ -201,31 +202,46 @@ class Index:
             SearchError: a query, weight, mask or top_k that cannot be used.
         """
         top_k = request.top_k
-        queries, weights = self._checked(request.queries, request.weights)
         if top_k < 1:
             raise SearchError(f"top_k={top_k} must be 1 or more")
-        batch = Batch.of(queries, weights, request, n_items=self.n_items)
-        n_allowed = self.n_items - (int(batch.denied.sum()) if len(batch.denied) else 0)
-        if n_allowed == 0 or len(queries) == 0:
+        batch = self._batch(request)
+        n_allowed = batch.n_allowed(self.n_items)
+        if n_allowed == 0 or len(batch.queries) == 0:
             batch.nums.fill(-1)
             batch.scores.fill(-np.inf)
             return batch.nums, batch.scores
         sorts = self._sorts(batch)
         plans = self._plans(batch, sorts, n_allowed, request.effort)
-        ways: dict[tuple[bool, bool], list[int]] = {}
-        for q, plan in enumerate(plans):
-            if plan != _SCAN:
-                ways.setdefault((is_long(sorts[q]), self._compares(plan)), []).append(q)
-        for way, planned in ways.items():
-            self._probe(batch, planned, [plans[q] for q in planned], *way)
         room = min(top_k, self.n_items) if request.guarantee else 0
-        found = zip(plans, batch.found.tolist(), strict=True)
-        short = [q for q, (plan, count) in enumerate(found) if plan == _SCAN or count < room]
-        if short:
-            some = batch.taken(short)
+        left = [q for q, plan in enumerate(plans) if plan != SCAN]
+        while left:
+            ways: dict[tuple[bool, bool], list[int]] = {}
+            for q in left:
+                ways.setdefault((is_long(sorts[q]), self._compares(plans[q])), []).append(q)
+            for way, planned in ways.items():
+                self._probe(batch, planned, [plans[q] for q in planned], *way)
+            found = batch.found.tolist()
+            short = [q for q in left if found[q] < room]
+            for q in short:
+                plans[q] = self.wider(plans[q], n_allowed)
+            left = [q for q in short if plans[q] != SCAN]
+        scanned = [q for q, plan in enumerate(plans) if plan == SCAN]
+        if scanned:
+            some = batch.taken(scanned)
             self._scan(some, *self._full_scan(batch.denied))
-            batch.put(short, some)
+            batch.put(scanned, some)
         return batch.nums, batch.scores
+
+    def plans(self, request: SearchRequest) -> list[int]:
+        """Return the effort that every query begins with, or SCAN."""
+        batch = self._batch(request)
+        n_allowed = batch.n_allowed(self.n_items)
+        return self._plans(batch, self._sorts(batch), n_allowed, request.effort)
+
+    def wider(self, plan: int, n_allowed: int) -> int:
+        """Return the effort after one that found too few, or SCAN where that is no dearer."""
+        wider = _WIDER * max(plan, 1)
+        return SCAN if self.rows_for(wider) >= n_allowed or wider >= self.n_routed else wider
 
     def _compares(self, plan: int) -> bool:
         """Tell whether comparing a query with every list is sooner than a walk to so many."""
@@ -312,6 +328,10 @@ class Index:
 
     # -- internals -------------------------------------------------------------------------
 
+    def _batch(self, request: SearchRequest) -> Batch:
+        queries, weights = self._checked(request.queries, request.weights)
+        return Batch.of(queries, weights, request, n_items=self.n_items)
+
     def _rows_of_heads(self) -> tuple[Heads, Heads]:
         usual, long = self.heads
         self._with_head = np.array([least is not None for least in usual.least], dtype=bool)
@@ -329,7 +349,7 @@ class Index:
     def _plans(
         self, batch: Batch, sorts: list[int], n_allowed: int, effort: int | None
     ) -> list[int]:
-        """Return the effort of every query, or _SCAN."""
+        """Return the effort of every query, or SCAN."""
         top_k, offsets = batch.nums.shape[1], batch.excluded.offsets.tolist()
         depths = [top_k + stop - start for start, stop in itertools.pairwise(offsets)]
         found: dict[tuple[int, int], int] = {}
@@ -339,16 +359,16 @@ class Index:
         return [found[pair] for pair in zip(depths, sorts, strict=True)]
 
     def _plan(self, depth: int, n_allowed: int, effort: int | None, sort: int) -> int:
-        """Return the effort for `depth` items, or _SCAN."""
+        """Return the effort for `depth` items, or SCAN."""
         limit = self.n_routed
-        if limit == 0:
-            return _SCAN
+        if limit == 0 or effort == SCAN:
+            return SCAN
         least = depth if self.kind == "graph" else 0
         wanted = self.efforts.wanted(sort, depth, least) if effort is None else effort
         if effort is None and n_allowed < self.n_items:
             wanted = -(-max(wanted, 1) * self.n_items // n_allowed)
             wanted = limit if self.rows_for(wanted) >= n_allowed else wanted
-        return _SCAN if wanted >= limit else max(wanted, 0)
+        return SCAN if wanted >= limit else max(wanted, 0)
 
     def _routed(self, some: Batch, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the lists or entries of each query, so many of the nearest as the router finds."""

@@ -23,8 +23,8 @@ class SearchRequest:
         exclude: per query, item_nums that are never returned.
         allow: [N] by item_num, False: never returned for any query.
         effort: lists (ivf) or steps (graph) of a query instead of the build's choice.
-        guarantee: scan everything for a query whose lists hold fewer than K; False leaves its
-            answer short (to measure an effort alone).
+        guarantee: take more lists for a query whose own hold fewer than K; False leaves its answer
+            short (to measure an effort alone).
     """
 
     queries: Floats

@@ -3,7 +3,7 @@
 A shard holds a run of the whole index's rows and the whole router: every shard probes the same
 lists and scores those rows of them, spilled ones included, that it holds. Merging by (score,
 item_num) then gives what one index gives. Where the lists of a query hold too few items for its
-top_k, the whole falls back to a scan; the merge decides that too, as no shard can know.
+top_k, the whole takes more of them; the merge decides that too, as no shard can know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.arrays import Floats
-from raysys.index.index import Index
+from raysys.index.index import SCAN, Index
 from raysys.index.layout import Nums
 from raysys.index.request import SearchRequest
 
@@ -51,10 +51,22 @@ class Shards:
     def search(self, request: SearchRequest) -> tuple[Nums, Floats]:
         """Return what the whole index returns; see `Index.search`."""
         nums, scores = self._merged(request)
-        short = np.flatnonzero((nums >= 0).sum(axis=1) < min(request.top_k, self.n_items))
-        if request.guarantee and len(short):
-            scan = dataclasses.replace(request.only(short), effort=self.n_items)
-            nums[short], scores[short] = self._merged(scan)
+        room = min(request.top_k, self.n_items) if request.guarantee else 0
+        short = np.flatnonzero((nums >= 0).sum(axis=1) < room)
+        if not len(short):
+            return nums, scores
+        whole = self.parts[0]  # plans for all of them
+        plans = np.array(whole.plans(request.only(short)))
+        n_allowed = self.n_items if request.allow is None else int(request.allow.sum())
+        short, plans = short[plans != SCAN], plans[plans != SCAN]
+        while len(short):
+            plans = np.array([whole.wider(plan, n_allowed) for plan in plans.tolist()])
+            for plan in set(plans.tolist()):
+                rows = short[plans == plan]
+                wider = dataclasses.replace(request.only(rows), effort=plan)
+                nums[rows], scores[rows] = self._merged(wider)
+            again = (plans != SCAN) & ((nums[short] >= 0).sum(axis=1) < room)
+            short, plans = short[again], plans[again]
         return nums, scores
 
     def with_bias(self, column: int, values: Floats) -> Shards:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from raysys.data.arrays import read_only
 from raysys.data.cells import Cells
 from raysys.data.schema import RatingLevels
 from raysys.errors import SearchError
@@ -25,11 +26,11 @@ MAX_EXPLAINED = 1_000  # items of a list whose reasons are named
 
 _FOUND = 1 << 15  # items of events whose numbers are remembered
 
+NO_ITEMS: Items = read_only(np.zeros(0, dtype=np.int32))
 Lately = Callable[[str], Sequence[Event]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """One query, in numbers.
 
     Attributes:
@@ -55,7 +56,7 @@ class Asked:
     degraded: Degraded | None
     changed: bool = False
     steering: Steering | None = None
-    dropped: Items = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    dropped: Items = NO_ITEMS
 
     @property
     def length(self) -> int:
@@ -143,13 +144,13 @@ class Asking:
             query=query,
             history=history,
             unknown=[item_id for item_id in unknown if item_id not in fresh],
-            left_out=np.array(nums, dtype=np.int32),
+            left_out=np.array(nums, dtype=np.int32) if nums else NO_ITEMS,
             listed=pages,
             ranking=self._engine.checked(ranking),
             degraded=None if reason is None else self._degraded(reason, history),
             changed=changed,
             steering=steering,
-            dropped=np.array([] if steering is None else given, dtype=np.int32),
+            dropped=NO_ITEMS if steering is None else np.array(given, dtype=np.int32),
         )
 
     def history(self, query: RecommendQuery) -> tuple[Cells, list[str]]:

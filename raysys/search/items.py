@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,53 +12,14 @@ from raysys.compressor.embeddings import Embeddings
 from raysys.data.schema import RatingLevels
 from raysys.errors import UnknownItemError
 from raysys.search.changes import Changes
-from raysys.search.ids import Ids
+from raysys.search.ids import Ids, Texts
 from raysys.search.query import Hit, Ranked, SimilarItem
 from raysys.store.builds import Build
 
 ITEM_NAMES = "names/items"  # of an index build
 NAMES = ("item_id", "title")  # their columns
-_OFFSETS = {pa.string(): np.int32, pa.large_string(): np.int64}  # types of where a text begins
 _SHOWN = 5
 _COLUMNS = ("scores", "p_consume", "p_like", "expected_rating")  # of `Hit`, in its order
-
-
-class Texts(Sequence[Any]):
-    """Texts by number, read where they lie; None where there is none."""
-
-    def __init__(self, texts: Sequence[str | None] | pa.ChunkedArray) -> None:
-        if not isinstance(texts, pa.ChunkedArray):
-            texts = pa.chunked_array([pa.array(texts, pa.string())])
-        self.column = texts
-        first = texts.chunk(0) if texts.num_chunks else pa.nulls(0)
-        self._n_first = 0  # texts whose bytes are read without Arrow, which takes longer for few
-        if len(first) and first.type in _OFFSETS:
-            valid, offsets, data = first.buffers()
-            places = slice(first.offset, first.offset + len(first) + 1)
-            self._places = np.frombuffer(offsets, dtype=_OFFSETS[first.type])[places]
-            self._bytes = memoryview(data if data is not None else b"")
-            self._missing = None if valid is None else np.asarray(first.is_null())
-            self._n_first = len(first)
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __getitem__(self, num: Any) -> Any:
-        return self.column[num].as_py()
-
-    def of(self, nums: NDArray[np.int32]) -> list[str | None]:
-        """Return the texts of some numbers."""
-        if not len(nums) or nums.max() >= self._n_first:
-            return [self[num] for num in nums.tolist()]
-        starts, stops, data = self._places[nums], self._places[nums + 1], self._bytes
-        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
-        if self._missing is None:
-            return [str(data[start:stop], "utf-8") for start, stop in pairs]
-        missing = self._missing[nums].tolist()
-        return [
-            None if gone else str(data[start:stop], "utf-8")
-            for gone, (start, stop) in zip(missing, pairs, strict=True)
-        ]
 
 
 class ItemTable:
@@ -126,7 +86,7 @@ class ItemTable:
 
         What was liked still tells a taste when it is deleted.
         """
-        return self.built.get(item_id) if self._encoded else self._num(item_id)
+        return self.built.find(item_id) if self._encoded else self._num(item_id)
 
     def upserted(self, item_id: str) -> int | None:
         """Return the item_num of an upserted item that no build knows yet, or None."""
@@ -134,7 +94,7 @@ class ItemTable:
 
     def _num(self, item_id: str) -> int | None:
         fresh = self._fresh.get(item_id)
-        return self.built.get(item_id) if fresh is None else fresh
+        return self.built.find(item_id) if fresh is None else fresh
 
     def with_newer(self, nums: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return item_nums and those of the rows that replaced them."""

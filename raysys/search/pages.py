@@ -11,18 +11,17 @@ import base64
 import json
 from collections.abc import Sequence
 
+from pydantic_core import to_json
+
 from raysys.errors import SearchError
 from raysys.search.query import MAX_CURSOR
 
 MAX_LISTED = 10_000  # ids that a cursor may hold
 
-_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
 
 def cursor_of(item_ids: Sequence[str]) -> str | None:
     """Return the cursor behind these items; None where none may hold so many."""
-    text = _encoded(item_ids)
-    cursor = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    cursor = base64.urlsafe_b64encode(to_json(item_ids)).decode().rstrip("=")
     return cursor if len(cursor) <= MAX_CURSOR and len(item_ids) <= MAX_LISTED else None
 
 

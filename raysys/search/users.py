@@ -43,7 +43,7 @@ class UserStore:
 
     def __init__(self, ids: Ids, cells: Cells) -> None:
         self._ids = ids
-        self._row = functools.lru_cache(_ASKED)(ids.get)
+        self._row = functools.lru_cache(_ASKED)(ids.find)
         self._cells = cells
 
     @classmethod
@@ -150,15 +150,15 @@ class UserStore:
         if row is None:
             raise UnknownUserError(f"user_id={user_id!r} is not among the {len(self)} known users")
         cells = self._cells
-        here = slice(int(cells.offsets[row]), int(cells.offsets[row + 1]))
-        size = here.stop - here.start
+        start, stop = cells.offsets[row : row + 2].tolist()
+        here = slice(start, stop)
         return Cells(
             user_num=np.array([row], dtype=np.int32),
-            offsets=np.array([0, size]),
-            item_num=np.array(cells.item_num[here]),
-            level=np.array(cells.level[here]),
-            timestamp=np.array(cells.timestamp[here]),
-            window=np.zeros(size, dtype=np.uint8),  # all of them are history here
+            offsets=np.array([0, stop - start]),
+            item_num=cells.item_num[here],
+            level=cells.level[here],
+            timestamp=cells.timestamp[here],
+            window=np.zeros(stop - start, dtype=np.uint8),  # all of them are history here
         )
 
 

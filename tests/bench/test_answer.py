@@ -25,7 +25,7 @@ def test_a_grown_run_keeps_the_real_items_and_users(source, tmp_path):
     grown, real = Search.open(workspace), Search.open(Workspace(str(source)))
     assert (grown.n_items, grown.n_users) == (90, 50)
     one, again = grown.engine, real.engine
-    history = real.asking.history(RecommendQuery(user_id=real._users._ids.texts[7].as_py()))[0]
+    history = real.asking.history(RecommendQuery(user_id=real._users._ids.texts[7]))[0]
     mine = grown.asking.history(RecommendQuery(user_id="user-7"))[0]
     np.testing.assert_array_equal(mine.item_num, history.item_num)
     z = one.encode(mine)
