@@ -10,6 +10,7 @@ Ray cluster. Replicas follow the run: a newer index, or newer changes, are serve
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import sys
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _ORDER_S = {"state": 5.0, "metrics": 5.0, "look": 500.0}  # to open an index takes its time
 _SWITCH_S = 0.0005  # between threads of Python: what opens an index must not hold up answers
 _TRIED = 3  # changes and indexes of before that a new replica tries
+_NEW_OBJECTS = 50_000  # between two looks for garbage: a batch of lists makes thousands
 _TARGET_ONGOING = 8  # requests at a replica; more of them start another one
 
 
@@ -75,6 +77,7 @@ class Service:
             name=context.replica_id.unique_id,
             everyone=self._everyone,
         )
+        settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app of this replica; Serve calls it after the constructor."""
@@ -90,6 +93,16 @@ class Service:
             return list(await sent.results_async(timeout_s=_ORDER_S[order], return_exceptions=True))
         except TimeoutError as error:  # the others are not told of
             return [await self.obey(order), error]
+
+
+def settle() -> None:
+    """Let no later look for garbage go over what a process holds once it serves.
+
+    That is half a million objects of modules and types: a look at all of them holds up answers.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
 
 
 def app_of(

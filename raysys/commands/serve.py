@@ -23,7 +23,7 @@ from ray.serve.exceptions import RayServeException
 from raysys.cluster.connect import connected
 from raysys.cluster.ingress import share_port, through_haproxy
 from raysys.cluster.second_proxy import forget_told, second_proxy
-from raysys.cluster.serve_app import app_of, application, checked, replicas_of
+from raysys.cluster.serve_app import app_of, application, checked, replicas_of, settle
 from raysys.cluster.serve_app import serve as ray_serve
 from raysys.cluster.serve_config import ServeConfig
 from raysys.config import require, require_run
@@ -74,6 +74,7 @@ def _serve_here(cfg: ServeConfig) -> dict[str, str]:
         access_log=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
+    settle()
     _announce(cfg)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(settings).run()
