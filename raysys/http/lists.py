@@ -28,7 +28,7 @@ from raysys.http.wire import (
 from raysys.search.query import MAX_CURSOR, Answer, RecommendQuery, conditions
 from raysys.search.search import Search
 
-RECOMMEND = "/v1/recommend"
+RECOMMEND, BATCH = "/v1/recommend", "/v1/recommend/batch"
 _MAX_LISTED = 20_000  # items of all lists of a batch
 
 _ANSWER, _BATCH = TypeAdapter(Answer), TypeAdapter(BatchAnswer)
@@ -41,42 +41,16 @@ Given = Annotated[str | None, Query(description="conditions on attributes as JSO
 
 def add_lists(app: FastAPI, service: Service) -> None:
     """Add the routes."""
-    counts, metrics = service.counts, service.metrics
 
     @app.post(RECOMMEND, response_model=Answer)
     async def recommend(body: RecommendQuery) -> Response:
         """Recommend items to a stored user or for a posted profile."""
         return await recommended(service, body)
 
-    @app.post("/v1/recommend/batch", response_model=BatchAnswer)
+    @app.post(BATCH, response_model=BatchAnswer)
     async def batch(body: BatchRequest) -> Response:
         """Answer up to 256 queries of recommend; what is wrong with one does not touch others."""
-        asked: list[_Asked] = []
-        wrong: dict[int, RaysysError] = {}
-        for place, given in enumerate(body.queries):
-            try:
-                arm = service.arm_of(given)
-                query = service.filled(given, arm, ("body", "queries", place))
-                asked.append(_Asked(arm, query, service.asked(query.k, arm)))
-            except SearchError as error:
-                wrong[place] = error
-        queries = [each.query for each in asked]
-        _hold("all k add up to", sum(query.k for query in queries), _most(service.current()))
-        cursors = sum(len(query.cursor or "") for query in queries)
-        _hold("characters of all cursors:", cursors, MAX_CURSOR)
-
-        def answers() -> BatchAnswer:
-            found = iter(_answers(service, asked))
-            every = (wrong.get(place) or next(found) for place in range(len(body.queries)))
-            return BatchAnswer([_entry(answer) for answer in every])
-
-        aside = len(queries) > 1 or any(each.query.atoms for each in asked)
-        size = 0 if aside else sum(each.search.size_of(each.query) for each in asked)
-        answer, response = await service.reply(_BATCH, size, aside, answers)
-        counts.add("batch")
-        given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
-        metrics.answered("/v1/recommend/batch", given_answers)
-        return response
+        return await batched(service, body)
 
     _add_neighbours(app, service)
     _add_of_nobody(app, service)
@@ -201,6 +175,36 @@ async def recommended(service: Service, body: RecommendQuery) -> Response:
     answer, response = await service.reply(_ANSWER, search.size_of(query), masked, listed)
     service.counts.add("recommend")
     service.metrics.answered(RECOMMEND, [answer])
+    return response
+
+
+async def batched(service: Service, body: BatchRequest) -> Response:
+    """Answer a request of many lists; what is wrong with it as a whole is raised."""
+    asked: list[_Asked] = []
+    wrong: dict[int, RaysysError] = {}
+    for place, given in enumerate(body.queries):
+        try:
+            arm = service.arm_of(given)
+            query = service.filled(given, arm, ("body", "queries", place))
+            asked.append(_Asked(arm, query, service.asked(query.k, arm)))
+        except SearchError as error:
+            wrong[place] = error
+    queries = [each.query for each in asked]
+    _hold("all k add up to", sum(query.k for query in queries), _most(service.current()))
+    cursors = sum(len(query.cursor or "") for query in queries)
+    _hold("characters of all cursors:", cursors, MAX_CURSOR)
+
+    def answers() -> BatchAnswer:
+        found = iter(_answers(service, asked))
+        every = (wrong.get(place) or next(found) for place in range(len(body.queries)))
+        return BatchAnswer([_entry(answer) for answer in every])
+
+    aside = len(queries) > 1 or any(each.query.atoms for each in asked)
+    size = 0 if aside else sum(each.search.size_of(each.query) for each in asked)
+    answer, response = await service.reply(_BATCH, size, aside, answers)
+    service.counts.add("batch")
+    given_answers = [entry.answer for entry in answer.answers if entry.answer is not None]
+    service.metrics.answered(BATCH, given_answers)
     return response
 
 

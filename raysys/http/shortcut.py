@@ -1,4 +1,4 @@
-"""The way of most requests: a list for one user, past what FastAPI does for every route.
+"""The way of most requests: lists for one user or many, past what FastAPI does for every route.
 
 An ASGI layer around the app. It answers what it can read as it is, by the same function as the
 route; all else goes on to the app, which says what is wrong. Of an answer of a millisecond half
@@ -7,7 +7,9 @@ was the way through the app.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
@@ -15,11 +17,16 @@ from pydantic import ValidationError
 
 from raysys.errors import RaysysError
 from raysys.http.limits import App, Message, Receive, RefusedError, Send, path_of
-from raysys.http.lists import RECOMMEND, recommended
+from raysys.http.lists import BATCH, RECOMMEND, batched, recommended
 from raysys.http.service import Service
+from raysys.http.wire import BatchRequest
 from raysys.search.query import RecommendQuery
 
-_ROUTE = SimpleNamespace(path=RECOMMEND)
+_WAYS: Mapping[str, tuple[Any, Callable[[Service, Any], Awaitable[Response]]]] = {
+    RECOMMEND: (RecommendQuery, recommended),
+    BATCH: (BatchRequest, batched),
+}
+_ROUTES = {path: SimpleNamespace(path=path) for path in _WAYS}
 
 
 class Shortcut:
@@ -38,9 +45,10 @@ class Shortcut:
         if not _is_plain(scope):
             await self._app(scope, receive, send)
             return
-        scope["route"] = _ROUTE
+        path = path_of(scope)
+        scope["route"] = _ROUTES[path]
         first = await receive()  # the whole body, see `Limits`
-        response = await self._response(first)
+        response = await self._response(path, first)
         if response is not None:
             await response(scope, receive, send)
             return
@@ -51,11 +59,11 @@ class Shortcut:
 
         await self._app(scope, again, send)
 
-    async def _response(self, message: Message) -> Response | None:
+    async def _response(self, path: str, message: Message) -> Response | None:
         """Return the answer, or None where the app has to say what is wrong."""
+        kind, answered = _WAYS[path]
         try:
-            query = RecommendQuery.model_validate_json(message.get("body", b""))
-            return await recommended(self._service, query)
+            return await answered(self._service, kind.model_validate_json(message.get("body", b"")))
         except (ValidationError, RequestValidationError):
             return None
         except (RaysysError, RefusedError) as error:
@@ -65,7 +73,7 @@ class Shortcut:
 def _is_plain(scope: Message) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
-    if path_of(scope) != RECOMMEND:
+    if path_of(scope) not in _WAYS:
         return False
     types = [value for name, value in scope["headers"] if name == b"content-type"]
     return len(types) == 1 and types[0].startswith(b"application/json")
