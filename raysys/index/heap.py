@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from raysys.data.compiled import compiled
@@ -23,6 +24,21 @@ def contains(ordered: NDArray[Any], num: int) -> bool:
         else:
             high = middle
     return bool(low < ordered.shape[0] and ordered[low] == num)
+
+
+@compiled
+def some_of(nums: NDArray[Any]) -> Any:
+    """Return 64 bits that tell of most other numbers that they are none of these, see `may_be`."""
+    bits = np.uint64(0)
+    for num in nums:
+        bits |= np.uint64(1) << np.uint64(num & 63)
+    return bits
+
+
+@compiled
+def may_be(bits: Any, num: int) -> bool:
+    """Tell whether a number may be one of those of `some_of`."""
+    return bool(bits >> np.uint64(num & 63) & np.uint64(1))
 
 
 @compiled

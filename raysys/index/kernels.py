@@ -28,7 +28,7 @@ from raysys.index.best import (
     score_of,
     some_good,
 )
-from raysys.index.heap import contains
+from raysys.index.heap import contains, may_be, some_of
 from raysys.index.holders import Holders, is_one_of, least_gain, rows_of, two_strongest
 from raysys.index.rows import BLOCK_ROWS, score_rows
 from raysys.index.together import pays, score_together
@@ -323,7 +323,7 @@ def _keep_best(
 ) -> Any:
     """Take the keys of what is good enough of `rows` after `size` others; return size and least."""
     stored, table, weights, denied, excluded, held, also_held = query
-    n_held = held.shape[0] + also_held.shape[0]
+    n_held, some = held.shape[0] + also_held.shape[0], some_of(excluded)
     scores = np.empty(rows.shape[0], np.float32)
     score_rows(stored, table, weights, rows, scores)
     items, bar = stored.items, score_of(least) if least > 0 else np.float32(-np.inf)
@@ -340,7 +340,7 @@ def _keep_best(
                 continue
             if denied.shape[0] > 0 and denied[num]:
                 continue
-            if excluded.shape[0] > 0 and contains(excluded, num):
+            if may_be(some, num) and contains(excluded, num):
                 continue
             if n_held > 0 and is_one_of(held, also_held, rows[m]):
                 continue

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raysys.compressor.kernels import PACKED4, Stored
 from raysys.data.compiled import SIXTEEN, compiled, half, side_sums
 from raysys.index.best import key_of, narrowed, score_of
-from raysys.index.heap import contains
+from raysys.index.heap import contains, may_be, some_of
 
 FEWEST = 8  # queries for which laying their products side by side pays
 _BLOCK_ROWS = 256
@@ -69,24 +69,28 @@ def _sixteen(
     leasts, n_bias = best[2], weights.shape[1]
     side = np.zeros((tables.shape[1], SIXTEEN), np.float32)
     bars, factors = np.full(SIXTEEN, np.inf, np.float32), np.zeros((n_bias, SIXTEEN), np.float32)
+    for first in range(0, tables.shape[1], SIXTEEN):  # a few lines of the cache at a time
+        last = min(first + SIXTEEN, tables.shape[1])
+        for lane in range(asking.shape[0]):
+            table = tables[asking[lane]]
+            for s in range(first, last):
+                side[s, lane] = table[s]
     for lane in range(asking.shape[0]):
-        table = tables[asking[lane]]
-        for s in range(table.shape[0]):
-            side[s, lane] = table[s]
         for b in range(n_bias):
             factors[b, lane] = weights[asking[lane], b]
         least = leasts[asking[lane]]
         bars[lane] = score_of(least) if least > 0 else np.float32(-np.inf)
     zero = np.float32(0)
     weighed = [b for b in range(n_bias) if np.any(factors[b] != 0)]
-    scores = np.empty((_BLOCK_ROWS, SIXTEEN), np.float32)
+    scores, good = np.empty((_BLOCK_ROWS, SIXTEEN), np.float32), np.empty(SIXTEEN, np.int32)
     for run in range(runs[0].shape[0]):
         for start in range(runs[0][run], runs[1][run], _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, runs[1][run])
+            good[:] = 0
             for row in range(start, stop):
                 side_sums(stored.entries, row, stored.codebook, side, scores, row - start)
             for row in range(start, stop):
-                mine, scale, good = scores[row - start], half(stored.scale[row]), np.int32(0)
+                mine, scale = scores[row - start], half(stored.scale[row])
                 for lane in range(SIXTEEN):
                     mine[lane] *= scale
                 for b in weighed:
@@ -94,42 +98,45 @@ def _sixteen(
                     for lane in range(SIXTEEN):
                         mine[lane] += bias * factors[b, lane] if factors[b, lane] != 0 else zero
                 for lane in range(SIXTEEN):
-                    good |= np.int32(not mine[lane] < bars[lane])
-                if good > 0:
-                    _keep(stored, row, asking, mine, bars, barred, best)
+                    good[lane] |= np.int32(not mine[lane] < bars[lane])
+            for lane in range(asking.shape[0]):
+                if good[lane]:
+                    part = scores[: stop - start, lane]
+                    bars[lane] = _keep(stored, start, asking[lane], part, bars[lane], barred, best)
 
 
 @compiled
 def _keep(
     stored: Stored,
-    row: int,
-    asking: NDArray[Any],
+    start: int,
+    q: int,
     scores: NDArray[Any],
-    bars: NDArray[Any],
+    bar: Any,
     barred: tuple[Any, ...],
     best: tuple[Any, ...],
-) -> None:
-    """Take the row's key where its score is good enough, and raise the bars."""
+) -> Any:
+    """Take the keys of rows from `start` on whose scores are good enough; return the bar."""
     denied, excluded, offsets, columns, done = barred
-    keys, sizes, leasts, top_k = best
-    num = stored.items[row]
-    if denied.shape[0] > 0 and denied[num]:
-        return
-    for lane in range(asking.shape[0]):
-        q = asking[lane]
-        if scores[lane] < bars[lane]:
+    keys, size, least, top_k = best[0][q], best[1][q], best[2][q], best[3]
+    mine, scored = excluded[offsets[q] : offsets[q + 1]], done[q]
+    some = some_of(mine)
+    for place in range(scores.shape[0]):
+        if scores[place] < bar:
             continue
-        key = key_of(scores[lane], num)
-        if key < leasts[q]:
+        num = stored.items[start + place]
+        key = key_of(scores[place], num)
+        if key < least:
             continue
-        if columns.shape[0] > 0 and columns[row] & done[q]:
+        if denied.shape[0] > 0 and denied[num]:
             continue
-        if offsets[q + 1] > offsets[q] and contains(excluded[offsets[q] : offsets[q + 1]], num):
+        if scored and columns[start + place] & scored:
             continue
-        size = sizes[q]
-        keys[q, size] = key
+        if may_be(some, num) and contains(mine, num):
+            continue
+        keys[size] = key
         size += 1
-        if size == keys.shape[1]:
-            leasts[q] = narrowed(keys[q], size, top_k)
-            bars[lane], size = score_of(leasts[q]), top_k
-        sizes[q] = size
+        if size == keys.shape[0]:
+            least = narrowed(keys, size, top_k)
+            bar, size = score_of(least), top_k
+    best[1][q], best[2][q] = size, least
+    return bar
