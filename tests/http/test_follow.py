@@ -92,15 +92,16 @@ def test_a_search_without_answers_is_refused(followed, monkeypatch, tmp_path):
     _, holder, following = followed
     before = holder()
     vectors_run(tmp_path, n_items=70, seed=1)
-    recommend = Search.recommend
+    recommend_all = Search.recommend_all
 
-    def empty(self, query):
-        answer = recommend(self, query)
+    def empty(self, queries):
+        answers = recommend_all(self, queries)
         if self is not before:
-            answer.items.clear()
-        return answer
+            for answer in answers:
+                answer.items.clear()
+        return answers
 
-    monkeypatch.setattr(Search, "recommend", empty)
+    monkeypatch.setattr(Search, "recommend_all", empty)
     assert not following.look()
     assert "has no usable list for a profile of '42'" in following.state().refused
     assert holder() is before
@@ -112,15 +113,16 @@ def test_scores_that_are_no_numbers_and_faults_of_ours_are_refused_too(
     _, holder, following = followed
     before = holder()
     vectors_run(tmp_path, n_items=70, seed=1)
-    recommend = Search.recommend
+    recommend_all = Search.recommend_all
 
-    def odd(self, query):
-        answer = recommend(self, query)
+    def odd(self, queries):
+        answers = recommend_all(self, queries)
         if self is not before:
-            answer.items[0].score = None
-        return answer
+            for answer in answers:
+                answer.items[0].score = None
+        return answers
 
-    monkeypatch.setattr(Search, "recommend", odd)
+    monkeypatch.setattr(Search, "recommend_all", odd)
     assert not following.look()
     assert "has no usable list" in following.state().refused
     monkeypatch.setattr("raysys.http.follow.canaries", lambda *_: 1 / 0)
@@ -182,10 +184,10 @@ def test_canaries_compare_the_lists_of_two_searches(tmp_path, monkeypatch):
     assert canaries(one, one) == 1.0
     assert canaries(one, two) < 0.4
 
-    def unknown(self, query):
-        raise SearchError("no such item")
+    def unknown(self, queries):
+        return [SearchError("no such item") for _ in queries]
 
-    monkeypatch.setattr(Search, "recommend", unknown)
+    monkeypatch.setattr(Search, "recommend_all", unknown)
     assert canaries(one, two) == 1.0
 
 
