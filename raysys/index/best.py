@@ -19,6 +19,8 @@ _ALL = np.uint32(0xFFFFFFFF)
 _HIGH = np.uint64(32)
 BLOCK = 64  # scores compared with the bar together
 _ROOM = 64  # keys gathered beyond twice K
+_FEW = 32  # keys that are sorted by insertion
+_DIGITS, _BASE, _LAST = 4, 256, np.uint64(255)  # of a score
 
 
 @compiled
@@ -50,28 +52,36 @@ def room_for(top_k: int, n_most: int) -> int:
 
 @compiled
 def narrowed(keys: NDArray[Any], size: int, top_k: int) -> Any:
-    """Move the largest K of the first `size` keys, more than K, to the front; return the least."""
-    low, high, last = 0, size - 1, top_k - 1
-    while low < high:
-        first, middle, final = keys[low], keys[(low + high) >> 1], keys[high]
+    """Move the largest K of the first `size` keys, more than K, to the front; return the least.
+
+    Every key is written to both sides of the pivot, and one of them moves on: no branch depends on
+    a comparison, half of which a processor would guess wrong.
+    """
+    spare = np.empty(size, np.uint64)
+    low, high = 0, size  # below low: among the largest; from high on: not
+    while True:
+        first, middle, final = keys[low], keys[(low + high) >> 1], keys[high - 1]
         pivot = max(min(first, middle), min(max(first, middle), final))
-        left, right = low, high
-        while left <= right:
-            while keys[left] > pivot:
-                left += 1
-            while keys[right] < pivot:
-                right -= 1
-            if left <= right:
-                keys[left], keys[right] = keys[right], keys[left]
-                left += 1
-                right -= 1
-        if last <= right:
-            high = right
-        elif last >= left:
-            low = left
-        else:
-            break
-    return keys[last]
+        front, back = low, 0
+        for place in range(low, high):
+            key = keys[place]
+            keys[front] = spare[back] = key
+            larger = key >= pivot
+            front += larger
+            back += not larger
+        keys[front:high] = spare[:back]
+        if top_k > front:
+            low = front
+        elif top_k < front < high:
+            high = front
+        elif front == high:  # the pivot is the least of them
+            high -= 1
+            for place in range(low, high):
+                if keys[place] == pivot:
+                    keys[place], keys[high] = keys[high], keys[place]
+                    break
+        if top_k in (front, high):
+            return keys[:top_k].min()
 
 
 @compiled
@@ -80,7 +90,65 @@ def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
     if size > top_k:
         narrowed(keys, size, top_k)
         size = top_k
-    return np.sort(keys[:size])
+    best = keys[:size]
+    ascend(best)
+    return best
+
+
+@compiled
+def ascend(keys: NDArray[Any]) -> None:
+    """Sort keys in place: a few by insertion, more by the digits of their scores."""
+    if keys.shape[0] <= _FEW:
+        _insert(keys)
+        return
+    starts = np.zeros((_DIGITS, _BASE), np.int32)
+    for key in keys:
+        for digit in range(_DIGITS):
+            starts[digit, (key >> _shift(digit)) & _LAST] += np.int32(1)
+    for digit in range(_DIGITS):
+        total = np.int32(0)
+        for value in range(_BASE):
+            count = starts[digit, value]
+            starts[digit, value] = total
+            total += count
+    spare = np.empty(keys.shape[0], np.uint64)
+    for digit in range(0, _DIGITS, 2):
+        _place(keys, starts[digit], _shift(digit), spare)
+        _place(spare, starts[digit + 1], _shift(digit + 1), keys)
+    start = 0
+    for place in range(1, keys.shape[0] + 1):
+        if place == keys.shape[0] or keys[place] >> _HIGH != keys[start] >> _HIGH:
+            if place - start > _FEW:  # equal scores
+                keys[start:place] = np.sort(keys[start:place])
+            elif place - start > 1:
+                _insert(keys[start:place])
+            start = place
+
+
+@compiled
+def _insert(keys: NDArray[Any]) -> None:
+    """Sort a few keys in place."""
+    for place in range(1, keys.shape[0]):
+        key, at = keys[place], place
+        while at > 0 and keys[at - 1] > key:
+            keys[at] = keys[at - 1]
+            at -= 1
+        keys[at] = key
+
+
+@compiled
+def _shift(digit: int) -> Any:
+    """Return where a digit of the score begins in a key."""
+    return np.uint64(32 + 8 * digit)
+
+
+@compiled
+def _place(keys: NDArray[Any], starts: NDArray[Any], shift: Any, out: NDArray[Any]) -> None:
+    """Write keys in the order of one digit, equals in their order; `starts` move on."""
+    for key in keys:
+        value = (key >> shift) & _LAST
+        out[starts[value]] = key
+        starts[value] += np.int32(1)
 
 
 @compiled

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,13 @@ class Engine:
         self.neighbours = Neighbours.open(
             opened.embeddings, self._index, width=width, fresh=fresh, alive=self.alive
         )
+
+    def compile(self) -> None:
+        """Compile what is compiled, before anybody waits for it."""
+        if self.scorer is not None:
+            next(self.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
+        with suppress(SearchError):  # an item that nothing is known of has no neighbours
+            self.neighbours.of_item(0, top_k=1)
 
     @property
     def counted_until(self) -> int | None:

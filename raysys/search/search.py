@@ -82,7 +82,7 @@ class Search:
             changes_id=self.changes_id,
         )
         if opened is None:  # else another search did so
-            self._compile()
+            self.engine.compile()
 
     @classmethod
     def open(
@@ -391,13 +391,6 @@ class Search:
             for (item_id, num), row in zip(known.items(), rows, strict=True)
         ]
         return found, [item_id for item_id in given if item_id not in known]
-
-    def _compile(self) -> None:
-        """Compile what is compiled, before anybody waits for it."""
-        if self.engine.scorer is not None:
-            next(self.engine.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
-        with suppress(SearchError):  # an item that nothing is known of has no neighbours
-            self.engine.neighbours.of_item(0, top_k=1)
 
     def _listable(self, allow: Conditions | None, deny: Conditions | None) -> Mask:
         """Return which items [N] a list may hold."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from raysys.index.best import best_places
+from raysys.index.best import ascend, best_places, narrowed
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 300])
@@ -22,3 +22,20 @@ def test_every_place_is_one_of_theirs_whatever_the_scores(value):
     assert len(np.unique(places)) == 200
     assert places.min() >= 0
     assert places.max() < 300
+
+
+@pytest.mark.parametrize("size", [2, 33, 64, 300, 664])
+@pytest.mark.parametrize("largest", [3, 1 << 34, 1 << 63])
+@pytest.mark.parametrize("order", ["drawn", "rising", "falling"])
+def test_keys_are_narrowed_and_sorted_whatever_their_order(size, largest, order):
+    rng = np.random.default_rng(size)
+    keys = rng.integers(0, largest, size, dtype=np.uint64)
+    keys = keys if order == "drawn" else np.sort(keys)[:: 1 if order == "rising" else -1].copy()
+    wanted = np.sort(keys)
+    for top_k in {1, size // 2, size - 1}:
+        some = keys.copy()
+        assert narrowed(some, size, top_k) == wanted[-top_k]
+        np.testing.assert_array_equal(np.sort(some[:top_k]), wanted[-top_k:])
+        np.testing.assert_array_equal(np.sort(some), wanted)
+    ascend(keys)
+    np.testing.assert_array_equal(keys, wanted)

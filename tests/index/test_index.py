@@ -136,6 +136,25 @@ def test_a_long_exclusion_leaves_k(case):
     assert len(set(nums[0]) & set(wanted)) >= 5
 
 
+def test_a_query_whose_lists_hold_too_few_takes_more_before_it_scans(monkeypatch):
+    index = make_index("ivf", "cosine")
+    vectors, _ = planted_world("cosine")
+    rows = np.arange(0, N_ITEMS, 97)
+    short = SearchRequest(vectors[rows], top_k=PER_GROUP * 3, effort=1, guarantee=False)
+    assert np.any(index.search(short)[0] < 0)
+    scans = []
+    monkeypatch.setattr(index, "_scan", lambda some, *runs: scans.append(len(some.queries)))
+    asked = SearchRequest(vectors[rows], top_k=PER_GROUP * 3, effort=1)
+    nums, scores = index.search(asked)
+    assert not scans
+    assert np.all(nums >= 0)
+    for row, one in enumerate(rows[:5]):
+        alone = SearchRequest(vectors[[one]], top_k=PER_GROUP * 3, effort=1)
+        np.testing.assert_array_equal(index.search(alone)[1][0], scores[row])
+    index.search(SearchRequest(vectors[rows], top_k=N_ITEMS, effort=1))
+    assert scans == [len(rows)]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_query_that_is_not_finite_is_refused(case, bad):
     index, vectors, _ = case
