@@ -20,6 +20,7 @@ _HIGH = np.uint64(32)
 BLOCK = 64  # scores compared with the bar together
 _ROOM = 64  # keys gathered beyond twice K
 _FEW = 32  # keys that are sorted by insertion
+_ODD = 8  # keys, one of which stands out of their order at most
 _DIGITS, _BASE, _LAST = 4, 256, np.uint64(255)  # of a score
 
 
@@ -97,9 +98,19 @@ def best_keys(keys: NDArray[Any], size: int, top_k: int) -> Any:
 
 @compiled
 def ascend(keys: NDArray[Any]) -> None:
-    """Sort keys in place: a few by insertion, more by the digits of their scores."""
+    """Sort keys in place: a few by insertion, more by the digits of their scores.
+
+    Where most scores rise or most fall, as those of a head do, comparisons are sooner.
+    """
     if keys.shape[0] <= _FEW:
         _insert(keys)
+        return
+    rising, falling = 0, 0
+    for place in range(1, keys.shape[0]):
+        rising += keys[place] >> _HIGH > keys[place - 1] >> _HIGH
+        falling += keys[place] >> _HIGH < keys[place - 1] >> _HIGH
+    if _ODD * min(rising, falling) < keys.shape[0]:
+        keys[:] = np.sort(keys)
         return
     starts = np.zeros((_DIGITS, _BASE), np.int32)
     for key in keys:

@@ -87,29 +87,33 @@ class Normaliser:
         """Return the consume scores of the sample of usual users, [B, T], for users z [B, H]."""
         return self._usual.scores(z)
 
-    def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
+    def log_z(
+        self, z: Floats, own: Sequence[NDArray[Any]], best: NDArray[np.int32] | None = None
+    ) -> Floats:
         """Return log Z of users, float32 [B].
 
         Args:
             z: [B, H] their latents.
-            own: per user, items that are summed exactly: those of the profile and the best.
+            own: per user, items that are summed exactly: those of the profile.
+            best: [B, K] others that are: the best; what is no item of the model is left out. None:
+                there are none.
         """
         out = np.empty(len(z), dtype=np.float32)
         if self.exact:
             for start in range(0, len(z), _AT_ONCE):
                 out[start : start + _AT_ONCE] = self.of_all(z[start : start + _AT_ONCE])[1]
             return out
-        long = self.long(z)
-        if not len(long):
-            for start in range(0, len(z), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                out[part] = self._usual.log_z(z[part], own[part])
-            return out
-        usual = np.setdiff1d(np.arange(len(z)), long)
-        for rows, sampled in ((usual, self._usual), (long, self._larger)):
-            for start in range(0, len(rows), _AT_ONCE):
-                some = rows[start : start + _AT_ONCE]
-                out[some] = sampled.log_z(z[some], [own[row] for row in some.tolist()])
+        offsets = np.array([*itertools.accumulate(map(len, own), initial=0)])
+        items = (np.concatenate(own) if len(own) > 1 else own[0]).astype(np.int32)
+        best = np.empty((len(z), 0), dtype=np.int32) if best is None else best
+        asked = items, offsets, np.ascontiguousarray(best, dtype=np.int32)
+        consume = np.ascontiguousarray(z[:, : self.scorer.width])
+        every, long = np.arange(len(z)), self.long(z)
+        usual = np.setdiff1d(every, long) if len(long) else every
+        for users, sampled in ((usual, self._usual), (long, self._larger)):
+            for start in range(0, len(users), _AT_ONCE):
+                some = users[start : start + _AT_ONCE]
+                log_z(self.scorer.consuming, sampled.held, consume, some, *asked, out)
         return out
 
 
@@ -120,12 +124,15 @@ class _Sample:
         scorer: of the items.
         nums: T, ascending.
         weights: 1 / p of each.
+
+    Attributes:
+        held: what `steps.log_z` reads.
     """
 
     def __init__(self, scorer: Scorer, nums: NDArray[np.int64], weights: Floats) -> None:
         self._scorer, self._rows = scorer, rounded(scorer.vectors(nums))
         self._prior = scorer.prior[nums]
-        self._held = *self._rows, self._prior, np.log(weights), nums
+        self.held = *self._rows, self._prior, np.log(weights), nums
 
     def scores(self, z: Floats) -> Floats:
         """Return their consume scores [B, T] for users z [B, H]."""
@@ -133,15 +140,6 @@ class _Sample:
         consume = np.ascontiguousarray(z[:, : self._scorer.width])
         integer_products(self._rows, consume, 1.0, out)
         return out[:, : len(self._prior)] + self._prior
-
-    def log_z(self, z: Floats, own: Sequence[NDArray[Any]]) -> Floats:
-        """Return log Z [B] of users; arguments as those of the normaliser."""
-        out = np.empty(len(z), dtype=np.float32)
-        consume = np.ascontiguousarray(z[:, : self._scorer.width])
-        offsets = np.array([*itertools.accumulate(map(len, own), initial=0)])
-        items = (np.concatenate(own) if len(own) > 1 else own[0]).astype(np.int64)
-        log_z(self._scorer.consuming, self._held, consume, items, offsets, out)
-        return out
 
 
 def importance(scorer: Scorer, spread: Floats) -> Floats:
@@ -213,8 +211,8 @@ def measured(
     lengths = np.linalg.norm(z[:, : scorer.width], axis=1)
     spread, exact, best = exact_sums(scorer, z[::2], z[1::2], own[1::2])
     normaliser = Normaliser(scorer, spread, float(np.quantile(lengths, _LONG)))
-    asked = joined(own[1::2], candidates[1::2, :N_BEST])
-    error = np.abs(normaliser.log_z(z[1::2], asked) - exact)
+    listed = candidates[1::2, :N_BEST]
+    error = np.abs(normaliser.log_z(z[1::2], own[1::2], listed) - exact)
     pairs = zip(best, candidates[1::2], strict=True)
     kept = ((wanted[wanted >= 0], offered) for wanted, offered in pairs)
     found = [np.isin(wanted, offered).mean() for wanted, offered in kept if len(wanted)]
@@ -228,14 +226,6 @@ def measured(
         },
         float(np.mean(found)) if found else 1.0,
     )
-
-
-def joined(own: Sequence[NDArray[Any]], best: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return every user's items of the profile and best others, [B, K] padded with -1."""
-    return [
-        np.concatenate([items, others[others >= 0]])
-        for items, others in zip(own, best, strict=True)
-    ]
 
 
 def exact_sums(

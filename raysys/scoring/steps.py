@@ -167,37 +167,56 @@ def log_z(
     model: tuple[Any, ...],
     sample: tuple[Any, ...],
     z: NDArray[Any],
+    users: NDArray[Any],
     items: NDArray[Any],
     offsets: NDArray[Any],
+    best: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    """Write log Z of users to `out` [B], see `normaliser.py`.
+    """Write log Z of some users to `out` [B], see `normaliser.py`.
 
     Args:
         model: `consuming` of `Scorer`.
         sample: (whole, steps, prior, log weights, items) of T.
         z: [B, Hc] latents, contiguous.
-        items: [M] int64, user by user, that are summed exactly; they are sorted in place.
-        offsets: [B + 1] items of each user, changed as well.
-        out: float32, written.
+        users: int64, rows of those users.
+        items: [M], user by user, that are summed exactly.
+        offsets: [B + 1] items of each user.
+        best: [B, K] others that are; what is no item of the model is left out.
+        out: float32, written for those users.
     """
-    link = model[3:]
-    unique_runs(items, offsets)
-    items = items[: offsets[-1]]
-    exact = np.empty(items.shape[0], np.float32)
-    consume_scores(model, z, items, offsets, exact)
-    products = np.empty((z.shape[0], sample[1].shape[0]), np.float32)
-    integer_products(Rounded(sample[0], sample[1]), z, 1.0, products)
+    link, n_users, n_items = model[3:], users.shape[0], model[1].shape[0]
+    asked = np.empty((n_users, z.shape[1]), np.float32)
+    own = np.empty(items.shape[0] + n_users * best.shape[1], np.int64)
+    ends, end = np.zeros(n_users + 1, np.int64), 0
+    for row in range(n_users):
+        user = users[row]
+        asked[row] = z[user]
+        for m in range(offsets[user], offsets[user + 1]):
+            own[end] = items[m]
+            end += 1
+        for k in range(best.shape[1]):
+            if 0 <= best[user, k] < n_items:
+                own[end] = best[user, k]
+                end += 1
+        ends[row + 1] = end
+    unique_runs(own, ends)
+    own = own[: ends[-1]]
+    exact = np.empty(own.shape[0], np.float32)
+    consume_scores(model, asked, own, ends, exact)
+    products = np.empty((n_users, sample[1].shape[0]), np.float32)
+    integer_products(Rounded(sample[0], sample[1]), asked, 1.0, products)
     prior, log_weights, size = sample[2], sample[3], sample[2].shape[0]
-    scores = np.empty((z.shape[0], size), np.float32)
-    for user in range(z.shape[0]):
+    scores, logs_of_exact, total = np.empty(size, np.float32), linked(link, exact), out[:1].copy()
+    for row in range(n_users):  # one by one: what lies between stays in the nearest cache
         for t in range(size):
-            scores[user, t] = products[user, t] + prior[t]
-    logs = linked(link, scores.reshape(-1)).reshape((z.shape[0], size))
-    for user in range(z.shape[0]):
+            scores[t] = products[row, t] + prior[t]
+        logs = linked(link, scores)
         for t in range(size):
-            logs[user, t] += log_weights[t]
-    log_sums(logs, sample[4], items, offsets, linked(link, exact), out)
+            logs[t] += log_weights[t]
+        mine = ends[row : row + 2]
+        log_sums(logs.reshape((1, size)), sample[4], own, mine, logs_of_exact, total)
+        out[users[row]] = total[0]
 
 
 @compiled

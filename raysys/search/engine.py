@@ -24,7 +24,7 @@ from raysys.data.cells import AHEAD_S, Cells
 from raysys.errors import SearchError
 from raysys.index.request import SearchRequest
 from raysys.index.shards import Searchable
-from raysys.scoring.normaliser import N_BEST, Normaliser, joined
+from raysys.scoring.normaliser import N_BEST, Normaliser
 from raysys.scoring.rankings import CONSUME_BIAS, N_CANDIDATES, SIMILAR, Needs, Ranking
 from raysys.search.changes import Changed, Changes
 from raysys.search.filters import Mask
@@ -221,7 +221,7 @@ class Engine:
         stages.end("search")
         log_z = np.zeros(history.n_users, dtype=np.float32)
         if rescore and probabilities:
-            best = summed(found[-1][0], gone, normaliser.scorer.n_items) if alike else None
+            best = summed(found[-1][0], gone) if alike else None
             log_z = self.log_z(z, history, best, normaliser=normaliser)
         found_nums = [row[row >= 0] for row in found[0][0]]
         if not rescore:
@@ -308,7 +308,7 @@ class Engine:
             query, weights = normaliser.scorer.query(z, _CONSUME)
             request = SearchRequest(query, top_k=N_BEST, weights=weights, exclude=own)
             best = self.codes.search(request)[0]
-        return normaliser.log_z(z, joined(own, best))
+        return normaliser.log_z(z, own, best)
 
     def encode(self, history: Cells) -> Floats:
         """Return the latents [B, H] of profiles, by the model's items; see `Scorer.encode`."""
@@ -348,11 +348,14 @@ class Engine:
         """Return what the index finds by each of some rankings, without what each excludes."""
         assert self.scorer is not None
         pairs = [self.scorer.query(z, ranking) for ranking, _ in asked]
-        nobody = [np.zeros(0, dtype=np.int32)] * len(z)
+        query, weights = pairs[0]
+        if len(pairs) > 1:
+            query, weights = map(np.concatenate, zip(*pairs, strict=True))
+        nobody = [_NOBODY] * len(z)
         nums, scores = self._index.search(
             SearchRequest(
-                np.concatenate([query for query, _ in pairs]),
-                weights=np.concatenate([weights for _, weights in pairs]),
+                query,
+                weights=weights,
                 top_k=top_k,
                 exclude=[items for _, exclude in asked for items in exclude or nobody],
                 allow=allow,

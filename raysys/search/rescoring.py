@@ -288,17 +288,14 @@ def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Float
     return out
 
 
-def summed(found: Items, gone: Items | None, n_items: int) -> Items:
-    """Return what a sum takes exactly: the best items of the build that were found, and some gone.
+def summed(found: Items, gone: Items | None) -> Items:
+    """Return what a sum takes exactly: the best items that were found, and some that are gone.
 
     Args:
-        found: [B, K] best first, padded with -1; from `n_items` on they came after the build.
+        found: [B, K] best first, padded with -1.
         gone: items of the build that no search finds; None: none are to be summed.
-        n_items: of the build.
     """
     best = found[:, :N_BEST]
-    if best.max(initial=-1) >= n_items:
-        best = np.where(best < n_items, best, -1)
     if gone is None or not len(gone):
         return best
     return np.concatenate([best, np.tile(gone, (len(best), 1))], axis=1)

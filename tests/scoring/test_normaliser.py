@@ -10,7 +10,6 @@ from raysys.scoring.normaliser import (
     Normaliser,
     exact_sums,
     importance,
-    joined,
     measured,
     sample,
 )
@@ -69,7 +68,7 @@ def test_a_sample_meets_the_exact_sum_and_says_how_well(scorer, users):
     assert found["n_users"] == N_USERS / 2
     assert found["error_median"] < 0.03
     normaliser = Normaliser(scorer, spread, found["long"])
-    error = np.abs(normaliser.log_z(users, joined(nobody, top)) - exact(scorer, users))
+    error = np.abs(normaliser.log_z(users, nobody, top) - exact(scorer, users))
     assert found["error_median"] == pytest.approx(np.median(error[1::2]), rel=1e-3)
     assert recall == 1.0
 
@@ -131,10 +130,10 @@ def test_chances_give_the_number_asked_for_and_the_head_is_certain(scorer, users
 def test_a_long_latent_gets_more_of_the_catalogue(scorer, users):
     spread, *_ = exact_sums(scorer, users, users)
     z = np.concatenate([users[:20], 2 * users[:20]])
-    own = joined([np.zeros(0, dtype=np.int32)] * len(z), best(scorer, z))
+    asked = [np.zeros(0, dtype=np.int32)] * len(z), best(scorer, z)
     usual, longer = Normaliser(scorer, spread), Normaliser(scorer, spread, 4.0)
     assert longer.long(z).tolist() == list(range(20, 40))
-    errors = [np.abs(n.log_z(z, own) - exact(scorer, z)) for n in (usual, longer)]
+    errors = [np.abs(n.log_z(z, *asked) - exact(scorer, z)) for n in (usual, longer)]
     np.testing.assert_array_equal(errors[0][:20], errors[1][:20])
     assert np.median(errors[1][20:]) < 0.6 * np.median(errors[0][20:])
 
@@ -144,7 +143,7 @@ def test_no_list_is_likelier_than_one(scorer, users):
     spread, *_ = exact_sums(scorer, users, users)
     z = 10 * users[:20]
     top = best(scorer, z)
-    log_z = Normaliser(scorer, spread).log_z(z, joined([top[0, :0]] * len(z), top))
+    log_z = Normaliser(scorer, spread).log_z(z, [top[0, :0]] * len(z), top)
     for user, nums in enumerate(top):
         listed = scorer.score(z[user], nums, float(log_z[user])).log_p_consume
         assert np.exp(listed.astype(float)).sum() <= 1 + 1e-5
