@@ -76,4 +76,4 @@ def _is_plain(scope: Message) -> bool:
     if path_of(scope) not in _WAYS:
         return False
     types = [value for name, value in scope["headers"] if name == b"content-type"]
-    return len(types) == 1 and types[0].startswith(b"application/json")
+    return len(types) == 1 and types[0].partition(b";")[0].strip() == b"application/json"

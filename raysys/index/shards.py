@@ -53,11 +53,11 @@ class Shards:
         nums, scores = self._merged(request)
         room = min(request.top_k, self.n_items) if request.guarantee else 0
         short = np.flatnonzero((nums >= 0).sum(axis=1) < room)
-        if not len(short):
+        n_allowed = self.n_items if request.allow is None else int(request.allow.sum())
+        if not len(short) or n_allowed == 0:
             return nums, scores
         whole = self.parts[0]  # plans for all of them
         plans = np.array(whole.plans(request.only(short)))
-        n_allowed = self.n_items if request.allow is None else int(request.allow.sum())
         short, plans = short[plans != SCAN], plans[plans != SCAN]
         while len(short):
             plans = np.array([whole.wider(plan, n_allowed) for plan in plans.tolist()])

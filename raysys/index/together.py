@@ -48,7 +48,7 @@ def score_together(
         weights: [Q, n_bias] of the biases.
         barred: what is not returned: denied [N] bool or [0], items excluded from single queries,
             ascending, with their offsets [Q + 1], and for every row the columns whose head it is in
-            with those [Q] that each query has scored; [0] where rows are in no head.
+            with those [Q] that each query has scored, which are 0 where rows are in no head.
         best: keys [Q, room], how many there are [Q], the least of the best K [Q], and K.
     """
     for first in range(0, asking.shape[0], SIXTEEN):

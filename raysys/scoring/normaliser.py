@@ -103,6 +103,8 @@ class Normaliser:
             for start in range(0, len(z), _AT_ONCE):
                 out[start : start + _AT_ONCE] = self.of_all(z[start : start + _AT_ONCE])[1]
             return out
+        if not len(z):
+            return out
         offsets = np.array([*itertools.accumulate(map(len, own), initial=0)])
         items = (np.concatenate(own) if len(own) > 1 else own[0]).astype(np.int32)
         best = np.empty((len(z), 0), dtype=np.int32) if best is None else best

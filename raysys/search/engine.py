@@ -88,8 +88,9 @@ class Engine:
 
     def compile(self) -> None:
         """Compile what is compiled, before anybody waits for it."""
-        if self.scorer is not None:
-            next(self.lists(Cells.from_lists([[(0, 0)]]), top_k=1, exclude_seen=False))
+        one = Cells.from_lists([[(0, 0)]])
+        for ranking in map(Ranking, self.rankings if self.scorer is not None else ()):
+            next(self.lists(one, top_k=1, ranking=ranking, exclude_seen=False), None)
         with suppress(SearchError):  # an item that nothing is known of has no neighbours
             self.neighbours.of_item(0, top_k=1)
 
@@ -295,8 +296,9 @@ class Engine:
         Args:
             z: latents [B, H] of `encode`.
             history: the profiles.
-            best: [B, K] the build's best items by consume score that no profile holds, and others
-                that are to be summed exactly, padded with -1; None: they are searched.
+            best: [B, K] the best items by consume score that no profile holds, and others that are
+                to be summed exactly, padded with -1; upserted ones are left out. None: they are
+                searched.
             normaliser: the one to use; None: that of now.
         """
         normaliser = self.normaliser if normaliser is None else normaliser

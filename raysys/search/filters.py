@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -122,6 +123,38 @@ class Attributes:
         mask = np.zeros(len(self._items), dtype=bool)
         mask[values.row[hit]] = True
         return mask
+
+
+class Filters:
+    """Conditions on the served items, whose attributes are read when something first asks.
+
+    Args:
+        embeddings: of the items.
+        changes: of items since; None: there are none.
+    """
+
+    def __init__(self, embeddings: Embeddings, changes: Changes | None) -> None:
+        self._embeddings, self._changes = embeddings, changes
+        self._attributes: Attributes | None = None
+        self._reading = threading.Lock()
+
+    @property
+    def are_read(self) -> bool:
+        """Tell whether the attributes are there already."""
+        return self._attributes is not None
+
+    def attributes(self) -> Attributes:
+        """Return the attributes of the items."""
+        with self._reading:  # else many requests at once would each read them all
+            if self._attributes is None:
+                self._attributes = Attributes.load(self._embeddings, self._changes)
+            return self._attributes
+
+    def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
+        """Return which items may be returned; None: all. See `Attributes.mask`."""
+        if not allow and not deny:
+            return None
+        return self.attributes().mask(allow, deny)
 
 
 def _is_one_of(values: AttributeValues, wanted: list[Any]) -> Mask:

@@ -45,6 +45,7 @@ class Opened:
         timed: counters of the items at the end of the training; None without any.
         users: the stored ones; None: there are none.
         built, names: the items' ids as a table, and their ids and titles.
+        compiled: whether searches with changes (True) and without (False) have compiled theirs.
     """
 
     def __init__(self, served: Served, *, users: bool = True) -> None:
@@ -70,6 +71,7 @@ class Opened:
         self.built: Ids
         self.names: pa.Table
         self.built, self.names = open_names(self.embeddings, served.index)
+        self.compiled: set[bool] = set()
         self._counting = threading.Lock()
         self._strengths: Strengths | None = None
 

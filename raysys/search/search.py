@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from raysys.search.atoms import Atoms
 from raysys.search.browse import Browse
 from raysys.search.changes import Changes
 from raysys.search.engine import Engine, check_length
-from raysys.search.filters import Attributes, Conditions, Mask
+from raysys.search.filters import Conditions, Filters, Mask
 from raysys.search.items import ItemTable, similar_items
 from raysys.search.opened import Opened
 from raysys.search.query import (
@@ -64,10 +63,10 @@ class Search:
         )
         self.engine = Engine(self.opened, items=self._items, changes=self._changes)
         self._levels = self.engine.scorer.levels if self.engine.scorer is not None else None
-        self._attributes: Attributes | None = None
-        self._reading = threading.Lock()
-        known = self._items, self._users, self._levels
-        self.asking = Asking(self.engine, *known, strengths=lambda: self.opened.strengths)
+        self._filters = Filters(self._embeddings, self._changes)
+        known, opened = (self._items, self._users, self._levels), self.opened
+        # nothing here may hold this search, which is to go as soon as nobody asks it
+        self.asking = Asking(self.engine, *known, strengths=lambda: opened.strengths)
         self.atoms = Atoms(self.opened, self.engine, self._items)
         self._browse = Browse(self._embeddings, self._items)
         self._answers = Answers(
@@ -77,12 +76,13 @@ class Search:
             items=self._items,
             levels=self._levels,
             atoms=self.atoms,
-            allowed=self.allowed,
+            allowed=self._filters.allowed,
             build_id=self.build_id,
             changes_id=self.changes_id,
         )
-        if opened is None:  # else another search did so
+        if (changed := self._changes is not None) not in self.opened.compiled:
             self.engine.compile()
+            self.opened.compiled.add(changed)
 
     @classmethod
     def open(
@@ -313,21 +313,13 @@ class Search:
 
     def allowed(self, allow: Conditions | None, deny: Conditions | None) -> Mask | None:
         """Return which items may be returned under conditions on attributes; None: all."""
-        if not allow and not deny:
-            return None
-        return self._read_attributes().mask(allow, deny)
-
-    def _read_attributes(self) -> Attributes:
-        with self._reading:  # else many requests at once would each read them all
-            if self._attributes is None:
-                self._attributes = Attributes.load(self._embeddings, self._changes)
-            return self._attributes
+        return self._filters.allowed(allow, deny)
 
     def warm_as(self, other: Search) -> None:
         """Read beforehand what requests have another search read, and follow the same events."""
         self.asking.lately = other.asking.lately
-        if other._attributes is not None:
-            self._read_attributes()
+        if other._filters.are_read:
+            self._filters.attributes()
         if other.opened.has_strengths:
             with suppress(SearchError):  # other codes, without atoms
                 _ = self.opened.strengths
@@ -385,7 +377,7 @@ class Search:
         """Return what is known of items, in their order, and the ids that are not known."""
         given = {item_id: self._items.find(item_id) for item_id in item_ids}
         known = {item_id: num for item_id, num in given.items() if num is not None}
-        rows = self._read_attributes().rows([*known.values()])
+        rows = self._filters.attributes().rows([*known.values()])
         found = [
             ItemDetails(item_id, self._items.titles[num], row)
             for (item_id, num), row in zip(known.items(), rows, strict=True)

@@ -155,9 +155,9 @@ class UserStore:
         return Cells(
             user_num=np.array([row], dtype=np.int32),
             offsets=np.array([0, stop - start]),
-            item_num=cells.item_num[here],
-            level=cells.level[here],
-            timestamp=cells.timestamp[here],
+            item_num=np.array(cells.item_num[here]),  # as all others are: not read only
+            level=np.array(cells.level[here]),
+            timestamp=np.array(cells.timestamp[here]),
             window=np.zeros(stop - start, dtype=np.uint8),  # all of them are history here
         )
 

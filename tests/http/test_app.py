@@ -231,6 +231,18 @@ def test_bodies_that_are_not_json_of_ours(http, content):
     error_of(http.post("/v1/recommend", content=content, headers=headers), 422)
 
 
+@pytest.mark.parametrize("path", ["/v1/recommend", "/v1/recommend/batch"])
+@pytest.mark.parametrize(
+    "kind", ["application/jsonx", "application/json, text/plain", "text/plain"]
+)
+def test_bodies_of_another_type(http, path, kind):
+    body = {"profile": [{"item_id": "42"}]}
+    content = json.dumps(body if path == "/v1/recommend" else {"queries": [body]})
+    error_of(http.post(path, content=content, headers={"content-type": kind}), 422)
+    plain = {"content-type": "application/json ; charset=utf-8"}
+    assert http.post(path, content=content, headers=plain).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [

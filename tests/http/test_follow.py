@@ -1,11 +1,13 @@
 """A service follows its run: newer builds take over while it answers."""
 
+import gc
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -14,6 +16,7 @@ from raysys.errors import SearchError
 from raysys.http.client import Client, ServiceError
 from raysys.http.follow import Following, canaries
 from raysys.http.service import Holder
+from raysys.search.engine import Engine
 from raysys.search.query import RecommendQuery
 from raysys.search.search import Search
 from raysys.store.builds import Build, Workspace
@@ -54,6 +57,32 @@ def test_changes_and_a_newer_index_are_served(followed, tmp_path):
     assert following.look()
     assert holder().n_items == 70
     assert following.state().swaps == 2
+
+
+def test_only_the_first_changes_compile(followed, monkeypatch):
+    workspace, _, following = followed
+    compiled = []
+    monkeypatch.setattr(Engine, "compile", lambda engine: compiled.append(engine))
+    for num in (21, 22):
+        update(UpdateConfig(run=workspace.run, delete=[item_id(num)]))
+        assert following.look()
+    assert len(compiled) == 1
+
+
+def test_what_was_served_before_goes_as_soon_as_nobody_asks_it(followed, tmp_path):
+    workspace, holder, following = followed
+    queries = [RecommendQuery(profile=[{"item_id": item_id(n)}], k=5) for n in range(3)]
+    gc.disable()
+    try:
+        for seed in (1, 2):
+            holder().recommend_all(queries)
+            holder().recommend(queries[0])
+            before = weakref.ref(holder())
+            update(UpdateConfig(run=workspace.run, delete=[item_id(20 + seed)]))
+            assert following.look()
+            assert before() is None
+    finally:
+        gc.enable()
 
 
 def test_a_damaged_index_is_refused_and_named_until_it_is_whole(followed, tmp_path, caplog):

@@ -29,7 +29,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 120, N_ITEMS + 3])
-@pytest.mark.parametrize("share", [None, 0.003, 0.2, 0.9])
+@pytest.mark.parametrize("share", [None, 0.0, 0.003, 0.2, 0.9])
 def test_merged_shards_equal_the_whole(case, top_k, share):
     index, shards, vectors, weights = case
     rows = np.arange(0, N_ITEMS, 97)

@@ -73,6 +73,12 @@ def test_a_sample_meets_the_exact_sum_and_says_how_well(scorer, users):
     assert recall == 1.0
 
 
+def test_one_user_gives_a_spread_and_nobody_to_measure(scorer, users):
+    own, top = [np.array([1, 2], dtype=np.int32)], best(scorer, users[:1])
+    _, found, _ = measured(scorer, users[:1], own, top)
+    assert (found["n_users"], found["error_median"]) == (0, 0.0)
+
+
 def test_what_candidates_miss_of_the_best_items_is_told(scorer, users):
     own = [top[:7].astype(np.int32) for top in best(scorer, users)]
     others = np.stack([top[7:] for top in best(scorer, users, 107)])

@@ -48,6 +48,19 @@ def indexed(whole):
     return search
 
 
+def test_every_ranking_is_compiled_before_anybody_asks(indexed, monkeypatch):
+    asked = []
+
+    def best_of_some(*_, ranking, **__):
+        asked.append(ranking.name)
+        yield from ()
+
+    monkeypatch.setattr("raysys.search.engine.best_of_some", best_of_some)
+    indexed.engine.compile()
+    assert asked == [*indexed.engine.rankings]
+    assert "discover" in asked
+
+
 def ask(search, **fields):
     return search.recommend(RecommendQuery.model_validate({"user_id": user_id(9), **fields})).items
 

@@ -121,6 +121,14 @@ def test_stored_users():
         store.history("dee")
 
 
+def test_a_stored_history_may_be_written_to_as_any_other():
+    cells = Cells.from_lists([[(0, 1), (9, 2)]])
+    for array in vars(cells).values():
+        array.setflags(write=False)  # as of a mapped file
+    history = UserStore(Ids.of(pa.chunked_array([["ann"]])), cells).history("ann")
+    assert all(array.flags.writeable for array in vars(history).values())
+
+
 def test_seen_items_per_user():
     seen = seen_items(Cells.from_lists([[(2, 0), (1, 0)], [], [(2, 0)]]), ITEMS)
     assert [nums.tolist() for nums in seen] == [[2, 1], [], [2]]
