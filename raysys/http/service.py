@@ -265,8 +265,6 @@ def kind_of(error: RaysysError) -> tuple[int, str] | None:
 
 def _check_weight(body: RecommendQuery, limit: float, place: tuple[str | int, ...]) -> None:
     """Refuse a weight above the limit as a field that is out of range."""
-    if body.ranking is None and body.gamma <= limit:
-        return
     weights = {"gamma": body.gamma}
     if body.ranking is not None:
         weights["ranking"] = Ranking.parse(body.ranking).weight

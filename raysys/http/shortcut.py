@@ -7,13 +7,13 @@ was the way through the app.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raysys.errors import RaysysError
 from raysys.http.limits import App, Message, Receive, RefusedError, Send, path_of
@@ -22,11 +22,22 @@ from raysys.http.service import Service
 from raysys.http.wire import BatchRequest
 from raysys.search.query import RecommendQuery
 
-_WAYS: Mapping[str, tuple[Any, Callable[[Service, Any], Awaitable[Response]]]] = {
-    RECOMMEND: (RecommendQuery, recommended),
-    BATCH: (BatchRequest, batched),
+
+class _Way(NamedTuple):
+    """How a path is answered: the type of its body, by what, and the route that requests name."""
+
+    kind: type[BaseModel]
+    answered: Callable[[Service, Any], Awaitable[Response]]
+    route: SimpleNamespace
+
+
+_WAYS = {
+    path: _Way(kind, answered, SimpleNamespace(path=path))
+    for path, kind, answered in (
+        (RECOMMEND, RecommendQuery, recommended),
+        (BATCH, BatchRequest, batched),
+    )
 }
-_ROUTES = {path: SimpleNamespace(path=path) for path in _WAYS}
 
 
 class Shortcut:
@@ -42,13 +53,13 @@ class Shortcut:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if not _is_plain(scope):
+        way = _way_of(scope)
+        if way is None:
             await self._app(scope, receive, send)
             return
-        path = path_of(scope)
-        scope["route"] = _ROUTES[path]
+        scope["route"] = way.route
         first = await receive()  # the whole body, see `Limits`
-        response = await self._response(path, first)
+        response = await self._response(way, first)
         if response is not None:
             await response(scope, receive, send)
             return
@@ -59,21 +70,21 @@ class Shortcut:
 
         await self._app(scope, again, send)
 
-    async def _response(self, path: str, message: Message) -> Response | None:
+    async def _response(self, way: _Way, message: Message) -> Response | None:
         """Return the answer, or None where the app has to say what is wrong."""
-        kind, answered = _WAYS[path]
         try:
-            return await answered(self._service, kind.model_validate_json(message.get("body", b"")))
+            body = way.kind.model_validate_json(message.get("body", b""))
+            return await way.answered(self._service, body)
         except (ValidationError, RequestValidationError):
             return None
         except (RaysysError, RefusedError) as error:
             return self._service.refusal_of(error)
 
 
-def _is_plain(scope: Message) -> bool:
+def _way_of(scope: Message) -> _Way | None:
+    """Return the way of a request; None: it goes to the app."""
     if scope["type"] != "http" or scope["method"] != "POST":
-        return False
-    if path_of(scope) not in _WAYS:
-        return False
+        return None
     types = [value for name, value in scope["headers"] if name == b"content-type"]
-    return len(types) == 1 and types[0].partition(b";")[0].strip() == b"application/json"
+    plain = len(types) == 1 and types[0].partition(b";")[0].strip() == b"application/json"
+    return _WAYS.get(path_of(scope)) if plain else None

@@ -61,10 +61,6 @@ class Batch(NamedTuple):
             np.empty(size, dtype=np.int64),
         )
 
-    def n_allowed(self, n_items: int) -> int:
-        """Return how many of all items are not denied."""
-        return n_items - (int(self.denied.sum()) if len(self.denied) else 0)
-
     def blocks(self, size: int) -> list[Batch]:
         """Return views of at most `size` queries."""
         if len(self.queries) <= size:

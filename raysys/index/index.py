@@ -205,7 +205,7 @@ class Index:
         if top_k < 1:
             raise SearchError(f"top_k={top_k} must be 1 or more")
         batch = self._batch(request)
-        n_allowed = batch.n_allowed(self.n_items)
+        n_allowed = request.n_allowed(self.n_items)
         if n_allowed == 0 or len(batch.queries) == 0:
             batch.nums.fill(-1)
             batch.scores.fill(-np.inf)
@@ -235,7 +235,7 @@ class Index:
     def plans(self, request: SearchRequest) -> list[int]:
         """Return the effort that every query begins with, or SCAN."""
         batch = self._batch(request)
-        n_allowed = batch.n_allowed(self.n_items)
+        n_allowed = request.n_allowed(self.n_items)
         return self._plans(batch, self._sorts(batch), n_allowed, request.effort)
 
     def wider(self, plan: int, n_allowed: int) -> int:

@@ -35,6 +35,10 @@ class SearchRequest:
     effort: int | None = None
     guarantee: bool = True
 
+    def n_allowed(self, n_items: int) -> int:
+        """Return how many of all items may be returned."""
+        return n_items if self.allow is None else int(np.count_nonzero(self.allow))
+
     def only(self, rows: NDArray[np.integer[Any]]) -> SearchRequest:
         """Return the request of some of the queries."""
         return dataclasses.replace(

@@ -53,7 +53,7 @@ class Shards:
         nums, scores = self._merged(request)
         room = min(request.top_k, self.n_items) if request.guarantee else 0
         short = np.flatnonzero((nums >= 0).sum(axis=1) < room)
-        n_allowed = self.n_items if request.allow is None else int(request.allow.sum())
+        n_allowed = request.n_allowed(self.n_items)
         if not len(short) or n_allowed == 0:
             return nums, scores
         whole = self.parts[0]  # plans for all of them

@@ -207,16 +207,17 @@ def log_z(
     products = np.empty((n_users, sample[1].shape[0]), np.float32)
     integer_products(Rounded(sample[0], sample[1]), asked, 1.0, products)
     prior, log_weights, size = sample[2], sample[3], sample[2].shape[0]
-    scores, logs_of_exact, total = np.empty(size, np.float32), linked(link, exact), out[:1].copy()
-    for row in range(n_users):  # one by one: what lies between stays in the nearest cache
+    scores = np.empty((n_users, size), np.float32)
+    for row in range(n_users):
         for t in range(size):
-            scores[t] = products[row, t] + prior[t]
-        logs = linked(link, scores)
+            scores[row, t] = products[row, t] + prior[t]
+    logs = linked(link, scores.reshape(-1)).reshape((n_users, size))
+    for row in range(n_users):
         for t in range(size):
-            logs[t] += log_weights[t]
-        mine = ends[row : row + 2]
-        log_sums(logs.reshape((1, size)), sample[4], own, mine, logs_of_exact, total)
-        out[users[row]] = total[0]
+            logs[row, t] += log_weights[t]
+    sums = np.empty(n_users, np.float32)
+    log_sums(logs, sample[4], own, ends, linked(link, exact), sums)
+    out[users] = sums
 
 
 @compiled

@@ -350,14 +350,11 @@ class Engine:
         """Return what the index finds by each of some rankings, without what each excludes."""
         assert self.scorer is not None
         pairs = [self.scorer.query(z, ranking) for ranking, _ in asked]
-        query, weights = pairs[0]
-        if len(pairs) > 1:
-            query, weights = map(np.concatenate, zip(*pairs, strict=True))
         nobody = [_NOBODY] * len(z)
         nums, scores = self._index.search(
             SearchRequest(
-                query,
-                weights=weights,
+                np.concatenate([query for query, _ in pairs]),
+                weights=np.concatenate([weights for _, weights in pairs]),
                 top_k=top_k,
                 exclude=[items for _, exclude in asked for items in exclude or nobody],
                 allow=allow,

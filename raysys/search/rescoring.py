@@ -13,18 +13,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from raysys.data.arrays import Floats
+from raysys.data.compiled import compiled
 from raysys.index.best import best_places
 from raysys.scoring.item_scores import ItemScores
 from raysys.scoring.normaliser import N_BEST, Normaliser
 from raysys.scoring.rankings import Needs, Ranking, meets
 from raysys.scoring.scorer import Scorer
-from raysys.search.at_once import best_by, best_by_consume, p_of
+from raysys.scoring.steps import consume_scores, item_scores
 from raysys.search.changes import Changes
 from raysys.search.query import Items, Ranked
 from raysys.search.steering import Limits, Steerings, lifted, shares_of
@@ -76,7 +78,7 @@ def best_of(
     return Ranked(
         item_nums=nums[order],
         scores=scores[order],
-        p_consume=p_of(exact.log_p_consume[order]),
+        p_consume=_p_of(exact.log_p_consume[order]),
         p_like=exact.p_like[order],
         expected_rating=None if rating is None else rating[order],
         level_probs=exact.level_probs[order],
@@ -159,11 +161,8 @@ def best_of_some(
     places = np.cumsum([0, *map(len, found)])
     every = np.concatenate(found) if len(found) > 1 else found[0]
     known = changes is None or not (every >= scorer.n_items).any()
-    if known and not bare and all(share is None for share in shares):
-        if ranking.rule.needs is Needs.NOTHING:
-            yield from best_by_consume(scorer, z, every, places, log_z, top_k=top_k)
-        else:
-            yield from best_by(ranking, scorer, z, every, places, log_z, top_k=top_k)
+    if known and ranking.rule.needs is Needs.NOTHING and not bare and _all_none(shares):
+        yield from _best_by_consume(scorer, z, every, places, log_z, top_k=top_k)
         return
     # those of upserts, which the model has no row of, are not read
     consume = scorer.pair_scores(z, np.minimum(every, scorer.n_items - 1), places)
@@ -194,6 +193,86 @@ def best_of_some(
             shares=shares[row],
             bare=bare,
         )
+
+
+def _all_none(shares: Sequence[Floats | None]) -> bool:
+    return all(share is None for share in shares)
+
+
+def _best_by_consume(
+    scorer: Scorer,
+    z: Floats,
+    nums: Items,
+    places: NDArray[np.int64],
+    log_z: Floats,
+    *,
+    top_k: int,
+) -> Iterator[Ranked]:
+    """Yield what `_best_at_once` does by consume score where nothing is steered, in one call."""
+    ends = np.zeros(len(places), dtype=np.int64)
+    np.minimum(places[1:] - places[:-1], top_k).cumsum(out=ends[1:])
+    size = int(ends[-1])
+    best, scores = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.float32)
+    log_p, probs, sums = scorer.room(size)
+    users = np.ascontiguousarray(z[:, : scorer.width]), np.ascontiguousarray(z)
+    asked = nums.astype(np.int64), places, log_z
+    _score_best(*scorer.held, *users, *asked, ends, best, scores, log_p, probs, sums)
+    nums, rated, p_consume = best.astype(np.int32), scorer.levels.n_rated > 0, _p_of(log_p)
+    for start, stop in itertools.pairwise(ends.tolist()):
+        part = slice(start, stop)
+        yield Ranked(
+            item_nums=nums[part],
+            scores=scores[part],
+            p_consume=p_consume[part],
+            p_like=sums[0, part],
+            expected_rating=sums[2, part] if rated else None,
+            level_probs=probs[part],
+        )
+
+
+@compiled
+def _score_best(
+    consuming: tuple[Any, ...],
+    leveled: tuple[Any, ...],
+    consume_z: NDArray[Any],
+    z: NDArray[Any],
+    nums: NDArray[Any],
+    places: NDArray[Any],
+    log_z: NDArray[Any],
+    ends: NDArray[Any],
+    best: NDArray[Any],
+    scores: NDArray[Any],
+    log_p: NDArray[Any],
+    probs: NDArray[Any],
+    sums: NDArray[Any],
+) -> None:
+    """Write the best candidates of several users, at `ends` [B + 1], and what the model says.
+
+    Args:
+        consuming: `held` of `Scorer`.
+        leveled: the same.
+        consume_z: [B, Hc] latents.
+        z: [B, H] all of them.
+        nums: [M] int64 candidates, user by user.
+        places: [B + 1] those of each.
+        log_z: [B].
+        ends: [B + 1] where the best of each are written.
+        best: int64, their items, written.
+        scores: float32, their consume scores, written.
+        log_p: see `item_scores`.
+        probs: the same.
+        sums: the same.
+    """
+    consume = np.empty(nums.shape[0], np.float32)
+    consume_scores(consuming, consume_z, nums, places, consume)
+    order = np.empty(best.shape[0], np.int32)
+    for user in range(z.shape[0]):
+        mine = order[ends[user] : ends[user + 1]]
+        best_places(consume[places[user] : places[user + 1]], mine)
+        for n in range(mine.shape[0]):
+            at = places[user] + mine[n]
+            best[ends[user] + n], scores[ends[user] + n] = nums[at], consume[at]
+    item_scores(leveled, consuming[3:], z, best, ends, log_z, scores, log_p, probs, sums)
 
 
 def _best_at_once(
@@ -228,7 +307,7 @@ def _best_at_once(
         exact = exact.taken(order)
     if exact is not None:
         columns |= {
-            "p_consume": p_of(exact.log_p_consume),
+            "p_consume": _p_of(exact.log_p_consume),
             "p_like": exact.p_like,
             "expected_rating": exact.expected_rating,
             "level_probs": exact.level_probs,
@@ -280,6 +359,11 @@ def _best(scores: Floats, top_k: int) -> Items:
     places = np.empty(min(top_k, len(scores)), dtype=np.int32)
     best_places(np.ascontiguousarray(scores, dtype=np.float32), places)
     return places
+
+
+def _p_of(log_p: Floats) -> Floats:
+    """Return P(i | u); an upserted item is not in Z, so that its log may be positive."""
+    return np.exp(np.minimum(log_p, 0))
 
 
 def _put(values: Floats, where: NDArray[np.bool_], new: Floats | float) -> Floats:
